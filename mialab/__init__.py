@@ -1,0 +1,1 @@
+"""Membership inference: train once, attack many."""
