@@ -1,0 +1,687 @@
+"""Pools of labelled records, some of which a model will be trained on.
+
+``load("digits")`` gives a :class:`Pool`: the records that may become members (``x``, ``y``) and, apart from
+them, validation records for model selection and test records for accuracy. The parts are always disjoint.
+Nothing is ever replaced by other data: a set that is missing is an error that says which file to put where.
+
+Two environment variables matter: ``MIALAB_DATA`` is a folder searched for data files you already have,
+``MIALAB_CACHE`` is where downloads go (default: the user's cache folder).
+"""
+
+import difflib
+import hashlib
+import os
+import tarfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pooch
+import sklearn.datasets
+
+__all__ = ["Pool", "cache_folder", "datasets", "load"]
+
+KINDS = ("tabular", "binary", "image")
+
+
+# ----------------------------------------------------------------------------------------------------
+# The pool
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Pool:
+    """Labelled records that may or may not be trained on.
+
+    The arrays are checked, and neither copied nor changed.
+
+    Parameters
+    ----------
+    name : str
+        Short name, used in tables and cache folders.
+    x : numpy.ndarray
+        Features, shape ``(n, ...)``, float32 or uint8. Images are ``(n, channels, height, width)``, float32
+        in [0, 1] or uint8 in 0..255; binary features are 0 and 1.
+    y : numpy.ndarray
+        Labels 0..n_classes-1, shape ``(n,)``, int64.
+    n_classes : int
+        Number of classes, at least 2.
+    kind : {"tabular", "binary", "image"}
+        What the features are; models choose their input layer by it.
+    x_val, y_val, x_test, y_test : numpy.ndarray, optional
+        Records for model selection and for test accuracy; never in `x`. Empty when left out.
+    label_names : tuple of str, optional
+        One name per class.
+    source : str, optional
+        Where the records come from, in one line.
+    license : str, optional
+        The licence of the records, as far as it is stated.
+    notes : str, optional
+        Anything a reader of results should know, such as a conversion made on loading.
+
+    Raises
+    ------
+    ValueError
+        If a shape, type, label or value is not as described above. The message names rows and labels.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> Pool("toy", x=np.zeros((4, 2), np.float32), y=np.array([0, 1, 0, 1]), n_classes=2, kind="tabular")
+    Pool('toy': 4 records of shape (2,) float32, 2 classes, tabular; 0 validation, 0 test)
+    """
+
+    name: str
+    x: np.ndarray
+    y: np.ndarray
+    n_classes: int
+    kind: str
+    x_val: np.ndarray = None  # type: ignore[assignment]  # left out: an empty array
+    y_val: np.ndarray = None  # type: ignore[assignment]
+    x_test: np.ndarray = None  # type: ignore[assignment]
+    y_test: np.ndarray = None  # type: ignore[assignment]
+    label_names: tuple[str, ...] = ()
+    source: str = "given as arrays"
+    license: str = "not stated"
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {self.kind!r}")
+        if isinstance(self.n_classes, bool) or not isinstance(self.n_classes, int | np.integer):
+            raise ValueError(f"n_classes must be an integer, got {self.n_classes!r}")
+        if self.n_classes < 2:
+            raise ValueError(f"n_classes must be at least 2, got {self.n_classes}")
+        if self.label_names and len(self.label_names) != self.n_classes:
+            raise ValueError(f"label_names has {len(self.label_names)} names for {self.n_classes} classes")
+        _check_part(self.x, self.y, "", self.n_classes, self.kind)
+        if len(self.y) < 2:
+            raise ValueError(f"a pool needs at least 2 records, got {len(self.y)}")
+        for part in ("val", "test"):
+            x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
+            if (x is None) != (y is None):
+                given, missing = ("y", "x") if x is None else ("x", "y")
+                raise ValueError(f"{given}_{part} is given without {missing}_{part}: give both or neither")
+            if x is None:
+                object.__setattr__(self, f"x_{part}", self.x[:0])
+                object.__setattr__(self, f"y_{part}", self.y[:0])
+                continue
+            _check_part(x, y, f"_{part}", self.n_classes, self.kind)
+            if x.shape[1:] != self.x.shape[1:] or x.dtype != self.x.dtype:
+                raise ValueError(
+                    f"x_{part} holds records of shape {x.shape[1:]} {x.dtype}, "
+                    f"x of shape {self.x.shape[1:]} {self.x.dtype}: they must agree"
+                )
+        object.__setattr__(self, "n_classes", int(self.n_classes))
+        object.__setattr__(self, "label_names", tuple(map(str, self.label_names)))
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) over all arrays, their shapes and types, and the number of classes."""
+        # Computed anew each time: a kept one would be wrong once somebody writes into an array.
+        digest = hashlib.sha256(f"n_classes={self.n_classes}".encode())
+        for name in _ARRAYS:
+            array = getattr(self, name)
+            digest.update(f"|{name}{array.shape}{array.dtype.name}|".encode())
+            digest.update(_bytes(array))
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __repr__(self) -> str:
+        return (
+            f"Pool({self.name!r}: {len(self):,} records of shape {self.x.shape[1:]} {self.x.dtype}, "
+            f"{self.n_classes} classes, {self.kind}; "
+            f"{len(self.y_val):,} validation, {len(self.y_test):,} test)"
+        )
+
+
+_ARRAYS = ("x", "y", "x_val", "y_val", "x_test", "y_test")
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """Values in C order and little-endian, so that a digest of them is the same on every machine."""
+    plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return plain.reshape(-1).view(np.uint8).data
+
+
+def _check_part(x: np.ndarray, y: np.ndarray, suffix: str, n_classes: int, kind: str) -> None:
+    """Raise ValueError for the first thing that is wrong with ``x{suffix}`` and ``y{suffix}``."""
+    x_name, y_name = f"x{suffix}", f"y{suffix}"
+    for name, array in ((x_name, x), (y_name, y)):
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{name} must be a numpy array, got {type(array).__name__}")
+    if x.dtype not in (np.float32, np.uint8):
+        raise ValueError(
+            f"{x_name} must be float32 or uint8, got {x.dtype}: pass {x_name}.astype(np.float32)"
+        )
+    if y.dtype != np.int64 or y.ndim != 1:
+        remedy = "astype(np.int64)" if y.ndim == 1 else "argmax(axis=1) if it is one-hot"
+        raise ValueError(
+            f"{y_name} must be one int64 label per record, got shape {y.shape} {y.dtype}: "
+            f"pass {y_name}.{remedy}"
+        )
+    if len(x) != len(y):
+        raise ValueError(f"{x_name} has {len(x)} records but {y_name} has {len(y)} labels: they must agree")
+    if kind == "image":
+        _check_image_shape(x, x_name)
+    elif x.ndim != 2:
+        raise ValueError(f"{x_name} of kind {kind!r} must have shape (records, features), got {x.shape}")
+    if x.dtype == np.float32 and not np.isfinite(x).all():
+        bad = ~np.isfinite(x).reshape(len(x), -1)
+        rows = np.flatnonzero(bad.any(axis=1))
+        raise ValueError(
+            f"{x_name} holds {bad.sum()} NaN or infinite values in {_rows(rows)}: "
+            "remove those records or fill the values in"
+        )
+    if kind == "binary":
+        bad = ((x != 0) & (x != 1)).any(axis=1)
+        if bad.any():
+            raise ValueError(
+                f"{x_name} of kind 'binary' must hold only 0 and 1; "
+                f"other values in {_rows(np.flatnonzero(bad))}"
+            )
+    outside = np.flatnonzero((y < 0) | (y >= n_classes))
+    if len(outside):
+        labels = ", ".join(map(str, np.unique(y[outside])[:5]))
+        message = f"{y_name} must hold labels 0..{n_classes - 1}, found {labels} in {_rows(outside)}"
+        if y.min() == 1 and y.max() == n_classes:
+            message += f". The labels seem to run 1..{n_classes}: subtract 1"
+        raise ValueError(message)
+
+
+def _check_image_shape(x: np.ndarray, name: str) -> None:
+    if x.ndim == 4 and not (x.shape[1] > 4 and x.shape[3] <= 4):
+        return
+    message = f"{name} of kind 'image' must have shape (records, channels, height, width), got {x.shape}"
+    if x.ndim == 4:
+        message += f": channels seem to come last, pass {name}.transpose(0, 3, 1, 2)"
+    elif x.ndim == 3:
+        message += f": grey images have one channel, pass {name}[:, None]"
+    raise ValueError(message)
+
+
+def _rows(rows: np.ndarray) -> str:
+    shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+    return f"{len(rows)} record{'s' if len(rows) > 1 else ''} (row {shown})"
+
+
+# ----------------------------------------------------------------------------------------------------
+# The registry: one small function per data set
+
+
+class Remote(NamedTuple):
+    """A file that can be downloaded."""
+
+    file: str
+    url: str
+    md5: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Raw:
+    """All records of a data set, with the validation and test parts that it has of its own."""
+
+    x: np.ndarray
+    y: np.ndarray
+    x_val: np.ndarray | None = None
+    y_val: np.ndarray | None = None
+    x_test: np.ndarray | None = None
+    y_test: np.ndarray | None = None
+    label_names: tuple[str, ...] = ()
+    source: str = ""
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One data set of the registry: what :func:`datasets` lists, and how :func:`load` cuts it by default."""
+
+    name: str
+    make: Callable[[], Raw]
+    kind: str
+    records: int
+    n_classes: int
+    origin: str
+    size: int | None = None  # None: what validation and test leave
+    validation: int | None = None  # None: 10 % of size
+    test: int | None = None  # None: all the rest
+    license: str = "not stated"
+    remote: Remote | None = None  # None: embedded, nothing to download
+    files: tuple[str, ...] = ()  # other files with the same data, looked for under MIALAB_DATA
+
+
+REGISTRY: dict[str, Entry] = {}
+
+
+def register(name: str, **facts: Any) -> Callable[[Callable[[], Raw]], Callable[[], Raw]]:
+    """Add a function that returns a :class:`Raw` to the registry; `facts` fill its :class:`Entry`."""
+
+    def add(make: Callable[[], Raw]) -> Callable[[], Raw]:
+        REGISTRY[name] = Entry(name=name, make=make, **facts)
+        return make
+
+    return add
+
+
+@register(
+    "digits",
+    kind="image",
+    records=1797,
+    n_classes=10,
+    size=1000,
+    origin="scikit-learn, embedded",
+    license="CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
+)
+def _digits() -> Raw:
+    x, y = sklearn.datasets.load_digits(return_X_y=True)
+    x = (x / 16).astype(np.float32).reshape(-1, 1, 8, 8)  # pixels are 0..16
+    return Raw(x, y.astype(np.int64), source="sklearn.datasets.load_digits, pixels divided by 16")
+
+
+@register(
+    "clusters",
+    kind="tabular",
+    records=20_000,
+    n_classes=30,
+    size=1000,
+    test=1000,
+    origin="generated by scikit-learn",
+    license="none needed (generated)",
+)
+def _clusters() -> Raw:
+    # Overlapping clusters and few records per class: a network fits its members fully and still errs often on
+    # others, as on Location30. Always the same 20,000 records, so that a seed changes only the split.
+    x, y = sklearn.datasets.make_classification(
+        n_samples=20_000,
+        n_features=60,
+        n_informative=20,
+        n_redundant=0,
+        n_classes=30,
+        n_clusters_per_class=1,
+        class_sep=1.9,
+        flip_y=0,
+        random_state=30,
+    )
+    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    return Raw(
+        x.astype(np.float32),
+        y.astype(np.int64),
+        source="sklearn.datasets.make_classification: 30 Gaussian clusters, 20 of 60 features informative",
+    )
+
+
+LOCATION30 = Remote(
+    file="dataset_location.tgz",
+    url="https://github.com/privacytrustlab/datasets/raw/master/dataset_location.tgz",
+    md5="66851c781a61f51b35ead292b5f303e3",
+    size=287_293,
+)
+# Of the 5,010 x 446 features as uint8, then the labels 0..29 as int64: one check for every form of the file.
+LOCATION30_SHA256 = "aa37e010ca1dcdcd913995bf7fc091821eca1c942faad3a4de5b5d1ac992f383"
+
+
+@register(
+    "location30",
+    kind="binary",
+    records=5010,
+    n_classes=30,
+    size=2700,  # HAMP's split: 1,350 members among 2,700, 300 for model selection, 1,000 for accuracy
+    validation=300,
+    test=1000,
+    origin="github.com/privacytrustlab/datasets (Shokri et al., 2017)",
+    remote=LOCATION30,
+    files=("location30.npz", "bangkok"),
+)
+def _location30() -> Raw:
+    path = _find("location30") or fetch("location30")
+    try:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                x = np.unpackbits(file["features_packed"], axis=1, count=int(file["n_features"]))
+                y = file["labels"].astype(np.int64)
+        elif path.suffix == ".tgz":
+            with tarfile.open(path) as archive:
+                x, y = _read_bangkok(archive.extractfile("bangkok"))
+        else:
+            x, y = _read_bangkok(path)
+    except (ValueError, KeyError, EOFError, OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+        raise ValueError(f"location30: {path} cannot be read ({error}). Delete it and load again") from error
+    if hashlib.sha256(_bytes(x).tobytes() + _bytes(y).tobytes()).hexdigest() != LOCATION30_SHA256:
+        raise ValueError(
+            f"location30: {path} holds {x.shape[0]} x {x.shape[1]} features, but not the published ones "
+            "(5,010 x 446, by checksum). Delete it and load again"
+        )
+    source = f"{LOCATION30.url} (Shokri et al., 2017), labels minus 1"
+    return Raw(x, y, source=source, notes=f"read from {path.name}")
+
+
+def _read_bangkok(file: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Lines of a quoted label 1..30 and 446 features."""
+    table = np.loadtxt(file, dtype=np.int64, delimiter=",", quotechar='"', ndmin=2)
+    return table[:, 1:].astype(np.uint8), table[:, 0] - 1
+
+
+# ----------------------------------------------------------------------------------------------------
+# Files
+
+
+def cache_folder() -> Path:
+    """Folder for everything that can be made again: ``MIALAB_CACHE``, or the user's cache folder."""
+    return Path(os.environ.get("MIALAB_CACHE") or pooch.os_cache("mialab")).expanduser().resolve()
+
+
+def _data_folder() -> Path | None:
+    given = os.environ.get("MIALAB_DATA")
+    if not given:
+        return None
+    folder = Path(given).expanduser().resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"MIALAB_DATA={given!r} is not a folder: set it to the one with your data")
+    return folder
+
+
+def _find(name: str) -> Path | None:
+    """First file of data set `name` under MIALAB_DATA or among the downloads, in a folder `name` or not."""
+    entry = REGISTRY[name]
+    names = (*entry.files, *([entry.remote.file] if entry.remote else []))
+    for folder in (_data_folder(), cache_folder() / "data"):
+        for place in (folder / name, folder) if folder else ():
+            for file in names:
+                if (place / file).is_file():
+                    return place / file
+    return None
+
+
+def fetch(name: str) -> Path:
+    """Download the file of data set `name` into the cache, checked against its md5.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it cannot be downloaded. The message says where to put which file.
+    ValueError
+        If what came is not the expected file; nothing is kept.
+    """
+    entry = REGISTRY[name]
+    remote, folder = entry.remote, cache_folder() / "data" / name
+    assert remote is not None  # only called for sets that have a file
+    try:
+        return Path(
+            pooch.retrieve(
+                remote.url,
+                known_hash=f"md5:{remote.md5}",
+                fname=remote.file,
+                path=folder,
+                downloader=pooch.HTTPDownloader(timeout=(5, 20)),  # seconds to connect, between bytes
+            )
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"{name}: {remote.url} did not give the expected file; nothing was kept. {error}"
+        ) from None
+    except OSError as error:  # every failure of requests is one
+        reason: BaseException = error
+        while reason.__context__ is not None:
+            reason = reason.__context__
+        names = ", ".join((remote.file, *entry.files))
+        raise FileNotFoundError(
+            f"{name} is not here and could not be downloaded ({reason}). Put {remote.file} "
+            f"({_megabytes(remote.size)}, md5 {remote.md5}) from {remote.url} into {folder}, "
+            f"or set MIALAB_DATA to a folder that holds {name}/ with one of: {names}"
+        ) from None
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+# ----------------------------------------------------------------------------------------------------
+# Loading
+
+
+def datasets() -> pd.DataFrame:
+    """List the data sets that :func:`load` knows by name.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per set, indexed by name: kind, records, classes, size to download ("" if none), whether it is
+        here already, and where it comes from.
+    """
+    rows = [
+        {
+            "name": entry.name,
+            "kind": entry.kind,
+            "records": entry.records,
+            "classes": entry.n_classes,
+            "download": _megabytes(entry.remote.size) if entry.remote else "",
+            "here": entry.remote is None or _find(entry.name) is not None,
+            "from": entry.origin,
+        }
+        for entry in REGISTRY.values()
+    ]
+    return pd.DataFrame(rows).set_index("name")
+
+
+def load(
+    name: str | os.PathLike[str],
+    *,
+    size: int | None = None,
+    validation: int | None = None,
+    test: int | None = None,
+    seed: int = 0,
+) -> Pool:
+    """Load a data set and cut it into a pool, validation records and test records.
+
+    All parts come from one order of the records, drawn from `seed`, in which every class is spread evenly:
+    each part holds every class in proportion, the parts are disjoint, and a larger pool begins with the smaller
+    one of the same seed. A set that has a validation or test part of its own keeps it.
+
+    Parameters
+    ----------
+    name : str or path
+        A name from :func:`datasets`, or a path to an ``.npz`` file with arrays ``x`` and ``y``, and
+        optionally ``x_val``, ``y_val``, ``x_test``, ``y_test``, ``label_names``. In such a file 4-D features
+        are images (records, channels, height, width), 2-D features of only 0 and 1 are binary, and all other
+        2-D features tabular. Other number types are converted to float32, which ``notes`` then says.
+    size : int, optional
+        Records in the pool; even, because models come in pairs trained on complementary halves.
+        Default: 1,000 for ``digits`` and ``clusters``, 2,700 for ``location30``; of an own file, the largest
+        even number that the other parts leave.
+    validation : int, optional
+        Records for model selection. Default: 10 % of `size`; 300 for ``location30``; of an own file, its
+        validation part or 5 %.
+    test : int, optional
+        Records for test accuracy. Default: 1,000 for ``clusters`` and ``location30``; of an own file, its
+        test part or 25 %; otherwise the rest.
+    seed : int, optional
+        Decides the order, and nothing else.
+
+    Returns
+    -------
+    Pool
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, more records are asked for than there are, or the data are not valid.
+    FileNotFoundError
+        If the file is missing, or neither here nor downloadable.
+
+    Examples
+    --------
+    >>> load("digits", size=400, test=500)
+    Pool('digits': 400 records of shape (1, 8, 8) float32, 10 classes, image; 40 validation, 500 test)
+    """
+    entry = _own_file(Path(name).expanduser()) if str(name).endswith(".npz") else _known(str(name))
+    for parameter, value in (("size", size), ("validation", validation), ("test", test), ("seed", seed)):
+        if value is None and parameter != "seed":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+            raise ValueError(f"{parameter} must be an integer of at least 0, got {value!r}")
+    raw = entry.make()
+    n = len(raw.y)
+    if test is None:
+        test = entry.test if raw.y_test is None else len(raw.y_test)
+    if validation is None:
+        validation = entry.validation if raw.y_val is None else len(raw.y_val)
+    if size is None:
+        size = entry.size
+    if size is None:  # the pool is what the other parts leave
+        test = n // 4 if test is None else test
+        validation = n // 20 if validation is None else validation
+        taken = (test if raw.y_test is None else 0) + (validation if raw.y_val is None else 0)
+        size = max(n - taken, 0) // 2 * 2
+    if validation is None:
+        validation = size // 10
+    if test is None:
+        test = max(n - size - validation, 0)
+    if size < 2 or size % 2:
+        raise ValueError(f"size must be even (a model trains on half of it) and at least 2, got {size}")
+    return _cut(entry, raw, size=size, validation=validation, test=test, seed=seed)
+
+
+def _known(name: str) -> Entry:
+    if name in REGISTRY:
+        return REGISTRY[name]
+    close = difflib.get_close_matches(name.lower(), REGISTRY, n=2, cutoff=0.5)
+    raise ValueError(
+        f"unknown data set {name!r}; "
+        + (f"did you mean {' or '.join(map(repr, close))}? " if close else "")
+        + f"Known: {', '.join(REGISTRY)}, or the path of an .npz file"
+    )
+
+
+def _cut(entry: Entry, raw: Raw, *, size: int, validation: int, test: int, seed: int) -> Pool:
+    """Take the pool from the front of one seeded order, test from its end and validation before test."""
+    n = end = len(raw.y)
+    order = _spread(raw.y, seed)
+    parts: dict[str, np.ndarray] = {}
+    for option, part, count in (("test", "test", test), ("validation", "val", validation)):
+        own_x, own_y = getattr(raw, f"x_{part}"), getattr(raw, f"y_{part}")
+        if own_y is None:
+            rows = order[max(end - count, 0) : max(end, 0)]
+            parts[f"x_{part}"], parts[f"y_{part}"] = raw.x[rows], raw.y[rows]
+            end -= count
+        elif count <= len(own_y):
+            rows = np.arange(count) if count == len(own_y) else _spread(own_y, seed)[:count]
+            parts[f"x_{part}"], parts[f"y_{part}"] = own_x[rows], own_y[rows]
+        else:
+            raise ValueError(f"{option}={count} is more than {entry.name} has: {len(own_y)} {option} records")
+    if size > end:
+        wanted = {"size": size, "validation": validation, "test": test}
+        own = [k for k, y in (("validation", raw.y_val), ("test", raw.y_test)) if y is not None]
+        raise ValueError(
+            f"{' + '.join(f'{k}={v}' for k, v in wanted.items() if k not in own)} asks for more records than "
+            f"{entry.name} has ({n}); so cut, size can be at most {max(end, 0) // 2 * 2}"
+        )
+    rows = order[:size]
+    return Pool(
+        name=entry.name,
+        x=raw.x[rows],
+        y=raw.y[rows],
+        n_classes=entry.n_classes,
+        kind=entry.kind,
+        label_names=raw.label_names,
+        source=raw.source or entry.origin,
+        license=entry.license,
+        notes=raw.notes,
+        **parts,
+    )
+
+
+def _spread(y: np.ndarray, seed: int) -> np.ndarray:
+    """Draw an order of the records in which any stretch holds every class in proportion.
+
+    Record r of the c_k records of class k, in random order, is put at (r + u_k) / c_k, with u_k uniform in
+    [0, 1): systematic sampling within each class. Unlike scikit-learn's stratified splits this takes classes
+    of one record, and makes a smaller pool the beginning of a larger one.
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(y))
+    place = np.empty(len(y))
+    for label in np.unique(y):
+        rows = shuffled[y[shuffled] == label]
+        place[rows] = (np.arange(len(rows)) + rng.random()) / len(rows)
+    return np.argsort(place, kind="stable")
+
+
+# ----------------------------------------------------------------------------------------------------
+# The user's own file
+
+
+def _own_file(path: Path) -> Entry:
+    """Registry entry for an .npz file of the user's own, read and checked at once."""
+    if not path.is_file():
+        here = [file.name for file in path.parent.glob("*.npz")] if path.parent.is_dir() else []
+        close = difflib.get_close_matches(path.name, here, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise FileNotFoundError(f"there is no file {path}{hint}")
+    known = (*_ARRAYS, "label_names")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            f"{path} cannot be read as .npz: {error}. Save it with np.savez({path.name!r}, x=..., y=...)"
+        ) from error
+    for key in arrays:
+        if key not in known:
+            raise ValueError(f"{path.name} holds an unknown array {key!r}; known: {', '.join(known)}")
+    for key in ("x", "y"):
+        if key not in arrays:
+            raise ValueError(f"{path.name} has no array {key!r}; it holds {', '.join(arrays) or 'nothing'}")
+    notes: list[str] = []
+    names = tuple(map(str, arrays.pop("label_names", ())))
+    for key in arrays:
+        arrays[key] = (_plain_labels if key.startswith("y") else _plain_features)(arrays[key], key, notes)
+    x, y = arrays["x"], arrays["y"]
+    binary = x.ndim == 2 and all(((a == 0) | (a == 1)).all() for k, a in arrays.items() if k.startswith("x"))
+    n_classes = len(names) or _count_classes([a for k, a in arrays.items() if k.startswith("y")], path.name)
+    kind = "image" if x.ndim in (3, 4) else "binary" if binary else "tabular"
+    # Whole-file check, before any record is left out by the split.
+    Pool(path.stem, n_classes=n_classes, kind=kind, label_names=names, **arrays)
+    raw = Raw(**arrays, label_names=names, source=f"{path.name}, the user's own file", notes="; ".join(notes))
+    return Entry(path.stem, lambda: raw, kind, len(y), n_classes, origin=f"{path.name}, the user's own file")
+
+
+def _plain_features(x: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
+    if x.dtype in (np.float32, np.uint8):
+        return x
+    if x.dtype.kind not in "fiub":
+        raise ValueError(f"{name} must hold numbers, got {x.dtype}")
+    with np.errstate(over="ignore"):  # found out just below
+        plain = x.astype(np.uint8 if x.dtype == bool else np.float32)
+    exact = np.array_equal(plain, x) if x.dtype.kind in "iu" else np.array_equal(np.isinf(plain), np.isinf(x))
+    if not exact:
+        raise ValueError(f"{name} holds {x.dtype} values that do not fit float32: scale them first")
+    notes.append(f"{name} converted from {x.dtype} to {plain.dtype}")
+    return plain
+
+
+def _plain_labels(y: np.ndarray, name: str, _: list[str]) -> np.ndarray:
+    if y.dtype.kind not in "iu":
+        raise ValueError(f"{name} must hold integer labels 0..C-1, got {y.dtype}")
+    return y.astype(np.int64)
+
+
+def _count_classes(labels: list[np.ndarray], file: str) -> int:
+    """Count classes as the largest label + 1, if every label up to it occurs."""
+    found = np.unique(np.concatenate([y.reshape(-1) for y in labels])).tolist()
+    if not found or found[0] < 0:
+        raise ValueError(f"{file}: labels must be 0..C-1, found {found[0] if found else 'none'}")
+    missing = sorted(set(range(found[-1] + 1)) - set(found))
+    if missing == [0]:
+        raise ValueError(f"{file}: labels run 1..{found[-1]}, they must run 0..{found[-1] - 1}: subtract 1")
+    if missing:
+        raise ValueError(
+            f"{file}: no record has label {missing[0]}, though labels reach {found[-1]}. "
+            "Renumber them 0..C-1, or save label_names if there are such classes"
+        )
+    return len(found)
