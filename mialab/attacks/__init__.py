@@ -1,0 +1,22 @@
+"""The attacks, one file a family; every one is run on a game and returns one score per target and record."""
+
+from mialab.attacks.base import Attack, Outcome, Refused, available, make, register
+from mialab.attacks.label_only import LabelOnly
+from mialab.attacks.lira import LiRA
+from mialab.attacks.ranking import Ranking
+from mialab.attacks.signals import signal
+from mialab.attacks.threshold import Threshold
+
+__all__ = [
+    "Attack",
+    "LabelOnly",
+    "LiRA",
+    "Outcome",
+    "Ranking",
+    "Refused",
+    "Threshold",
+    "available",
+    "make",
+    "register",
+    "signal",
+]

@@ -1,0 +1,265 @@
+"""What an attack is: what it needs, what it says, and how the attacker picks a threshold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from mialab.options import choose
+from mialab.randomness import generator
+
+if TYPE_CHECKING:
+    from mialab.game import Game
+
+SEES = ("label", "ranking", "logits")
+CALIBRATION = ("shadows", "known_half")
+
+
+class Refused(ValueError):
+    """An attack was asked to attack a game that lacks what it needs."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an attack says about every (target, record) pair of a game.
+
+    Attributes
+    ----------
+    score : numpy.ndarray of float64, shape (model, record)
+        Higher = member.
+    evaluated : numpy.ndarray of bool, shape (model, record)
+        False where the attacker was told the answer to calibrate with.
+    said_member : numpy.ndarray of bool, shape (model, record)
+        The decision, at a threshold that the attacker chose without knowing the answers.
+    """
+
+    score: np.ndarray
+    evaluated: np.ndarray
+    said_member: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack:
+    """Base class of every attack: subclasses say what they need and compute `scores`.
+
+    Parameters
+    ----------
+    per_class : bool
+        Whether the threshold is chosen for each class on its own (Song and Mittal, 2021). Scores are then distances
+        from the threshold of the record's class.
+    calibrate : {"shadows", "known_half"}
+        Where the threshold comes from: from the shadow models, whose members the attacker knows, or from a random
+        half of the target's own members and non-members, which are then left out of the evaluation.
+    """
+
+    #: What the attacker sees of an answer: only the predicted label, the ranking of the classes, or the logits.
+    sees: ClassVar[str] = "logits"
+    #: Whether the score itself, not just its threshold, needs shadow models.
+    needs_shadows: ClassVar[bool] = False
+    #: Least number of queries per record.
+    min_queries: ClassVar[int] = 1
+    #: Paper and equation.
+    source: ClassVar[str] = ""
+
+    per_class: bool = False
+    calibrate: str = "shadows"
+
+    def __post_init__(self) -> None:
+        choose("calibrate", self.calibrate, CALIBRATION)
+
+    @property
+    def name(self) -> str:
+        """Name in tables and figures."""
+        known = self.calibrate != "shadows"
+        return self.base_name + "_per_class" * self.per_class + "_known_half" * known
+
+    @property
+    def base_name(self) -> str:
+        """Name of the score, without the kind of threshold."""
+        raise NotImplementedError
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return the scores of all records against each model as target, float64 (model, record)."""
+        raise NotImplementedError
+
+    def check(self, game: Game) -> None:
+        """Refuse a game that lacks what this attack needs.
+
+        Raises
+        ------
+        Refused
+            Saying what is missing and how to get it.
+        """
+        if game.n_queries < self.min_queries:
+            raise Refused(
+                f"Attack {self.name!r} needs at least {self.min_queries} queries per record; this game has "
+                f"{game.n_queries}: play it with queries='augmented'."
+            )
+        members = game.member.sum(0)
+        if self.needs_shadows and (fewest := int(np.minimum(members, game.n_models - members).min())) < 3:
+            raise Refused(
+                f"Attack {self.name!r} needs at least 3 models trained with each record and 3 without it; "
+                f"here some record has only {fewest}: play the game with n_models of at least 6."
+            )
+        if self.calibrate == "shadows" and not game.shadows.any(1).all():
+            raise Refused(
+                f"Attack {self.name!r} chooses its threshold on shadow models, and this game has none for some "
+                "target: give the attack calibrate='known_half', or play with more models."
+            )
+
+    def run(self, game: Game) -> Outcome:
+        """Attack every model of a game in turn.
+
+        Parameters
+        ----------
+        game : Game
+            The game.
+
+        Returns
+        -------
+        Outcome
+        """
+        self.check(game)
+        score = np.asarray(self.scores(game), dtype=np.float64)
+        if not np.isfinite(score).all():
+            raise FloatingPointError(
+                f"Attack {self.name!r} gave {np.sum(~np.isfinite(score))} non-finite scores."
+            )
+        groups = game.y if self.per_class else np.zeros_like(game.y)
+        if self.calibrate == "shadows":
+            evaluated = np.ones_like(game.member)
+            threshold = shadow_thresholds(score, game.member, game.shadows, groups)
+        else:
+            evaluated = ~known_half(game.member)
+            threshold = known_half_thresholds(score, game.member, ~evaluated, groups)
+        margin = score - threshold
+        return Outcome(margin if self.per_class else score, evaluated, margin >= 0)
+
+
+def known_half(member: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Draw a random half of each target's members and of its non-members, bool (model, record)."""
+    known = np.zeros_like(member)
+    for k, row in enumerate(member):
+        rng = generator(seed, "known half", k)
+        for side in (np.flatnonzero(row), np.flatnonzero(~row)):
+            known[k, rng.permutation(side)[: side.size // 2]] = True
+    return known
+
+
+def best_threshold(score: np.ndarray, member: np.ndarray, use: np.ndarray) -> np.ndarray:
+    """Thresholds of the greatest balanced accuracy on several selections of the same scores.
+
+    Parameters
+    ----------
+    score : numpy.ndarray, shape (n,)
+        Scores, higher = member.
+    member : numpy.ndarray of bool, shape (n,)
+        The truth.
+    use : iterable of numpy.ndarray of bool, shape (n,)
+        For each selection the scores that count.
+
+    Returns
+    -------
+    numpy.ndarray, shape (selections,)
+        Half-way between two neighbouring scores; a record is called a member from the threshold on. Infinite if
+        nothing separates better than calling all records the same.
+    """
+    order = np.argsort(-score, kind="stable")
+    score, member = score[order], member[order]
+    thresholds = []
+    for selected in use:
+        keep = selected[order]
+        s, m = score[keep], member[keep]
+        n_member = max(1, int(m.sum()))
+        n_non_member = max(1, m.size - int(m.sum()))
+        gain = np.cumsum(np.where(m, 1 / n_member, -1 / n_non_member))
+        cuts = np.flatnonzero(s[:-1] > s[1:])  # equal scores cannot be told apart
+        if not cuts.size or gain[cuts].max() <= 1e-12:
+            # Nothing is gained by a cut: the better guess is the more frequent side, and on a tie "non-member".
+            thresholds.append(-np.inf if m.mean() > 0.5 else np.inf)
+            continue
+        best = cuts[gain[cuts].argmax()]
+        thresholds.append(s[best + 1] + (s[best] - s[best + 1]) / 2)
+    return np.array(thresholds)
+
+
+def shadow_thresholds(
+    score: np.ndarray, member: np.ndarray, shadows: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
+    """Thresholds for each target from its shadow models' scores, one per group of records.
+
+    Parameters
+    ----------
+    score, member : numpy.ndarray, shape (model, record)
+        Scores and truth of every model.
+    shadows : numpy.ndarray of bool, shape (target, model)
+        Which models are shadows of which target.
+    groups : numpy.ndarray of int, shape (record,)
+        Group of each record, e.g. its class.
+
+    Returns
+    -------
+    numpy.ndarray, shape (target, record)
+        The threshold that goes with each score.
+    """
+    threshold = np.empty_like(score)
+    for group in np.unique(groups):
+        records = np.flatnonzero(groups == group)
+        flat = [a[:, records].ravel() for a in (score, member)]
+        use = (np.repeat(row, records.size) for row in shadows)
+        threshold[:, records] = best_threshold(*flat, use)[:, None]
+    return threshold
+
+
+def known_half_thresholds(
+    score: np.ndarray, member: np.ndarray, known: np.ndarray, groups: np.ndarray
+) -> np.ndarray:
+    """Thresholds for each target from its known records, shape (target, record); see `shadow_thresholds`."""
+    threshold = np.empty_like(score)
+    for group in np.unique(groups):
+        records = np.flatnonzero(groups == group)
+        for k in range(len(score)):
+            threshold[k, records] = best_threshold(
+                score[k, records], member[k, records], [known[k, records]]
+            )[0]
+    return threshold
+
+
+ATTACKS: dict[str, Callable[[], Attack]] = {}
+
+
+def register(make_one: Callable[[], Attack]) -> None:
+    """Make an attack known by its name, given a function that makes one."""
+    ATTACKS[make_one().name] = make_one
+
+
+def make(attack: str | Attack) -> Attack:
+    """Return the attack that is named; an instance is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    """
+    return attack if isinstance(attack, Attack) else ATTACKS[choose("attack", attack, ATTACKS)]()
+
+
+def available() -> pd.DataFrame:
+    """Return all attacks with what each needs: a row per attack, from the attacks' own statements."""
+    rows = []
+    for name in sorted(ATTACKS):
+        attack = ATTACKS[name]()
+        rows.append(
+            {
+                "attack": name,
+                "sees": attack.sees,
+                "shadow models": "for the score" if attack.needs_shadows else "for the threshold",
+                "queries": f"{attack.min_queries}" + ("+" if attack.min_queries > 1 else ""),
+                "source": attack.source,
+            }
+        )
+    return pd.DataFrame(rows).set_index("attack")

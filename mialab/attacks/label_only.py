@@ -1,0 +1,101 @@
+"""Label-only attacks: several queries per record, and of each answer only whether it was right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import torch
+
+from mialab.attacks.base import Attack, register
+from mialab.attacks.signals import signal
+
+if TYPE_CHECKING:
+    from mialab.game import Game
+
+
+def logistic_log_odds(
+    bits: np.ndarray, member: np.ndarray, shadows: np.ndarray, *, penalty: float = 1.0, block: int = 64
+) -> np.ndarray:
+    """Log odds of membership from logistic regressions, one per record and target.
+
+    For record i and target t, a logistic regression with an L2 penalty on the weights (not on the intercept) is
+    fitted to the shadow models' bits and memberships, and applied to the target's bits. All are fitted at once by
+    Newton's method in float64.
+
+    Parameters
+    ----------
+    bits : numpy.ndarray, shape (model, query, record)
+        Features of every model's answers, e.g. 1 where the answer was right.
+    member : numpy.ndarray of bool, shape (model, record)
+        Which model was trained on which record.
+    shadows : numpy.ndarray of bool, shape (target, model)
+        Which models are shadows of which target.
+    penalty : float
+        Weight of half the squared norm (1 / C in scikit-learn's terms).
+    block : int
+        Records fitted at once; bounds the memory.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (target, record)
+    """
+    n_models, n_queries, n_records = bits.shape
+    features = np.concatenate([np.ones((n_models, 1, n_records)), bits], axis=1)
+    x_all = torch.as_tensor(features).permute(2, 0, 1).contiguous()  # (record, model, feature)
+    m_all = torch.as_tensor(member, dtype=torch.float64).T  # (record, model)
+    use = torch.as_tensor(shadows, dtype=torch.float64).T  # (model, target)
+    ridge = torch.full((n_queries + 1,), penalty, dtype=torch.float64)
+    ridge[0] = 1e-8  # the intercept is free, but stays finite where one side has no shadow model
+    result = torch.empty(n_records, n_models, dtype=torch.float64)
+    for start in range(0, n_records, block):
+        x, m = x_all[start : start + block], m_all[start : start + block]
+        squares = (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(2)  # (record, model, feature * feature)
+        beta = x.new_zeros(len(x), use.shape[1], x.shape[-1])  # (record, target, feature)
+        for _ in range(30):
+            p = torch.sigmoid(x @ beta.mT)  # (record, model, target)
+            gradient = ((p - m.unsqueeze(-1)) * use).mT @ x + ridge * beta
+            hessian = ((p * (1 - p) * use).mT @ squares).unflatten(-1, (x.shape[-1],) * 2) + torch.diag(ridge)
+            step = torch.linalg.solve(hessian, gradient)
+            beta = beta - step
+            if step.abs().max() < 1e-8:
+                break
+        result[start : start + block] = torch.einsum("rtf,rtf->rt", x, beta)
+    return result.T.numpy()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelOnly(Attack):
+    """Per-record logistic regression on which of several queries are answered rightly.
+
+    The attacker asks the record and changed copies of it (see `mialab.queries`), sees predicted labels only, and
+    learns from its shadow models how the pattern of right answers goes with membership of that record (Aerni et
+    al., 2024, their adaptive attack on HAMP, after Choquette-Choo et al., 2021).
+
+    Parameters
+    ----------
+    penalty : float
+        L2 penalty of the regressions; 1 is scikit-learn's default.
+    per_class, calibrate
+        See `Attack`.
+    """
+
+    sees: ClassVar[str] = "label"
+    needs_shadows: ClassVar[bool] = True
+    min_queries: ClassVar[int] = 2
+    source: ClassVar[str] = "Aerni et al. (2024); Choquette-Choo et al. (2021), section 4"
+
+    penalty: float = 1.0
+
+    @property
+    def base_name(self) -> str:
+        """Name of the attack."""
+        return "label_only"
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return the log odds of membership, (model, record)."""
+        return logistic_log_odds(signal(game, "correctness"), game.member, game.shadows, penalty=self.penalty)
+
+
+register(LabelOnly)

@@ -1,0 +1,49 @@
+"""An attack that uses the ranking of the classes only: the most that HAMP's output step leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from mialab.attacks.base import Attack, register
+from mialab.attacks.lira import log_normal, shadow_moments
+from mialab.attacks.signals import signal
+
+if TYPE_CHECKING:
+    from mialab.game import Game
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranking(Attack):
+    """Likelihood ratio of the label's rank among the classes, with shadow models as in LiRA.
+
+    The statistic is ``-log(1 + rank)``, rank 0 being the predicted class. For each record, Gaussians with a variance
+    pooled over records are fitted to it over the shadow models with and without the record; the score is the log
+    likelihood ratio of the target's rank. This attack is ours: HAMP's output step leaves exactly the ranking, so it is
+    what an attacker who knows the defense would turn to.
+
+    Parameters
+    ----------
+    per_class, calibrate
+        See `Attack`.
+    """
+
+    sees: ClassVar[str] = "ranking"
+    needs_shadows: ClassVar[bool] = True
+    source: ClassVar[str] = "this study, after Carlini et al. (2022)"
+
+    @property
+    def base_name(self) -> str:
+        """Name of the attack."""
+        return "ranking"
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return the log likelihood ratio of the label's rank, (model, record)."""
+        phi = -np.log1p(-signal(game, "true_rank")[:, 0])
+        m = shadow_moments(phi, game.member, game.shadows, pooled=True)
+        return log_normal(phi, m.mean_in, m.var_in) - log_normal(phi, m.mean_out, m.var_out)
+
+
+register(Ranking)

@@ -1,0 +1,67 @@
+"""Attacks that compare one number per record with a threshold, as read off a single answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mialab.attacks.base import Attack, register
+from mialab.attacks.signals import signal
+from mialab.options import choose
+
+if TYPE_CHECKING:
+    from mialab.game import Game
+
+SOURCES = {
+    "loss": "Yeom et al. (2018), adversary 1",
+    "confidence": "Song and Mittal (2021), section 3.2",
+    "entropy": "Song and Mittal (2021), section 3.2",
+    "modified_entropy": "Song and Mittal (2021), equation 8",
+    "correctness": "Yeom et al. (2018), section 3.2: the gap attack",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold(Attack):
+    """Call a record a member if one number of the answer to it is high.
+
+    Parameters
+    ----------
+    statistic : {"loss", "confidence", "entropy", "modified_entropy", "correctness"}
+        The number, see `mialab.attacks.signals`.
+    per_class, calibrate
+        See `Attack`.
+    """
+
+    statistic: str = "loss"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose("statistic", self.statistic, SOURCES)
+
+    @property
+    def base_name(self) -> str:
+        """Name of the statistic."""
+        return self.statistic
+
+    @property
+    def sees(self) -> str:
+        """What the attacker sees: the gap attack needs the predicted label only."""
+        return "label" if self.statistic == "correctness" else "logits"
+
+    @property
+    def source(self) -> str:
+        """Paper and equation."""
+        return SOURCES[self.statistic]
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return the statistic of the answer to the unchanged record, (model, record)."""
+        return signal(game, self.statistic)[:, 0]
+
+
+for _statistic in SOURCES:
+    for _per_class in (False, True):
+        register(partial(Threshold, statistic=_statistic, per_class=_per_class))

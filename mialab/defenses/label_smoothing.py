@@ -1,0 +1,47 @@
+"""Label smoothing (Szegedy et al., 2016)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from mialab.defenses.base import Defense, cross_entropy, register
+from mialab.options import check_number
+
+if TYPE_CHECKING:
+    from mialab.engine import Run
+
+
+@register
+@dataclass(frozen=True)
+class LabelSmoothing(Defense):
+    """Train on labels mixed with the uniform distribution.
+
+    The target of class y is ``(1 - smoothing) onehot(y) + smoothing / C`` (Szegedy et al., "Rethinking the
+    Inception architecture", 2016, section 7).
+
+    Parameters
+    ----------
+    smoothing : float
+        Share of the uniform distribution, in [0, 1].
+    """
+
+    name: ClassVar[str] = "label_smoothing"
+    smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_number("smoothing", self.smoothing, low=0, high=1)
+
+    def loss(
+        self,
+        logits: torch.Tensor,
+        target: torch.Tensor,
+        *,
+        run: Run | None = None,
+        index: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Cross-entropy against the smoothed labels, shape (model,)."""
+        uniform = -torch.log_softmax(logits, dim=-1).mean(-1)
+        return ((1 - self.smoothing) * cross_entropy(logits, target) + self.smoothing * uniform).mean(-1)

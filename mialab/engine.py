@@ -1,0 +1,363 @@
+"""The training engine: a group of models on data that already lies in memory.
+
+There is one loop. It trains a group either *stacked* (all models in one tensor program through `torch.func.vmap`)
+or *single* (one model). Which form is used follows from the network and the device, see `form`; results differ by
+float rounding only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from mialab.data import Pool
+from mialab.defenses.base import Defense
+from mialab.models import Model
+from mialab.options import check_integer, check_number, choose
+from mialab.queries import Queries
+from mialab.randomness import Streams, generator
+
+OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+#: On a CPU, larger networks are faster one at a time: stacked, their weights fall out of the cache.
+STACKED_PARAMETERS = 50_000
+#: Parameters of a stacked group on a CPU, at most; for the same reason.
+GROUP_PARAMETERS = 2_000_000
+ANSWER_BATCH = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How each model is trained.
+
+    Parameters
+    ----------
+    epochs : int
+        Passes over the members.
+    batch_size : int
+        Records in a batch; the last, smaller batch of an epoch is used as well.
+    optimizer : {"adam", "adamw", "sgd"}
+        Optimizer.
+    lr : float
+        Learning rate.
+    momentum : float
+        Momentum, of SGD only.
+    weight_decay : float
+        Weight decay (as an L2 term inside SGD and Adam, decoupled in AdamW).
+    milestones : tuple of int
+        Epochs (counted from 0) before which the learning rate is multiplied by ``decay``.
+    decay : float
+        That factor.
+    shuffle : bool
+        Whether each epoch visits the members in a new random order; if not, always in the same one.
+    select : {"last", "best_validation"}
+        The model that is released: of the last epoch, or of the first epoch with the highest accuracy on the
+        pool's validation part.
+    precision : {"float32", "bfloat16"}
+        Arithmetic of the training steps; answers are always computed in float32.
+    """
+
+    epochs: int = 50
+    batch_size: int = 64
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: float = 1e-3
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    shuffle: bool = True
+    select: Literal["last", "best_validation"] = "last"
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        check_integer("epochs", self.epochs, low=1)
+        check_integer("batch_size", self.batch_size, low=1)
+        choose("optimizer", self.optimizer, OPTIMIZERS)
+        check_number("lr", self.lr, above=0)
+        check_number("momentum", self.momentum, low=0, high=1)
+        if self.momentum and self.optimizer != "sgd":
+            raise ValueError(f"momentum={self.momentum!r} goes with optimizer='sgd', not {self.optimizer!r}.")
+        check_number("weight_decay", self.weight_decay, low=0)
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        for epoch in self.milestones:
+            check_integer("milestones", epoch, low=1)
+        check_number("decay", self.decay, above=0, high=1)
+        choose("select", self.select, ("last", "best_validation"))
+        choose("precision", self.precision, ("float32", "bfloat16"))
+
+    def lr_at(self, epoch: int) -> float:
+        """Learning rate of an epoch, counted from 0."""
+        return self.lr * self.decay ** sum(epoch >= m for m in self.milestones)
+
+
+def form(network: nn.Module, device: str = "cpu") -> Literal["stacked", "single"]:
+    """Decide how networks of this kind are trained.
+
+    Stacked training needs networks without state besides their parameters (no batch norm). On a GPU it is always the
+    faster form then; on a CPU only for networks of at most 50,000 parameters without convolutions.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        One of the networks.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    """
+    if any(True for _ in network.buffers()):
+        return "single"
+    if device != "cpu":
+        return "stacked"
+    small = sum(p.numel() for p in network.parameters()) <= STACKED_PARAMETERS
+    return "stacked" if small and not any(isinstance(m, nn.Conv2d) for m in network.modules()) else "single"
+
+
+def initialise(build: Model, pool: Pool, seed: int, model: int) -> nn.Module:
+    """Build network number ``model``: its initial weights depend on ``(seed, model)`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator(seed, "weights", model).integers(2**63)))
+        return build(pool.x.shape[1:], pool.n_classes)
+
+
+def prepare(x: torch.Tensor) -> torch.Tensor:
+    """Turn stored records into a network's inputs: pixels stored as bytes become numbers in [0, 1]."""
+    return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # A group is one thread's work: other cores train other groups, and small operations gain nothing from two.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Run:
+    """A group of models in training, as the hooks of a defense see it.
+
+    Attributes
+    ----------
+    models : list of int
+        Indices of the models in the game.
+    epoch : int
+        The epoch that goes on, counted from 0.
+    training : Training
+        How the models are trained.
+    pool : Pool
+        The records.
+    y : torch.Tensor, shape (record,)
+        Labels as trained on (canaries may have wrong ones).
+    members : torch.Tensor, shape (model, member)
+        Positions of each model's members in the pool.
+    parameters : dict of str to torch.Tensor
+        What is trained; with a leading model dimension in the stacked form.
+    memory : dict
+        A place for what a defense remembers between batches and epochs.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        y: np.ndarray,
+        member: np.ndarray,
+        models: Sequence[int],
+        *,
+        build: Model,
+        defense: Defense,
+        training: Training,
+        seed: int,
+        device: str,
+    ) -> None:
+        self.pool, self.defense, self.training, self.seed, self.device = pool, defense, training, seed, device
+        self.models = list(models)
+        self.x = torch.as_tensor(pool.x, device=device)
+        self.y = torch.as_tensor(y, device=device)
+        self.members = torch.as_tensor(np.stack([np.flatnonzero(m) for m in member]), device=device)
+        self.memory: dict = {}
+        self.epoch = 0
+        networks = [initialise(build, pool, seed, k).to(device) for k in self.models]
+        self.form = form(networks[0], device)
+        self._network = networks[0]
+        if self.form == "stacked":
+            self.parameters, _ = stack_module_state(networks)
+            self._network = networks[0].to("meta")
+            self._forward = vmap(self._call, randomness="different")
+        elif len(networks) == 1:
+            self.parameters = dict(networks[0].named_parameters())
+            self._forward = lambda parameters, x: self._call(parameters, x[0])[None]
+        else:
+            raise ValueError("Networks that cannot be stacked are trained one at a time.")
+        self.reset_optimizer()
+
+    def _call(self, parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+        return functional_call(self._network, self.defense.weights(parameters), (prepare(x),))
+
+    def reset_optimizer(self) -> None:
+        """Build the optimizer anew, which clears its momentum."""
+        options = {"momentum": self.training.momentum} if self.training.optimizer == "sgd" else {}
+        self.optimizer = OPTIMIZERS[self.training.optimizer](
+            self.parameters.values(),
+            lr=self.training.lr_at(self.epoch),
+            weight_decay=self.training.weight_decay,
+            fused=True,
+            **options,
+        )
+
+    def train(self) -> None:
+        """Train the group for all epochs and keep the selected weights."""
+        training, defense = self.training, self.defense
+        order = Streams(self.seed, self.models, "batches", self.device)
+        rng = Streams(self.seed, self.models, "mix", self.device)
+        best, kept = None, None
+        n = self.members.shape[1]
+        for self.epoch in range(training.epochs):
+            for group in self.optimizer.param_groups:
+                group["lr"] = training.lr_at(self.epoch)
+            defense.before_epoch(self)
+            self._network.train()
+            progress = self.epoch / max(1, training.epochs - 1)
+            index = self.members.gather(1, order.permutation(n)) if training.shuffle else self.members
+            for batch in index.split(training.batch_size, dim=1):
+                x, target = defense.mix(self.x[batch], self.y[batch], progress=progress, rng=rng)
+                with torch.autocast(self.device, torch.bfloat16, enabled=training.precision == "bfloat16"):
+                    logits = self._forward(self.parameters, x)
+                loss = defense.loss(logits.float(), target, run=self, index=batch)
+                self.optimizer.zero_grad()
+                loss.sum().backward()
+                self.optimizer.step()
+            if training.select == "best_validation":
+                best, kept = self._keep_best(best, kept)
+        if kept is not None:
+            self._restore(kept)
+
+    def _keep_best(
+        self, best: torch.Tensor | None, kept: dict[str, torch.Tensor] | None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        accuracy = self.accuracy(self.pool.x_val, self.pool.y_val)
+        state = {**self.parameters, **dict(self._network.named_buffers())}
+        if best is None or kept is None:
+            return accuracy, {name: value.detach().clone() for name, value in state.items()}
+        better = accuracy > best
+        for name, value in state.items():
+            if self.form == "stacked":
+                kept[name][better] = value.detach()[better]
+            elif better:
+                kept[name].copy_(value.detach())
+        return torch.maximum(accuracy, best), kept
+
+    @torch.no_grad()
+    def _restore(self, kept: dict[str, torch.Tensor]) -> None:
+        buffers = {} if self.form == "stacked" else dict(self._network.named_buffers())
+        for name, value in {**self.parameters, **buffers}.items():
+            value.copy_(kept[name])
+
+    @torch.inference_mode()
+    def predict(self, x: torch.Tensor | np.ndarray) -> torch.Tensor:
+        """Own answers of the models, in evaluation mode and float32.
+
+        Parameters
+        ----------
+        x : shape (record, ...) or (model, record, ...)
+            Inputs, the same for every model or one set a model.
+
+        Returns
+        -------
+        torch.Tensor, shape (model, record, classes)
+        """
+        self._network.eval()
+        x = torch.as_tensor(x, device=self.device)
+        if x.dim() == self.x.dim():
+            x = x.expand(len(self.models), *x.shape)
+        return torch.cat(
+            [self._forward(self.parameters, part) for part in x.split(ANSWER_BATCH, dim=1)], dim=1
+        )
+
+    def accuracy(self, x: np.ndarray, y: np.ndarray) -> torch.Tensor:
+        """Accuracy of each model on records ``x`` with labels ``y``, shape (model,); NaN without records."""
+        if not len(x):
+            return torch.full((len(self.models),), torch.nan)
+        labels = torch.as_tensor(y, device=self.device)
+        return (self.predict(x).argmax(-1) == labels).double().mean(-1)
+
+
+def train_group(
+    models: Sequence[int],
+    *,
+    pool: Pool,
+    y: np.ndarray,
+    member: np.ndarray,
+    build: Model,
+    defense: Defense,
+    training: Training,
+    queries: Queries,
+    seed: int,
+    device: str = "cpu",
+) -> dict[str, np.ndarray]:
+    """Train a group of models and collect their answers on every record of the pool.
+
+    Parameters
+    ----------
+    models : sequence of int
+        Indices of the models in the game; model k's result depends on ``(seed, k)`` alone.
+    pool : Pool
+        The records.
+    y : numpy.ndarray, shape (record,)
+        Labels to train on.
+    member : numpy.ndarray of bool, shape (model, record)
+        Members of each model of the group, the same number for each.
+    build, defense, training, queries, seed
+        What determines the game, see `mialab.play`.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        With a leading model dimension: ``logits`` (model, query, record, label) float32 as released; ``raw_logits``,
+        the same before the defense's output step, if it has one; ``train_accuracy``, ``validation_accuracy``,
+        ``test_accuracy`` and ``seconds`` (each model's share of the group's time).
+
+    Raises
+    ------
+    FloatingPointError
+        If a model's answers are not finite numbers: the training diverged.
+    """
+    began = time.perf_counter()
+    with _one_thread():
+        run = Run(
+            pool, y, member, models, build=build, defense=defense, training=training, seed=seed, device=device
+        )
+        run.train()
+        rng = Streams(seed, models, "answers", device)
+        raw, released = [], []
+        for query in range(len(queries)):
+            x = torch.as_tensor(queries(query, pool.x), device=device)
+            raw.append(run.predict(x))
+            if defense.changes_answers:
+                released.append(defense.answer(raw[-1], x, predict=run.predict, rng=rng, pool=pool))
+        logits = torch.stack(raw, dim=1)
+        bad = [k for k, answers in zip(models, logits, strict=True) if not torch.isfinite(answers).all()]
+        if bad:
+            raise FloatingPointError(
+                f"Training diverged: model {bad[0]} answers with numbers that are not finite. "
+                f"Lower lr={training.lr!r} or change the optimizer."
+            )
+        correct = logits[:, 0].argmax(-1) == run.y
+        result = {
+            "logits": torch.stack(released, dim=1) if released else logits,
+            "train_accuracy": correct.gather(1, run.members).double().mean(1),
+            "validation_accuracy": run.accuracy(pool.x_val, pool.y_val),
+            "test_accuracy": run.accuracy(pool.x_test, pool.y_test),
+        } | ({"raw_logits": logits} if released else {})
+    arrays = {name: value.cpu().numpy() for name, value in result.items()}
+    arrays["seconds"] = np.full(len(models), (time.perf_counter() - began) / len(models))
+    return arrays

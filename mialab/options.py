@@ -1,0 +1,53 @@
+"""Checks of what a user passes, with one clear message each."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from numbers import Integral, Real
+
+
+def choose(name: str, value: object, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises
+    ------
+    ValueError
+        Naming the parameter, the value, the nearest choice and all choices.
+    """
+    choices = sorted(choices)
+    if isinstance(value, str) and value in choices:
+        return value
+    near = get_close_matches(str(value), choices, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name}={value!r} is unknown.{hint} Known: {', '.join(choices)}.")
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> None:
+    """Refuse a ``value`` that is no finite number, below ``low``, above ``high``, or not greater than ``above``."""
+    bounds = [
+        f"at least {low}" if low is not None else "",
+        f"greater than {above}" if above is not None else "",
+        f"at most {high}" if high is not None else "",
+    ]
+    right = " and ".join(filter(None, bounds)) or "a finite number"
+    good = isinstance(value, Real) and not isinstance(value, bool) and abs(value) < float("inf")
+    if good:
+        good = (
+            (low is None or value >= low)
+            and (high is None or value <= high)
+            and (above is None or value > above)
+        )
+    if not good:
+        raise ValueError(f"{name}={value!r} must be {right}.")
+
+
+def check_integer(name: str, value: object, *, low: int = 0) -> None:
+    """Refuse a ``value`` that is no integer or is below ``low``."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
+        raise ValueError(f"{name}={value!r} must be an integer of at least {low}.")
