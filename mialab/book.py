@@ -1,0 +1,5 @@
+"""Sphinx extension."""
+
+
+def setup(app):
+    return {"parallel_read_safe": True}
