@@ -480,8 +480,8 @@ def load(
     """Load a data set and cut it into a pool, validation records and test records.
 
     All parts come from one order of the records, drawn from `seed`, in which every class is spread evenly:
-    each part holds every class in proportion, the parts are disjoint, and a larger pool begins with the smaller
-    one of the same seed. A set that has a validation or test part of its own keeps it.
+    each part holds every class in proportion, the parts are disjoint, and a larger pool begins with the
+    smaller one of the same seed. A set that has a validation or test part of its own keeps it.
 
     Parameters
     ----------
