@@ -43,8 +43,8 @@ class Pool:
     name : str
         Short name, used in tables and cache folders.
     x : numpy.ndarray
-        Features, shape ``(n, ...)``, float32 or uint8. Images are ``(n, channels, height, width)``, float32
-        in [0, 1] or uint8 in 0..255; binary features are 0 and 1.
+        Features, shape ``(n, ...)``, float32; images may be uint8, which means pixels 0..255 that networks see
+        divided by 255. Images are ``(n, channels, height, width)``, binary features are 0 and 1.
     y : numpy.ndarray
         Labels 0..n_classes-1, shape ``(n,)``, int64.
     n_classes : int
@@ -155,9 +155,10 @@ def _check_part(x: np.ndarray, y: np.ndarray, suffix: str, n_classes: int, kind:
     for name, array in ((x_name, x), (y_name, y)):
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{name} must be a numpy array, got {type(array).__name__}")
-    if x.dtype not in (np.float32, np.uint8):
+    if x.dtype != np.float32 and not (kind == "image" and x.dtype == np.uint8):
+        types = "float32 or uint8" if kind == "image" else "float32"
         raise ValueError(
-            f"{x_name} must be float32 or uint8, got {x.dtype}: pass {x_name}.astype(np.float32)"
+            f"{x_name} of kind {kind!r} must be {types}, got {x.dtype}: pass {x_name}.astype(np.float32)"
         )
     if y.dtype != np.int64 or y.ndim != 1:
         remedy = "astype(np.int64)" if y.ndim == 1 else "argmax(axis=1) if it is one-hot"
@@ -358,7 +359,7 @@ def _location30() -> Raw:
             "(5,010 x 446, by checksum). Delete it and load again"
         )
     source = f"{LOCATION30.url} (Shokri et al., 2017), labels minus 1"
-    return Raw(x, y, source=source, notes=f"read from {path.name}")
+    return Raw(x.astype(np.float32), y, source=source, notes=f"read from {path.name}")
 
 
 def _read_bangkok(file: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -489,7 +490,8 @@ def load(
         A name from :func:`datasets`, or a path to an ``.npz`` file with arrays ``x`` and ``y``, and
         optionally ``x_val``, ``y_val``, ``x_test``, ``y_test``, ``label_names``. In such a file 4-D features
         are images (records, channels, height, width), 2-D features of only 0 and 1 are binary, and all other
-        2-D features tabular. Other number types are converted to float32, which ``notes`` then says.
+        2-D features tabular. Numbers other than float32 (and images' uint8) are converted, as ``notes`` then
+        says.
     size : int, optional
         Records in the pool; even, because models come in pairs trained on complementary halves.
         Default: 1,000 for ``digits`` and ``clusters``, 2,700 for ``location30``; of an own file, the largest
@@ -652,16 +654,16 @@ def _own_file(path: Path) -> Entry:
 
 
 def _plain_features(x: np.ndarray, name: str, notes: list[str]) -> np.ndarray:
-    if x.dtype in (np.float32, np.uint8):
+    if x.dtype == np.float32 or (x.dtype == np.uint8 and x.ndim in (3, 4)):  # pixels stay bytes
         return x
     if x.dtype.kind not in "fiub":
         raise ValueError(f"{name} must hold numbers, got {x.dtype}")
     with np.errstate(over="ignore"):  # found out just below
-        plain = x.astype(np.uint8 if x.dtype == bool else np.float32)
+        plain = x.astype(np.float32)
     exact = np.array_equal(plain, x) if x.dtype.kind in "iu" else np.array_equal(np.isinf(plain), np.isinf(x))
     if not exact:
         raise ValueError(f"{name} holds {x.dtype} values that do not fit float32: scale them first")
-    notes.append(f"{name} converted from {x.dtype} to {plain.dtype}")
+    notes.append(f"{name} converted from {x.dtype} to float32")
     return plain
 
 

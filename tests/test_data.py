@@ -239,7 +239,7 @@ def test_the_largest_size_named_is_indeed_possible():
 
 
 def test_a_valid_pool_is_not_changed():
-    x, y = np.ones((4, 3), np.uint8), np.array([0, 1, 0, 1])
+    x, y = np.ones((4, 3), np.float32), np.array([0, 1, 0, 1])
     pool = Pool("p", x, y, 2, "binary")
     assert pool.x is x
     assert pool.y is y
@@ -256,7 +256,7 @@ def test_a_valid_pool_is_not_changed():
         ({"x": [[1.0]]}, r"^x must be a numpy array, got list$"),
         (
             {"x": np.zeros((12, 4))},
-            r"^x must be float32 or uint8, got float64: pass x\.astype\(np\.float32\)$",
+            r"^x of kind 'tabular' must be float32, got float64: pass x\.astype\(np\.float32\)$",
         ),
         ({"y": np.zeros(12)}, r"^y must be one int64 label .* float64: pass y\.astype\(np\.int64\)$"),
         ({"y": np.zeros((12, 3), np.int64)}, r"shape \(12, 3\) int64: pass y\.argmax\(axis=1\)"),
@@ -270,6 +270,15 @@ def test_a_valid_pool_is_not_changed():
         (
             {"kind": "binary"},
             r"kind 'binary' must hold only 0 and 1; other values in 12 records \(row 0, 1, 2, 3, 4",
+        ),
+        # Bytes would be divided by 255 on their way into a network, so only pixels may be bytes.
+        (
+            {"kind": "binary", "x": np.zeros((12, 4), np.uint8)},
+            r"^x of kind 'binary' must be float32, got uint8",
+        ),
+        (
+            {"kind": "image", "x": np.zeros((12, 1, 2, 2))},
+            r"^x of kind 'image' must be float32 or uint8, got fl",
         ),
         ({"kind": "image"}, r"must have shape \(records, channels, height, width\), got \(12, 4\)$"),
         ({"kind": "image", "x": np.zeros((12, 8, 8), np.uint8)}, r"one channel, pass x\[:, None\]$"),
@@ -343,16 +352,16 @@ def test_fingerprint_ignores_memory_layout_and_follows_writes():
 
 def test_fingerprint_is_the_documented_one():
     # Stored results name pools by this number: a change of its recipe must be a deliberate one.
-    pool = Pool("p", np.array([[0], [1]], np.uint8), np.array([0, 1]), 2, "binary")
+    pool = Pool("p", np.zeros((2, 1, 1, 1), np.uint8), np.array([0, 1]), 2, "image")
     digest = hashlib.sha256(
         b"n_classes=2"
-        b"|x(2, 1)uint8|"
-        + bytes([0, 1])
+        b"|x(2, 1, 1, 1)uint8|"
+        + bytes(2)
         + b"|y(2,)int64|"
         + bytes(8)
         + bytes([1])
         + bytes(7)
-        + b"|x_val(0, 1)uint8||y_val(0,)int64||x_test(0, 1)uint8||y_test(0,)int64|"
+        + b"|x_val(0, 1, 1, 1)uint8||y_val(0,)int64||x_test(0, 1, 1, 1)uint8||y_test(0,)int64|"
     )
     assert pool.fingerprint == digest.hexdigest()
 
@@ -414,8 +423,10 @@ def test_own_file_kinds_and_conversions(tmp_path):
     path = tmp_path / "t.npz"
     y = np.arange(10, dtype=np.uint8) % 2
     np.savez(path, x=np.eye(10, dtype=bool), y=y)
-    assert (load(path).kind, load(path).x.dtype) == ("binary", np.uint8)
-    assert load(path).notes == "x converted from bool to uint8"
+    assert (load(path).kind, load(path).x.dtype) == ("binary", np.float32)
+    assert load(path).notes == "x converted from bool to float32"
+    np.savez(path, x=np.full((10, 3), 200, np.uint8), y=y)
+    assert (load(path).kind, load(path).x.max()) == ("tabular", 200)
     np.savez(path, x=np.eye(10) * 0.1, y=y)
     assert (load(path).kind, load(path).x.dtype) == ("tabular", np.float32)
     assert load(path).notes == "x converted from float64 to float32"
@@ -532,8 +543,8 @@ def test_location30_is_downloaded_once(tiny_location, monkeypatch):
     _, remote, x = tiny_location
     assert not datasets().loc["location30", "here"]
     pool = load("location30", **PARTS)
-    assert {row.tobytes() for row in pool.x} <= {row.tobytes() for row in x}
-    assert (pool.kind, pool.n_classes, pool.x.dtype) == ("binary", 30, np.uint8)
+    assert {row.tobytes() for row in pool.x} <= {row.tobytes() for row in x.astype(np.float32)}
+    assert (pool.kind, pool.n_classes, pool.x.dtype) == ("binary", 30, np.float32)
     assert datasets().loc["location30", "here"]
     expect(monkeypatch, remote._replace(url="http://127.0.0.1:9/gone"))
     assert load("location30", **PARTS).fingerprint == pool.fingerprint
