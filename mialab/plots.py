@@ -1,0 +1,1 @@
+"""Figures: one colour per defense, one line style per attack."""

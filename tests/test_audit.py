@@ -1,0 +1,276 @@
+import importlib
+import json
+from dataclasses import dataclass
+from io import StringIO
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+import mialab as mia
+from mialab import attacks, metrics
+from mialab.attacks.base import Outcome, Refused
+
+# The package exports the function under the module's name.
+audit_module = importlib.import_module("mialab.audit")
+METRICS = ["auc", "balanced_accuracy", "tpr@0.01", "tpr@0.1", "tnr@0.1", "precision", "recall", "f1"]
+OPTIONS = {"fprs": (0.01, 0.1), "fnrs": (0.1,), "n_resamples": 50}
+
+
+@pytest.fixture
+def game():
+    """Three pairs of models whose logits tell their members from the rest."""
+    rng = np.random.default_rng(0)
+    n_records, n_classes = 400, 3
+    first = rng.permuted(np.tile(np.arange(n_records) < n_records // 2, (3, 1)), axis=1)
+    member = np.stack([first, ~first], axis=1).reshape(6, n_records)
+    y = rng.integers(0, n_classes, n_records)
+    logits = rng.normal(size=(6, n_records, n_classes))
+    logits[:, np.arange(n_records), y] += 1 + 1.5 * member
+    return mia.Game.from_arrays(
+        logits=logits, member=member, y=y, partner=np.arange(6) ^ 1, canary=np.arange(n_records) < 40
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(attacks.Attack):
+    """An attack that says what it is told to and remembers that it ran."""
+
+    label: str = "fixed"
+    evaluate: tuple = ()
+    refuses: bool = False
+    boldness: float = 0.5
+
+    base_name = property(lambda self: self.label)
+
+    def check(self, game):
+        if self.refuses:
+            raise Refused("no")
+
+    def run(self, game):
+        Fixed.ran.append(self.label)
+        score = np.random.default_rng(1).normal(size=game.member.shape) + game.member
+        evaluated = np.zeros_like(game.member)
+        evaluated[*self.evaluate] = True
+        score[~evaluated] = np.nan
+        return Outcome(score, evaluated, score > self.boldness)
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    Fixed.ran = []
+
+
+def test_rows_and_columns(game):
+    table = mia.audit(game, ["loss", "lira"], **OPTIONS)
+    assert list(table.columns) == [
+        "attack",
+        "target",
+        "metric",
+        "value",
+        "low",
+        "high",
+        "n_member",
+        "n_nonmember",
+    ]
+    assert len(table) == 2 * 7 * len(METRICS)
+    assert list(table["metric"].unique()) == METRICS
+    assert list(table["target"].unique()) == ["pooled", *range(6)]
+    assert table["value"].dtype == table["low"].dtype == np.float64
+    assert (table.loc[table.target == 0, "n_member"] == 200).all()
+    assert (table.loc[table.target == "pooled", "n_member"] == 1200).all()
+    known = table.dropna()
+    assert ((known.low <= known.value) & (known.value <= known.high)).all()
+
+
+def test_values_are_those_of_metrics(game):
+    attack = attacks.make("loss")
+    outcome, table = attack.run(game), mia.audit(game, ["loss"], **OPTIONS)
+    value = table.set_index(["target", "metric"]).value
+    score, member, said = outcome.score[3], game.member[3], outcome.said_member[3]
+    assert value[3, "auc"] == metrics.auc(score, member)
+    assert value[3, "tpr@0.1"] == metrics.tpr_at_fpr(score, member, 0.1)
+    assert value[3, "tnr@0.1"] == pytest.approx(metrics.tnr_at_fnr(score, member, 0.1))
+    assert value["pooled", "auc"] == metrics.auc(outcome.score.ravel(), game.member.ravel())
+    for name in ("balanced_accuracy", "precision", "recall", "f1"):
+        assert value[3, name] == pytest.approx(getattr(metrics, name)(said, member))
+        assert value["pooled", name] == pytest.approx(
+            getattr(metrics, name)(outcome.said_member.ravel(), game.member.ravel())
+        )
+
+
+def test_proportions_have_exact_intervals(game):
+    table = mia.audit(game, ["loss"], **OPTIONS).set_index(["target", "metric"])
+    for metric in ("tpr@0.1", "tnr@0.1", "recall"):
+        row = table.loc[(2, metric)]
+        exact = stats.binomtest(round(row.value * 200), 200).proportion_ci(0.95, method="exact")
+        assert (row.low, row.high) == pytest.approx(tuple(exact))
+    said = attacks.make("loss").run(game).said_member[2]
+    hits = int((said & game.member[2]).sum())
+    exact = stats.binomtest(hits, int(said.sum())).proportion_ci(0.95, method="exact")
+    row = table.loc[(2, "precision")]
+    assert (row.value, row.low, row.high) == pytest.approx((hits / said.sum(), *exact))
+
+
+def test_says_not_resolvable_and_stays_numeric(game):
+    table = mia.audit(game, ["loss"], **OPTIONS)
+    # 200 non-members allow two false alarms at 1%; 1,200 pairs allow twelve.
+    below = table[table.metric == "tpr@0.01"].set_index("target")
+    assert below.loc[0, ["value", "low", "high"]].isna().all()
+    assert below.loc["pooled", ["value", "low", "high"]].notna().all()
+    for text in (repr(below), str(below), below._repr_html_(), below.to_string(), below.to_html()):
+        assert text.count("not resolvable") == 6
+        assert "nan" not in text.lower()
+    assert "not resolvable" not in repr(table[table.metric == "auc"])
+    assert table.groupby("metric").value.mean().notna().all()
+    assert (table.value + 1).dtype == np.float64
+
+
+def test_survives_csv(game):
+    table = mia.audit(game, ["loss"], **OPTIONS)
+    back = audit_module.AuditTable(pd.read_csv(StringIO(table.to_csv(index=False))))
+    pd.testing.assert_series_equal(back.value, table.value)
+    assert repr(back) == repr(table)
+
+
+def test_undefined_precision_says_so(game):
+    table = mia.audit(game, [Fixed(boldness=99)], **OPTIONS)
+    precision = table[table.metric == "precision"]
+    assert precision.value.isna().all()
+    assert "undefined" in repr(precision)
+
+
+def test_other_tables_print_as_ever(game):
+    table = mia.audit(game, ["loss"], **OPTIONS)
+    described = table.describe()
+    assert repr(described) == repr(pd.DataFrame(described))
+
+
+def test_repeats_with_its_seed(game):
+    first, second = (mia.audit(game, ["loss"], **OPTIONS) for _ in range(2))
+    pd.testing.assert_frame_equal(pd.DataFrame(first), pd.DataFrame(second), check_flags=False)
+    other = mia.audit(game, ["loss"], **OPTIONS, seed=1)
+    assert (first.value.dropna() == other.value.dropna()).all()
+    assert not (first.low.dropna() == other.low.dropna()).all()
+
+
+def test_all_attacks_are_checked_before_any_runs(game):
+    for wrong in ("losss", "loss", Fixed(label="timid", refuses=True), Fixed()):
+        with pytest.raises(ValueError, match=r"Did you mean 'loss'|twice|^no$"):
+            mia.audit(game, [Fixed(), "loss", wrong])
+    assert Fixed.ran == []
+    with pytest.raises(Refused):
+        mia.audit(game, [Fixed(label="timid", refuses=True)])
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ({"attacks": "loss"}, "must be a list"),
+        ({"attacks": []}, "must be a list"),
+        ({"fprs": (1.5,)}, "fprs: 1.5"),
+        ({"confidence": 95}, "confidence=95"),
+        ({"n_resamples": 0}, "n_resamples=0"),
+        ({"records": np.ones(3, bool)}, "mask must have shape"),
+        ({"records": [400]}, "indices from 0 to 399"),
+        ({"records": np.zeros(400, bool)}, "no record"),
+        ({"records": [0]}, "target 0"),
+    ],
+)
+def test_bad_options_are_refused(game, option, says):
+    with pytest.raises(ValueError, match=says):
+        mia.audit(game, **{"attacks": ["loss"], **option})
+
+
+def test_only_evaluated_records_and_targets_count(game):
+    table = mia.audit(game, [Fixed(evaluate=np.s_[:2, 100:])], **OPTIONS)
+    assert list(table["target"].unique()) == ["pooled", 0, 1]
+    pooled, first = (table[table.target == t].iloc[0] for t in ("pooled", 0))
+    assert pooled.n_member + pooled.n_nonmember == 600
+    assert first.n_member == game.member[0, 100:].sum()
+
+
+def test_records_restrict_the_measurement(game):
+    mask = mia.audit(game, ["loss"], records=game.canary, **OPTIONS)
+    index = mia.audit(game, ["loss"], records=np.flatnonzero(game.canary), **OPTIONS)
+    assert (mask[["n_member", "n_nonmember"]].sum(axis=1) == np.where(mask.target == "pooled", 240, 40)).all()
+    pd.testing.assert_series_equal(mask.low, index.low)
+    assert mask.attrs["audit"]["records"].startswith("40 of 400")
+
+
+def test_provenance_is_json(game):
+    table = mia.audit(game, ["loss"], **OPTIONS, seed=5)
+    attrs = json.loads(json.dumps(table.attrs))
+    assert attrs["dataset"] == "arrays"
+    assert attrs["partner"] == [1, 0, 3, 2, 5, 4]
+    assert attrs["audit"].keys() >= {
+        "attacks",
+        "commit",
+        "confidence",
+        "n_resamples",
+        "records",
+        "seconds",
+        "versions",
+    }
+    assert (attrs["audit"]["seed"], attrs["audit"]["n_resamples"], attrs["audit"]["records"]) == (
+        5,
+        50,
+        "all",
+    )
+
+
+def test_over_targets_pairs_models(game):
+    table = mia.audit(game, ["loss", "lira"], **OPTIONS)
+    means = mia.over_targets(table)
+    assert list(means.columns) == ["attack", "metric", "value", "low", "high", "n_targets"]
+    aucs = table[
+        (table.attack == "lira") & (table.metric == "auc") & (table.target != "pooled")
+    ].value.to_numpy()
+    row = means[(means.attack == "lira") & (means.metric == "auc")].iloc[0]
+    expected = stats.ttest_1samp(aucs.reshape(3, 2).mean(axis=1), 0).confidence_interval(0.95)
+    assert (row.value, row.low, row.high) == pytest.approx((aucs.mean(), *expected))
+    assert "not resolvable" in repr(means[means.metric == "tpr@0.01"])
+    back = pd.read_csv(StringIO(table.to_csv(index=False)))
+    with pytest.raises(ValueError, match="pass partner"):
+        mia.over_targets(back)
+    pd.testing.assert_series_equal(mia.over_targets(back, partner=game.partner).low, means.low)
+
+
+def test_over_targets_of_some_targets(game):
+    table = mia.audit(game, ["loss"], **OPTIONS)
+    some = table[table.target.isin([0, 3, 5])]
+    row = mia.over_targets(some).iloc[0]
+    assert row.n_targets == 3
+    assert row.value == pytest.approx(some[some.metric == "auc"].value.mean())
+
+
+def test_summary(game):
+    table = mia.audit(game, ["loss", "entropy"], **OPTIONS)
+    wide = mia.summary(table)
+    assert list(wide.index) == ["loss", "entropy"]
+    assert list(wide.columns) == ["auc", "balanced_accuracy", "tpr@0.01", "tpr@0.1", "tnr@0.1"]
+    row = table[(table.attack == "loss") & (table.metric == "auc") & (table.target == "pooled")].iloc[0]
+    assert wide.loc["loss", "auc"] == f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
+    assert mia.summary(table, ["tpr@0.01"], target=2).loc["loss", "tpr@0.01"] == "not resolvable"
+    assert mia.summary(table, ["auc"], target="mean").shape == (2, 1)
+    with pytest.raises(ValueError, match="'tpr@5' is not in the table"):
+        mia.summary(table, ["tpr@5"])
+    with pytest.raises(ValueError, match="target=99"):
+        mia.summary(table, target=99)
+
+
+def test_compare(game):
+    table = mia.audit(game, ["loss"], **OPTIONS)
+    both = mia.compare({"none": table, "hamp": table})
+    assert list(both.columns) == ["defense", *audit_module.COLUMNS]
+    assert len(both) == 2 * len(table)
+    assert both.attrs["audits"]["hamp"]["dataset"] == "arrays"
+    assert list(mia.summary(both, ["auc"]).index) == [("none", "loss"), ("hamp", "loss")]
+    means = mia.over_targets(both)
+    alone = mia.over_targets(table)
+    np.testing.assert_array_equal(means[means.defense == "hamp"].low, alone.low)
+    with pytest.raises(ValueError, match="at least one"):
+        mia.compare({})
+    with pytest.raises(ValueError, match=r"tables\['x'\]"):
+        mia.compare({"x": pd.DataFrame({"a": [1]})})
