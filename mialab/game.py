@@ -37,7 +37,7 @@ class Game:
 
     Models come in pairs with complementary halves of the pool as members, so every record is a member of exactly
     half of the models. Each model plays the target in turn. Its shadow models are all others but its partner, whose
-    membership would give the target's away.
+    membership would give the target's away (see `left_out`).
 
     Attributes
     ----------
@@ -76,8 +76,8 @@ class Game:
         y : array_like of int, shape (record,)
             Labels, 0 to C - 1.
         partner : array_like of int, shape (model,), optional
-            For each model the one that must not serve as its shadow model because its membership is the
-            complement of the target's; -1 for none (the default).
+            For each model the one trained on the complementary half, where models come in such pairs; -1 for none
+            (the default).
         canary : array_like of bool, shape (record,), optional
             Which records are canaries.
         raw_logits : array_like of float, optional
@@ -219,12 +219,25 @@ class Game:
         return self.dataset.sizes["label"]
 
     @cached_property
-    def shadows(self) -> np.ndarray:
-        """Which models are shadow models of which target, bool (target, model): all but itself and its partner."""
-        allowed = ~np.eye(self.n_models, dtype=bool)
-        paired = np.flatnonzero(self.partner >= 0)
-        allowed[paired, self.partner[paired]] = False
-        return allowed
+    def left_out(self) -> np.ndarray:
+        """The model that is no shadow of a target besides the target itself, int64 (target, record); -1 for none.
+
+        Where every record is a member of exactly half of the models, the count of its members among the *other*
+        models gives the target's membership away, and attacks that learn per record err systematically (their AUC
+        falls below 0.5 when there is nothing to find). So one model with the opposite membership is left out too:
+        the target's partner, or, where models are not paired, one drawn at random for each record.
+        """
+        if (self.partner >= 0).any():
+            return np.broadcast_to(self.partner[:, None], self.member.shape)
+        left_out = np.full(self.member.shape, -1)
+        if (2 * self.member.sum(0) != self.n_models).any():
+            return left_out  # memberships that were not balanced give nothing away
+        keys = generator(0, "left out").random(self.member.shape)
+        sides = (np.argsort(np.where(side, keys, 2), axis=0) for side in (self.member, ~self.member))
+        inside, outside = (order[: self.n_models // 2] for order in sides)
+        np.put_along_axis(left_out, inside, outside, axis=0)
+        np.put_along_axis(left_out, outside, inside, axis=0)
+        return left_out
 
     def before_output_step(self) -> Self:
         """Return the same game with the answers before the defense's output step: a what-if, no real attacker.

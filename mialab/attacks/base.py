@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,9 +14,6 @@ from mialab.randomness import generator
 
 if TYPE_CHECKING:
     from mialab.game import Game
-
-SEES = ("label", "ranking", "logits")
-CALIBRATION = ("shadows", "known_half")
 
 
 class Refused(ValueError):
@@ -51,9 +48,10 @@ class Attack:
     per_class : bool
         Whether the threshold is chosen for each class on its own (Song and Mittal, 2021). Scores are then distances
         from the threshold of the record's class.
-    calibrate : {"shadows", "known_half"}
-        Where the threshold comes from: from the shadow models, whose members the attacker knows, or from a random
-        half of the target's own members and non-members, which are then left out of the evaluation.
+    calibrate : {"shadows", "known_half", "ratio"}, optional
+        Where the threshold comes from: the shadow models, whose members the attacker knows; a random half of the
+        target's own members and non-members, which are then left out of the evaluation; or, for scores that are log
+        likelihood ratios, the ratio 1. By default the first of what the attack offers (`calibrations`).
     """
 
     #: What the attacker sees of an answer: only the predicted label, the ranking of the classes, or the logits.
@@ -65,17 +63,27 @@ class Attack:
     #: Paper and equation.
     source: ClassVar[str] = ""
 
+    #: Kinds of thresholds the attack offers, the default first. Scores that were learnt from shadow models have no
+    #: threshold from shadow models: their scores would need shadow models of their own, without the target.
+    calibrations: ClassVar[tuple[str, ...]] = ("shadows", "known_half")
+
     per_class: bool = False
-    calibrate: str = "shadows"
+    calibrate: str | None = None
 
     def __post_init__(self) -> None:
-        choose("calibrate", self.calibrate, CALIBRATION)
+        if self.calibrate is None:
+            object.__setattr__(self, "calibrate", self.calibrations[0])
+        choose("calibrate", self.calibrate, self.calibrations)
+        if self.per_class and self.calibrate == "ratio":
+            raise ValueError(
+                "per_class=True needs thresholds that are calibrated: give calibrate='known_half'."
+            )
 
     @property
     def name(self) -> str:
         """Name in tables and figures."""
-        known = self.calibrate != "shadows"
-        return self.base_name + "_per_class" * self.per_class + "_known_half" * known
+        known_half = self.calibrate == "known_half"
+        return self.base_name + "_per_class" * self.per_class + "_known_half" * known_half
 
     @property
     def base_name(self) -> str:
@@ -105,10 +113,10 @@ class Attack:
                 f"Attack {self.name!r} needs at least 3 models trained with each record and 3 without it; "
                 f"here some record has only {fewest}: play the game with n_models of at least 6."
             )
-        if self.calibrate == "shadows" and not game.shadows.any(1).all():
+        if self.calibrate == "shadows" and game.n_models < 2 + (game.left_out >= 0).any():
             raise Refused(
-                f"Attack {self.name!r} chooses its threshold on shadow models, and this game has none for some "
-                "target: give the attack calibrate='known_half', or play with more models."
+                f"Attack {self.name!r} chooses its threshold on shadow models, and this game has none: "
+                "give the attack calibrate='known_half', or play with more models."
             )
 
     def run(self, game: Game) -> Outcome:
@@ -130,9 +138,11 @@ class Attack:
                 f"Attack {self.name!r} gave {np.sum(~np.isfinite(score))} non-finite scores."
             )
         groups = game.y if self.per_class else np.zeros_like(game.y)
-        if self.calibrate == "shadows":
-            evaluated = np.ones_like(game.member)
-            threshold = shadow_thresholds(score, game.member, game.shadows, groups)
+        evaluated = np.ones_like(game.member)
+        if self.calibrate == "ratio":
+            threshold = np.zeros_like(score)
+        elif self.calibrate == "shadows":
+            threshold = shadow_thresholds(score, game.member, game.left_out, groups)
         else:
             evaluated = ~known_half(game.member)
             threshold = known_half_thresholds(score, game.member, ~evaluated, groups)
@@ -150,7 +160,7 @@ def known_half(member: np.ndarray, seed: int = 0) -> np.ndarray:
     return known
 
 
-def best_threshold(score: np.ndarray, member: np.ndarray, use: np.ndarray) -> np.ndarray:
+def best_threshold(score: np.ndarray, member: np.ndarray, use: Iterable[np.ndarray]) -> np.ndarray:
     """Thresholds of the greatest balanced accuracy on several selections of the same scores.
 
     Parameters
@@ -188,7 +198,7 @@ def best_threshold(score: np.ndarray, member: np.ndarray, use: np.ndarray) -> np
 
 
 def shadow_thresholds(
-    score: np.ndarray, member: np.ndarray, shadows: np.ndarray, groups: np.ndarray
+    score: np.ndarray, member: np.ndarray, left_out: np.ndarray, groups: np.ndarray
 ) -> np.ndarray:
     """Thresholds for each target from its shadow models' scores, one per group of records.
 
@@ -196,8 +206,8 @@ def shadow_thresholds(
     ----------
     score, member : numpy.ndarray, shape (model, record)
         Scores and truth of every model.
-    shadows : numpy.ndarray of bool, shape (target, model)
-        Which models are shadows of which target.
+    left_out : numpy.ndarray of int, shape (target, record)
+        The model that is no shadow besides the target itself, -1 for none; see `Game.left_out`.
     groups : numpy.ndarray of int, shape (record,)
         Group of each record, e.g. its class.
 
@@ -207,10 +217,11 @@ def shadow_thresholds(
         The threshold that goes with each score.
     """
     threshold = np.empty_like(score)
+    models = np.arange(len(score))[:, None]
     for group in np.unique(groups):
         records = np.flatnonzero(groups == group)
-        flat = [a[:, records].ravel() for a in (score, member)]
-        use = (np.repeat(row, records.size) for row in shadows)
+        use = (((models != k) & (models != left_out[k, records])).ravel() for k in range(len(score)))
+        flat = (a[:, records].ravel() for a in (score, member))
         threshold[:, records] = best_threshold(*flat, use)[:, None]
     return threshold
 
@@ -258,6 +269,7 @@ def available() -> pd.DataFrame:
                 "attack": name,
                 "sees": attack.sees,
                 "shadow models": "for the score" if attack.needs_shadows else "for the threshold",
+                "threshold": " or ".join(attack.calibrations).replace("_", " "),
                 "queries": f"{attack.min_queries}" + ("+" if attack.min_queries > 1 else ""),
                 "source": attack.source,
             }

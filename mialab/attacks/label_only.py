@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def logistic_log_odds(
-    bits: np.ndarray, member: np.ndarray, shadows: np.ndarray, *, penalty: float = 1.0, block: int = 64
+    bits: np.ndarray, member: np.ndarray, left_out: np.ndarray, *, penalty: float = 1.0, block: int = 64
 ) -> np.ndarray:
     """Log odds of membership from logistic regressions, one per record and target.
 
@@ -30,8 +30,8 @@ def logistic_log_odds(
         Features of every model's answers, e.g. 1 where the answer was right.
     member : numpy.ndarray of bool, shape (model, record)
         Which model was trained on which record.
-    shadows : numpy.ndarray of bool, shape (target, model)
-        Which models are shadows of which target.
+    left_out : numpy.ndarray of int, shape (target, record)
+        The model that is no shadow besides the target itself, -1 for none; see `Game.left_out`.
     penalty : float
         Weight of half the squared norm (1 / C in scikit-learn's terms).
     block : int
@@ -45,18 +45,22 @@ def logistic_log_odds(
     features = np.concatenate([np.ones((n_models, 1, n_records)), bits], axis=1)
     x_all = torch.as_tensor(features).permute(2, 0, 1).contiguous()  # (record, model, feature)
     m_all = torch.as_tensor(member, dtype=torch.float64).T  # (record, model)
-    use = torch.as_tensor(shadows, dtype=torch.float64).T  # (model, target)
+    out_all = torch.tensor(left_out).T  # (record, target)
+    models = torch.arange(n_models)
     ridge = torch.full((n_queries + 1,), penalty, dtype=torch.float64)
     ridge[0] = 1e-8  # the intercept is free, but stays finite where one side has no shadow model
     result = torch.empty(n_records, n_models, dtype=torch.float64)
     for start in range(0, n_records, block):
         x, m = x_all[start : start + block], m_all[start : start + block]
+        target, shadow = models, models[:, None]
+        use = ((shadow != target) & (shadow != out_all[start : start + block, None])).to(x.dtype)
         squares = (x.unsqueeze(-1) * x.unsqueeze(-2)).flatten(2)  # (record, model, feature * feature)
-        beta = x.new_zeros(len(x), use.shape[1], x.shape[-1])  # (record, target, feature)
+        beta = x.new_zeros(len(x), n_models, x.shape[-1])  # (record, target, feature)
         for _ in range(30):
             p = torch.sigmoid(x @ beta.mT)  # (record, model, target)
             gradient = ((p - m.unsqueeze(-1)) * use).mT @ x + ridge * beta
-            hessian = ((p * (1 - p) * use).mT @ squares).unflatten(-1, (x.shape[-1],) * 2) + torch.diag(ridge)
+            curvature = (p * (1 - p) * use).mT @ squares
+            hessian = curvature.unflatten(-1, (x.shape[-1],) * 2) + torch.diag(ridge)
             step = torch.linalg.solve(hessian, gradient)
             beta = beta - step
             if step.abs().max() < 1e-8:
@@ -77,13 +81,14 @@ class LabelOnly(Attack):
     ----------
     penalty : float
         L2 penalty of the regressions; 1 is scikit-learn's default.
-    per_class, calibrate
-        See `Attack`.
+    calibrate
+        See `Attack`; the score's own threshold is even odds.
     """
 
     sees: ClassVar[str] = "label"
     needs_shadows: ClassVar[bool] = True
     min_queries: ClassVar[int] = 2
+    calibrations: ClassVar[tuple[str, ...]] = ("ratio", "known_half")
     source: ClassVar[str] = "Aerni et al. (2024); Choquette-Choo et al. (2021), section 4"
 
     penalty: float = 1.0
@@ -95,7 +100,9 @@ class LabelOnly(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log odds of membership, (model, record)."""
-        return logistic_log_odds(signal(game, "correctness"), game.member, game.shadows, penalty=self.penalty)
+        return logistic_log_odds(
+            signal(game, "correctness"), game.member, game.left_out, penalty=self.penalty
+        )
 
 
 register(LabelOnly)

@@ -28,7 +28,7 @@ class Moments(NamedTuple):
     var_out: np.ndarray
 
 
-def shadow_moments(phi: np.ndarray, member: np.ndarray, shadows: np.ndarray, *, pooled: bool) -> Moments:
+def shadow_moments(phi: np.ndarray, member: np.ndarray, left_out: np.ndarray, *, pooled: bool) -> Moments:
     """Means and variances over each target's shadow models, for all targets at once.
 
     Parameters
@@ -37,8 +37,8 @@ def shadow_moments(phi: np.ndarray, member: np.ndarray, shadows: np.ndarray, *, 
         A statistic of every model's answer to every record.
     member : numpy.ndarray of bool, shape (model, record)
         Which model was trained on which record.
-    shadows : numpy.ndarray of bool, shape (target, model)
-        Which models are shadows of which target.
+    left_out : numpy.ndarray of int, shape (target, record)
+        The model that is no shadow besides the target itself, -1 for none; see `Game.left_out`.
     pooled : bool
         Whether one variance is shared by all records: the mean over records of the squared deviations from each
         record's own mean, for members and non-members apart.
@@ -50,11 +50,11 @@ def shadow_moments(phi: np.ndarray, member: np.ndarray, shadows: np.ndarray, *, 
     # Deviations from the record's mean over all models keep the sums of squares accurate.
     centre = phi.mean(0)
     phi = phi - centre
-    left_out = (~shadows).astype(np.float64)
+    also = left_out >= 0
 
     def over_shadows(values: np.ndarray) -> np.ndarray:
-        # The sum over all models, less the few that are no shadows of the target.
-        return values.sum(0) - left_out @ values
+        # The sum over all models, less the target and the model left out with it.
+        return values.sum(0) - values - also * np.take_along_axis(values, np.where(also, left_out, 0), axis=0)
 
     def side(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         count = np.rint(over_shadows(inside.astype(np.float64)))
@@ -95,7 +95,7 @@ class LiRA(Attack):
     queries : {"original", "all"}
         Whether changed copies of the record are asked as well, where the game has them.
     per_class, calibrate
-        See `Attack`.
+        See `Attack`; the threshold of the online likelihood ratio is 1.
     """
 
     needs_shadows: ClassVar[bool] = True
@@ -109,6 +109,11 @@ class LiRA(Attack):
         super().__post_init__()
         choose("variance", self.variance, ("per_record", "pooled"))
         choose("queries", self.queries, ("original", "all"))
+
+    @property
+    def calibrations(self) -> tuple[str, ...]:
+        """Online, the likelihood ratio has a threshold of its own; offline, shadow models give one."""
+        return ("ratio", "known_half") if self.online else ("shadows", "known_half")
 
     @property
     def base_name(self) -> str:
@@ -128,7 +133,7 @@ class LiRA(Attack):
         return np.mean([self._score(used[:, q], game) for q in range(used.shape[1])], axis=0)
 
     def _score(self, phi: np.ndarray, game: Game) -> np.ndarray:
-        m = shadow_moments(phi, game.member, game.shadows, pooled=self.variance == "pooled")
+        m = shadow_moments(phi, game.member, game.left_out, pooled=self.variance == "pooled")
         if self.online:
             return log_normal(phi, m.mean_in, m.var_in) - log_normal(phi, m.mean_out, m.var_out)
         return (phi - m.mean_out) / np.sqrt(m.var_out)

@@ -26,12 +26,13 @@ class Ranking(Attack):
 
     Parameters
     ----------
-    per_class, calibrate
-        See `Attack`.
+    calibrate
+        See `Attack`; the threshold of a likelihood ratio is 1.
     """
 
     sees: ClassVar[str] = "ranking"
     needs_shadows: ClassVar[bool] = True
+    calibrations: ClassVar[tuple[str, ...]] = ("ratio", "known_half")
     source: ClassVar[str] = "this study, after Carlini et al. (2022)"
 
     @property
@@ -42,7 +43,7 @@ class Ranking(Attack):
     def scores(self, game: Game) -> np.ndarray:
         """Return the log likelihood ratio of the label's rank, (model, record)."""
         phi = -np.log1p(-signal(game, "true_rank")[:, 0])
-        m = shadow_moments(phi, game.member, game.shadows, pooled=True)
+        m = shadow_moments(phi, game.member, game.left_out, pooled=True)
         return log_normal(phi, m.mean_in, m.var_in) - log_normal(phi, m.mean_out, m.var_out)
 
 
