@@ -49,12 +49,17 @@ def _new(options: argparse.Namespace) -> int:
 def _sync(options: argparse.Namespace) -> int:
     from mialab import run
 
+    def jupytext(*arguments: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "jupytext", "--quiet", *arguments], check=True, cwd=run.NOTEBOOKS
+        )
+
     for notebook in sorted(run.NOTEBOOKS.glob("*.py")):
         if notebook.with_suffix(".ipynb").exists():
-            # The younger of the two wins, so that edits made in Jupyter reach the .py file.
-            command = [sys.executable, "-m", "jupytext", "--quiet", "--sync", str(notebook)]
-            subprocess.run(command, check=True, cwd=run.NOTEBOOKS)
-        run.pair(notebook)
+            jupytext("--sync", notebook.name)  # the younger of the two wins, so that edits in Jupyter count
+        jupytext(
+            "--to", "py:percent", run.pair(notebook).name
+        )  # metadata in the order in which .ipynb keeps it
     return 0
 
 

@@ -28,7 +28,8 @@ glue("template_mean", float(y.mean()), display=False)
 #
 # A number in a sentence comes from the run, never from the keyboard: the mean is {glue:text}`template_mean:.2f`.
 
-# %% tags=["hide-input"] mystnb={"figure": {"caption": "What is on the axes, and what to see.", "name": "fig-template"}, "image": {"alt": "A parabola through the origin."}}
+# %% mystnb={"figure": {"caption": "What is on the axes, and what to see.", "name": "fig-template"}, "image": {"alt": "A parabola through the origin."}} tags=["hide-input"]
 figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
 axes.plot(x, y)
 axes.set(xlabel="x", ylabel="y")
+plt.show()

@@ -1,0 +1,87 @@
+"""Every notebook: in step with its pair, free of outputs, and running from first to last cell at tiny size."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from mialab import run
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(run.NOTEBOOKS.glob("*.py"))
+every_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+@every_notebook
+def test_pair_is_in_step(notebook, tmp_path):
+    copy = shutil.copy(notebook, tmp_path)
+    pair = notebook.with_suffix(".ipynb")
+    assert pair.exists(), "no .ipynb beside it: run `make sync`"
+    assert run.pair(Path(copy)).read_text() == pair.read_text(), "out of step: run `make sync`"
+    assert not any(cell.get("outputs") for cell in nbformat.read(pair, as_version=4).cells)
+
+
+def test_no_pair_without_its_source():
+    assert [p.stem for p in sorted(run.NOTEBOOKS.glob("*.ipynb"))] == [p.stem for p in NOTEBOOKS]
+
+
+@every_notebook
+def test_jupytext_sync_leaves_the_pair_alone(notebook, tmp_path):
+    files = [notebook, notebook.with_suffix(".ipynb"), run.NOTEBOOKS / "jupytext.toml"]
+    copies = [Path(shutil.copy(file, tmp_path)) for file in files]
+    subprocess.run(
+        [sys.executable, "-m", "jupytext", "--quiet", "--sync", copies[0].name], cwd=tmp_path, check=True
+    )
+    run.pair(copies[0])
+    for file, copy in zip(files, copies, strict=True):
+        assert copy.read_text() == file.read_text(), file.name
+
+
+def test_edits_in_jupyter_reach_the_source(tmp_path):
+    source = Path(shutil.copy(run.NOTEBOOKS / "template.py", tmp_path))
+    shutil.copy(run.NOTEBOOKS / "jupytext.toml", tmp_path)
+    pair = run.pair(source)
+    notebook = nbformat.read(pair, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell("added = 'in Jupyter'"))
+    nbformat.write(notebook, pair)
+    subprocess.run(
+        [sys.executable, "-m", "jupytext", "--quiet", "--sync", pair.name], cwd=tmp_path, check=True
+    )
+    assert "added = 'in Jupyter'" in source.read_text()
+
+
+@every_notebook
+def test_notebook_runs_at_tiny_size(notebook, tmp_path):
+    parameters = {k: v for k, v in run.load_profile("tiny").get(notebook.stem, {}).items() if k != "after"}
+    out = tmp_path / f"{notebook.stem}.ipynb"
+    run.run(notebook, out, parameters, profile="tiny")
+    code = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code if cell.source.strip())
+    assert any(cell.outputs for cell in code), "a page without any output"
+
+
+def test_plain_papermill_runs_a_committed_notebook(tmp_path):
+    command = [sys.executable, "-m", "papermill", "notebooks/template.ipynb", str(tmp_path / "out.ipynb")]
+    subprocess.run(
+        [*command, "-p", "seed", "3", "--no-progress-bar"], cwd=ROOT, check=True, capture_output=True
+    )
+    page = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert any(cell.source.endswith("seed = 3\n") or "\nseed = 3" in cell.source for cell in page.cells)
+
+
+def test_new_chapter_from_the_template(tmp_path, monkeypatch, capsys):
+    from mialab.__main__ import main
+
+    shutil.copy(run.NOTEBOOKS / "template.py", tmp_path)
+    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(run.find, "__defaults__", (tmp_path,))
+    assert main(["new", "my_idea"]) == 0
+    assert "file: book/chapters/my_idea" in capsys.readouterr().out
+    assert (tmp_path / "my_idea.py").read_text().startswith("# %% [markdown]\n# # My idea\n")
+    assert (tmp_path / "my_idea.ipynb").exists()
+    assert main(["new", "my_idea"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main(["new", "my-idea"]) == 2

@@ -1,0 +1,298 @@
+"""The lock, the runner's promises, and the pipeline on a small copy of this checkout."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from mialab import run
+
+ROOT = Path(__file__).parents[1]
+
+
+def write(folder, name, *cells):
+    """A notebook with a parameters cell (seed) and further code cells."""
+    path = folder / f"{name}.py"
+    tagged = '# %% tags=["parameters"]\nseed = 0\n'
+    path.write_text("# %% [markdown]\n# # Title\n\n" + tagged + "".join(f"\n# %%\n{c}\n" for c in cells))
+    return path
+
+
+# ---- pins -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def lock():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_lock_is_exact_and_free_of_accelerator_packages(lock):
+    for pin in lock:
+        assert str(pin.specifier).startswith("=="), pin
+        assert "+" not in str(pin.specifier), f"{pin} has a local suffix"
+        assert not pin.name.startswith(("nvidia", "cuda", "triton")), pin
+    names = [pin.name for pin in lock]
+    assert names == sorted(set(names))
+
+
+def test_lock_satisfies_pyproject(lock):
+    pins = {pin.name: str(pin.specifier).removeprefix("==") for pin in lock}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for line in [*project["dependencies"], *extras["book"], *extras["test"]]:
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        assert name in pins, f"{line} of pyproject.toml is not in requirements.lock: run `make lock`"
+        assert requirement.specifier.contains(pins[name]), f"the lock has {name}=={pins[name]}, not {line}"
+
+
+def test_environment_yml_has_the_pins_of_the_lock(lock):
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *pins, last = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert last == "-e ."
+    assert [str(Requirement(p)) for p in pins] == [str(p) for p in lock]
+
+
+def test_lock_script_writes_what_is_committed(lock, tmp_path):
+    spec = importlib.util.spec_from_file_location("lock", ROOT / ".ci" / "lock.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    lines = [
+        line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")
+    ]
+    assert script.lock_text(lines) == (ROOT / "requirements.lock").read_text()
+    assert script.environment_text(lines) == (ROOT / "environment.yml").read_text()
+
+
+def test_a_missing_or_old_python_is_one_clear_message(tmp_path):
+    for name in ("requirements.lock", "pyproject.toml", ".ci/env"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    old = tmp_path / "python3.6"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    done = subprocess.run(
+        ["sh", ".ci/env"], cwd=tmp_path, env={**os.environ, "PYTHON": str(old)}, capture_output=True
+    )
+    assert done.returncode == 1
+    assert b"needs Python 3.11 or newer" in done.stderr
+    assert str(old).encode() in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+# ---- profiles -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("profile", sorted(p.stem for p in (ROOT / "profiles").glob("*.yml")))
+def test_profile_fits_the_notebooks(profile):
+    for name, given in run.load_profile(profile).items():
+        for other in given.pop("after", []):
+            run.find(other)
+        run.check_parameters(run.find(name), given)
+
+
+def test_unknown_names_are_refused_with_the_near_miss(tmp_path):
+    notebook = write(tmp_path, "one")
+    out = tmp_path / "one.ipynb"
+    with pytest.raises(
+        ValueError, match=r"'one' has no parameter 'sead'\. Did you mean 'seed'\? Known: seed"
+    ):
+        run.run(notebook, out, {"sead": 1})
+    assert not out.exists()
+    with pytest.raises(ValueError, match=r"No notebook 'onne'.*Did you mean 'one'"):
+        run.find("onne", tmp_path)
+    with pytest.raises(ValueError, match=r"No profile 'fast'.*quick"):
+        run.load_profile("fast")
+
+
+# ---- the runner -----------------------------------------------------------------------------------------------
+
+
+def test_page_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg")  # would drop figures without a word
+    progress = (
+        "import json, os, pathlib, time\n"
+        "file = pathlib.Path(os.environ['MIALAB_PROGRESS'])\n"
+        "file.write_text(json.dumps(dict(text='training', done=3, total=8, seconds_left=75)))\n"
+        "time.sleep(1.5)\n"
+        "file.unlink()\n"
+        "for i in range(3):\n    print(seed, end='\\r')"
+    )
+    notebook = write(tmp_path, "one", progress, "import matplotlib.pyplot as plt\nplt.plot([1, 2])")
+    lines = []
+    record = run.run(notebook, tmp_path / "one.ipynb", {"seed": 7}, profile="tiny", report=lines.append)
+
+    page = nbformat.read(tmp_path / "one.ipynb", as_version=4)
+    assert any(line.startswith("cell 4/5 · training 3/8, 1:15 left") for line in lines), lines
+    assert page.metadata["mialab"] == record
+    assert record["notebook"] == "one"
+    assert (record["profile"], record["parameters"]) == ("tiny", {"seed": 7})
+    assert "papermill" not in page.metadata
+    injected = [c for c in page.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    assert len(injected) == 1
+    assert "hide-input" in injected[0].metadata.tags
+    assert not any("papermill" in c.metadata or "execution" in c.metadata for c in page.cells)
+    assert "7" in page.cells[3].outputs[0].text
+    assert any("image/png" in o.get("data", {}) for o in page.cells[4].outputs), "the figure is missing"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.ipynb", "one.py"]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("x = 1\nraise ValueError('first line\\nlast line')", r"cell 3: ValueError: last line"),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", r"cell 3: the kernel died"),
+        ("import sys\nsys.exit(3)", r"cell 3: SystemExit: 3"),
+        ("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)", r"process ended with code -9"),
+    ],
+    ids=["error", "killed kernel", "exit", "killed runner"],
+)
+def test_a_failed_run_leaves_no_page(tmp_path, monkeypatch, code, message):
+    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
+    notebook, out = write(tmp_path, "bad", code, "print('never reached')"), tmp_path / "bad.ipynb"
+    out.write_text("the page of an earlier run")
+    with pytest.raises(run.NotebookError, match=message) as raised:
+        run.run(notebook, out)
+    assert "\n" not in str(raised.value)
+    assert not out.exists()
+    assert not list(tmp_path.glob("*.part"))
+    assert (tmp_path / "runs" / "bad.failed.ipynb").exists()
+
+
+def test_content_key_follows_text_parameters_profile_and_source(tmp_path, monkeypatch):
+    notebook = write(tmp_path, "one")
+    key = run.content_key(notebook, {"seed": 1}, "quick")
+    assert key == run.content_key(notebook, {"seed": 1}, "quick")
+    others = [
+        run.content_key(notebook, {"seed": 2}, "quick"),
+        run.content_key(notebook, {"seed": 1}, "standard"),
+    ]
+    others.append(run.content_key(notebook, {"seed": 1}, "quick", ["key of a predecessor"]))
+    monkeypatch.setattr("mialab.provenance.source_hash", lambda *modules: "changed source")
+    others.append(run.content_key(notebook, {"seed": 1}, "quick"))
+    monkeypatch.undo()
+    monkeypatch.setattr("mialab.provenance.collect", lambda: {"versions": {"torch": "0"}})
+    others.append(run.content_key(notebook, {"seed": 1}, "quick"))
+    monkeypatch.undo()
+    write(tmp_path, "one", "1 + 1")
+    others.append(run.content_key(notebook, {"seed": 1}, "quick"))
+    assert len({key, *others}) == 1 + len(others)
+
+
+# ---- the command line -----------------------------------------------------------------------------------------
+
+
+def mialab(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "mialab", *arguments], cwd=cwd, capture_output=True, text=True
+    )
+
+
+def test_run_command(tmp_path):
+    out = tmp_path / "out.ipynb"
+    done = mialab("run", "template", "-p", "seed", "3", "-p", "n_points", "20", "--out", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\x1b" not in done.stdout, "escape codes where no terminal is"
+    assert nbformat.read(out, as_version=4).metadata["mialab"]["parameters"] == {"seed": 3, "n_points": 20}
+    done = mialab("run", "template", "-p", "n_point", "3", "--out", str(out))
+    assert done.returncode == 1
+    assert "Did you mean 'n_points'?" in done.stdout
+    assert mialab("run", "templat").stderr.startswith("error: No notebook 'templat'")
+
+
+# ---- the pipeline ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the toolchain with two small notebooks, a package that imports fast, and a one-page book."""
+    for name in ("dodo.py", "_config.yml", "mialab/run.py", "mialab/book.py", "mialab/provenance.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("notebooks", "profiles", "book"):
+        (tmp_path / name).mkdir()
+    shutil.copytree(ROOT / "book" / "_static", tmp_path / "book" / "_static")
+    (tmp_path / "mialab" / "__init__.py").write_text("")
+    (tmp_path / "book" / "index.md").write_text("# Index\n\nSee {doc}`chapters/one`.\n")
+    (tmp_path / "book" / "references.bib").write_text("")
+    (tmp_path / "profiles" / "quick.yml").write_text("one: {seed: 1}\ntwo: {after: [one]}\n")
+    pages = [{"file": f"book/chapters/{name}"} for name in ("one", "two")]
+    (tmp_path / "_toc.yml").write_text(
+        yaml.safe_dump({"format": "jb-book", "root": "book/index", "chapters": pages})
+    )
+    write(tmp_path / "notebooks", "one", "print('one', seed)")
+    write(tmp_path / "notebooks", "two", "print('two')")
+    return tmp_path
+
+
+def doit(checkout):
+    done = subprocess.run(
+        [sys.executable, "-m", "doit"],
+        cwd=checkout,
+        env={k: v for k, v in os.environ.items() if k != "PROFILE"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    return done.returncode, done.stdout
+
+
+def test_pipeline(checkout):
+    page, html = checkout / "book/chapters/one.ipynb", checkout / "_build/html/book/chapters/one.html"
+    one = checkout / "notebooks" / "one.py"
+
+    code, said = doit(checkout)
+    assert code == 0, said
+    assert said.index("done    one") < said.index("done    two"), "two is to run after one"
+    assert "one 1" in html.read_text()
+
+    began = time.monotonic()
+    code, said = doit(checkout)
+    assert code == 0, said
+    assert [line.split() for line in said.splitlines()] == [["current", n] for n in ("one", "two", "book")]
+    assert time.monotonic() - began < 10
+
+    # A page that some other run left in the book's place does not pass for this one.
+    other = nbformat.read(page, as_version=4)
+    other.metadata["mialab"]["key"] = "of another run"
+    nbformat.write(other, page)
+    (checkout / "profiles" / "quick.yml").write_text("one: {seed: 2}\n")
+    code, said = doit(checkout)
+    assert code == 0, said
+    assert "done    one" in said
+    assert "current two" in said or "done    two" in said
+    assert "one 2" in html.read_text()
+
+    # A failing notebook: no page, no old page in the built book, its last line, and a failing build.
+    one.write_text(one.read_text() + "\n# %%\nraise RuntimeError('broken on purpose')\n")
+    code, said = doit(checkout)
+    assert code != 0
+    assert "FAILED  one" in said
+    assert "RuntimeError: broken on purpose" in said
+    assert not page.exists()
+    assert not html.exists()
+
+    # A parameter that the notebook does not know stops everything before anything runs.
+    (checkout / "profiles" / "quick.yml").write_text("one: {sed: 2}\n")
+    code, said = doit(checkout)
+    assert code != 0
+    assert "Did you mean 'seed'?" in said
+
+
+def test_a_warning_fails_the_build_every_time(checkout):
+    (checkout / "book" / "index.md").write_text("# Index\n\nSee {doc}`missing`.\n")
+    for _ in range(2):
+        code, said = doit(checkout)
+        assert code != 0
+        assert "missing" in said
