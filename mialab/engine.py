@@ -8,6 +8,7 @@ float rounding only.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -130,6 +131,13 @@ def prepare(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x
 
 
+def _tensor(array: np.ndarray | torch.Tensor, device: str) -> torch.Tensor:
+    # Worker processes see the pool through read-only memory; nothing here writes to it.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.as_tensor(array, device=device)
+
+
 @contextmanager
 def _one_thread() -> Iterator[None]:
     # A group is one thread's work: other cores train other groups, and small operations gain nothing from two.
@@ -179,8 +187,8 @@ class Run:
     ) -> None:
         self.pool, self.defense, self.training, self.seed, self.device = pool, defense, training, seed, device
         self.models = list(models)
-        self.x = torch.as_tensor(pool.x, device=device)
-        self.y = torch.as_tensor(y, device=device)
+        self.x = _tensor(pool.x, device)
+        self.y = _tensor(y, device)
         self.members = torch.as_tensor(np.stack([np.flatnonzero(m) for m in member]), device=device)
         self.memory: dict = {}
         self.epoch = 0
@@ -274,7 +282,7 @@ class Run:
         torch.Tensor, shape (model, record, classes)
         """
         self._network.eval()
-        x = torch.as_tensor(x, device=self.device)
+        x = _tensor(x, self.device)
         if x.dim() == self.x.dim():
             x = x.expand(len(self.models), *x.shape)
         return torch.cat(
@@ -285,7 +293,7 @@ class Run:
         """Accuracy of each model on records ``x`` with labels ``y``, shape (model,); NaN without records."""
         if not len(x):
             return torch.full((len(self.models),), torch.nan)
-        labels = torch.as_tensor(y, device=self.device)
+        labels = _tensor(y, self.device)
         return (self.predict(x).argmax(-1) == labels).double().mean(-1)
 
 
@@ -340,7 +348,7 @@ def train_group(
         rng = Streams(seed, models, "answers", device)
         raw, released = [], []
         for query in range(len(queries)):
-            x = torch.as_tensor(queries(query, pool.x), device=device)
+            x = _tensor(queries(query, pool.x), device)
             raw.append(run.predict(x))
             if defense.changes_answers:
                 released.append(defense.answer(raw[-1], x, predict=run.predict, rng=rng, pool=pool))

@@ -22,14 +22,16 @@ from mialab import defenses, engine, models, progress, provenance, queries
 from mialab.data import Pool
 from mialab.defenses.base import Defense
 from mialab.engine import Training
+from mialab.membership import membership, mislabel
 from mialab.models import Model
 from mialab.options import check_integer, choose
 from mialab.queries import Queries
 from mialab.randomness import generator
 from mialab.store import DIMENSIONS, Store
 
-#: Source files that decide what a trained model is: a change in any of them makes stored games outdated.
-SOURCES = ("randomness.py", "models.py", "defenses", "queries.py", "engine.py", "game.py")
+#: Source files that decide what a trained model is, besides those of the options in use; a change in one of them,
+#: other than in comments and docstrings, makes stored games outdated.
+SOURCES = ("randomness.py", "membership.py", "engine.py", "defenses/base.py")
 
 
 class Game:
@@ -262,52 +264,6 @@ class Game:
         return type(self)(self.dataset.isel(model=slice(n_models)).assign_attrs(n_models=n_models))
 
 
-def membership(n_models: int, n_records: int, seed: int, canary: np.ndarray | None = None) -> np.ndarray:
-    """Draw who is a member of which model: complementary halves for each pair of models.
-
-    Parameters
-    ----------
-    n_models, n_records : int
-        Both even.
-    seed : int
-        Pair j depends on ``(seed, j)`` alone.
-    canary : numpy.ndarray of bool, shape (record,), optional
-        Canaries are halved among themselves, so every model has the same number of them.
-
-    Returns
-    -------
-    numpy.ndarray of bool, shape (model, record)
-        Every row and every column is True for exactly half of its length.
-    """
-    member = np.zeros((n_models, n_records), bool)
-    canary = np.zeros(n_records, bool) if canary is None else canary
-    parts = [part for part in (np.flatnonzero(canary), np.flatnonzero(~canary)) if part.size]
-    for first in range(0, n_models, 2):
-        rng = generator(seed, "membership", first // 2)
-        for part in parts:
-            member[first, rng.permutation(part)[: part.size // 2]] = True
-        member[first + 1] = ~member[first]
-    return member
-
-
-def mislabel(y: np.ndarray, n_classes: int, n_canaries: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw canaries and give each a wrong label, uniform over the other classes (Aerni et al., 2024, section 4).
-
-    Returns
-    -------
-    tuple of numpy.ndarray
-        Labels with the canaries' changed, int64 (record,); which records are canaries, bool (record,).
-    """
-    canary = np.zeros(len(y), bool)
-    if n_canaries:
-        rng = generator(seed, "canaries")
-        chosen = rng.choice(len(y), n_canaries, replace=False)
-        canary[chosen] = True
-        y = y.copy()
-        y[chosen] = (y[chosen] + rng.integers(1, n_classes, n_canaries)) % n_classes
-    return y, canary
-
-
 def _check_models(n_models: object) -> None:
     check_integer("n_models", n_models, low=2)
     if n_models % 2:
@@ -317,7 +273,7 @@ def _check_models(n_models: object) -> None:
 
 
 def _describe(value: object) -> str:
-    """Text that stands for a model, defense or other option in the hash: its repr, and its code if it is the user's."""
+    """Text that stands for a model, defense or other option in the hash: its parameters and its code."""
     cls = value if inspect.isroutine(value) else type(value)
     text = f"{cls.__module__}.{cls.__qualname__}"
     text += (
@@ -325,16 +281,16 @@ def _describe(value: object) -> str:
         if dataclasses.is_dataclass(value)
         else json.dumps(vars(value), default=str, sort_keys=True)
     )
-    if not cls.__module__.startswith("mialab."):
-        try:
-            text += inspect.getsource(cls)
-        except (OSError, TypeError):
-            # Without its source there is no telling whether code changed; such a game is never found again.
-            text += os.urandom(16).hex()
-            warnings.warn(
-                f"The source of {cls.__qualname__} cannot be read: this game is not reused.", stacklevel=4
-            )
-    return text
+    try:
+        if cls.__module__.startswith("mialab."):
+            return text + provenance.source_hash(inspect.getsourcefile(cls))
+        return text + inspect.getsource(cls)
+    except (OSError, TypeError):
+        # Without its source there is no telling whether code changed; such a game is never found again.
+        warnings.warn(
+            f"The source of {cls.__qualname__} cannot be read: this game is not reused.", stacklevel=5
+        )
+        return text + os.urandom(16).hex()
 
 
 @dataclasses.dataclass(frozen=True)

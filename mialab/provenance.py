@@ -1,5 +1,6 @@
 """Where a result comes from: versions, commit, machine."""
 
+import ast
 import datetime as dt
 import hashlib
 import platform
@@ -30,20 +31,30 @@ def commit() -> str:
 
 @cache
 def source_hash(*modules: str) -> str:
-    """Return the sha256 of the source files of this package that ``modules`` names (all of them by default).
+    """Return a sha256 of the code of this package's modules, blind to comments, docstrings and layout.
 
     Parameters
     ----------
     *modules : str
-        Paths inside the package: files (``"engine.py"``) or folders (``"defenses"``).
+        Paths inside the package: files (``"engine.py"``) or folders (``"defenses"``); all of it by default.
     """
     here = Path(__file__).parent
     roots = [here / m for m in modules] or [here]
     files = sorted(f for root in roots for f in ([root] if root.is_file() else root.rglob("*.py")))
     digest = hashlib.sha256()
     for file in files:
-        digest.update(str(file.relative_to(here)).encode() + b"\0" + file.read_bytes())
+        digest.update(f"{file.relative_to(here)}\0{_code(file)}".encode())
     return digest.hexdigest()
+
+
+def _code(file: Path) -> str:
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            body.pop(0)
+    return ast.dump(tree)
 
 
 def _version(package: str) -> str:

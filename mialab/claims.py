@@ -1,0 +1,112 @@
+"""What a paper claims, what was measured here, and the verdict that follows from the interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mialab.metrics import Interval
+
+HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not hold", "not settled", "could not be tested here"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A claim, and the measurement that would bear it out.
+
+    Parameters
+    ----------
+    text : str
+        The claim, in our words.
+    source : str
+        Where it is made.
+    published : str
+        The published figure, or "no figure" where the source has none.
+    test : str
+        What is measured here, and what it must be for the claim to hold.
+    below, above : float, optional
+        The claim holds if the measured value is smaller than ``below``, or greater than ``above``; exactly one is
+        given unless the claim cannot be tested.
+    """
+
+    text: str
+    source: str
+    published: str = "no figure"
+    test: str = ""
+    below: float | None = None
+    above: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.below is not None and self.above is not None:
+            raise ValueError(
+                f"claim {self.text!r} has both below={self.below} and above={self.above}; give one."
+            )
+
+    def verdict(self, measured: Interval | None) -> str:
+        """Judge by the whole interval: on the claim's side of the bound, on the other side, or across it.
+
+        Parameters
+        ----------
+        measured : Interval or None
+            The measurement; None if there is none.
+        """
+        if measured is None:
+            return UNTESTED
+        if self.below is None and self.above is None:
+            raise ValueError(f"claim {self.text!r} was measured, but has no bound: give below= or above=.")
+        if not np.isfinite([measured.value, measured.low, measured.high]).all():
+            return OPEN
+        if self.below is not None:
+            return HOLDS if measured.high < self.below else FAILS if measured.low >= self.below else OPEN
+        return HOLDS if measured.low > self.above else FAILS if measured.high <= self.above else OPEN
+
+
+def list_claims(claims: Mapping[str, Claim]) -> pd.DataFrame:
+    """Return the claims as a table: claim, source, published figure, and what is measured here."""
+    rows = [(c.text, c.source, c.published, c.test or UNTESTED) for c in claims.values()]
+    return pd.DataFrame(
+        rows, columns=["claim", "source", "published", "tested here by"], index=_numbers(claims)
+    )
+
+
+def judge(claims: Mapping[str, Claim], findings: Mapping[str, Interval | str]) -> pd.DataFrame:
+    """Return the claims with what was measured and the verdicts.
+
+    Parameters
+    ----------
+    claims : mapping of str to Claim
+        Claims by short names.
+    findings : mapping of str to Interval or str
+        For each claim the measured value with its interval; or, for a claim that was not tested, the reason.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``claim``, ``published``, ``measured here``, ``verdict``.
+
+    Raises
+    ------
+    ValueError
+        If the names of claims and findings differ: no claim may go missing.
+    """
+    if set(claims) != set(findings):
+        raise ValueError(
+            f"claims and findings must have the same names; they differ in {set(claims) ^ set(findings)}."
+        )
+    rows = []
+    for name, claim in claims.items():
+        found = findings[name]
+        measured = None if isinstance(found, str) else Interval(*found)
+        text = (
+            found if measured is None else f"{measured.value:.3f} [{measured.low:.3f}, {measured.high:.3f}]"
+        )
+        rows.append((claim.text, claim.published, text, claim.verdict(measured)))
+    columns = ["claim", "published", "measured here", "verdict"]
+    return pd.DataFrame(rows, columns=columns, index=_numbers(claims))
+
+
+def _numbers(claims: Mapping[str, Claim] | Sequence[str]) -> pd.Index:
+    return pd.Index([f"C{i}" for i in range(1, len(claims) + 1)])
