@@ -257,7 +257,7 @@ def run(
 
 
 def _tidy(page: NotebookNode) -> None:
-    """Hide the injected parameters behind a click and drop what differs from run to run."""
+    """Hide the injected parameters behind a click, keep figures alone, drop what differs from run to run."""
     page.metadata.pop("papermill", None)
     for cell in page.cells:
         cell.metadata.pop("papermill", None)
@@ -267,6 +267,9 @@ def _tidy(page: NotebookNode) -> None:
         elif "injected-parameters" in cell.metadata.tags:
             cell.metadata.tags.append("hide-input")
             cell.metadata["mystnb"] = {"code_prompt_show": "Show the parameters of this run"}
+        if "figure" in cell.metadata.get("mystnb", {}):
+            # Not the repr of the last line: it would be a second figure with the same name and caption.
+            cell.outputs = [o for o in cell.outputs if set(o.get("data", {})) != {"text/plain"}]
 
 
 def _environment(progress: Path) -> dict[str, str]:

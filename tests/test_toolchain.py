@@ -170,6 +170,14 @@ def test_a_failed_run_leaves_no_page(tmp_path, monkeypatch, code, message):
     assert (tmp_path / "runs" / "bad.failed.ipynb").exists()
 
 
+def test_a_figure_cell_shows_the_figure_alone(tmp_path):
+    header = '# %% mystnb={"figure": {"caption": "c", "name": "fig-x"}}'
+    figure = f"import matplotlib.pyplot as plt\n\n{header}\nplt.plot([1, 2])[0].axes.set(xlabel='x')"
+    run.run(write(tmp_path, "one", figure), tmp_path / "one.ipynb")
+    outputs = nbformat.read(tmp_path / "one.ipynb", as_version=4).cells[-1].outputs
+    assert [o.output_type for o in outputs] == ["display_data"]
+
+
 def test_content_key_follows_text_parameters_profile_and_source(tmp_path, monkeypatch):
     notebook = write(tmp_path, "one")
     key = run.content_key(notebook, {"seed": 1}, "quick")
