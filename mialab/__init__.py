@@ -6,9 +6,10 @@
 >>> table = mia.audit(game, attacks=["loss", "lira"])
 """
 
-from mialab import attacks, defenses, metrics, models, plots, queries
+from mialab import attacks, claims, defenses, metrics, models, plots, queries, results
 from mialab.audit import audit, compare, over_targets, summary
 from mialab.data import Pool, datasets, load
+from mialab.differences import accuracy, changed_predictions, difference, pooled
 from mialab.engine import Training
 from mialab.game import Game, play
 
@@ -17,17 +18,23 @@ __all__ = [
     "Game",
     "Pool",
     "Training",
+    "accuracy",
     "attacks",
     "audit",
+    "changed_predictions",
+    "claims",
     "compare",
     "datasets",
     "defenses",
+    "difference",
     "load",
     "metrics",
     "models",
     "over_targets",
     "play",
     "plots",
+    "pooled",
     "queries",
+    "results",
     "summary",
 ]

@@ -45,42 +45,55 @@ class Claim:
                 f"claim {self.text!r} has both below={self.below} and above={self.above}; give one."
             )
 
-    def verdict(self, measured: Interval | None) -> str:
+    def verdict(self, measured: Interval) -> str:
         """Judge by the whole interval: on the claim's side of the bound, on the other side, or across it.
 
         Parameters
         ----------
-        measured : Interval or None
-            The measurement; None if there is none.
+        measured : Interval
+            The measurement.
         """
-        if measured is None:
-            return UNTESTED
         if self.below is None and self.above is None:
             raise ValueError(f"claim {self.text!r} was measured, but has no bound: give below= or above=.")
-        if not np.isfinite([measured.value, measured.low, measured.high]).all():
+        if not np.isfinite(measured).all():
             return OPEN
         if self.below is not None:
             return HOLDS if measured.high < self.below else FAILS if measured.low >= self.below else OPEN
         return HOLDS if measured.low > self.above else FAILS if measured.high <= self.above else OPEN
 
 
+@dataclass(frozen=True)
+class ByConstruction:
+    """A finding that needs no measurement: the claim holds by how the method is built.
+
+    Parameters
+    ----------
+    reason : str
+        Why.
+    """
+
+    reason: str
+
+
 def list_claims(claims: Mapping[str, Claim]) -> pd.DataFrame:
     """Return the claims as a table: claim, source, published figure, and what is measured here."""
-    rows = [(c.text, c.source, c.published, c.test or UNTESTED) for c in claims.values()]
+    rows = [(c.text, c.source, c.published, c.test or "not measured") for c in claims.values()]
     return pd.DataFrame(
         rows, columns=["claim", "source", "published", "tested here by"], index=_numbers(claims)
     )
 
 
-def judge(claims: Mapping[str, Claim], findings: Mapping[str, Interval | str]) -> pd.DataFrame:
+def judge(
+    claims: Mapping[str, Claim], findings: Mapping[str, Interval | ByConstruction | str]
+) -> pd.DataFrame:
     """Return the claims with what was measured and the verdicts.
 
     Parameters
     ----------
     claims : mapping of str to Claim
         Claims by short names.
-    findings : mapping of str to Interval or str
-        For each claim the measured value with its interval; or, for a claim that was not tested, the reason.
+    findings : mapping of str to Interval, ByConstruction or str
+        For each claim the measured value with its interval; or why it needs none; or, as text, why it was not tested.
 
     Returns
     -------

@@ -4,8 +4,8 @@ Scores are float64 and higher means "member"; rates are fractions. Every rate fo
 reached by an actual threshold, nothing is interpolated, and tied scores stand or fall together.
 """
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -158,6 +158,13 @@ def clopper_pearson(
     return low[()], high[()]
 
 
+def proportion(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """Return a proportion with its Clopper-Pearson interval; NaN without any trial."""
+    if trials == 0:
+        return Interval(np.nan, np.nan, np.nan)
+    return Interval(successes / trials, *map(float, clopper_pearson(successes, trials, confidence)))
+
+
 def bootstrap(
     score: ArrayLike,
     member: ArrayLike,
@@ -200,15 +207,15 @@ def bootstrap(
     draws = np.empty((n_resamples, len(ranks.names)))
     for row in draws:
         ranks.statistics(_draw(rng, m), _draw(rng, n), out=row)
-    intervals = _percentiles(ranks.names, ranks.point(), draws, confidence)
+    found = dict(zip(ranks.names, zip(ranks.point(), draws.T, strict=True), strict=True))
     if said_member is not None:
         tp, fp, *_ = _counts(said_member, member)
         # Resampled counts of the right and wrong decisions are binomial: no need to draw the records.
         resampled = rng.binomial(m, tp / m, n_resamples), rng.binomial(n, fp / n, n_resamples)
         points = [formula(tp, fp, m, n) for formula in _DECISIONS.values()]
-        draws = np.stack([formula(*resampled, m, n) for formula in _DECISIONS.values()], axis=1)
-        intervals |= _percentiles(list(_DECISIONS), points, draws, confidence)
-    return intervals
+        draws = [formula(*resampled, m, n) for formula in _DECISIONS.values()]
+        found |= dict(zip(_DECISIONS, zip(points, draws, strict=True), strict=True))
+    return {name: _interval(*both, confidence) for name, both in found.items()}
 
 
 def pooled_bootstrap(
@@ -254,6 +261,65 @@ def pooled_bootstrap(
     dict of str to Interval
         Keys as in `bootstrap`.
     """
+    draws = _pooled_draws(
+        score,
+        member,
+        evaluated=evaluated,
+        partner=partner,
+        said_member=said_member,
+        fprs=fprs,
+        fnrs=fnrs,
+        n_resamples=n_resamples,
+        seed=seed,
+    )
+    _fraction("confidence", confidence)
+    return {name: _interval(*both, confidence) for name, both in draws.items()}
+
+
+def pooled_difference(
+    first: Mapping[str, ArrayLike],
+    second: Mapping[str, ArrayLike],
+    *,
+    confidence: float = 0.95,
+    **options: Any,
+) -> dict[str, Interval]:
+    """Bootstrap intervals of the difference, first minus second, between two attacks on the same targets and records.
+
+    Both are resampled jointly, target by target and record by record, so what they have in common cancels.
+
+    Parameters
+    ----------
+    first, second : mapping
+        ``score``, ``said_member`` and ``evaluated`` of each, (K, N) as in `pooled_bootstrap`.
+    confidence : float
+        Coverage of the intervals.
+    **options
+        ``member``, ``partner``, ``fprs``, ``fnrs``, ``n_resamples``, ``seed``, shared by both; see `pooled_bootstrap`.
+
+    Returns
+    -------
+    dict of str to Interval
+        Keys as in `pooled_bootstrap`.
+    """
+    _fraction("confidence", confidence)
+    # The same seed and shape draw the same targets and records for both.
+    a, b = _pooled_draws(**first, **options), _pooled_draws(**second, **options)
+    return {name: _interval(a[name][0] - b[name][0], a[name][1] - b[name][1], confidence) for name in a}
+
+
+def _pooled_draws(
+    score: ArrayLike,
+    member: ArrayLike,
+    *,
+    evaluated: ArrayLike | None = None,
+    partner: ArrayLike | None = None,
+    said_member: ArrayLike | None = None,
+    fprs: Sequence[float] = FPRS,
+    fnrs: Sequence[float] = (),
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, tuple[float, np.ndarray]]:
+    """Return the value and its resamples, (n_resamples,), of each statistic of `pooled_bootstrap`."""
     score, member = np.asarray(score, np.float64), _flags("member", member)
     if score.ndim != 2:
         raise ValueError(f"score has shape {score.shape}; it must be (target, record).")
@@ -275,7 +341,6 @@ def pooled_bootstrap(
     t_in, r_in = target[ranks.order_in], record[ranks.order_in]
     t_out, r_out = target[ranks.order_out], record[ranks.order_out]
 
-    _fraction("confidence", confidence)
     check_integer("n_resamples", n_resamples, low=1)
     rng = np.random.default_rng(seed)
     n_clusters = int(cluster.max()) + 1
@@ -287,7 +352,7 @@ def pooled_bootstrap(
             u[b] = _draw(rng, n_clusters)[cluster]
         v[b] = _draw(rng, len(columns))
         ranks.statistics(u[b].take(t_in) * v[b].take(r_in), u[b].take(t_out) * v[b].take(r_out), out=row)
-    intervals = _percentiles(ranks.names, ranks.point(), draws, confidence)
+    found = dict(zip(ranks.names, zip(ranks.point(), draws.T, strict=True), strict=True))
     if said_member is not None:
         said = said[within]
         cells = [said & member, said & ~member, member, ~member]
@@ -297,9 +362,9 @@ def pooled_bootstrap(
         blocks = np.array_split(np.arange(n_resamples), -(-n_resamples // 64))
         counts = [np.concatenate([((u[b] @ cell) * v[b]).sum(axis=1) for b in blocks]) for cell in cells]
         with np.errstate(invalid="ignore", divide="ignore"):
-            draws = np.stack([formula(*counts) for formula in _DECISIONS.values()], axis=1)
-        intervals |= _percentiles(list(_DECISIONS), points, draws, confidence)
-    return intervals
+            draws = [formula(*counts) for formula in _DECISIONS.values()]
+        found |= dict(zip(_DECISIONS, zip(points, draws, strict=True), strict=True))
+    return found
 
 
 def over_targets(value: ArrayLike, *, partner: ArrayLike | None = None, confidence: float = 0.95) -> Interval:
@@ -415,15 +480,13 @@ def _draw(rng: np.random.Generator, n: int) -> np.ndarray:
     return np.bincount(rng.integers(0, n, n), minlength=n)
 
 
-def _percentiles(
-    names: Sequence[str], points: ArrayLike, draws: np.ndarray, confidence: float
-) -> dict[str, Interval]:
-    ends = np.full((2, len(names)), np.nan)
-    some = np.isfinite(draws).any(axis=0)
-    ends[:, some] = np.nanquantile(draws[:, some], [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return {
-        n: Interval(float(p), float(lo), float(hi)) for n, p, lo, hi in zip(names, points, *ends, strict=True)
-    }
+def _interval(value: float, draws: np.ndarray, confidence: float) -> Interval:
+    """Percentile interval; NaN where no resample gave a number."""
+    if not np.isfinite(draws).any():
+        return Interval(float(value), np.nan, np.nan)
+    return Interval(
+        float(value), *np.nanquantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    )
 
 
 def _checked(score: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -247,9 +247,7 @@ def test_pooled_weights_are_target_times_record(monkeypatch):
     evaluated[0] = True  # or a record without any evaluated pair is left out of the draw
     drawn, draw = [], metrics._draw
     monkeypatch.setattr(metrics, "_draw", lambda r, n: drawn.append(draw(r, n)) or drawn[-1])
-    kept = []
-    monkeypatch.setattr(metrics, "_percentiles", lambda names, points, draws, c: kept.append(draws) or {})
-    metrics.pooled_bootstrap(
+    kept = metrics._pooled_draws(
         score,
         member,
         evaluated=evaluated,
@@ -264,7 +262,7 @@ def test_pooled_weights_are_target_times_record(monkeypatch):
         s, m, d = (np.repeat(x[evaluated], weight) for x in (score, member, said))
         expected = [metrics.auc(s, m), metrics.tpr_at_fpr(s, m, 0.1), metrics.tnr_at_fnr(s, m, 0.1)]
         expected += [metrics.balanced_accuracy(d, m), metrics.precision(d, m), metrics.recall(d, m)]
-        assert_allclose([*kept[0][b], *kept[1][b]], [*expected, metrics.f1(d, m)])
+        assert_allclose([draws[b] for _, draws in kept.values()], [*expected, metrics.f1(d, m)])
 
 
 def test_pooled_interval_covers_with_target_and_record_effects():
@@ -281,6 +279,24 @@ def test_pooled_interval_covers_with_target_and_record_effects():
         )
         hits += interval["auc"].low <= truth <= interval["auc"].high
     assert hits >= 88
+
+
+def test_difference_is_paired():
+    """Of an attack with itself it is exactly 0; of two alike ones the interval is narrower than of either."""
+    rng = np.random.default_rng(4)
+    member, partner = complementary(6, 120, rng)
+    score = rng.normal(size=member.shape) + rng.normal(size=120) + 0.8 * member
+    near = score + 0.1 * rng.normal(size=member.shape)
+    options = {"member": member, "partner": partner, "fprs": (0.1,), "n_resamples": 200}
+    assert set(metrics.pooled_difference({"score": score}, {"score": score}, **options).values()) == {
+        (0, 0, 0)
+    }
+    found = metrics.pooled_difference({"score": score}, {"score": near}, **options)["auc"]
+    alone = metrics.pooled_bootstrap(score, fprs=(), member=member, partner=partner, n_resamples=200)["auc"]
+    assert found.value == pytest.approx(
+        metrics.auc(score.ravel(), member.ravel()) - metrics.auc(near.ravel(), member.ravel())
+    )
+    assert found.high - found.low < (alone.high - alone.low) / 2
 
 
 def test_one_pair_of_targets_resamples_records_only():

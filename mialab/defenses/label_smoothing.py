@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 
@@ -33,6 +33,12 @@ class LabelSmoothing(Defense):
 
     def __post_init__(self) -> None:
         check_number("smoothing", self.smoothing, low=0, high=1)
+
+    @classmethod
+    def with_probability(cls, p: float, n_classes: int) -> Self:
+        """Return the label smoothing whose labels give probability ``p`` to the true one of ``n_classes`` classes."""
+        check_number("p", p, low=1 / n_classes, high=1)
+        return cls(smoothing=(1 - p) * n_classes / (n_classes - 1))
 
     def loss(
         self,
