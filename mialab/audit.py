@@ -138,6 +138,7 @@ def audit(
         {
             **game.attrs,
             "partner": game.partner,
+            "test_accuracy": game.test_accuracy,
             "audit": {
                 **provenance.collect(),
                 **options,
@@ -316,13 +317,13 @@ def _target_rows(
         raise ValueError(f"Attack {name!r} on target {k}: {error}") from error
     for rate in options["fprs"]:
         hits = round(metrics.tpr_at_fpr(score, member, rate) * member.sum())
-        intervals[rate_name("tpr", rate)] = _proportion(hits, member.sum(), confidence)
+        intervals[rate_name("tpr", rate)] = metrics.proportion(hits, member.sum(), confidence)
     for rate in options["fnrs"]:
         hits = round(metrics.tnr_at_fnr(score, member, rate) * (~member).sum())
-        intervals[rate_name("tnr", rate)] = _proportion(hits, (~member).sum(), confidence)
+        intervals[rate_name("tnr", rate)] = metrics.proportion(hits, (~member).sum(), confidence)
     hits = (said & member).sum()
-    intervals["precision"] = _proportion(hits, said.sum(), confidence)
-    intervals["recall"] = _proportion(hits, member.sum(), confidence)
+    intervals["precision"] = metrics.proportion(hits, said.sum(), confidence)
+    intervals["recall"] = metrics.proportion(hits, member.sum(), confidence)
     return _rows(name, k, intervals, member, options)
 
 
@@ -335,12 +336,6 @@ def _rows(
     for metric in ("auc", "balanced_accuracy", *tprs, *tnrs, "precision", "recall", "f1"):
         resolvable = (tprs | tnrs).get(metric, True)
         yield name, target, metric, *(intervals[metric] if resolvable else (np.nan,) * 3), n_in, n_out
-
-
-def _proportion(successes: int, trials: int, confidence: float) -> Interval:
-    if trials == 0:
-        return Interval(np.nan, np.nan, np.nan)
-    return Interval(successes / trials, *metrics.clopper_pearson(successes, trials, confidence))
 
 
 # ---------------------------------------------------------------------------------------------- texts and checks
@@ -404,4 +399,6 @@ def _plain(value: Any) -> Any:
         return _plain(value.tolist())
     if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
     return value if value is None or isinstance(value, str | int | float | bool) else str(value)
