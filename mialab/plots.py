@@ -1,1 +1,535 @@
-"""Figures: one colour per defense, one line style per attack."""
+"""Figures. A defense has one colour and one marker in all of them, an attack one dash pattern."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from numpy.typing import ArrayLike
+
+from mialab import metrics
+from mialab.audit import _chosen, _columns
+from mialab.game import Game
+from mialab.options import choose
+
+if TYPE_CHECKING:
+    from mialab.attacks.base import Attack
+
+# The palette of Okabe and Ito (2008) for the undefended model and the papers, that of Tol (2021, "muted") for the
+# baselines. Both can be told apart with the common forms of colour blindness; markers help where hues come close.
+DEFENSES: dict[str, tuple[str, str]] = {
+    "none": ("#000000", "o"),
+    "adamixup": ("#e69f00", "s"),
+    "mixup": ("#56b4e9", "^"),
+    "hamp": ("#0072b2", "D"),
+    "weighted_smoothing": ("#009e73", "v"),
+    "quantization": ("#d55e00", "P"),
+    "label_smoothing": ("#cc79a7", "X"),
+    "dp_sgd": ("#882255", "*"),
+    "early_stopping": ("#999933", "<"),
+    "dropout": ("#ddcc77", ">"),
+    "weight_decay": ("#aa4499", "p"),
+    "confidence_penalty": ("#44aa99", "h"),
+    "adversarial_regularization": ("#332288", "d"),
+    "memguard": ("#88ccee", "8"),
+    "relaxloss": ("#117733", "H"),
+    "selena": ("#cc6677", "s"),
+    "dmp": ("#661100", "^"),
+    "distillation": ("#6699cc", "v"),
+}
+_SPARE = ("#7f7fbf", "#bf7f3f", "#3fbfbf", "#afaf2f", "#7fbf7f", "#bf3f7f", "#997766", "#5f9f3f")
+_MARKERS = "osD^vP<>Xph"
+_ATTACKS: dict[str, tuple] = {
+    "loss": (0, ()),
+    "lira": (0, (5, 1.5)),
+    "modified_entropy": (0, (1, 1)),
+    "rmia": (0, (4, 1, 1, 1)),
+    "label_only": (0, (3, 1, 1, 1, 1, 1)),
+    "entropy": (0, (1, 2.5)),
+    "confidence": (0, (8, 2)),
+    "correctness": (0, (2, 3)),
+    "lira_offline": (0, (5, 4)),
+    "ranking": (0, (8, 2, 1, 2)),
+}
+_CHANCE = {"color": "0.55", "linewidth": 1, "zorder": 1}
+
+
+def style() -> None:
+    """Set the theme of all figures of this study: seaborn ticks, a light grid, text that stays text in SVG."""
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        palette=[colour for colour, _ in DEFENSES.values()],
+        rc={
+            "figure.figsize": (6.4, 4.2),
+            "figure.dpi": 110,
+            "savefig.bbox": "tight",
+            "svg.fonttype": "none",
+            "svg.hashsalt": "mialab",  # the same figure gives the same file
+            "axes.grid": True,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "grid.color": "0.92",
+            "axes.axisbelow": True,
+            "axes.titlesize": 13,
+            "axes.labelsize": 13,
+            "xtick.labelsize": 11.5,
+            "ytick.labelsize": 11.5,
+            "legend.fontsize": 11.5,
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+        },
+    )
+
+
+def colour(defense: str) -> str:
+    """Colour of a defense, the same in every figure and every run.
+
+    Parameters
+    ----------
+    defense : str
+        Name of a defense. A variant, such as ``"hamp (gamma=0.5)"``, has the colour of its defense; a defense
+        unknown to the package gets one that depends on its name alone.
+
+    Returns
+    -------
+    str
+        As ``"#rrggbb"``.
+    """
+    known = _known(defense)
+    return DEFENSES[known][0] if known else _SPARE[zlib.crc32(defense.encode()) % len(_SPARE)]
+
+
+def marker(defense: str) -> str:
+    """Marker of a defense, chosen as its `colour`."""
+    known = _known(defense)
+    return DEFENSES[known][1] if known else _MARKERS[zlib.crc32(defense.encode()) % len(_MARKERS)]
+
+
+def roc(
+    game: Game | Mapping[str, Game],
+    attacks: str | Attack | Sequence[str | Attack] = ("loss", "lira"),
+    *,
+    records: ArrayLike | None = None,
+    confidence: float = 0.95,
+    n_resamples: int = 200,
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw ROC curves over all evaluated (target, record) pairs, on logarithmic axes, with bands.
+
+    A curve starts where the false-positive rate allows ten false alarms; what lies below cannot be told from so
+    few records. The area where no curve can be drawn is hatched.
+
+    Parameters
+    ----------
+    game : Game or dict of str to Game
+        With a dict, labels choose colours (see `colour`).
+    attacks : str, Attack or sequence of them
+    records : mask or indices, optional
+        Records to measure on, as in `mialab.audit`; all by default.
+    confidence, n_resamples, seed
+        Of the pointwise bands, see `metrics.pooled_bootstrap`.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    games, chosen = _games(game), _chosen([attacks] if not _is_list(attacks) else attacks)
+    colours, dashes = _colours(games), _unlike(chosen, _ATTACKS, list(_ATTACKS.values()))
+    several = len(games) > 1 and len(chosen) > 1
+    curves = []
+    for label, one in games.items():
+        columns = _columns(records, one.n_records)
+        # Several attacks on one game differ in dashes and in the shade of the defense's colour.
+        shades = _shades(colours[label], len(chosen)) if len(games) == 1 else [colours[label]] * len(chosen)
+        for (name, attack), shade in zip(chosen.items(), shades, strict=True):
+            outcome = attack.run(one)
+            evaluated = outcome.evaluated & columns
+            lowest = 10 / max(10, (evaluated & ~one.member).sum())
+            grid = np.geomspace(lowest, 1, 61)
+            rates = metrics.pooled_bootstrap(
+                outcome.score,
+                one.member,
+                evaluated=evaluated,
+                partner=one.partner,
+                fprs=grid,
+                n_resamples=n_resamples,
+                confidence=confidence,
+                seed=seed,
+            )
+            tpr = np.array([rates[metrics.rate_name("tpr", f)] for f in grid])
+            title = f"{label}, {name}" if several else label if len(games) > 1 else name
+            curves.append((grid, tpr, f"{title} (AUC {rates['auc'].value:.3f})", shade, dashes[name]))
+
+    ax = _axes(ax)
+    resolved = min(grid[0] for grid, *_ in curves)
+    floor = 10.0 ** np.floor(np.log10(resolved) - 1e-9)
+    ax.plot([floor, 1], [floor, 1], **_CHANCE)
+    for grid, tpr, label, shade, dash in curves:
+        value, low, high = np.where(tpr > floor, tpr, floor).T  # a log axis has no zero
+        ax.fill_between(grid, low, high, color=shade, alpha=0.16 if len(curves) < 4 else 0.1, linewidth=0)
+        ax.plot(grid, value, color=shade, linestyle=dash, label=label)
+    if floor < resolved * (1 - 1e-9):
+        looks = {"facecolor": "none", "edgecolor": "0.82", "hatch": "////", "linewidth": 0}
+        ax.axvspan(floor, resolved, **looks, zorder=0, label="fewer than 10 false alarms")
+    ax.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.05))
+    ax.set(xlabel="False-positive rate", ylabel="True-positive rate")
+    middle = np.sqrt(max(resolved, floor) * 0.02)
+    ax.text(
+        middle,
+        middle / 1.25,
+        "chance",
+        color="0.45",
+        fontsize="small",
+        rotation=45,
+        transform_rotates_text=True,
+        rotation_mode="anchor",
+        va="top",
+    )
+    if len(curves) > 4:
+        _legend_below(ax, 2)
+    else:
+        ax.legend(loc="lower right")
+    return ax
+
+
+def histogram(
+    game: Game | Mapping[str, Game],
+    attack: str | Attack = "loss",
+    *,
+    target: int | None = None,
+    records: ArrayLike | None = None,
+    bins: int = 50,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the scores of members and of non-members.
+
+    Parameters
+    ----------
+    game : Game or dict of str to Game
+        One game is drawn as areas, several as outlines, members solid and non-members dashed.
+    attack : str or Attack
+    target : int, optional
+        Which target model; all pooled by default.
+    records : mask or indices, optional
+        Records to show, as in `mialab.audit`; all by default.
+    bins : int
+        Bins of equal width on the axis as drawn, which is linear around zero and logarithmic further out (asinh)
+        if the scores span orders of magnitude. The outermost half percent of them on either side is gathered in
+        the first and the last bin.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    games = _games(game)
+    ((name, attack),) = _chosen([attack]).items()
+    scores = {}
+    for label, one in games.items():
+        if target is not None and not 0 <= target < one.n_models:
+            raise ValueError(f"target={target!r} must be a model's index, 0 to {one.n_models - 1}.")
+        outcome = attack.run(one)
+        chosen = outcome.evaluated & _columns(records, one.n_records)
+        if target is not None:
+            chosen = chosen & (np.arange(one.n_models) == target)[:, None]
+        scores[label] = outcome.score[chosen & one.member], outcome.score[chosen & ~one.member]
+
+    ax, colours = _axes(ax), _colours(games)
+    every = np.concatenate([s for pair in scores.values() for s in pair])
+    low, high = np.quantile(every, [0.005, 0.995])
+    high = high if high > low else low + 1
+    width = float(np.quantile(np.abs(every), 0.75))
+    if max(abs(low), abs(high)) > 20 * width > 0:
+        ax.set_xscale("asinh", linear_width=width)
+        decades = 10.0 ** np.arange(np.ceil(np.log10(width)), np.log10(max(abs(low), abs(high))) + 0.2)
+        ticks = [t for t in (*-decades[::-1], 0, *decades) if low <= t <= high]
+        ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+        edges = width * np.sinh(np.linspace(np.arcsinh(low / width), np.arcsinh(high / width), bins + 1))
+    else:
+        edges = np.linspace(low, high, bins + 1)
+    for label, (inside, outside) in scores.items():
+        if len(games) == 1:
+            looks = (
+                {"color": _mix(colours[label], 0.25), "alpha": 0.65, "label": "members"},
+                {"color": "0.35", "histtype": "step", "linewidth": 1.6, "label": "non-members"},
+            )
+        else:
+            line = {"color": colours[label], "histtype": "step", "linewidth": 1.6}
+            looks = (
+                {**line, "label": f"{label}: members"},
+                {**line, "linestyle": (0, (3, 1.5)), "label": f"{label}: non-members"},
+            )
+        for values, look in zip((inside, outside), looks, strict=True):
+            weight = np.full(len(values), 1 / max(1, len(values)))
+            ax.hist(np.clip(values, edges[0], edges[-1]), edges, weights=weight, **look)
+    whose = "all targets" if target is None else f"target {target}"
+    ax.set(xlabel=f"Score of the attack {name} ({whose}), higher = member", ylabel="Share of records")
+    ax.legend()
+    return ax
+
+
+def histograms(
+    games: Mapping[str, Game],
+    attack: str | Attack = "loss",
+    *,
+    records: ArrayLike | None = None,
+    bins: int = 50,
+) -> Figure:
+    """Draw the scores of members and of non-members, a panel for each game, on one scale.
+
+    Parameters
+    ----------
+    games : dict of str to Game
+        Label to game.
+    attack, records, bins
+        As in `histogram`.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    figure, axes = plt.subplots(
+        1, len(games), sharex=True, sharey=True, squeeze=False, layout="constrained", figsize=(6.4, 3.4)
+    )
+    for ax, (label, game) in zip(axes[0], games.items(), strict=True):
+        histogram({label: game}, attack, records=records, bins=bins, ax=ax)
+        ax.set(title=label, xlabel="")
+        ax.label_outer()
+        ax.legend().set_visible(ax is axes[0, -1])
+    figure.supxlabel(f"Score of the attack {_chosen([attack]).popitem()[0]}, higher = member", fontsize=13)
+    return figure
+
+
+def strength(
+    tables: pd.DataFrame | Mapping[str, pd.DataFrame], *, metric: str = "auc", ax: Axes | None = None
+) -> Axes:
+    """Draw one figure of every attack against every defense: a dot and an interval each, an attack a row.
+
+    Parameters
+    ----------
+    tables : DataFrame or dict of str to DataFrame
+        From `mialab.compare`, or for each defense its table from `mialab.audit`.
+    metric : str
+        Such as ``"auc"`` or ``"tpr@0.01"``, pooled over targets; what is not resolvable is not drawn.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    tables = _by_defense(tables)
+    colours = _colours(tables)
+    names = list(dict.fromkeys(name for table in tables.values() for name in table["attack"]))
+    if ax is None:
+        height = 1.3 + len(names) * (0.16 + 0.13 * len(tables))
+        ax = plt.subplots(layout="constrained", figsize=(6.4, height))[1]
+    step = 0.7 / len(tables)
+    for i, (label, table) in enumerate(tables.items()):
+        rows = table[
+            (table["target"] == "pooled")
+            & (table["metric"] == choose("metric", metric, set(table["metric"])))
+        ].dropna(subset=["value"])
+        ax.errorbar(
+            rows["value"],
+            [names.index(name) + (i - (len(tables) - 1) / 2) * step for name in rows["attack"]],
+            xerr=np.maximum(0, [rows["value"] - rows["low"], rows["high"] - rows["value"]]),
+            color=colours[label],
+            marker=marker(label),
+            markersize=6,
+            elinewidth=1.4,
+            linestyle="none",
+            label=label,
+        )
+    chance = _chance(metric)
+    if chance is not None:
+        ax.axvline(chance, **_CHANCE, linestyle="--", label="chance")
+    ax.set(xlabel=_title(metric), yticks=range(len(names)), yticklabels=[n.replace("_", " ") for n in names])
+    ax.set_ylim(len(names) - 0.5, -0.5)  # the first attack on top
+    ax.grid(axis="y", visible=False)
+    for line in np.arange(len(names) - 1) + 0.5:
+        ax.axhline(line, color="0.92", linewidth=1, zorder=0)
+    ax.figure.legend(loc="outside upper center", ncols=2)
+    return ax
+
+
+def privacy_utility(
+    tables: pd.DataFrame | Mapping[str, pd.DataFrame],
+    accuracy: Mapping[str, ArrayLike] | None = None,
+    *,
+    attack: str = "strongest",
+    metric: str = "auc",
+    confidence: float = 0.95,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the strength of an attack against the test accuracy, one marker per defense, intervals both ways.
+
+    Parameters
+    ----------
+    tables : DataFrame or dict of str to DataFrame
+        From `mialab.compare`, or for each defense its table from `mialab.audit`.
+    accuracy : dict of str to (n_models,) float, optional
+        Test accuracy of each model; by default as noted in the tables' ``attrs``.
+    attack : str
+        Name of an attack, or ``"strongest"``: for each defense the one with the highest value. (Its interval does
+        not know that it was chosen.)
+    metric : str
+        Such as ``"auc"`` or ``"tpr@0.001"``, pooled over targets. Defenses for which it is not resolvable are
+        left out and named above the figure.
+    confidence : float
+        Of the interval of the mean accuracy over targets, see `metrics.over_targets`.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax, absent, tables = _axes(ax), [], _by_defense(tables)
+    own = {name: marker(name) for name in tables if _known(name) == name}
+    colours, markers = _colours(tables), _unlike(tables, own, _MARKERS)
+    for name, table in tables.items():
+        rows = table[
+            (table["target"] == "pooled")
+            & (table["metric"] == choose("metric", metric, set(table["metric"])))
+        ]
+        if attack != "strongest":
+            rows = rows[rows["attack"] == choose("attack", attack, set(rows["attack"]))]
+        rows = rows.dropna(subset=["value"])
+        if rows.empty:
+            absent.append(name)
+            continue
+        row = rows.loc[rows["value"].idxmax()]
+        given = table.attrs.get("test_accuracy") if accuracy is None else accuracy.get(name)
+        given = np.array([] if given is None else given, dtype=np.float64)
+        partner = table.attrs.get("partner")
+        if given.size and partner is not None and given.shape != (len(partner),):
+            raise ValueError(
+                f"accuracy[{name!r}] has shape {given.shape}; it must be ({len(partner)},), one per model."
+            )
+        x = metrics.over_targets(given, partner=partner if given.size else None, confidence=confidence)
+        if np.isnan(x.value):
+            raise ValueError(f"The test accuracy of {name!r} is not known; pass accuracy={{{name!r}: ...}}.")
+        ax.errorbar(
+            x.value,
+            row["value"],
+            xerr=np.nan_to_num([[x.value - x.low], [x.high - x.value]]),
+            yerr=np.maximum(0, [[row["value"] - row["low"]], [row["high"] - row["value"]]]),
+            color=colours[name],
+            marker=markers[name],
+            markersize=8,
+            elinewidth=1.4,
+            linestyle="none",
+            label=name,
+        )
+    chance = _chance(metric)
+    if chance is not None:
+        ax.axhline(chance, **_CHANCE)
+        place = {"xy": (0, chance), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        ax.annotate("chance", **place, xytext=(4, 3), color="0.45", fontsize="small")
+    who = "strongest attack" if attack == "strongest" else f"attack: {attack}"
+    ax.set(xlabel="Test accuracy", ylabel=f"{_title(metric)} ({who})")
+    ax.margins(0.1)
+    if absent:
+        ax.set_title(f"Not resolvable: {', '.join(absent)}", fontsize="small", loc="left")
+    _legend_below(ax, 3)
+    return ax
+
+
+# ------------------------------------------------------------------------------------------------------ machinery
+
+
+def _known(defense: str) -> str | None:
+    """Name of the known defense that `defense` is, or is a variant of."""
+    name = defense.lower().replace("-", "_").replace(" ", "_")
+    fits = [k for k in DEFENSES if name == k or (name.startswith(k) and not name[len(k)].isalnum())]
+    return max(fits, key=len, default=None)
+
+
+def _games(game: Game | Mapping[str, Game]) -> dict[str, Game]:
+    games = {str(game.attrs.get("defense", "unknown")): game} if isinstance(game, Game) else dict(game)
+    if not games:
+        raise ValueError("game is an empty dict; it must hold at least one game, e.g. {'none': game}.")
+    return games
+
+
+def _by_defense(tables: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    if not isinstance(tables, pd.DataFrame):
+        return dict(tables)
+    if "defense" not in tables.columns:
+        return {str(tables.attrs.get("defense", "unknown")): tables}
+    parts = {}
+    for name, part in tables.groupby("defense", sort=False):
+        part.attrs = tables.attrs.get("audits", {}).get(name, {})
+        parts[name] = part
+    return parts
+
+
+def _colours(labels: Mapping[str, object]) -> dict[str, str]:
+    """Colour of each label; where several share one (variants of a defense) they get shades of it."""
+    same: dict[str, list[str]] = {}
+    for label in labels:
+        same.setdefault(colour(label), []).append(label)
+    return {k: s for c, ks in same.items() for k, s in zip(ks, _shades(c, len(ks)), strict=True)}
+
+
+def _shades(base: str, n: int) -> list[str]:
+    return [_mix(base, white) for white in np.linspace(0, 0.55, n)] if n > 1 else [base]
+
+
+def _mix(base: str, white: float) -> str:
+    return to_hex(np.array(to_rgb(base)) * (1 - white) + white)
+
+
+def _unlike(names: Iterable[str], known: Mapping[str, object], choices: Sequence) -> dict[str, object]:
+    """Give known names what is theirs, and the others the first of `choices` that is free in this figure."""
+    given = {name: known[name] for name in names if name in known}
+    for name in names:
+        free = [c for c in choices if c not in given.values()]
+        given.setdefault(name, free[0] if free else choices[0])
+    return given
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _legend_below(ax: Axes, columns: int) -> None:
+    """Put the legend under the axes, where it hides nothing; a figure of its own grows to hold it."""
+    handles = ax.get_legend_handles_labels()[0]
+    rows = -(-len(handles) // columns)
+    ax.legend(
+        loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=columns, fontsize="small", columnspacing=1.2
+    )
+    figure = ax.figure
+    if len(figure.axes) == 1:
+        figure.set_figheight(figure.get_figheight() + 0.22 * rows)
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return plt.subplots(layout="constrained")[1] if ax is None else ax
+
+
+def _chance(metric: str) -> float | None:
+    """Value of a metric for an attack that knows nothing, where that is one number."""
+    return (
+        float(metric.split("@")[1]) if "@" in metric else {"auc": 0.5, "balanced_accuracy": 0.5}.get(metric)
+    )
+
+
+def _title(metric: str) -> str:
+    kind, _, rate = metric.partition("@")
+    if rate:
+        return f"{kind.upper()} at {'FPR' if kind == 'tpr' else 'FNR'} {float(rate):g}"
+    return {"auc": "AUC", "f1": "F1", "balanced_accuracy": "Balanced accuracy"}.get(kind, kind.capitalize())

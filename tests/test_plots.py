@@ -1,0 +1,182 @@
+import subprocess
+import sys
+
+import matplotlib as mpl
+
+mpl.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+import mialab as mia
+from mialab import attacks, metrics, plots
+
+
+def make_game(seed=0, n_records=400, strength=1.5, defense="none"):
+    """Three pairs of models whose logits tell their members from the rest."""
+    rng = np.random.default_rng(seed)
+    first = rng.permuted(np.tile(np.arange(n_records) < n_records // 2, (3, 1)), axis=1)
+    member = np.stack([first, ~first], axis=1).reshape(6, n_records)
+    y = rng.integers(0, 3, n_records)
+    logits = rng.normal(size=(6, n_records, 3))
+    logits[:, np.arange(n_records), y] += 1 + strength * member
+    game = mia.Game.from_arrays(
+        logits=logits,
+        member=member,
+        y=y,
+        partner=np.arange(6) ^ 1,
+        test_accuracy=0.8 + 0.01 * rng.normal(size=6),
+    )
+    game.attrs["defense"] = defense
+    return game
+
+
+@pytest.fixture(scope="module")
+def game():
+    return make_game()
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    plots.style()
+    yield
+    plt.close("all")
+
+
+def lines(ax):
+    return {line.get_label().split(" (")[0]: line for line in ax.get_lines()}
+
+
+def texts(ax):
+    return [t.get_text() for t in ax.get_legend().get_texts()]
+
+
+def test_every_defense_has_its_own_look():
+    assert set(mia.defenses.available()) <= set(plots.DEFENSES)
+    assert len({c for c, _ in plots.DEFENSES.values()}) == len(plots.DEFENSES)
+    assert len(set(plots.DEFENSES.values())) == len(plots.DEFENSES)
+
+
+def test_colours_are_stable():
+    assert plots.colour("HAMP (gamma=0.5)") == plots.colour("hamp") != plots.colour("none")
+    assert plots.colour("mixup, alpha 1") == plots.colour("mixup") != plots.colour("mixupper")
+    assert plots.colour("dp-sgd eps=8") == plots.colour("dp_sgd")
+    # In a process of its own, where importing must draw nothing either.
+    code = "from mialab import plots as p; print(p.colour('mine'), p.marker('mine'), p.plt.get_fignums())"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.split() == [plots.colour("mine"), plots.marker("mine"), "[]"]
+
+
+def test_labels_of_one_figure_differ():
+    labels = ["none", "hamp (a)", "hamp (b)", "hamp (c)", *(f"own {i}" for i in range(9))]
+    colours = plots._colours(dict.fromkeys(labels))
+    assert colours["none"] == plots.colour("none")
+    assert colours["hamp (a)"] == plots.colour("hamp")
+    assert len(set(colours.values())) == len(labels)
+    dashes = plots._unlike(["mine", "loss", "other"], {"loss": 1}, [1, 2, 3])
+    assert dashes == {"mine": 2, "loss": 1, "other": 3}
+
+
+def test_roc_is_the_pooled_curve_and_stops_where_it_is_resolvable(game):
+    ax = plots.roc(game, ["loss", "lira"], n_resamples=20)
+    x, y = lines(ax)["loss"].get_data()
+    outcome = attacks.make("loss").run(game)
+    score, member = outcome.score.ravel(), game.member.ravel()
+    assert x[0] == pytest.approx(10 / 1200)
+    assert x[-1] == 1
+    expected = [metrics.tpr_at_fpr(score, member, f) for f in x]
+    np.testing.assert_allclose(y, expected)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert ax.get_xlabel() == "False-positive rate"
+    assert texts(ax) == [
+        f"loss (AUC {metrics.auc(score, member):.3f})",
+        *texts(ax)[1:2],
+        "fewer than 10 false alarms",
+    ]
+    assert len(ax.collections) == 2  # the bands
+
+
+def test_roc_of_several_games_uses_their_colours(game):
+    games = {"none": game, "hamp": make_game(1, strength=0.2)}
+    ax = plots.roc(games, "loss", n_resamples=20)
+    for name in games:
+        assert lines(ax)[name].get_color() == plots.colour(name)
+    ax = plots.roc(games, ["loss", "lira"], n_resamples=20)
+    assert lines(ax).keys() >= {"none, loss", "none, lira", "hamp, loss", "hamp, lira"}
+
+
+def test_roc_of_few_records(game):
+    ax = plots.roc(game, "loss", records=np.arange(40), n_resamples=20)
+    assert lines(ax)["loss"].get_xdata()[0] == pytest.approx(10 / 120)
+
+
+@pytest.mark.parametrize("target", [None, 2])
+def test_histogram_holds_every_score(game, target):
+    ax = plots.histogram(game, "lira", target=target, bins=20)
+    areas = [sum(p.get_height() for p in c) for c in ax.containers if len(c) > 1]
+    assert areas == pytest.approx([1])  # members; non-members are one outline
+    assert texts(ax) == ["members", "non-members"]
+    assert len(plots.histogram({"none": game, "hamp": game}, "loss").get_legend().get_texts()) == 4
+
+
+def test_histogram_stretches_scores_that_span_orders_of_magnitude():
+    game = make_game()
+    game.logits[:] = game.logits * 30
+    ax = plots.histogram(game, "loss")
+    assert ax.get_xscale() == "asinh"
+    labels = [t.get_text() for t in ax.get_xticklabels()]
+    assert len(labels) == len(set(labels)) > 1
+
+
+def test_privacy_utility(game):
+    games = {"none": game, "hamp": make_game(1, strength=0.2), "mine": make_game(2)}
+    tables = {k: mia.audit(g, ["loss", "lira"], n_resamples=20, fprs=(0.1,)) for k, g in games.items()}
+    ax = plots.privacy_utility(tables)
+    assert texts(ax) == list(games)
+    point = ax.containers[1].lines[0]
+    table = tables["hamp"]
+    best = table[(table.target == "pooled") & (table.metric == "auc")].value.max()
+    assert point.get_xydata()[0] == pytest.approx((games["hamp"].test_accuracy.mean(), best))
+    assert point.get_color() == plots.colour("hamp")
+    again = plots.privacy_utility(mia.compare(tables))
+    np.testing.assert_array_equal(again.containers[1].lines[0].get_xydata(), point.get_xydata())
+    given = plots.privacy_utility(
+        tables, dict.fromkeys(tables, [0.5, 0.7] * 3), attack="loss", metric="tpr@0.1"
+    )
+    assert given.containers[0].lines[0].get_xdata()[0] == 0.6
+    assert given.get_ylabel() == "TPR at FPR 0.1 (attack: loss)"
+    with pytest.raises(ValueError, match=r"accuracy\['none'\] has shape \(1,\)"):
+        plots.privacy_utility(tables, {key: [0.5] for key in tables})
+
+
+def test_privacy_utility_names_what_it_cannot_show(game):
+    tables = {
+        "none": mia.audit(game, ["loss"], n_resamples=20, fprs=(0.01,)),
+        "hamp": mia.audit(game, ["loss"], records=np.arange(100), n_resamples=20, fprs=(0.01,)),
+    }
+    ax = plots.privacy_utility(tables, metric="tpr@0.01")
+    assert texts(ax) == ["none"]
+    assert ax.get_title(loc="left") == "Not resolvable: hamp"
+    with pytest.raises(ValueError, match=r"Did you mean 'tpr@0\.01'"):
+        plots.privacy_utility(tables, metric="tpr@0.001")
+    for table in tables.values():
+        table.attrs.pop("test_accuracy")
+    with pytest.raises(ValueError, match="test accuracy of 'none' is not known"):
+        plots.privacy_utility(tables)
+
+
+def test_draws_on_the_axes_it_is_given(game):
+    figure, axes = plt.subplots(1, 2)
+    assert plots.roc(game, "loss", n_resamples=5, ax=axes[0]) is axes[0]
+    assert plots.histogram(game, ax=axes[1]) is axes[1]
+    assert plt.get_fignums() == [figure.number]
+
+
+def test_bad_input_is_refused(game):
+    with pytest.raises(ValueError, match="empty dict"):
+        plots.roc({})
+    with pytest.raises(ValueError, match="target=6 must be"):
+        plots.histogram(game, target=6)
+    with pytest.raises(ValueError, match="Did you mean 'loss'"):
+        plots.roc(game, "los")
