@@ -143,7 +143,7 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
 def content_key(
     notebook: Path, parameters: Mapping[str, Any], profile: str = "", extra: Iterable[str] = ()
 ) -> str:
-    """Return a hash of all that a page depends on: text, parameters, this package's source, library versions.
+    """Return a hash of all that a page depends on: text, parameters, package, library versions, reference results.
 
     Parameters
     ----------
@@ -162,6 +162,7 @@ def content_key(
     modules = {p.relative_to(package).as_posix() for p in package.rglob("*.py")} - {"__main__.py", "book.py"}
     about = [
         notebook.read_text(),
+        *(file.read_text() for file in sorted((ROOT / "results").glob("*.*"))),
         json.dumps(dict(parameters), sort_keys=True, default=str),
         profile,
         provenance.source_hash(*sorted(modules)),
@@ -276,7 +277,9 @@ def _environment(progress: Path) -> dict[str, str]:
     """Environment of a kernel: one thread per process, inline figures, and a file to report progress to."""
     # MPLBACKEND=Agg would drop every figure without a word; JUPYTER_PATH could bring another python3 kernel.
     inherited = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "JUPYTER_PATH")}
-    return {**inherited, "OMP_NUM_THREADS": "1", "MIALAB_PROGRESS": str(progress), "PYTHONUNBUFFERED": "1"}
+    # `from myst_nb import glue` imports tqdm.auto, which would advise every page to install ipywidgets.
+    quiet = ",".join(filter(None, [inherited.get("PYTHONWARNINGS"), "ignore:IProgress not found"]))
+    return {**inherited, "OMP_NUM_THREADS": "1", "MIALAB_PROGRESS": str(progress), "PYTHONWARNINGS": quiet}
 
 
 def _execute(notebook: Path, draft: Path, parameters: dict[str, Any], report: Report) -> str:

@@ -1,0 +1,104 @@
+"""The built book: whole, silent, and asking nothing of other servers. Needs `make book`."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import browser
+import pytest
+
+from mialab import book, run
+
+HTML = run.ROOT / "_build" / "html"
+needs_book = pytest.mark.skipif(
+    not (HTML / "index.html").exists(), reason="no book in _build: run `make book`"
+)
+needs_browser = pytest.mark.skipif(
+    browser.find_browser() is None, reason="no Chromium or Chrome on this machine"
+)
+
+
+class Loads(HTMLParser):
+    """Collects what a page loads by itself, and its images."""
+
+    def __init__(self):
+        super().__init__()
+        self.urls, self.images = [], []
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if tag in ("script", "img", "iframe", "source", "video", "audio", "embed"):
+            self.urls.append(given.get("src") or "")
+        if tag == "link" and given.get("rel") != "canonical":
+            self.urls.append(given.get("href") or "")
+        if tag == "img":
+            self.images.append(given)
+
+
+def pages():
+    return sorted((HTML / "book").rglob("*.html"))
+
+
+@needs_book
+def test_every_page_of_the_toc_is_there_with_its_outputs():
+    for name in run.chapters():
+        executed = json.loads((run.CHAPTERS / f"{name}.ipynb").read_text())
+        outputs = [o for cell in executed["cells"] for o in cell.get("outputs", [])]
+        assert not any(o["output_type"] == "error" for o in outputs), name
+        html = (HTML / "book" / "chapters" / f"{name}.html").read_text()
+        assert html.count('class="cell_output') > 0, name
+        assert html.count("<figcaption") == sum(
+            "figure" in cell["metadata"].get("mystnb", {}) for cell in executed["cells"]
+        ), f"{name}: a figure without its caption, or one shown twice"
+
+
+@needs_book
+def test_pages_load_nothing_from_outside_and_describe_their_images():
+    for page in pages():
+        seen = Loads()
+        seen.feed(page.read_text())
+        assert not [u for u in seen.urls if re.match(r"(https?:)?//", u)], page.name
+        assert not [i for i in seen.images if "alt" not in i], page.name
+
+
+@needs_book
+def test_pages_show_no_machine_paths():
+    for page in pages():
+        assert str(run.ROOT) not in page.read_text(), page.name
+        assert "site-packages" not in page.read_text(), page.name
+
+
+@needs_book
+def test_provenance_lists_every_chapter():
+    html = (HTML / "book" / "provenance.html").read_text()
+    assert [r["notebook"] for r in book.runs()] == run.chapters()
+    for name in run.chapters():
+        assert f'href="chapters/{name}.html"' in html
+
+
+@needs_book
+@needs_browser
+def test_pages_in_a_browser():
+    visits = browser.look_at(pages()) + browser.look_at([HTML / "book" / "index.html"], dark=True)
+    assert len({(v.page, v.width) for v in visits}) == 2 * len(pages())
+    for seen in visits:
+        where = f"{seen.page} at {seen.width} px"
+        assert not seen.errors, where
+        assert not seen.outside, where
+        assert not seen.look["broken"], where
+        assert seen.look["drawn"] >= seen.look["formulas"], f"{where}: formulas are not drawn"
+        assert seen.look["overflow"] <= 1, f"{where}: the page scrolls sideways: {seen.look['wide']}"
+
+
+@needs_browser
+def test_the_browser_check_can_fail(tmp_path):
+    page = tmp_path / "bad.html"
+    page.write_text(
+        "<!doctype html><title>x</title><body><article><img src='https://example.org/x.png'>"
+        "<div style='width:3000px'>wide</div></article><script>undefined_name()</script>"
+    )
+    (seen,) = browser.look_at([page], widths=(800,))
+    assert any("undefined_name" in error for error in seen.errors)
+    assert seen.outside == ["https://example.org/x.png"]
+    assert seen.look["overflow"] > 1000
+    assert seen.look["broken"]
