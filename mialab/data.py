@@ -12,6 +12,7 @@ import difflib
 import hashlib
 import os
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pooch
 import sklearn.datasets
+
+with warnings.catch_warnings():
+    warnings.filterwarnings(
+        "ignore", message="IProgress not found"
+    )  # would head the first cell of every page
+    import pooch
 
 __all__ = ["Pool", "cache_folder", "datasets", "load"]
 
