@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from mialab import attacks as _attacks
 from mialab import metrics, progress, provenance
 from mialab.metrics import Interval, rate_name
-from mialab.options import check_integer
+from mialab.options import check_integer, choose
 
 if TYPE_CHECKING:
     from mialab.attacks.base import Attack, Outcome
@@ -191,16 +191,24 @@ def over_targets(
 
 
 def summary(
-    table: pd.DataFrame, metrics: Sequence[str] | None = None, *, target: int | str = POOLED
+    table: pd.DataFrame,
+    metrics: str | Sequence[str] | None = None,
+    *,
+    attacks: Sequence[str] | None = None,
+    target: int | str = POOLED,
 ) -> pd.DataFrame:
-    """Lay a table out for a page: a row per attack, a column per metric, cells such as ``0.612 [0.601, 0.624]``.
+    """Lay a table out for a page: a row per attack, cells such as ``0.612 [0.601, 0.624]``.
+
+    A column is a metric; or a defense, where the table has several and ``metrics`` is a single name.
 
     Parameters
     ----------
     table : DataFrame
         From `audit` or `compare` (then with a row per defense and attack).
-    metrics : sequence of str, optional
+    metrics : str or sequence of str, optional
         By default the AUC, the balanced accuracy and all rates.
+    attacks : sequence of str, optional
+        Attacks to show, in this order; all by default.
     target : int or {"pooled", "mean"}
         Which target model; ``"mean"`` averages over them, see `over_targets`.
 
@@ -219,6 +227,14 @@ def summary(
             f"target={target!r} is not in the table; it must be 'pooled', 'mean' or a model's index."
         )
     present = list(dict.fromkeys(table["metric"]))
+    across = isinstance(metrics, str) and "defense" in rows.columns
+    metrics = [metrics] if isinstance(metrics, str) else metrics
+    if attacks is not None:
+        for name in attacks:
+            choose("attacks", name, set(rows["attack"]))
+        rows = rows[rows["attack"].isin(list(attacks))].sort_values(
+            "attack", key=lambda names: names.map(list(attacks).index), kind="stable"
+        )
     if metrics is None:
         metrics = [m for m in present if m in ("auc", "balanced_accuracy") or "@" in m]
     for name in metrics:
@@ -230,6 +246,10 @@ def summary(
         _cell(*row) for row in zip(rows["metric"], rows["value"], rows["low"], rows["high"], strict=True)
     ]
     wide = pd.DataFrame(rows[[*keys, "metric"]]).assign(cell=cells)
+    if across:
+        order = list(dict.fromkeys(table["defense"])), list(dict.fromkeys(rows["attack"]))
+        wide = wide.pivot(index="attack", columns="defense", values="cell")
+        return wide.loc[order[1], order[0]].rename_axis(columns=None)
     wide = wide.pivot(index=keys, columns="metric", values="cell")
     order = list(dict.fromkeys(rows[keys].itertuples(index=False, name=None)))
     wide = wide.loc[order if len(keys) > 1 else [key[0] for key in order], list(metrics)]
@@ -309,8 +329,8 @@ def _target_rows(
     name: str, k: int, outcome: Outcome, game: Game, evaluated: np.ndarray, options: dict[str, Any]
 ) -> Iterator[tuple]:
     score, member, said = (a[k, evaluated] for a in (outcome.score, game.member, outcome.said_member))
-    confidence, seed = options["confidence"], (options["seed"], k)
-    resampling = {"n_resamples": options["n_resamples"], "confidence": confidence, "seed": seed}
+    confidence = options["confidence"]
+    resampling = {key: options[key] for key in ("n_resamples", "confidence", "seed")}
     try:
         intervals = metrics.bootstrap(score, member, said_member=said, fprs=(), fnrs=(), **resampling)
     except ValueError as error:

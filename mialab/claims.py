@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,15 +111,18 @@ def judge(
         )
     rows = []
     for name, claim in claims.items():
-        found = findings[name]
-        measured = None if isinstance(found, str) else Interval(*found)
-        text = (
-            found if measured is None else f"{measured.value:.3f} [{measured.low:.3f}, {measured.high:.3f}]"
-        )
-        rows.append((claim.text, claim.published, text, claim.verdict(measured)))
+        match findings[name]:
+            case ByConstruction(reason):
+                measured, verdict = reason, f"{HOLDS}, by construction"
+            case str(reason):
+                measured, verdict = reason, UNTESTED
+            case value, low, high:
+                measured = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+                verdict = claim.verdict(Interval(value, low, high))
+        rows.append((claim.text, claim.published, measured, verdict))
     columns = ["claim", "published", "measured here", "verdict"]
     return pd.DataFrame(rows, columns=columns, index=_numbers(claims))
 
 
-def _numbers(claims: Mapping[str, Claim] | Sequence[str]) -> pd.Index:
+def _numbers(claims: Mapping[str, Claim]) -> pd.Index:
     return pd.Index([f"C{i}" for i in range(1, len(claims) + 1)])

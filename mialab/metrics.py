@@ -5,6 +5,7 @@ reached by an actual threshold, nothing is interpolated, and tied scores stand o
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -204,9 +205,12 @@ def bootstrap(
     check_integer("n_resamples", n_resamples, low=1)
     rng = np.random.default_rng(seed)
     m, n = ranks.n_in, ranks.n_out
-    draws = np.empty((n_resamples, len(ranks.names)))
-    for row in draws:
-        ranks.statistics(_draw(rng, m), _draw(rng, n), out=row)
+    if len(ranks.names) == 1 and n_resamples * (m + n) <= 10_000_000:
+        draws = ranks.resampled_auc(n_resamples, seed)[:, None]
+    else:
+        draws = np.empty((n_resamples, len(ranks.names)))
+        for row in draws:
+            ranks.statistics(_draw(rng, m), _draw(rng, n), out=row)
     found = dict(zip(ranks.names, zip(ranks.point(), draws.T, strict=True), strict=True))
     if said_member is not None:
         tp, fp, *_ = _counts(said_member, member)
@@ -452,6 +456,14 @@ class _Ranks:
         ones = np.ones(self.n_in, np.int64), np.ones(self.n_out, np.int64)
         return self.statistics(*ones, out=np.empty(len(self.names)))
 
+    def resampled_auc(self, n_resamples: int, seed: int) -> np.ndarray:
+        """AUCs of resamples, (n_resamples,); members and non-members are drawn apart."""
+        cum_in, weight_out = _draws(self.n_in, self.n_out, n_resamples, seed)
+        wins = cum_in.take(self.above, axis=1)
+        if self.tied:
+            wins = (wins + cum_in.take(self.reach, axis=1)) / 2
+        return (weight_out * wins).sum(axis=1) / (float(self.n_in) * self.n_out)
+
     def statistics(self, weight_in: np.ndarray, weight_out: np.ndarray, out: np.ndarray) -> np.ndarray:
         """AUC, TPRs and TNRs when records count `weight_in` and `weight_out` times (int64, sorted order)."""
         np.cumsum(weight_in, out=self.cum_in[1:])
@@ -473,6 +485,19 @@ class _Ranks:
         first = np.searchsorted(self.cum_in, total_in - self.fnrs * total_in * slack, side="left")
         out[1 + len(self.fprs) :] = 1 - self.cum_out[self.reached[first]] / total_out
         return out
+
+
+@lru_cache(maxsize=2)
+def _draws(n_in: int, n_out: int, n_resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cumulated counts of members, (n_resamples, n_in + 1), and counts of non-members, (n_resamples, n_out).
+
+    The same for every target and attack with so many members and non-members: drawing is what costs.
+    """
+    rng = np.random.default_rng(seed)
+    inside = np.zeros((n_resamples, n_in + 1), np.int64)
+    for row in inside:
+        row[1:] = _draw(rng, n_in)
+    return inside.cumsum(axis=1), np.stack([_draw(rng, n_out) for _ in range(n_resamples)])
 
 
 def _draw(rng: np.random.Generator, n: int) -> np.ndarray:
