@@ -7,7 +7,7 @@
 """
 
 from mialab import attacks, claims, defenses, metrics, models, plots, queries, results
-from mialab.audit import audit, compare, over_targets, summary
+from mialab.audit import audit, compare, over_targets, show, summary
 from mialab.data import Pool, datasets, load
 from mialab.differences import accuracy, changed_predictions, difference, pooled
 from mialab.engine import Training
@@ -36,5 +36,6 @@ __all__ = [
     "pooled",
     "queries",
     "results",
+    "show",
     "summary",
 ]
