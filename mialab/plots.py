@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
+from mialab import attacks as _attacks
 from mialab import metrics
 from mialab.audit import _chosen, _columns
 from mialab.game import Game
@@ -235,47 +236,12 @@ def histogram(
     matplotlib Axes
     """
     games = _games(game)
-    ((name, attack),) = _chosen([attack]).items()
-    scores = {}
-    for label, one in games.items():
-        if target is not None and not 0 <= target < one.n_models:
-            raise ValueError(f"target={target!r} must be a model's index, 0 to {one.n_models - 1}.")
-        outcome = attack.run(one)
-        chosen = outcome.evaluated & _columns(records, one.n_records)
-        if target is not None:
-            chosen = chosen & (np.arange(one.n_models) == target)[:, None]
-        scores[label] = outcome.score[chosen & one.member], outcome.score[chosen & ~one.member]
-
+    scores = _scores(games, attack, target, records)
     ax, colours = _axes(ax), _colours(games)
-    every = np.concatenate([s for pair in scores.values() for s in pair])
-    low, high = np.quantile(every, [0.005, 0.995])
-    high = high if high > low else low + 1
-    width = float(np.quantile(np.abs(every), 0.75))
-    if max(abs(low), abs(high)) > 20 * width > 0:
-        ax.set_xscale("asinh", linear_width=width)
-        decades = 10.0 ** np.arange(np.ceil(np.log10(width)), np.log10(max(abs(low), abs(high))) + 0.2)
-        ticks = [t for t in (*-decades[::-1], 0, *decades) if low <= t <= high]
-        ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
-        ax.xaxis.set_minor_locator(NullLocator())
-        edges = width * np.sinh(np.linspace(np.arcsinh(low / width), np.arcsinh(high / width), bins + 1))
-    else:
-        edges = np.linspace(low, high, bins + 1)
-    for label, (inside, outside) in scores.items():
-        if len(games) == 1:
-            looks = (
-                {"color": _mix(colours[label], 0.25), "alpha": 0.65, "label": "members"},
-                {"color": "0.35", "histtype": "step", "linewidth": 1.6, "label": "non-members"},
-            )
-        else:
-            line = {"color": colours[label], "histtype": "step", "linewidth": 1.6}
-            looks = (
-                {**line, "label": f"{label}: members"},
-                {**line, "linestyle": (0, (3, 1.5)), "label": f"{label}: non-members"},
-            )
-        for values, look in zip((inside, outside), looks, strict=True):
-            weight = np.full(len(values), 1 / max(1, len(values)))
-            ax.hist(np.clip(values, edges[0], edges[-1]), edges, weights=weight, **look)
+    edges = _bins(ax, scores, bins)
+    _draw_scores(ax, scores, colours, edges)
     whose = "all targets" if target is None else f"target {target}"
+    name = _attacks.make(attack).name
     ax.set(xlabel=f"Score of the attack {name} ({whose}), higher = member", ylabel="Share of records")
     ax.legend()
     return ax
@@ -301,15 +267,18 @@ def histograms(
     -------
     matplotlib Figure
     """
+    games = _games(games)
+    scores, colours = _scores(games, attack, None, records), _colours(games)
     figure, axes = plt.subplots(
         1, len(games), sharex=True, sharey=True, squeeze=False, layout="constrained", figsize=(6.4, 3.4)
     )
-    for ax, (label, game) in zip(axes[0], games.items(), strict=True):
-        histogram({label: game}, attack, records=records, bins=bins, ax=ax)
-        ax.set(title=label, xlabel="")
-        ax.label_outer()
-        ax.legend().set_visible(ax is axes[0, -1])
-    figure.supxlabel(f"Score of the attack {_chosen([attack]).popitem()[0]}, higher = member", fontsize=13)
+    edges = _bins(axes[0, 0], scores, bins)
+    for ax, label in zip(axes[0], games, strict=True):
+        _draw_scores(ax, {label: scores[label]}, colours, edges)
+        ax.set_title(label)
+    axes[0, 0].set_ylabel("Share of records")
+    axes[0, -1].legend()
+    figure.supxlabel(f"Score of the attack {_attacks.make(attack).name}, higher = member", fontsize=13)
     return figure
 
 
@@ -331,7 +300,7 @@ def strength(
     matplotlib Axes
     """
     tables = _by_defense(tables)
-    colours = _colours(tables)
+    colours, markers = _colours(tables), _markers(tables)
     names = list(dict.fromkeys(name for table in tables.values() for name in table["attack"]))
     if ax is None:
         height = 1.3 + len(names) * (0.16 + 0.13 * len(tables))
@@ -347,7 +316,7 @@ def strength(
             [names.index(name) + (i - (len(tables) - 1) / 2) * step for name in rows["attack"]],
             xerr=np.maximum(0, [rows["value"] - rows["low"], rows["high"] - rows["value"]]),
             color=colours[label],
-            marker=marker(label),
+            marker=markers[label],
             markersize=6,
             elinewidth=1.4,
             linestyle="none",
@@ -397,8 +366,7 @@ def privacy_utility(
     matplotlib Axes
     """
     ax, absent, tables = _axes(ax), [], _by_defense(tables)
-    own = {name: marker(name) for name in tables if _known(name) == name}
-    colours, markers = _colours(tables), _unlike(tables, own, _MARKERS)
+    colours, markers = _colours(tables), _markers(tables)
     for name, table in tables.items():
         rows = table[
             (table["target"] == "pooled")
@@ -476,12 +444,73 @@ def _by_defense(tables: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, 
     return parts
 
 
+def _scores(
+    games: Mapping[str, Game], attack: str | Attack, target: int | None, records: ArrayLike | None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Scores of the members and of the non-members of each game."""
+    attack, scores = _attacks.make(attack), {}
+    for label, game in games.items():
+        if target is not None and not 0 <= target < game.n_models:
+            raise ValueError(f"target={target!r} must be a model's index, 0 to {game.n_models - 1}.")
+        outcome = attack.run(game)
+        chosen = outcome.evaluated & _columns(records, game.n_records)
+        if target is not None:
+            chosen = chosen & (np.arange(game.n_models) == target)[:, None]
+        scores[label] = outcome.score[chosen & game.member], outcome.score[chosen & ~game.member]
+    return scores
+
+
+def _bins(ax: Axes, scores: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: int) -> np.ndarray:
+    """Edges of bins that hold all but the extremes of the scores; stretches the x axis if they need it."""
+    games = [np.concatenate(pair) for pair in scores.values()]
+    low, high = np.quantile(np.concatenate(games), [0.005, 0.995])
+    high = high if high > low else low + 1
+    width = min(float(np.quantile(np.abs(score), 0.75)) for score in games)  # fine enough for all of them
+    furthest = max(abs(low), abs(high))
+    if not furthest > 20 * width > 0:
+        return np.linspace(low, high, bins + 1)
+    ax.set_xscale("asinh", linear_width=width)
+    decades = 10.0 ** np.arange(np.ceil(np.log10(width)), np.log10(furthest) + 0.2)
+    ticks = [t for t in (*-decades[::-1], 0, *decades) if low <= t <= high]
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    return width * np.sinh(np.linspace(np.arcsinh(low / width), np.arcsinh(high / width), bins + 1))
+
+
+def _draw_scores(
+    ax: Axes,
+    scores: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    colours: Mapping[str, str],
+    edges: np.ndarray,
+) -> None:
+    for label, (inside, outside) in scores.items():
+        if len(scores) == 1:
+            looks = (
+                {"color": _mix(colours[label], 0.25), "alpha": 0.65, "label": "members"},
+                {"color": "0.35", "histtype": "step", "linewidth": 1.6, "label": "non-members"},
+            )
+        else:
+            line = {"color": colours[label], "histtype": "step", "linewidth": 1.6}
+            looks = (
+                {**line, "label": f"{label}: members"},
+                {**line, "linestyle": (0, (3, 1.5)), "label": f"{label}: non-members"},
+            )
+        for values, look in zip((inside, outside), looks, strict=True):
+            weight = np.full(len(values), 1 / max(1, len(values)))
+            ax.hist(np.clip(values, edges[0], edges[-1]), edges, weights=weight, **look)
+
+
 def _colours(labels: Mapping[str, object]) -> dict[str, str]:
     """Colour of each label; where several share one (variants of a defense) they get shades of it."""
     same: dict[str, list[str]] = {}
     for label in labels:
         same.setdefault(colour(label), []).append(label)
     return {k: s for c, ks in same.items() for k, s in zip(ks, _shades(c, len(ks)), strict=True)}
+
+
+def _markers(labels: Iterable[str]) -> dict[str, object]:
+    """Marker of each label; variants of a defense share it."""
+    return _unlike(labels, {label: marker(label) for label in labels if _known(label)}, _MARKERS)
 
 
 def _shades(base: str, n: int) -> list[str]:

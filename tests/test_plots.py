@@ -129,6 +129,25 @@ def test_histogram_stretches_scores_that_span_orders_of_magnitude():
     assert len(labels) == len(set(labels)) > 1
 
 
+def test_histograms_share_their_bins(game):
+    figure = plots.histograms({"none": game, "hamp": make_game(1, strength=0.2)}, "lira", bins=20)
+    edges = [[p.get_x() for p in ax.containers[0]] for ax in figure.axes]
+    np.testing.assert_array_equal(*edges)
+    assert [ax.get_title() for ax in figure.axes] == ["none", "hamp"]
+
+
+def test_strength_shows_each_attack_on_each_defense(game):
+    games = {"none": game, "hamp": make_game(1, strength=0.2)}
+    tables = {k: mia.audit(g, ["loss", "lira"], n_resamples=20, fprs=(0.1,)) for k, g in games.items()}
+    ax = plots.strength(mia.compare(tables))
+    for name, container in zip(games, ax.containers, strict=True):
+        table = tables[name]
+        expected = table[(table.target == "pooled") & (table.metric == "auc")].value
+        np.testing.assert_array_equal(container.lines[0].get_xdata(), expected)
+        assert container.lines[0].get_color() == plots.colour(name)
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["loss", "lira"]
+
+
 def test_privacy_utility(game):
     games = {"none": game, "hamp": make_game(1, strength=0.2), "mine": make_game(2)}
     tables = {k: mia.audit(g, ["loss", "lira"], n_resamples=20, fprs=(0.1,)) for k, g in games.items()}
