@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -75,7 +76,32 @@ class ByConstruction:
     reason: str
 
 
-def list_claims(claims: Mapping[str, Claim]) -> pd.DataFrame:
+class ClaimsTable(pd.DataFrame):
+    """A DataFrame whose page shows every cell in full, and verdicts in colour."""
+
+    @property
+    def _constructor(self) -> type[ClaimsTable]:
+        return ClaimsTable
+
+    def _repr_html_(self) -> str:
+        cells = pd.DataFrame(self).map(lambda cell: escape(str(cell)))
+        if "verdict" in cells:
+            cells["verdict"] = [f'<strong class="{_css(v)}">{v}</strong>' for v in cells["verdict"]]
+        with pd.option_context("display.max_colwidth", None):
+            return cells.to_html(classes="claims", escape=False, border=0)
+
+
+def _css(verdict: str) -> str:
+    return (
+        "verdict-holds"
+        if verdict.startswith(HOLDS)
+        else "verdict-fails"
+        if verdict == FAILS
+        else "verdict-open"
+    )
+
+
+def list_claims(claims: Mapping[str, Claim]) -> ClaimsTable:
     """Return the claims as a table: claim, source, published figure, and what is measured here."""
     rows = [(c.text, c.source, c.published, c.test or "not measured") for c in claims.values()]
     return pd.DataFrame(
@@ -85,7 +111,7 @@ def list_claims(claims: Mapping[str, Claim]) -> pd.DataFrame:
 
 def judge(
     claims: Mapping[str, Claim], findings: Mapping[str, Interval | ByConstruction | str]
-) -> pd.DataFrame:
+) -> ClaimsTable:
     """Return the claims with what was measured and the verdicts.
 
     Parameters
@@ -97,7 +123,7 @@ def judge(
 
     Returns
     -------
-    pandas.DataFrame
+    ClaimsTable
         Columns ``claim``, ``published``, ``measured here``, ``verdict``.
 
     Raises
@@ -117,11 +143,15 @@ def judge(
             case str(reason):
                 measured, verdict = reason, UNTESTED
             case value, low, high:
-                measured = f"{value:.3f} [{low:.3f}, {high:.3f}]"
+                measured = f"{_number(value)} [{_number(low)}, {_number(high)}]"
                 verdict = claim.verdict(Interval(value, low, high))
         rows.append((claim.text, claim.published, measured, verdict))
     columns = ["claim", "published", "measured here", "verdict"]
-    return pd.DataFrame(rows, columns=columns, index=_numbers(claims))
+    return ClaimsTable(rows, columns=columns, index=_numbers(claims))
+
+
+def _number(x: float) -> str:
+    return f"{x:.1e}" if 0 < abs(x) < 0.0005 else f"{x:.3f}"
 
 
 def _numbers(claims: Mapping[str, Claim]) -> pd.Index:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from mialab.audit import AuditTable
+from mialab.claims import ClaimsTable
 from mialab.options import choose
 
 FOLDER = Path(__file__).parents[1] / "results"
@@ -78,6 +79,6 @@ def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
             table = AuditTable(table)
             table.attrs = provenance.get(key, {})
         else:
-            table = table.set_index(table.columns[0]).rename_axis(None)
+            table = ClaimsTable(table.set_index(table.columns[0]).rename_axis(None))
         tables[key] = table
     return tables

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+import mialab as mia
+from mialab.membership import membership
+
+
+def make_game(strength, seed=0, n_models=8, n_records=200):
+    """Logits of two classes; the label's is raised by `strength` where the record is a member."""
+    rng = np.random.default_rng(1)  # the same noise in every game
+    member = membership(n_models, n_records, seed)
+    logits = rng.normal(size=(n_models, n_records, 2)) + rng.normal(size=(n_records, 2))
+    logits[..., 0] += strength * member
+    return mia.Game.from_arrays(
+        logits=logits,
+        member=member,
+        y=np.zeros(n_records, int),
+        partner=np.arange(n_models) ^ 1,
+        train_accuracy=np.full(n_models, 0.9),
+        test_accuracy=0.5 + strength / 10 + np.tile([0.01, -0.01], n_models // 2),
+    )
+
+
+def test_difference_of_games_is_the_difference_of_their_pooled_figures():
+    weak, strong = make_game(0.3), make_game(1.5)
+    options = {"fprs": (0.05,), "fnrs": (0.05,), "n_resamples": 200}
+    a, b = (mia.audit(g, ["loss"], **options) for g in (strong, weak))
+    for metric in ("auc", "tpr@0.05", "tnr@0.05", "balanced_accuracy"):
+        found = mia.difference((strong, "loss"), (weak, "loss"), metric=metric, n_resamples=200)
+        expected = mia.pooled(a, "loss", metric).value - mia.pooled(b, "loss", metric).value
+        assert found.value == pytest.approx(expected)
+        assert found.low <= found.value <= found.high
+    assert mia.difference((strong, "loss"), (weak, "loss")).low > 0
+    # Paired: the two games share their noise, so the difference is surer than either figure.
+    found = mia.difference((strong, "loss"), (weak, "loss"))
+    alone = mia.pooled(b, "loss", "auc")
+    assert found.high - found.low < alone.high - alone.low
+
+
+def test_difference_between_attacks_on_some_records():
+    game = make_game(1.0)
+    found = mia.difference((game, "loss"), (game, "confidence"), records=np.arange(100), n_resamples=100)
+    assert found == (0, 0, 0)  # the confidence is a monotone function of the loss
+
+
+def test_difference_of_accuracies():
+    found = mia.difference((make_game(1.0), None), (make_game(0.0), None), metric="test_accuracy")
+    np.testing.assert_allclose(found, 0.1)  # paired over models: the spread between them cancels
+
+
+def test_what_cannot_be_compared():
+    game = make_game(1.0)
+    with pytest.raises(ValueError, match="different members"):
+        mia.difference((game, "loss"), (make_game(1.0, seed=5), "loss"))
+    assert np.isnan(mia.difference((game, "loss"), (game, "loss"), metric="tpr@0.001")).all()
+    with pytest.raises(ValueError, match="Did you mean 'balanced_accuracy'"):
+        mia.difference((game, "loss"), (game, "loss"), metric="balancd_accuracy")
+    with pytest.raises(ValueError, match="no output step"):
+        mia.changed_predictions(game)
+
+
+def test_changed_predictions():
+    game = make_game(1.0)
+    changed = game.logits.copy()
+    changed[0, 0, :3] = changed[0, 0, :3, ::-1]
+    released = mia.Game.from_arrays(logits=changed, raw_logits=game.logits, member=game.member, y=game.y)
+    found = mia.changed_predictions(released)
+    assert found.value == 3 / (8 * 200)
+    assert 0 < found.low < found.value < found.high < 0.01
+
+
+def test_accuracy_table():
+    table = mia.accuracy({"none": make_game(1.0), "hamp": make_game(0.0)})
+    assert list(table.index) == ["none", "hamp"]
+    assert table.loc["none", "test accuracy"].startswith("0.600 [0.")
+    assert table.loc["hamp", "gap"].startswith("0.400 [0.")
