@@ -306,8 +306,11 @@ def pooled_difference(
         Keys as in `pooled_bootstrap`.
     """
     _fraction("confidence", confidence)
-    # The same seed and shape draw the same targets and records for both.
-    a, b = _pooled_draws(**first, **options), _pooled_draws(**second, **options)
+    # The same seed draws the same targets and records for both, if both draw from the same ones.
+    everything = np.ones(np.shape(first["score"]), bool)
+    masks = (side.get("evaluated") for side in (first, second))
+    drawn = np.logical_or(*(everything if mask is None else mask for mask in masks))
+    a, b = _pooled_draws(**first, **options, drawn=drawn), _pooled_draws(**second, **options, drawn=drawn)
     return {name: _interval(a[name][0] - b[name][0], a[name][1] - b[name][1], confidence) for name in a}
 
 
@@ -322,8 +325,12 @@ def _pooled_draws(
     fnrs: Sequence[float] = (),
     n_resamples: int = 1000,
     seed: int = 0,
+    drawn: np.ndarray | None = None,
 ) -> dict[str, tuple[float, np.ndarray]]:
-    """Return the value and its resamples, (n_resamples,), of each statistic of `pooled_bootstrap`."""
+    """Return the value and its resamples, (n_resamples,), of each statistic of `pooled_bootstrap`.
+
+    Targets and records without any pair in `drawn`, by default the evaluated ones, are not resampled.
+    """
     score, member = np.asarray(score, np.float64), _flags("member", member)
     if score.ndim != 2:
         raise ValueError(f"score has shape {score.shape}; it must be (target, record).")
@@ -335,8 +342,8 @@ def _pooled_draws(
         said = _flags("said_member", said_member)
         _same_shape("said_member", said, member)
 
-    # Targets and records that are never evaluated must not be drawn.
-    rows, columns = np.flatnonzero(evaluated.any(axis=1)), np.flatnonzero(evaluated.any(axis=0))
+    drawn = evaluated if drawn is None else drawn
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
     within = np.ix_(rows, columns)
     evaluated, score, member = evaluated[within], score[within], member[within]
     cluster = np.unique(cluster[rows], return_inverse=True)[1]

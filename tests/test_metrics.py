@@ -299,6 +299,19 @@ def test_difference_is_paired():
     assert found.high - found.low < (alone.high - alone.low) / 2
 
 
+def test_difference_is_paired_where_one_attack_evaluates_less():
+    """A record that one side never evaluates must not shift which records the other side draws."""
+    rng = np.random.default_rng(5)
+    member, partner = complementary(6, 120, rng)
+    score = rng.normal(size=member.shape) + 2 * rng.normal(size=120) + 0.8 * member
+    most = np.arange(120) > 0  # all but the first record
+    options = {"member": member, "partner": partner, "fprs": (), "n_resamples": 200}
+    less = {"score": score, "evaluated": np.tile(most, (12, 1))}
+    found = metrics.pooled_difference({"score": score}, less, **options)["auc"]
+    alone = metrics.pooled_bootstrap(score, fprs=(), member=member, partner=partner, n_resamples=200)["auc"]
+    assert found.high - found.low < (alone.high - alone.low) / 4
+
+
 def test_one_pair_of_targets_resamples_records_only():
     rng = np.random.default_rng(0)
     member, partner = complementary(1, 300, rng)
