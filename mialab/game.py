@@ -437,7 +437,7 @@ def play(
     store = Store(plan.key())
     y, canary = mislabel(pool.y, pool.n_classes, canaries, seed)
     member = membership(n_models, len(pool), seed, canary)
-    with store.lock:
+    with store.lock():
         if not store.path.exists():
             _lay_out(store, plan, member, y, canary)
         absent, damaged = store.missing()

@@ -205,7 +205,7 @@ def bootstrap(
     check_integer("n_resamples", n_resamples, low=1)
     rng = np.random.default_rng(seed)
     m, n = ranks.n_in, ranks.n_out
-    if len(ranks.names) == 1 and n_resamples * (m + n) <= 10_000_000:
+    if len(ranks.names) == 1 and n_resamples * (m + n) <= 4_000_000:
         draws = ranks.resampled_auc(n_resamples, seed)[:, None]
     else:
         draws = np.empty((n_resamples, len(ranks.names)))

@@ -18,6 +18,15 @@ def _report(file: Path, text: str, done: int, total: int, began: float) -> None:
     part.replace(file)
 
 
+def note(text: str) -> None:
+    """Say on the terminal, or to the notebook runner, what is being waited for."""
+    name = os.environ.get("MIALAB_PROGRESS")
+    if name:
+        _report(Path(name), text, 0, 0, time.monotonic())
+    elif sys.stderr.isatty():
+        print(text, file=sys.stderr)
+
+
 @contextmanager
 def bar(total: int, text: str) -> Iterator[Callable[[int], None]]:
     """Show that ``total`` units of work go on; yields a function to call with the number of units just done.

@@ -3,12 +3,15 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import xarray as xr
 import zarr
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from mialab import progress
 from mialab.data import cache_folder
 
 DIMENSIONS = {
@@ -47,7 +50,20 @@ class Store:
                 f"Games cannot be kept in {self.path.parent}: {error.strerror}. "
                 "Set MIALAB_CACHE to a folder that can be written to."
             ) from error
-        self.lock = FileLock(f"{self.path}.lock")
+        self._lock = FileLock(f"{self.path}.lock")
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep other processes from playing the same game meanwhile."""
+        try:
+            self._lock.acquire(timeout=0.5)
+        except Timeout:
+            progress.note(f"waiting for another process that plays {self.path.stem}")
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def create(self, fixed: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], attrs: dict) -> None:
         """Lay the game out, unless that is done already: what is known beforehand, and room for the rest.
@@ -94,10 +110,16 @@ class Store:
     def write(self, models: list[int], arrays: dict[str, np.ndarray]) -> None:
         """Write the results of ``models``; each array has a leading model dimension."""
         group = zarr.open_group(self.path, mode="r+")
-        for i, model in enumerate(models):
-            for name, value in arrays.items():
-                group[name][model] = value[i]
-            group["checksum"][model] = self._checksum(group, model)
+        try:
+            for i, model in enumerate(models):
+                for name, value in arrays.items():
+                    group[name][model] = value[i]
+                group["checksum"][model] = self._checksum(group, model)
+        except OSError as error:
+            raise OSError(
+                f"Models {models} cannot be written to {self.path}: {error.strerror or error}. "
+                "Models stored before are kept; make room, or set MIALAB_CACHE, and play again."
+            ) from error
 
     def missing(self) -> tuple[list[int], list[int]]:
         """Return the models still to train: those never finished, and those whose stored answers are damaged."""
