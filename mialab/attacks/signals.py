@@ -9,9 +9,22 @@ def _label(values: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.take_along_axis(values, np.broadcast_to(y, values.shape[:-1])[..., None], axis=-1)[..., 0]
 
 
+def _without(values: np.ndarray, label: np.ndarray, instead: float) -> np.ndarray:
+    changed = values.copy()
+    np.put_along_axis(changed, np.broadcast_to(label, values.shape[:-1])[..., None], instead, axis=-1)
+    return changed
+
+
 def _log_sum(values: np.ndarray) -> np.ndarray:
     top = values.max(-1, keepdims=True)
     return np.log(np.exp(values - top).sum(-1)) + top[..., 0]
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    # The sum leaves the top class out, so that its log probability keeps its digits where p rounds to 1.
+    z = logits - logits.max(-1, keepdims=True)
+    rest = _without(np.exp(z), z.argmax(-1), 0).sum(-1, keepdims=True)
+    return z - np.log1p(rest)
 
 
 def loss(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -28,7 +41,7 @@ def loss(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
     -------
     numpy.ndarray of float64, shape (..., record)
     """
-    return _label(logits, y) - _log_sum(logits)
+    return _label(_log_softmax(logits), y)
 
 
 def confidence(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -38,7 +51,7 @@ def confidence(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def entropy(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Minus the entropy of the answer, ``sum p log p`` (Song and Mittal, 2021); see `loss` for the parameters."""
-    log_p = logits - _log_sum(logits)[..., None]
+    log_p = _log_softmax(logits)
     return (np.exp(log_p) * log_p).sum(-1)
 
 
@@ -48,19 +61,15 @@ def modified_entropy(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
     ``Mentr = -(1 - p_y) log p_y - sum_{i != y} p_i log(1 - p_i)``. The terms ``log(1 - p_i)`` are computed from
     the logits of the other classes, so that nothing needs clipping.
     """
-    log_sum = _log_sum(logits)
-    log_p = logits - log_sum[..., None]
+    log_p = _log_softmax(logits)
     p = np.exp(log_p)
     # Only the top class can exceed 1/2; there 1 - p comes from the other classes, which keeps its digits.
-    top = logits.argmax(-1)[..., None]
-    others = logits.copy()
-    np.put_along_axis(others, top, -np.inf, axis=-1)
+    top = logits.argmax(-1)
     log_rest = np.log1p(-np.minimum(p, 0.5))
-    np.put_along_axis(log_rest, top, (_log_sum(others) - log_sum)[..., None], axis=-1)
-    term = p * log_rest
+    log_rest_top = _log_sum(_without(log_p, top, -np.inf))
+    np.put_along_axis(log_rest, top[..., None], log_rest_top[..., None], axis=-1)
     log_p_y = _label(log_p, y)
-    one_minus_p_y = -np.expm1(log_p_y)
-    return one_minus_p_y * log_p_y + term.sum(-1) - _label(term, y)
+    return -np.expm1(log_p_y) * log_p_y + _without(p * log_rest, y, 0).sum(-1)
 
 
 def correctness(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -73,9 +82,7 @@ def scaled_logit(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 
     Carlini et al., 2022, section IV-C: logits of the confidence are close to Gaussian over trainings.
     """
-    others = logits.copy()
-    np.put_along_axis(others, np.broadcast_to(y, logits.shape[:-1])[..., None], -np.inf, axis=-1)
-    return _label(logits, y) - _log_sum(others)
+    return _label(logits, y) - _log_sum(_without(logits, y, -np.inf))
 
 
 def true_rank(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
