@@ -175,8 +175,8 @@ def best_threshold(score: np.ndarray, member: np.ndarray, use: Iterable[np.ndarr
     Returns
     -------
     numpy.ndarray, shape (selections,)
-        Half-way between two neighbouring scores; a record is called a member from the threshold on. Infinite if
-        nothing separates better than calling all records the same.
+        Half-way between two neighbouring scores; a record is called a member from the threshold on. Where nothing
+        separates better than calling all records the same, the least score of all, or just above the greatest one.
     """
     order = np.argsort(-score, kind="stable")
     score, member = score[order], member[order]
@@ -184,16 +184,16 @@ def best_threshold(score: np.ndarray, member: np.ndarray, use: Iterable[np.ndarr
     for selected in use:
         keep = selected[order]
         s, m = score[keep], member[keep]
-        n_member = max(1, int(m.sum()))
-        n_non_member = max(1, m.size - int(m.sum()))
-        gain = np.cumsum(np.where(m, 1 / n_member, -1 / n_non_member))
+        n_member, n_non_member = int(m.sum()), int((~m).sum())
+        gain = np.cumsum(m / max(1, n_member) - ~m / max(1, n_non_member))
         cuts = np.flatnonzero(s[:-1] > s[1:])  # equal scores cannot be told apart
-        if not cuts.size or gain[cuts].max() <= 1e-12:
+        if not (n_member and n_non_member and cuts.size and gain[cuts].max() > 1e-12):
             # Nothing is gained by a cut: the better guess is the more frequent side, and on a tie "non-member".
-            thresholds.append(-np.inf if m.mean() > 0.5 else np.inf)
+            thresholds.append(score[-1] if n_member > n_non_member else np.nextafter(score[0], np.inf))
             continue
         best = cuts[gain[cuts].argmax()]
-        thresholds.append(s[best + 1] + (s[best] - s[best + 1]) / 2)
+        low, high = s[best + 1], s[best]
+        thresholds.append(max(low + (high - low) / 2, np.nextafter(low, high)))
     return np.array(thresholds)
 
 
