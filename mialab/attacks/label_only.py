@@ -10,6 +10,7 @@ import torch
 
 from mialab.attacks.base import Attack, register
 from mialab.attacks.signals import signal
+from mialab.options import check_number
 
 if TYPE_CHECKING:
     from mialab.game import Game
@@ -92,6 +93,10 @@ class LabelOnly(Attack):
     source: ClassVar[str] = "Aerni et al. (2024); Choquette-Choo et al. (2021), section 4"
 
     penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("penalty", self.penalty, above=0)
 
     @property
     def base_name(self) -> str:
