@@ -1,0 +1,78 @@
+"""Where there is nothing to find, every attack must find nothing.
+
+Answers, labels and memberships are drawn independently of each other, and every attack is run on many such games,
+with few models, so that any tell-tale in the choice of shadow models would show. If all is well, the probability
+that any of the comparisons with 1/2 in this file fails is at most 1 in 1,000 (Student's t over independent games,
+Bonferroni over attacks, memberships and measures).
+"""
+
+import dataclasses
+from functools import cache
+
+import numpy as np
+import pytest
+from scipy.stats import rankdata
+from scipy.stats import t as student
+from toys import random_game
+
+import mialab as mia
+
+ALARM = 1e-3
+N_GAMES = 20
+DESIGNS = ["paired", "balanced", "random"]
+ATTACKS = {
+    f"{attack.name}-{calibrate}": dataclasses.replace(attack, calibrate=calibrate)
+    for attack in map(mia.attacks.make, mia.attacks.available().index)
+    for calibrate in attack.calibrations
+}
+N_COMPARISONS = 2 * len(ATTACKS) * len(DESIGNS)
+
+
+@cache
+def null_games(design):
+    return [
+        # Coin flips need more models: of 8, some records would have fewer than 3 on a side, and be refused.
+        random_game(design, n_models=24 if design == "random" else 8, n_records=80, n_queries=3, seed=seed)
+        for seed in range(N_GAMES)
+    ]
+
+
+def measure(attack, game) -> tuple[float, float]:
+    """Return AUC and balanced accuracy of an attack on a game, each the mean over targets."""
+    outcome = attack.run(game)
+    auc, accuracy = [], []
+    for k in range(game.n_models):
+        seen = outcome.evaluated[k]
+        member, score, said = (a[k, seen] for a in (game.member, outcome.score, outcome.said_member))
+        rank = rankdata(score)[member]
+        auc.append((rank.mean() - (rank.size + 1) / 2) / (~member).sum())
+        accuracy.append((said[member].mean() + 1 - said[~member].mean()) / 2)
+    return float(np.mean(auc)), float(np.mean(accuracy))
+
+
+def excess(values) -> float:
+    """Distance of the mean from 1/2 in units of what chance allows: above 1 is an alarm."""
+    limit = student.isf(ALARM / N_COMPARISONS / 2, len(values) - 1)
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    return abs(np.mean(values) - 0.5) / (limit * error + 1e-12)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_nothing_is_found_where_there_is_nothing(attack, design):
+    auc, accuracy = zip(*(measure(ATTACKS[attack], game) for game in null_games(design)), strict=True)
+    assert excess(auc) <= 1, f"AUC {np.mean(auc):.3f}"
+    assert excess(accuracy) <= 1, f"balanced accuracy {np.mean(accuracy):.3f}"
+
+
+@pytest.mark.parametrize("design", ["paired", "balanced"])
+@pytest.mark.parametrize(("attack", "below"), [("lira-ratio", 0.47), ("label_only-ratio", 0.2)])
+def test_plain_leave_one_out_would_be_noticed(attack, below, design):
+    """The test above can fail: with all other models as shadows, the count of members gives the target away."""
+    auc = []
+    for game in null_games(design):
+        plain = mia.Game(game.dataset)
+        plain.__dict__["left_out"] = np.full_like(game.left_out, -1)
+        auc.append(measure(ATTACKS[attack], plain)[0])
+    assert excess(auc) > 1
+    assert np.mean(auc) < below
