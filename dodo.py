@@ -29,7 +29,8 @@ class Reporter(ZeroReporter):
 
     def add_failure(self, task, fail):
         if type(fail).__name__ == "UnmetDependency":
-            display.finish(task.name, f"skipped {task.name.split(':')[-1]:<16} {fail.message}")
+            needed = ", ".join(d.removeprefix("notebook:") for d in fail.message.split(", "))
+            display.finish(task.name, f"skipped {task.name.split(':')[-1]:<16} because of {needed}")
 
 
 DOIT_CONFIG = {
