@@ -54,8 +54,10 @@ def label_probability(gamma: float, n_classes: int, *, step: float | None = None
         grid = grid[grid >= 1 / n_classes]
         reached = grid[label_entropy(grid, n_classes) >= goal - 1e-12]
         return float(reached[0]) if reached.size else 1 / n_classes
-    if gamma in (0, 1):
-        return 1.0 if gamma == 0 else 1 / n_classes
+    if gamma == 0:
+        return 1.0
+    if label_entropy(1 / n_classes, n_classes) <= goal:  # gamma is 1, up to rounding
+        return 1 / n_classes
     return float(brentq(lambda p: label_entropy(p, n_classes) - goal, 1 / n_classes, 1, xtol=1e-15))
 
 
