@@ -56,7 +56,7 @@ def label_probability(gamma: float, n_classes: int, *, step: float | None = None
         return float(reached[0]) if reached.size else 1 / n_classes
     if gamma == 0:
         return 1.0
-    if label_entropy(1 / n_classes, n_classes) <= goal:  # gamma is 1, up to rounding
+    if gamma == 1 or label_entropy(1 / n_classes, n_classes) <= goal:  # 1, up to rounding
         return 1 / n_classes
     return float(brentq(lambda p: label_entropy(p, n_classes) - goal, 1 / n_classes, 1, xtol=1e-15))
 
