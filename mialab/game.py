@@ -229,6 +229,8 @@ class Game:
         falls below 0.5 when there is nothing to find). So one model with the opposite membership is left out too:
         the target's partner, or, where models are not paired, one drawn at random for each record.
         """
+        if self.attrs.get("leave_one_out") == "plain":
+            return np.full(self.member.shape, -1)
         if (self.partner >= 0).any():
             return np.broadcast_to(self.partner[:, None], self.member.shape)
         left_out = np.full(self.member.shape, -1)
@@ -240,6 +242,13 @@ class Game:
         np.put_along_axis(left_out, inside, outside, axis=0)
         np.put_along_axis(left_out, outside, inside, axis=0)
         return left_out
+
+    def plain_leave_one_out(self) -> Self:
+        """Return the same game with all models but the target as its shadow models, as most published code has it.
+
+        For comparison with other code: in a balanced game this errs systematically, see `left_out`.
+        """
+        return type(self)(self.dataset.assign_attrs(leave_one_out="plain"))
 
     def before_output_step(self) -> Self:
         """Return the same game with the answers before the defense's output step: a what-if, no real attacker.

@@ -61,7 +61,8 @@ def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
     Returns
     -------
     dict
-        The tables by name, and under ``"provenance"`` what they come from.
+        The tables by name; under ``"provenance"`` what they come from, and under ``"facts"`` the same in short, a row
+        for each defense.
 
     Raises
     ------
@@ -81,4 +82,26 @@ def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
         else:
             table = ClaimsTable(table.set_index(table.columns[0]).rename_axis(None))
         tables[key] = table
+    tables["facts"] = _facts(provenance)
     return tables
+
+
+def _facts(provenance: dict[str, Any]) -> pd.DataFrame:
+    rows = {}
+    for table, attrs in provenance.items():
+        for label, about in attrs.get("audits", {attrs.get("defense", "unknown"): attrs}).items():
+            rows[f"{table}: {label}"] = {
+                "dataset": about.get("dataset"),
+                "models": about.get("n_models"),
+                "seed": about.get("seed"),
+                "training": _minutes(about.get("wall_seconds")),
+                "device": about.get("device"),
+                "commit": about.get("commit"),
+                "torch": (about.get("versions") or {}).get("torch"),
+                "date": (about.get("date") or "")[:10],
+            }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _minutes(seconds: float | None) -> str:
+    return "unknown" if seconds is None else f"{seconds / 60:.1f} min"
