@@ -77,7 +77,7 @@ def task_notebook():
             "name": name,
             "actions": [(execute, [name, notebook, page, given, key])],
             # The page carries the key of what it was made from, so that no page of another run can pass for it.
-            "uptodate": [lambda page=page, key=key: run.page_key(page) == key],
+            "uptodate": [lambda page=page, key=key: run.is_current(page, key)],
             "targets": [page],
             "task_dep": [f"notebook:{a}" for a in after],
         }

@@ -143,7 +143,7 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
 def content_key(
     notebook: Path, parameters: Mapping[str, Any], profile: str = "", extra: Iterable[str] = ()
 ) -> str:
-    """Return a hash of all that a page depends on: text, parameters, package, library versions, reference results.
+    """Return a hash of what a page is made from: text, parameters, this package's source, library versions.
 
     Parameters
     ----------
@@ -162,7 +162,6 @@ def content_key(
     modules = {p.relative_to(package).as_posix() for p in package.rglob("*.py")} - {"__main__.py", "book.py"}
     about = [
         notebook.read_text(),
-        *(file.read_text() for file in sorted((ROOT / "results").glob("*.*"))),
         json.dumps(dict(parameters), sort_keys=True, default=str),
         profile,
         provenance.source_hash(*sorted(modules)),
@@ -174,12 +173,21 @@ def content_key(
     return hashlib.sha256("\0".join(about).encode()).hexdigest()
 
 
-def page_key(page: Path) -> str:
-    """Return the content key that an executed page was made with, or ``""`` where there is no such page."""
+def results_key() -> str:
+    """Return a hash of the stored results of reference runs, which a chapter may show."""
+    files = sorted((ROOT / "results").glob("*.*"))
+    return hashlib.sha256(
+        "\0".join(f"{file.name}\0{file.read_text()}" for file in files).encode()
+    ).hexdigest()
+
+
+def is_current(page: Path, key: str) -> bool:
+    """Return whether an executed page was made from what ``key`` stands for, and shows the results stored now."""
     try:
-        return json.loads(page.read_text())["metadata"]["mialab"]["key"]
+        record = json.loads(page.read_text())["metadata"]["mialab"]
     except (OSError, ValueError, KeyError):
-        return ""
+        return False
+    return (record["key"], record["results_key"]) == (key, results_key())
 
 
 # ---- running it -----------------------------------------------------------------------------------------------
@@ -247,6 +255,7 @@ def run(
         "parameters": parameters,
         "seconds": round(time.monotonic() - began, 1),
         "key": key,
+        "results_key": results_key(),  # as the run leaves them: a notebook may renew its own
         **provenance.collect(),
     }
     _tidy(page)
