@@ -13,12 +13,12 @@ from numpy.typing import ArrayLike
 
 from mialab import attacks as _attacks
 from mialab import metrics, progress, provenance
+from mialab.game import Game
 from mialab.metrics import Interval, rate_name
 from mialab.options import check_integer, choose
 
 if TYPE_CHECKING:
     from mialab.attacks.base import Attack, Outcome
-    from mialab.game import Game
 
 COLUMNS = ["attack", "target", "metric", "value", "low", "high", "n_member", "n_nonmember"]
 POOLED = "pooled"
@@ -105,6 +105,8 @@ def audit(
     metrics._fraction("confidence", confidence)
     check_integer("n_resamples", n_resamples, low=1)
     columns = _columns(records, game.n_records)
+    if not isinstance(game, Game):
+        raise TypeError(f"game={game!r} must be a Game, from mialab.play or mialab.Game.from_arrays.")
     chosen = _chosen(attacks)
     options = {"fprs": fprs, "fnrs": fnrs, "confidence": confidence, "n_resamples": n_resamples, "seed": seed}
 

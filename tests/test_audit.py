@@ -274,3 +274,8 @@ def test_compare(game):
         mia.compare({})
     with pytest.raises(ValueError, match=r"tables\['x'\]"):
         mia.compare({"x": pd.DataFrame({"a": [1]})})
+
+
+def test_only_games_are_audited():
+    with pytest.raises(TypeError, match=r"game=3 must be a Game, from mialab\.play"):
+        mia.audit(3, ["loss"])
