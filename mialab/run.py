@@ -353,8 +353,6 @@ def clock(seconds: float) -> str:
 
 def _child() -> None:
     """Execute the job on standard input; say on standard output, as JSON lines, where it is and how it ended."""
-    import _thread
-
     import papermill
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
@@ -363,7 +361,7 @@ def _child() -> None:
 
     def stop_with_parent() -> None:
         sys.stdin.read()
-        _thread.interrupt_main()
+        os._exit(1)  # the kernel notices within a second and ends as well
 
     threading.Thread(target=stop_with_parent, daemon=True).start()
 
@@ -405,8 +403,6 @@ def _child() -> None:
         say(error=f"cell {error.cell_index + 1}: {error.ename}: {value}")
     except DeadKernelError:
         say(error=f"cell {reached}: the kernel died (out of memory, or killed)")
-    except KeyboardInterrupt:
-        say(error=f"cell {reached}: interrupted")
     except Exception as error:
         say(error=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}")
     else:

@@ -170,6 +170,33 @@ def test_a_failed_run_leaves_no_page(tmp_path, monkeypatch, code, message):
     assert (tmp_path / "runs" / "bad.failed.ipynb").exists()
 
 
+def test_a_killed_build_leaves_no_process_and_no_page(tmp_path):
+    code = "import os, pathlib, time\npathlib.Path('{}').write_text(str(os.getpid()))\ntime.sleep(60)"
+    pid = tmp_path / "pid"
+    notebook, out = write(tmp_path, "slow", code.format(pid)), tmp_path / "slow.ipynb"
+    script = f"from pathlib import Path; from mialab import run; run.run(Path({str(notebook)!r}), Path({str(out)!r}))"
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as build:
+        wait_until(lambda: pid.exists() and pid.read_text(), 60)
+        build.kill()
+    wait_until(lambda: not alive(int(pid.read_text())), 20)
+    assert not out.exists()
+
+
+def wait_until(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 def test_a_figure_cell_shows_the_figure_alone(tmp_path):
     header = '# %% mystnb={"figure": {"caption": "c", "name": "fig-x"}}'
     figure = f"import matplotlib.pyplot as plt\n\n{header}\nplt.plot([1, 2])[0].axes.set(xlabel='x')"
