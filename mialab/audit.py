@@ -95,18 +95,20 @@ def audit(
 
     Raises
     ------
+    TypeError
+        If ``game`` is no game.
     ValueError
         If an attack is unknown or is named twice, or another parameter is wrong.
     Refused
         If an attack needs what the game lacks (a ValueError too).
     """
     began = time.perf_counter()
+    if not isinstance(game, Game):
+        raise TypeError(f"game={game!r} must be a Game, from mialab.play or mialab.Game.from_arrays.")
     metrics._rates("fprs", fprs), metrics._rates("fnrs", fnrs)
     metrics._fraction("confidence", confidence)
     check_integer("n_resamples", n_resamples, low=1)
     columns = _columns(records, game.n_records)
-    if not isinstance(game, Game):
-        raise TypeError(f"game={game!r} must be a Game, from mialab.play or mialab.Game.from_arrays.")
     chosen = _chosen(attacks)
     options = {"fprs": fprs, "fnrs": fnrs, "confidence": confidence, "n_resamples": n_resamples, "seed": seed}
 
