@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
-import json
 import os
 import time
 import warnings
@@ -22,6 +20,7 @@ from mialab import defenses, engine, models, progress, provenance, queries
 from mialab.data import Pool
 from mialab.defenses.base import Defense
 from mialab.engine import Training
+from mialab.identity import describe
 from mialab.membership import membership, mislabel
 from mialab.models import Model
 from mialab.options import check_integer, choose
@@ -78,8 +77,8 @@ class Game:
         y : array_like of int, shape (record,)
             Labels, 0 to C - 1.
         partner : array_like of int, shape (model,), optional
-            For each model the one trained on the complementary half, where models come in such pairs; -1 for none
-            (the default).
+            For each model the one trained on exactly the other records, where models come in such pairs; -1 for
+            none (the default).
         canary : array_like of bool, shape (record,), optional
             Which records are canaries.
         raw_logits : array_like of float, optional
@@ -126,23 +125,25 @@ class Game:
                 raise ValueError(
                     f"{key} has {np.sum(~np.isfinite(value))} values that are not finite numbers."
                 )
-        if member.dtype != bool:
-            if not np.isin(member, (0, 1)).all():
+        for key in {"member", "canary"} & given.keys():
+            if not np.isin(given[key], (0, 1)).all():
                 raise ValueError(
-                    f"member must be True or False (or 1 and 0); it holds {np.unique(member)[:5]}."
+                    f"{key} must be True or False (or 1 and 0); it holds {np.unique(given[key])[:5]}."
                 )
-            given["member"] = member.astype(bool)
+            given[key] = given[key].astype(bool)
         if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= n_classes:
             raise ValueError(
                 f"y must hold integers from 0 to {n_classes - 1}, one per class of the logits; "
                 f"it is {y.dtype} from {y.min()} to {y.max()}."
             )
+        given["y"] = y.astype(np.int64)
         for k, row in enumerate(given["member"]):
             if row.all() or not row.any():
                 raise ValueError(
                     f"member[{k}] is all {bool(row[0])}: a target needs members and non-members."
                 )
         given.setdefault("partner", np.full(n_models, -1))
+        _check_partners(given["partner"], given["member"])
         given.setdefault("canary", np.zeros(n_records, bool))
         variables = {"logits": logits, **given}
         return cls(
@@ -270,7 +271,22 @@ class Game:
             raise ValueError(
                 f"n_models={n_models} must be at most {self.n_models}, the number of models here."
             )
+        if self.partner[:n_models].max() >= n_models:
+            raise ValueError(f"n_models={n_models} would tear models from their partners: {self.partner}.")
         return type(self)(self.dataset.isel(model=slice(n_models)).assign_attrs(n_models=n_models))
+
+
+def _check_partners(partner: np.ndarray, member: np.ndarray) -> None:
+    if not np.issubdtype(partner.dtype, np.integer) or partner.min() < -1 or partner.max() >= len(member):
+        raise ValueError(
+            f"partner must hold indices of models, 0 to {len(member) - 1}, or -1 for none; it holds {partner}."
+        )
+    for k, other in enumerate(partner):
+        if other >= 0 and (partner[other] != k or (member[k] == member[other]).any()):
+            raise ValueError(
+                f"partner[{k}]={other}, but models {k} and {other} are no pair: each must be the other's partner, and "
+                "a record a member of exactly one of them. Leave partner out if models do not come in pairs."
+            )
 
 
 def _check_models(n_models: object) -> None:
@@ -282,24 +298,11 @@ def _check_models(n_models: object) -> None:
 
 
 def _describe(value: object) -> str:
-    """Text that stands for a model, defense or other option in the hash: its parameters and its code."""
-    cls = value if inspect.isroutine(value) else type(value)
-    text = f"{cls.__module__}.{cls.__qualname__}"
-    text += (
-        repr(value)
-        if dataclasses.is_dataclass(value)
-        else json.dumps(vars(value), default=str, sort_keys=True)
-    )
     try:
-        if cls.__module__.startswith("mialab."):
-            return text + provenance.source_hash(inspect.getsourcefile(cls))
-        return text + inspect.getsource(cls)
-    except (OSError, TypeError):
-        # Without its source there is no telling whether code changed; such a game is never found again.
-        warnings.warn(
-            f"The source of {cls.__qualname__} cannot be read: this game is not reused.", stacklevel=5
-        )
-        return text + os.urandom(16).hex()
+        return describe(value)
+    except Exception as error:  # whatever an object raises that keeps its state to itself
+        warnings.warn(f"This game is not reused: {value!r} has hidden state ({error}).", stacklevel=4)
+        return os.urandom(16).hex()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,8 +319,6 @@ class Plan:
     seed: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pool, Pool):
-            raise TypeError(f"pool={self.pool!r} must be a Pool, e.g. mialab.load('digits').")
         if not isinstance(self.training, Training):
             raise TypeError(
                 f"training={self.training!r} must be a mialab.Training, e.g. Training(epochs=50)."
@@ -325,6 +326,8 @@ class Plan:
         _check_models(self.n_models)
         check_integer("seed", self.seed)
         check_integer("canaries", self.canaries)
+        for name in ("n_models", "seed", "canaries"):
+            object.__setattr__(self, name, int(getattr(self, name)))
         n = len(self.pool)
         if n % 2:
             raise ValueError(
@@ -345,7 +348,8 @@ class Plan:
             shape = tuple(network.eval()(engine.prepare(torch.as_tensor(self.pool.x[:2]))).shape)
         if shape != (2, self.pool.n_classes):
             raise ValueError(
-                f"model={self.model!r} answers 2 records with shape {shape}; it must be (2, {self.pool.n_classes})."
+                f"model={_name(self.model)} answers 2 records with shape {shape}; "
+                f"it must be (2, {self.pool.n_classes})."
             )
 
     def key(self) -> str:
@@ -361,7 +365,7 @@ class Plan:
         return {
             "dataset": self.pool.name,
             "fingerprint": self.pool.fingerprint,
-            "model": repr(self.model),
+            "model": _name(self.model),
             "defense": self.defense.name,
             "defense_parameters": dataclasses.asdict(self.defense),
             "training": dataclasses.asdict(self.training),
@@ -370,6 +374,10 @@ class Plan:
             "canaries": self.canaries,
             "seed": self.seed,
         }
+
+
+def _name(model: Model) -> str:
+    return getattr(model, "__qualname__", None) or repr(model)
 
 
 def play(
@@ -432,7 +440,8 @@ def play(
     if workers is not None:
         check_integer("workers", workers, low=1)
     if not isinstance(pool, Pool):
-        raise TypeError(f"pool={pool!r} must be a Pool, e.g. mialab.load('digits').")
+        given = repr(pool) if isinstance(pool, str) else f"a {type(pool).__name__}"
+        raise TypeError(f"pool is {given}; it must be a Pool, e.g. mialab.load('digits').")
     plan = Plan(
         pool=pool,
         model=models.make(model),
@@ -447,8 +456,7 @@ def play(
     y, canary = mislabel(pool.y, pool.n_classes, canaries, seed)
     member = membership(n_models, len(pool), seed, canary)
     with store.lock():
-        if not store.path.exists():
-            _lay_out(store, plan, member, y, canary)
+        _lay_out(store, plan, member, y, canary)
         absent, damaged = store.missing()
         if damaged:
             warnings.warn(

@@ -194,5 +194,9 @@ def make(queries: str | Queries | None, pool: Pool) -> Queries:
     if queries is None or isinstance(queries, str):
         name = choose("queries", queries or "original", ("original", "augmented"))
         queries = Original() if name == "original" else default(pool)
+    if isinstance(queries, type) or not hasattr(queries, "check"):
+        raise ValueError(
+            f"queries={queries!r} must be 'original', 'augmented' or an instance such as mialab.queries.Flips()."
+        )
     queries.check(pool)
     return queries

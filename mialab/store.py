@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -29,6 +30,11 @@ DIMENSIONS = {
 PER_MODEL = ("logits", "raw_logits", "train_accuracy", "validation_accuracy", "test_accuracy", "seconds")
 
 
+def _plain(attrs: dict) -> dict:
+    """Attributes as JSON has them; other values by their text."""
+    return json.loads(json.dumps(attrs, default=lambda v: v.item() if isinstance(v, np.generic) else repr(v)))
+
+
 class Store:
     """One game on disk.
 
@@ -46,11 +52,22 @@ class Store:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OSError(
-                f"Games cannot be kept in {self.path.parent}: {error.strerror}. "
-                "Set MIALAB_CACHE to a folder that can be written to."
-            ) from error
+            raise self._unwritable(error) from error
         self._lock = FileLock(f"{self.path}.lock")
+
+    def _unwritable(self, error: OSError) -> OSError:
+        return OSError(
+            f"Games cannot be kept in {self.path.parent}: {error.strerror}. "
+            "Set MIALAB_CACHE to a folder that can be written to."
+        )
+
+    def _open(self, mode: Literal["r", "r+"]) -> zarr.Group:
+        try:
+            return zarr.open_group(self.path, mode=mode)
+        except Exception as error:  # whatever zarr raises when its metadata are damaged
+            raise OSError(
+                f"The stored game {self.path} cannot be read ({error}): delete that folder to play the game again."
+            ) from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -60,13 +77,17 @@ class Store:
         except Timeout:
             progress.note(f"waiting for another process that plays {self.path.stem}")
             self._lock.acquire()
+        except OSError as error:
+            raise self._unwritable(error) from error
         try:
             yield
         finally:
             self._lock.release()
 
     def create(self, fixed: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], attrs: dict) -> None:
-        """Lay the game out, unless that is done already: what is known beforehand, and room for the rest.
+        """Lay the game out: what is known beforehand, and room for the rest.
+
+        If that is done already, only what is known beforehand is compared, and written anew where it is damaged.
 
         Parameters
         ----------
@@ -78,10 +99,11 @@ class Store:
             What the game is, JSON-friendly.
         """
         if self.path.exists():
+            self._restore(fixed)
             return
         part = self.path.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
-        group = zarr.open_group(part, mode="w", attributes=attrs)
+        group = zarr.open_group(part, mode="w", attributes=_plain(attrs))
         for name, value in fixed.items():
             group.create_array(name, data=value, dimension_names=DIMENSIONS[name])
         for name, shape in shapes.items():
@@ -100,6 +122,16 @@ class Store:
         )
         part.rename(self.path)
 
+    def _restore(self, fixed: dict[str, np.ndarray]) -> None:
+        group = self._open("r")
+        for name, value in fixed.items():
+            try:
+                intact = np.array_equal(group[name][:], value)
+            except Exception:  # whatever a codec raises on a truncated chunk
+                intact = False
+            if not intact:
+                self._open("r+")[name][:] = value
+
     def _checksum(self, group: zarr.Group, model: int) -> np.ndarray:
         digest = hashlib.sha256()
         for name in PER_MODEL:
@@ -109,7 +141,7 @@ class Store:
 
     def write(self, models: list[int], arrays: dict[str, np.ndarray]) -> None:
         """Write the results of ``models``; each array has a leading model dimension."""
-        group = zarr.open_group(self.path, mode="r+")
+        group = self._open("r+")
         try:
             for i, model in enumerate(models):
                 for name, value in arrays.items():
@@ -123,7 +155,7 @@ class Store:
 
     def missing(self) -> tuple[list[int], list[int]]:
         """Return the models still to train: those never finished, and those whose stored answers are damaged."""
-        group = zarr.open_group(self.path, mode="r")
+        group = self._open("r")
         absent, damaged = [], []
         for model in range(group["member"].shape[0]):
             try:
@@ -138,7 +170,7 @@ class Store:
 
     def set_attrs(self, attrs: dict) -> None:
         """Add attributes to the game."""
-        zarr.open_group(self.path, mode="r+").attrs.update(json.loads(json.dumps(attrs)))
+        self._open("r+").attrs.update(_plain(attrs))
 
     def open(self) -> xr.Dataset:
         """Open the game; arrays are read when they are used."""
