@@ -101,8 +101,9 @@ class Training:
 def form(network: nn.Module, device: str = "cpu") -> Literal["stacked", "single"]:
     """Decide how networks of this kind are trained.
 
-    Stacked training needs networks without state besides their parameters (no batch norm). On a GPU it is always the
-    faster form then; on a CPU only for networks of at most 50,000 parameters without convolutions.
+    Stacked training needs networks without state besides their parameters (no batch norm) and without chance of their
+    own (no dropout, whose numbers would depend on the group). On a GPU it is always the faster form then; on a CPU
+    only for networks of at most 50,000 parameters without convolutions.
 
     Parameters
     ----------
@@ -111,7 +112,8 @@ def form(network: nn.Module, device: str = "cpu") -> Literal["stacked", "single"
     device : str
         ``"cpu"`` or ``"cuda"``.
     """
-    if any(True for _ in network.buffers()):
+    random = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in network.modules())
+    if random or any(True for _ in network.buffers()):
         return "single"
     if device != "cpu":
         return "stacked"
@@ -147,6 +149,14 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@contextmanager
+def _own_chance(seed: int, model: int) -> Iterator[None]:
+    # For networks that draw from torch's own generator, such as those with dropout.
+    with torch.random.fork_rng():
+        torch.manual_seed(int(generator(seed, "torch", model).integers(2**63)))
+        yield
 
 
 class Run:
@@ -340,7 +350,7 @@ def train_group(
         If a model's answers are not finite numbers: the training diverged.
     """
     began = time.perf_counter()
-    with _one_thread():
+    with _one_thread(), _own_chance(seed, models[0]):
         run = Run(
             pool, y, member, models, build=build, defense=defense, training=training, seed=seed, device=device
         )
