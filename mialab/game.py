@@ -125,7 +125,7 @@ class Game:
                 raise ValueError(
                     f"{key} has {np.sum(~np.isfinite(value))} values that are not finite numbers."
                 )
-        for key in {"member", "canary"} & given.keys():
+        for key in [name for name in ("member", "canary") if name in given]:
             if not np.isin(given[key], (0, 1)).all():
                 raise ValueError(
                     f"{key} must be True or False (or 1 and 0); it holds {np.unique(given[key])[:5]}."
