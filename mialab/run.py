@@ -436,9 +436,11 @@ class Display:
     def update(self, name: str, status: str) -> None:
         """Show what the notebook ``name`` does now."""
         with self._lock:
-            self._lines[name] = f"  {name:<16} {status}"
+            line = f"  {name:<16} {status}"
+            changed, self._lines[name] = self._lines.get(name) != line, line
             if self._live:
-                self._draw()
+                if changed:
+                    self._draw()
             elif time.monotonic() - self._said.get(name, -self._every) >= self._every:
                 self._said[name] = time.monotonic()
                 print(self._lines[name], file=self._stream, flush=True)

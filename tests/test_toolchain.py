@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -244,6 +245,16 @@ def test_run_command(tmp_path):
     assert done.returncode == 1
     assert "Did you mean 'n_points'?" in done.stdout
     assert mialab("run", "templat").stderr.startswith("error: No notebook 'templat'")
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/index.md"])
+def test_the_example_in_the_prose_runs(page, monkeypatch):
+    """Every line as printed, but for the size."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    code = re.search(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL).group(1)
+    small = code.replace("n_models=16", "n_models=8, training=mia.Training(epochs=1)")
+    assert small != code
+    exec(compile(small, page, "exec"), {})
 
 
 # ---- the pipeline ---------------------------------------------------------------------------------------------
