@@ -22,7 +22,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from mialab.data import Pool
 from mialab.defenses.base import Defense
 from mialab.models import Model
-from mialab.options import check_integer, check_number, choose
+from mialab.options import as_integers, check_integer, check_number, choose
 from mialab.queries import Queries
 from mialab.randomness import Streams, generator
 
@@ -86,9 +86,7 @@ class Training:
         if self.momentum and self.optimizer != "sgd":
             raise ValueError(f"momentum={self.momentum!r} goes with optimizer='sgd', not {self.optimizer!r}.")
         check_number("weight_decay", self.weight_decay, low=0)
-        object.__setattr__(self, "milestones", tuple(self.milestones))
-        for epoch in self.milestones:
-            check_integer("milestones", epoch, low=1)
+        object.__setattr__(self, "milestones", as_integers("milestones", self.milestones, low=1))
         check_number("decay", self.decay, above=0, high=1)
         choose("select", self.select, ("last", "best_validation"))
         choose("precision", self.precision, ("float32", "bfloat16"))

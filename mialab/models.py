@@ -2,18 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
+from math import gcd, prod
 from typing import Literal, Protocol
 
 import torch
 from torch import nn
 
-from mialab.options import check_integer, choose
+from mialab.options import as_integers, check_integer, choose
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
-    "group": lambda channels: nn.GroupNorm(min(8, channels), channels),
+    "group": lambda channels: nn.GroupNorm(gcd(8, channels), channels),
     "none": lambda channels: nn.Identity(),
 }
 
@@ -43,9 +43,7 @@ class MLP:
     activation: Literal["tanh", "relu"] = "tanh"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        for width in self.hidden:
-            check_integer("hidden", width, low=1)
+        object.__setattr__(self, "hidden", as_integers("hidden", self.hidden, low=1))
         choose("activation", self.activation, ACTIVATIONS)
 
     def __call__(self, shape: tuple[int, ...], n_classes: int) -> nn.Module:
@@ -77,9 +75,7 @@ class CNN:
     norm: Literal["none", "group", "batch"] = "none"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
-        for width in self.channels:
-            check_integer("channels", width, low=1)
+        object.__setattr__(self, "channels", as_integers("channels", self.channels, low=1))
         check_integer("hidden", self.hidden, low=1)
         choose("norm", self.norm, NORMS)
 
@@ -135,10 +131,10 @@ class ResNet:
     norm: Literal["group", "batch", "none"] = "group"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "channels", tuple(self.channels))
+        object.__setattr__(self, "channels", as_integers("channels", self.channels, low=1))
+        if not self.channels:
+            raise ValueError("channels=() must not be empty.")
         check_integer("blocks", self.blocks, low=1)
-        for width in self.channels:
-            check_integer("channels", width, low=1)
         choose("norm", self.norm, NORMS)
 
     def __call__(self, shape: tuple[int, ...], n_classes: int) -> nn.Module:

@@ -51,3 +51,13 @@ def check_integer(name: str, value: object, *, low: int = 0) -> None:
     """Refuse a ``value`` that is no integer or is below ``low``."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
         raise ValueError(f"{name}={value!r} must be an integer of at least {low}.")
+
+
+def as_integers(name: str, value: object, *, low: int = 0) -> tuple[int, ...]:
+    """Return ``value`` as a tuple, after refusing what is no sequence of integers of at least ``low``."""
+    if not isinstance(value, Iterable) or isinstance(value, str):
+        raise ValueError(f"{name}={value!r} must be a sequence of integers, e.g. ({value!r},).")
+    numbers = tuple(value)
+    for number in numbers:
+        check_integer(name, number, low=low)
+    return numbers
