@@ -52,7 +52,7 @@ class Flips:
     n : int
         Number of changed copies.
     share : float
-        Probability that a feature is flipped, in (0, 1).
+        Probability that a feature is flipped, in (0, 1].
     seed : int
         Seed of the flips.
     """
@@ -64,6 +64,7 @@ class Flips:
     def __post_init__(self) -> None:
         check_integer("n", self.n, low=1)
         check_number("share", self.share, above=0, high=1)
+        check_integer("seed", self.seed)
 
     def __len__(self) -> int:
         return 1 + self.n
@@ -101,6 +102,7 @@ class Noise:
     def __post_init__(self) -> None:
         check_integer("n", self.n, low=1)
         check_number("scale", self.scale, above=0)
+        check_integer("seed", self.seed)
 
     def __len__(self) -> int:
         return 1 + self.n
