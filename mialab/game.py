@@ -149,7 +149,12 @@ class Game:
         return cls(
             xr.Dataset(
                 {key: (DIMENSIONS[key], value) for key, value in variables.items()},
-                attrs={"dataset": name, "defense": "unknown", **provenance.collect()},
+                attrs={
+                    "dataset": name,
+                    "defense": "unknown",
+                    **dict.fromkeys(("seed", "device", "seconds")),
+                    **provenance.collect(),
+                },
             )
         )
 
@@ -523,7 +528,7 @@ def _train(
             "form": how,
             "device": device,
             "workers": workers,
-            "wall_seconds": time.perf_counter() - began,
+            "seconds": store.open().attrs.get("seconds", 0.0) + time.perf_counter() - began,
             "threads_per_worker": 1,
         }
     )

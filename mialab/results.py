@@ -94,7 +94,7 @@ def _facts(provenance: dict[str, Any]) -> pd.DataFrame:
                 "dataset": about.get("dataset"),
                 "models": about.get("n_models"),
                 "seed": about.get("seed"),
-                "training": _minutes(about.get("wall_seconds")),
+                "training": _minutes(about.get("seconds")),
                 "device": about.get("device"),
                 "commit": about.get("commit"),
                 "torch": (about.get("versions") or {}).get("torch"),
