@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mialab import data
+from mialab import data, sources
 from mialab.data import Pool, datasets, load
 
 
@@ -518,22 +518,22 @@ def tiny_location(monkeypatch, tmp_path):
         ("127.0.0.1", 0), functools.partial(Quiet, directory=str(served))
     )
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    remote = data.Remote(
+    remote = sources.Remote(
         file="dataset_location.tgz",
         url=f"http://127.0.0.1:{server.server_port}/dataset_location.tgz",
-        md5=hashlib.md5((served / "dataset_location.tgz").read_bytes()).hexdigest(),
+        hash="md5:" + hashlib.md5((served / "dataset_location.tgz").read_bytes()).hexdigest(),
         size=(served / "dataset_location.tgz").stat().st_size,
     )
     expect(monkeypatch, remote)
-    monkeypatch.setattr(data, "LOCATION30_SHA256", hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest())
+    monkeypatch.setattr(sources, "LOCATION30_SHA256", hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest())
     yield served, remote, x
     server.shutdown()
     server.server_close()
 
 
 def expect(monkeypatch, remote):
-    entry = dataclasses.replace(data.REGISTRY["location30"], remote=remote)
-    monkeypatch.setitem(data.REGISTRY, "location30", entry)
+    entry = dataclasses.replace(sources.REGISTRY["location30"], remotes=(remote,))
+    monkeypatch.setitem(sources.REGISTRY, "location30", entry)
 
 
 PARTS = {"size": 30, "validation": 4, "test": 6}
@@ -567,7 +567,7 @@ def test_location30_is_the_same_from_every_form_of_file(tiny_location, monkeypat
 
 
 def test_location30_with_a_wrong_checksum_is_refused_and_not_kept(tiny_location, monkeypatch):
-    expect(monkeypatch, tiny_location[1]._replace(md5="0" * 32))
+    expect(monkeypatch, tiny_location[1]._replace(hash="md5:" + "0" * 32))
     for _ in range(2):  # not at the second try either
         with pytest.raises(
             ValueError, match=r"did not give the expected file; nothing was kept\..*" + "0" * 32
@@ -589,13 +589,13 @@ def test_a_damaged_or_different_local_file_is_refused(tiny_location, monkeypatch
     ):
         load("location30", **PARTS)
     (served / file).write_bytes(whole)
-    monkeypatch.setattr(data, "LOCATION30_SHA256", "0" * 64)
+    monkeypatch.setattr(sources, "LOCATION30_SHA256", "0" * 64)
     with pytest.raises(ValueError, match=rf"{file} holds 40 x 6 features, but not the published ones"):
         load("location30", **PARTS)
 
 
 def test_without_network_the_error_says_which_file_to_put_where(monkeypatch):
-    remote = data.LOCATION30._replace(url="http://127.0.0.1:9/dataset_location.tgz")
+    remote = sources.LOCATION30._replace(url="http://127.0.0.1:9/dataset_location.tgz")
     expect(monkeypatch, remote)
     with pytest.raises(FileNotFoundError) as caught:
         load("location30")
