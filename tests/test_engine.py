@@ -1,0 +1,484 @@
+"""The engine against plain PyTorch loops, and against itself in other groups."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+import toys
+from torch import nn
+
+import mialab as mia
+from mialab import engine
+from mialab.defenses import HAMP, Defense, LabelSmoothing
+from mialab.engine import Training, form, train_group
+from mialab.membership import membership
+from mialab.models import CNN, MLP, ResNet
+from mialab.queries import Flips, Original
+from mialab.randomness import Streams, generator
+
+SMALL, LARGE = MLP(hidden=(16,)), MLP(hidden=(256, 256))  # stacked and single on a CPU
+SEED = 3
+
+
+def train(models, pool, build=SMALL, defense=Defense(), queries=Original(), seed=SEED, **training):  # noqa: B008
+    """Train some models of a game of eight."""
+    member = membership(8, len(pool), seed)[list(models)]
+    options = {"epochs": 3, "batch_size": 8} | training
+    return train_group(
+        list(models),
+        pool=pool,
+        y=pool.y,
+        member=member,
+        build=build,
+        defense=defense,
+        training=Training(**options),
+        queries=queries,
+        seed=seed,
+    )
+
+
+def plain_loop(
+    model, pool, build, criterion, make_optimizer, *, epochs=3, batch_size=8, shuffle=True, **changes
+):
+    """Train one model as a tutorial would, with the engine's initial weights and order of batches."""
+    network = engine.initialise(build, pool, SEED, model)
+    x, y = torch.as_tensor(pool.x), torch.as_tensor(pool.y)
+    members = np.flatnonzero(membership(8, len(pool), SEED)[model])
+    order = generator(SEED, "batches", model)
+    optimizer = make_optimizer(network.parameters())
+    milestones, decay = changes.get("milestones", []), changes.get("decay", 1)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, decay)
+    for _ in range(epochs):
+        if changes.get("new_optimizer"):
+            optimizer = make_optimizer(network.parameters())
+        visited = members[order.permutation(len(members))] if shuffle else members
+        for start in range(0, len(visited), batch_size):
+            batch = visited[start : start + batch_size]
+            optimizer.zero_grad()
+            criterion(network(x[batch]), y[batch]).backward()
+            optimizer.step()
+        if milestones:
+            scheduler.step()
+    with torch.no_grad():
+        return network.eval()(x).numpy()
+
+
+def assert_alike(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Against plain loops
+
+OPTIMIZERS = {
+    "sgd": (
+        {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 0.01},
+        lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+    ),
+    "adam": (
+        {"optimizer": "adam", "lr": 0.01, "weight_decay": 0.1},
+        lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1),
+    ),
+    "adamw": (
+        {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.1},
+        lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("build", "kind", "models"),
+    [
+        pytest.param(SMALL, "tabular", [0, 5], id="stacked"),
+        pytest.param(LARGE, "tabular", [5], id="single"),
+        pytest.param(CNN(channels=(4,), hidden=8, norm="group"), "image", [5], id="cnn"),
+    ],
+)
+def test_training_against_a_plain_loop(build, kind, models, optimizer):
+    pool = toys.pool(kind, n=44)  # 22 members: the last batch is smaller
+    options, make_optimizer = OPTIMIZERS[optimizer]
+    ours = train(models, pool, build, **options)["logits"][:, 0]
+    for answers, k in zip(ours, models, strict=True):
+        assert_alike(answers, plain_loop(k, pool, build, nn.functional.cross_entropy, make_optimizer))
+
+
+def test_milestones_and_fixed_order_against_a_plain_loop():
+    pool = toys.pool()
+    options, make_optimizer = OPTIMIZERS["sgd"]
+    schedule = {"epochs": 6, "milestones": (2, 4), "decay": 0.2, "shuffle": False}
+    ours = train([1, 2], pool, **options, **schedule)["logits"][:, 0]
+    for answers, k in zip(ours, [1, 2], strict=True):
+        assert_alike(
+            answers, plain_loop(k, pool, SMALL, nn.functional.cross_entropy, make_optimizer, **schedule)
+        )
+    training = Training(lr=0.5, milestones=(2, 4), decay=0.1)
+    assert [training.lr_at(e) for e in range(6)] == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005, 0.005])
+
+
+def test_label_smoothing_against_a_plain_loop():
+    pool = toys.pool()
+    options, make_optimizer = OPTIMIZERS["adam"]
+    criterion = nn.CrossEntropyLoss(label_smoothing=0.2)
+    ours = train([4], pool, defense=LabelSmoothing(0.2), **options)["logits"][0, 0]
+    assert_alike(ours, plain_loop(4, pool, SMALL, criterion, make_optimizer))
+
+
+@pytest.mark.parametrize("faithful", [True, False])
+def test_hamp_against_a_plain_loop(faithful):
+    pool = toys.pool()
+    options, make_optimizer = OPTIMIZERS["sgd"]
+    defense = HAMP(gamma=0.6, alpha=0.1, faithful=faithful)
+    p = defense.soft_label(3)
+
+    def criterion(logits, y):
+        soft = torch.full_like(logits, (1 - p) / 2).scatter(1, y[:, None], p)
+        terms = nn.functional.kl_div(logits.log_softmax(1), soft, reduction="none")
+        divergence = terms.mean() if faithful else terms.sum(1).mean()
+        return divergence - 0.1 * torch.distributions.Categorical(logits=logits).entropy().mean()
+
+    ours = train([4, 7], pool, defense=defense, **options)["raw_logits"][:, 0]
+    for answers, k in zip(ours, [4, 7], strict=True):
+        assert_alike(answers, plain_loop(k, pool, SMALL, criterion, make_optimizer, new_optimizer=faithful))
+
+
+@pytest.mark.parametrize("build", [ResNet(blocks=1, channels=(4, 8), norm="batch"), CNN(norm="batch")])
+def test_batch_norm_is_trained_singly_and_answers_with_running_statistics(build):
+    pool = toys.pool("image")
+    assert form(build((1, 8, 8), 3)) == "single"
+    options, make_optimizer = OPTIMIZERS["sgd"]
+    ours = train([2], pool, build, epochs=2, **options)["logits"][0, 0]
+    theirs = plain_loop(2, pool, build, nn.functional.cross_entropy, make_optimizer, epochs=2)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="trained one at a time"):
+        train([2, 3], pool, build)
+
+
+def test_images_of_bytes_train_like_images_of_numbers():
+    pixels = toys.pool("image")
+    as_bytes = {name: (255 * getattr(pixels, name)).astype(np.uint8) for name in ("x", "x_val", "x_test")}
+    as_numbers = {name: value.astype(np.float32) / 255 for name, value in as_bytes.items()}
+    build = CNN(channels=(4,), hidden=8)
+    ours, theirs = (train([0], toys.pool("image", **parts), build) for parts in (as_bytes, as_numbers))
+    assert_alike(ours["logits"], theirs["logits"])
+
+
+# ----------------------------------------------------------------------------------------------------
+# Hooks
+
+
+@dataclass(frozen=True)
+class Everything(Defense):
+    """Uses every hook with random numbers: mixes inputs and soft labels, scales weights, disturbs answers."""
+
+    name: ClassVar[str] = "everything"
+    changes_answers: ClassVar[bool] = True
+
+    def mix(self, x, y, *, progress, rng):
+        share = rng.beta(0.5, 0.5, x.shape[1])
+        other = rng.permutation(x.shape[1])
+        soft = nn.functional.one_hot(y, 3).float()
+        models = torch.arange(len(x))[:, None]
+        weight = share[..., None] * (1 - progress / 2)
+        return (
+            weight * x + (1 - weight) * x[models, other],
+            weight * soft + (1 - weight) * soft[models, other],
+        )
+
+    def loss(self, logits, target, *, run=None, index=None):
+        seen = run.memory.setdefault("seen", torch.zeros(len(run.models)))
+        seen += 1
+        return super().loss(logits, target) / (1 + 0.1 * run.epoch)
+
+    def weights(self, parameters):
+        return {name: 0.9 * value for name, value in parameters.items()}
+
+    def answer(self, logits, x, *, predict, rng, pool):
+        return logits + predict(x + 0.1 * rng.normal(*x.shape)) + rng.normal(*logits.shape[1:])
+
+
+def test_results_do_not_depend_on_the_group():
+    pool = toys.pool(n=60, validation=20)
+    for defense in (Defense(), HAMP(), Everything()):
+        together = train(range(8), pool, defense=defense, epochs=1, select="best_validation")
+        for size in (1, 3):
+            groups = [range(i, min(i + size, 8)) for i in range(0, 8, size)]
+            apart = [train(g, pool, defense=defense, epochs=1, select="best_validation") for g in groups]
+            for name in set(together) - {"seconds"}:
+                ours = np.concatenate([part[name] for part in apart])
+                if name == "logits" and defense == HAMP():
+                    # A rounding can swap two classes that are all but equal: compare the values, not the places.
+                    ours, theirs = np.sort(ours), np.sort(together[name])
+                else:
+                    theirs = together[name]
+                np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_results_do_not_depend_on_the_number_of_workers(monkeypatch, tmp_path):
+    pool, answers = toys.pool(), []
+    for workers in (1, 2):
+        monkeypatch.setenv("MIALAB_CACHE", str(tmp_path / str(workers)))
+        game = mia.play(pool, SMALL, training=Training(epochs=1), n_models=4, workers=workers)
+        assert game.attrs["workers"] == workers
+        answers.append(game.logits)
+    assert_alike(*answers)
+
+
+def test_weights_that_a_network_computes_with():
+    # A plain loop over a network whose weights are scaled on the way.
+    pool = toys.pool()
+
+    @dataclass(frozen=True)
+    class Scaled(Defense):
+        name: ClassVar[str] = "scaled"
+
+        def weights(self, parameters):
+            return {name: 0.5 * value for name, value in parameters.items()}
+
+    class Half(nn.Module):
+        def __init__(self, shape, n_classes):
+            super().__init__()
+            self.inner = SMALL(shape, n_classes)
+
+        def forward(self, x):
+            halves = {name: 0.5 * value for name, value in self.inner.named_parameters()}
+            return torch.func.functional_call(self.inner, halves, (x,))
+
+    options, make_optimizer = OPTIMIZERS["adam"]
+    ours = train([1, 6], pool, defense=Scaled(), **options)["logits"][:, 0]
+    for answers, k in zip(ours, [1, 6], strict=True):
+        assert_alike(answers, plain_loop(k, pool, Half, nn.functional.cross_entropy, make_optimizer))
+
+
+def test_hooks_see_the_running_training():
+    pool, seen = toys.pool(), []
+
+    @dataclass(frozen=True)
+    class Watcher(Defense):
+        name: ClassVar[str] = "watcher"
+
+        def before_epoch(self, run):
+            seen.append((run.epoch, run.models, run.members.numpy(), list(run.parameters)))
+
+        def mix(self, x, y, *, progress, rng):
+            seen.append(progress)
+            return x, y
+
+        def loss(self, logits, target, *, run=None, index=None):
+            np.testing.assert_array_equal(run.y[index], target)
+            assert all(run.members[i, :, None].eq(row).any(0).all() for i, row in enumerate(index))
+            return super().loss(logits, target)
+
+    train([2, 5], pool, defense=Watcher(), epochs=3, batch_size=20)
+    assert [s for s in seen if isinstance(s, float)] == [0, 0.5, 1]
+    epochs = [s for s in seen if isinstance(s, tuple)]
+    assert [e[0] for e in epochs] == [0, 1, 2]
+    assert epochs[0][1] == [2, 5]
+    np.testing.assert_array_equal(
+        epochs[0][2], [np.flatnonzero(m) for m in membership(8, len(pool), SEED)[[2, 5]]]
+    )
+
+
+# ----------------------------------------------------------------------------------------------------
+# Selection, precision, divergence
+
+
+@pytest.mark.parametrize(("build", "models"), [(SMALL, [0, 1, 2, 3]), (LARGE, [1])])
+def test_best_validation_keeps_the_first_best_epoch(build, models):
+    pool = toys.pool(n=40, validation=20)
+    options = {"lr": 0.02, "batch_size": 16}
+    # Epoch by epoch: without a schedule, a training of e epochs is the beginning of one of 8.
+    path = [train(models, pool, build, epochs=e, **options) for e in range(1, 9)]
+    accuracy = np.stack([result["validation_accuracy"] for result in path])
+    best = accuracy.argmax(0)
+    assert set(best) != {7}  # or there would be nothing to see
+    chosen = train(models, pool, build, epochs=8, select="best_validation", **options)
+    for i, epoch in enumerate(best):
+        assert_alike(chosen["logits"][i], path[epoch]["logits"][i])
+    np.testing.assert_array_equal(chosen["validation_accuracy"], accuracy.max(0))
+    np.testing.assert_array_equal(
+        chosen["test_accuracy"], [path[e]["test_accuracy"][i] for i, e in enumerate(best)]
+    )
+
+
+def test_best_validation_keeps_the_running_statistics_of_its_epoch():
+    pool, build = toys.pool("image", validation=20), CNN(channels=(4,), hidden=8, norm="batch")
+    path = [train([0], pool, build, epochs=e, lr=0.03) for e in range(1, 6)]
+    best = int(np.argmax([result["validation_accuracy"][0] for result in path]))
+    assert best != 4
+    chosen = train([0], pool, build, epochs=5, lr=0.03, select="best_validation")
+    assert_alike(chosen["logits"], path[best]["logits"])
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "models"),
+    [(SMALL, "tabular", [0, 1]), (LARGE, "tabular", [0]), (ResNet(blocks=1, channels=(4, 8)), "image", [0])],
+)
+def test_bfloat16_trains_almost_like_float32(build, kind, models):
+    pool = toys.pool(kind)
+    options, _ = OPTIMIZERS["sgd"]
+    rough = train(models, pool, build, precision="bfloat16", **options)["logits"]
+    exact = train(models, pool, build, **options)["logits"]
+    assert rough.dtype == np.float32
+    assert (rough != exact).any()
+    # bfloat16 has 8 bits: a relative step of 0.4 %
+    assert np.abs(rough - exact).mean() < 0.1 * np.abs(exact).mean()
+    # The answers themselves are float32: rounded ones would be few.
+    assert len(np.unique(rough[0, 0])) > 0.9 * rough[0, 0].size
+
+
+def test_divergence_is_an_error_that_names_the_model():
+    with pytest.raises(
+        FloatingPointError, match=r"^Training diverged: model [45] answers .* not finite. Lower lr=1e\+30"
+    ):
+        train([4, 5], toys.pool(), MLP(hidden=(8,), activation="relu"), optimizer="sgd", lr=1e30)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Results
+
+
+@pytest.mark.parametrize("build", [SMALL, LARGE])
+def test_results_of_a_group(build):
+    pool = toys.pool("binary", n=60, validation=20, test=30)
+    models = [3, 6] if build is SMALL else [3]
+    result = train(models, pool, build, HAMP(), Flips(n=2), epochs=10)
+    assert result["logits"].shape == result["raw_logits"].shape == (len(models), 3, 60, 3)
+    assert result["logits"].dtype == np.float32
+    member = membership(8, 60, SEED)[models]
+    right = result["raw_logits"][:, 0].argmax(-1) == pool.y
+    np.testing.assert_allclose(
+        result["train_accuracy"], [r[m].mean() for r, m in zip(right, member, strict=True)]
+    )
+    assert ((result["seconds"] > 0) & (result["seconds"] < 60)).all()
+    # Validation and test accuracy: trained the same, asked other records.
+    for part in ("val", "test"):
+        x, y = getattr(pool, f"x_{part}"), getattr(pool, f"y_{part}")
+        run = engine.Run(
+            pool,
+            pool.y,
+            member,
+            models,
+            build=build,
+            defense=HAMP(),
+            training=Training(epochs=10, batch_size=8),
+            seed=SEED,
+            device="cpu",
+        )
+        run.train()
+        expected = (run.predict(x).argmax(-1).numpy() == y).mean(1)
+        name = "validation" if part == "val" else part
+        np.testing.assert_allclose(result[f"{name}_accuracy"], expected)
+
+
+def test_accuracies_of_parts_that_are_missing_are_unknown():
+    result = train([0], toys.pool(test=0))
+    assert np.isnan(result["test_accuracy"]).all()
+    assert np.isnan(result["validation_accuracy"]).all()
+
+
+def test_training_leaves_threads_and_random_numbers_of_the_user_alone():
+    threads = torch.get_num_threads()
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    train([0], toys.pool(), defense=HAMP())
+    assert torch.get_num_threads() == threads
+    assert torch.equal(torch.get_rng_state(), before[0])
+    np.testing.assert_array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
+
+
+def test_the_same_seed_gives_the_same_models_and_another_one_others():
+    pool = toys.pool()
+    first, again, other = (train([0, 1], pool, seed=seed)["logits"] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert (first[0] != first[1]).any()
+
+
+def test_dropout_depends_on_seed_and_model_alone():
+    def build(shape, n_classes):
+        return nn.Sequential(nn.Linear(shape[0], 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, n_classes))
+
+    pool = toys.pool()
+    assert form(build((6,), 3)) == "single"
+    first = train([1], pool, build)["logits"]
+    torch.rand(5)
+    train([0], pool, build)
+    np.testing.assert_array_equal(train([1], pool, build)["logits"], first)
+
+
+def test_streams_belong_to_one_model_and_one_purpose():
+    draws = {
+        "permutation": lambda s: s.permutation(9),
+        "uniform": lambda s: s.uniform(4, 2),
+        "normal": lambda s: s.normal(4, 2),
+        "beta": lambda s: s.beta(0.3, 2, 5),
+        "integers": lambda s: s.integers(100, 6),
+    }
+    for draw in draws.values():
+        group = draw(Streams(0, [3, 4, 9], "this"))
+        for i, k in enumerate([3, 4, 9]):
+            assert torch.equal(draw(Streams(0, [k], "this"))[0], group[i])
+            assert not torch.equal(draw(Streams(0, [k], "that"))[0], group[i])
+            assert not torch.equal(draw(Streams(1, [k], "this"))[0], group[i])
+        assert not torch.equal(group[0], group[1])
+    assert sorted(draws["permutation"](Streams(0, [1], "this"))[0].tolist()) == list(range(9))
+    many = Streams(0, [0], "this")
+    # Means of 10,000 numbers: 5 standard deviations, error rates of 6e-7
+    for values, mean, deviation in (
+        (many.uniform(10_000), 1 / 2, 12**-0.5),
+        (many.normal(10_000), 0, 1),
+        (many.beta(2, 6, 10_000), 1 / 4, (12 / (64 * 9)) ** 0.5),
+        (many.integers(7, 10_000), 3, 2),
+    ):
+        assert values.double().mean().item() == pytest.approx(mean, abs=5 * deviation / 100)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Form and parameters
+
+
+@pytest.mark.parametrize(
+    ("network", "cpu", "cuda"),
+    [
+        (SMALL((6,), 3), "stacked", "stacked"),
+        (LARGE((6,), 3), "single", "stacked"),
+        (nn.Linear(49, 1000), "stacked", "stacked"),  # 50,000 parameters
+        (nn.Linear(50, 1000), "single", "stacked"),
+        (CNN(channels=(2,), hidden=2)((1, 8, 8), 2), "single", "stacked"),
+        (ResNet()((3, 8, 8), 2), "single", "stacked"),
+        (ResNet(norm="batch")((3, 8, 8), 2), "single", "single"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Dropout()), "single", "single"),
+    ],
+)
+def test_form(network, cpu, cuda):
+    assert form(network) == cpu
+    assert form(network, "cuda") == cuda
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "epochs=0 must be an integer of at least 1."),
+        ({"epochs": 2.0}, "epochs=2.0 must be an integer of at least 1."),
+        ({"batch_size": -1}, "batch_size=-1 must be an integer of at least 1."),
+        ({"optimizer": "sdg"}, r"optimizer='sdg' is unknown. Did you mean 'sgd'\? Known: adam, adamw, sgd."),
+        ({"lr": 0}, "lr=0 must be greater than 0."),
+        ({"lr": float("inf")}, "lr=inf must be greater than 0."),
+        ({"lr": "0.1"}, "lr='0.1' must be greater than 0."),
+        ({"momentum": 0.9}, "momentum=0.9 goes with optimizer='sgd', not 'adam'."),
+        ({"optimizer": "sgd", "momentum": 1.5}, "momentum=1.5 must be at least 0 and at most 1."),
+        ({"weight_decay": -1}, "weight_decay=-1 must be at least 0."),
+        ({"milestones": (0,)}, "milestones=0 must be an integer of at least 1."),
+        ({"milestones": 3}, r"milestones=3 must be a sequence of integers, e.g. \(3,\)."),
+        ({"decay": 0}, "decay=0 must be greater than 0 and at most 1."),
+        ({"select": "best"}, "select='best' is unknown. .*Known: best_validation, last."),
+        ({"precision": "float16"}, r"precision='float16' is unknown. Did you mean 'bfloat16'\?"),
+    ],
+)
+def test_wrong_parameters_of_training(wrong, message):
+    with pytest.raises(ValueError, match="^" + message):
+        Training(**wrong)
