@@ -100,7 +100,11 @@ class Game:
             raise ValueError(
                 f"logits has {logits.ndim} dimensions; it must be (model, query, record, label)."
             )
+        if not np.issubdtype(logits.dtype, np.number):
+            raise ValueError(f"logits must hold numbers; it is {logits.dtype}.")
         n_models, _, n_records, n_classes = logits.shape
+        if n_classes < 2:
+            raise ValueError(f"logits has {n_classes} classes; there must be at least 2.")
         expected = {"member": (n_models, n_records), "y": (n_records,)}
         given: dict[str, np.ndarray] = {"member": member, "y": y}
         optional = {
@@ -349,6 +353,8 @@ class Plan:
 
     def _try_model(self) -> None:
         network = engine.initialise(self.model, self.pool, self.seed, 0)
+        if not isinstance(network, torch.nn.Module):
+            raise TypeError(f"model={_name(self.model)} must return a torch.nn.Module, not {network!r}.")
         with torch.inference_mode():
             shape = tuple(network.eval()(engine.prepare(torch.as_tensor(self.pool.x[:2]))).shape)
         if shape != (2, self.pool.n_classes):
