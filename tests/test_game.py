@@ -1,0 +1,476 @@
+"""The game: memberships, canaries, answers from elsewhere, and what is said about wrong parameters."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import toys
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import chisquare
+from torch import nn
+from toys import random_game
+
+import mialab as mia
+from mialab import engine
+from mialab.defenses import HAMP, Defense
+from mialab.membership import membership, mislabel
+from mialab.models import MLP
+
+TRAINING = mia.Training(epochs=2, batch_size=16)
+SMALL = MLP(hidden=(8,))
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Fail a test that trains."""
+
+    def trained(*_, **__):
+        raise AssertionError("a model was trained")
+
+    monkeypatch.setattr(engine, "train_group", trained)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Memberships and canaries
+
+EVEN = st.integers(1, 20).map(lambda n: 2 * n)
+
+
+@given(EVEN, EVEN, st.integers(0, 2**32), EVEN)
+def test_memberships_are_balanced(n_models, n_records, seed, n_canaries):
+    canary = np.arange(n_records) < n_canaries
+    for chosen in (None, canary):
+        member = membership(n_models, n_records, seed, chosen)
+        assert (2 * member.sum(1) == n_records).all()
+        assert (2 * member.sum(0) == n_models).all()
+        np.testing.assert_array_equal(member[1::2], ~member[::2])
+    np.testing.assert_array_equal(2 * member[:, canary].sum(1), np.full(n_models, canary.sum()))
+
+
+def test_membership_of_a_model_depends_on_seed_and_model_alone():
+    sixteen = membership(16, 100, 0)
+    np.testing.assert_array_equal(membership(8, 100, 0), sixteen[:8])
+    assert len(np.unique(sixteen, axis=0)) == 16
+    assert (membership(8, 100, 1) != sixteen[:8]).any()
+
+
+def test_memberships_are_drawn_evenly():
+    # 600 records, each in the first of a pair or in the second, 200 times: a fair coin for each record.
+    count = np.stack([membership(2, 600, seed)[0] for seed in range(200)]).sum(0)
+    # The sum of squares of 600 standardised counts, with 599 degrees of freedom; error rate 1e-4.
+    assert chisquare(np.concatenate([count, 200 - count]), ddof=600).pvalue > 1e-4
+
+
+def test_canaries_get_wrong_labels_evenly():
+    y = np.arange(4000) % 5
+    labels, canary = mislabel(y, 5, 3000, seed=0)
+    assert canary.sum() == 3000
+    assert (labels[canary] != y[canary]).all()
+    np.testing.assert_array_equal(labels[~canary], y[~canary])
+    assert labels.dtype == np.int64
+    assert set(labels) == set(range(5))
+    # Each of the 4 wrong labels equally often; error rate 1e-4.
+    assert chisquare(np.bincount((labels - y)[canary] % 5)[1:]).pvalue > 1e-4
+    np.testing.assert_array_equal(y, np.arange(4000) % 5)
+
+
+def test_canaries_depend_on_the_seed():
+    y = np.zeros(50, np.int64)
+    assert (mislabel(y, 3, 10, 0)[1] == mislabel(y, 3, 10, 0)[1]).all()
+    assert (mislabel(y, 3, 10, 0)[1] != mislabel(y, 3, 10, 1)[1]).any()
+    labels, canary = mislabel(y, 3, 0, 0)
+    assert not canary.any()
+    np.testing.assert_array_equal(labels, y)
+
+
+def test_models_left_out_are_on_the_other_side():
+    for design in ("paired", "balanced"):
+        game = random_game(design, n_models=8, n_records=50)
+        models = np.arange(8)[:, None]
+        out = game.left_out
+        other = np.take_along_axis(game.member, out, axis=0)
+        np.testing.assert_array_equal(other, ~game.member)
+        np.testing.assert_array_equal(
+            np.take_along_axis(out, out, axis=0), np.broadcast_to(models, out.shape)
+        )
+        assert (game.plain_leave_one_out().left_out == -1).all()
+    np.testing.assert_array_equal(random_game("paired").left_out[:, 0], np.arange(8) ^ 1)
+    # Drawn evenly: each of the 4 models on the other side; error rate 1e-4.
+    game = random_game("balanced", n_models=8, n_records=2000, seed=1)
+    place = np.take_along_axis((~game.member).cumsum(0) - 1, game.left_out, axis=0)
+    assert chisquare(np.bincount(place[0][game.member[0]])).pvalue > 1e-4
+    assert (random_game("random", n_models=9).left_out == -1).all()
+
+
+# ----------------------------------------------------------------------------------------------------
+# Playing
+
+
+def test_a_game_has_what_it_says(fresh_cache):
+    pool = toys.pool("binary", n=60, validation=10, test=30)
+    game = mia.play(
+        pool,
+        SMALL,
+        HAMP(gamma=0.4),
+        training=TRAINING,
+        n_models=4,
+        queries=mia.queries.Flips(n=2),
+        canaries=6,
+        seed=5,
+    )
+    assert (game.n_models, game.n_queries, game.n_records, game.n_classes) == (4, 3, 60, 3)
+    assert game.logits.shape == (4, 3, 60, 3)
+    assert (game.logits.dtype, game.member.dtype, game.y.dtype) == (np.float32, bool, np.int64)
+    labels, canary = mislabel(pool.y, 3, 6, 5)
+    np.testing.assert_array_equal(game.y, labels)
+    np.testing.assert_array_equal(game.canary, canary)
+    np.testing.assert_array_equal(game.member, membership(4, 60, 5, canary))
+    np.testing.assert_array_equal(game.partner, [1, 0, 3, 2])
+    assert game.dataset.logits.dims == ("model", "query", "record", "label")
+    right = game.logits[:, 0].argmax(-1) == game.y
+    np.testing.assert_allclose(
+        game.train_accuracy, [r[m].mean() for r, m in zip(right, game.member, strict=True)]
+    )
+    assert ((game.test_accuracy >= 0) & (game.test_accuracy <= 1)).all()
+    assert repr(game) == "Game(toy, defense=hamp: 4 models x 3 queries x 60 records x 3 classes, 6 canaries)"
+    expected = {
+        "dataset": "toy",
+        "fingerprint": pool.fingerprint,
+        "model": "MLP(hidden=(8,), activation='tanh')",
+        "defense": "hamp",
+        "queries": "Flips(n=2, share=0.02, seed=0)",
+        "n_models": 4,
+        "canaries": 6,
+        "seed": 5,
+        "form": "stacked",
+        "device": "cpu",
+    }
+    assert {name: game.attrs[name] for name in expected} == expected
+    assert game.attrs["defense_parameters"] == dataclasses.asdict(HAMP(gamma=0.4))
+    assert game.attrs["training"]["epochs"] == 2
+    assert {"commit", "versions", "python", "machine", "date", "seconds"} <= set(game.attrs)
+
+
+def test_defaults_of_play(monkeypatch, fresh_cache):
+    asked = {}
+
+    def train(models, **options):
+        asked.update(options, models=models)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(engine, "train_group", train)
+    with pytest.raises(RuntimeError, match="enough"):
+        mia.play(toys.pool())
+    assert asked["build"] == MLP()
+    assert asked["defense"] == Defense()
+    assert asked["training"] == mia.Training()
+    assert len(asked["queries"]) == 1
+
+
+def test_numbers_from_numpy_will_do(fresh_cache):
+    pool, cast = toys.pool(), np.int64
+    game = mia.play(
+        pool,
+        SMALL,
+        HAMP(gamma=np.float32(0.5), alpha=np.float64(0.1)),
+        training=mia.Training(epochs=cast(2), lr=np.float32(0.01)),
+        n_models=cast(2),
+        canaries=cast(4),
+        seed=cast(1),
+    )
+    assert game.attrs["defense_parameters"]["gamma"] == 0.5
+    assert game.attrs["seed"] == 1
+
+
+def test_an_own_model_and_an_own_defense(fresh_cache):
+    @dataclasses.dataclass(frozen=True)
+    class Colder(Defense):
+        """Divide the logits by a temperature when asked."""
+
+        name: ClassVar[str] = "colder"
+        changes_answers: ClassVar[bool] = True
+        temperature: float = 4.0
+
+        def answer(self, logits, x, *, predict, rng, pool):
+            return logits / self.temperature
+
+    def linear(shape, n_classes):
+        return nn.Linear(shape[0], n_classes)
+
+    game = mia.play(toys.pool(), linear, Colder(), training=TRAINING, n_models=2)
+    np.testing.assert_allclose(4 * game.logits, game.before_output_step().logits, rtol=1e-6)
+    assert game.attrs["model"].endswith("linear")
+    assert game.attrs["defense_parameters"] == {"temperature": 4.0}
+
+
+# ----------------------------------------------------------------------------------------------------
+# Wrong parameters of play: one clear message each, before any training
+
+
+def three_outputs(shape, n_classes):
+    return nn.Linear(shape[0], n_classes + 1)
+
+
+def not_a_network(shape, n_classes):
+    return 7
+
+
+class Refusing(Defense):
+    name = "refusing"
+
+    def check(self, pool):
+        raise ValueError(f"refusing needs images; {pool.name!r} has {pool.kind} records.")
+
+
+PLAY = [
+    ({"model": "mpl"}, r"model='mpl' is unknown. Did you mean 'mlp'\? Known: cnn, mlp, resnet."),
+    ({"model": 5}, "model=5 is unknown. Known: cnn, mlp, resnet."),
+    (
+        {"defense": "hampp"},
+        r"defense='hampp' is unknown. Did you mean 'hamp'\? Known: .*label_smoothing, none",
+    ),
+    ({"defense": 0.5}, "defense=0.5 is unknown. Known: "),
+    ({"queries": "flips"}, "queries='flips' is unknown. Known: augmented, original."),
+    (
+        {"queries": 16},
+        "queries=16 must be 'original', 'augmented' or an instance such as mialab.queries.Flips",
+    ),
+    (
+        {"queries": mia.queries.Flips()},
+        "queries=Flips.* needs binary records; 'toy' has tabular ones: use Noise.",
+    ),
+    ({"device": "gpu"}, r"device='gpu' is unknown. .*Known: auto, cpu, cuda."),
+    ({"n_models": 5}, "n_models=5 must be even: models come in pairs"),
+    ({"n_models": 0}, "n_models=0 must be an integer of at least 2."),
+    ({"n_models": "16"}, "n_models='16' must be an integer of at least 2."),
+    ({"n_models": 4.0}, "n_models=4.0 must be an integer of at least 2."),
+    ({"n_models": True}, "n_models=True must be an integer of at least 2."),
+    ({"seed": -1}, "seed=-1 must be an integer of at least 0."),
+    ({"seed": None}, "seed=None must be an integer of at least 0."),
+    ({"canaries": 3}, "canaries=3 must be even and at most 40, the number of records."),
+    ({"canaries": 42}, "canaries=42 must be even and at most 40, the number of records."),
+    ({"canaries": -2}, "canaries=-2 must be an integer of at least 0."),
+    ({"canaries": True}, "canaries=True must be an integer of at least 0."),
+    ({"workers": 0}, "workers=0 must be an integer of at least 1."),
+    (
+        {"training": mia.Training(select="best_validation")},
+        r"select='best_validation' needs a validation part: load the pool with validation=",
+    ),
+    ({"model": "cnn"}, r"Records of shape \(6,\) do not fit this model: it needs images .* use model='mlp'"),
+    (
+        {"model": three_outputs},
+        r"model=three_outputs answers 2 records with shape \(2, 4\); it must be \(2, 3\).",
+    ),
+    ({"defense": Refusing()}, "refusing needs images; 'toy' has tabular records."),
+]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), PLAY, ids=[f"{next(iter(w))}-{i}" for i, (w, _) in enumerate(PLAY)]
+)
+def test_wrong_parameters_of_play(wrong, message, no_training, fresh_cache):
+    with pytest.raises(ValueError, match="^" + message) as caught:
+        mia.play(toys.pool(), **wrong)
+    assert "\n" not in str(caught.value)
+    assert not list(fresh_cache.rglob("*.zarr"))
+
+
+@pytest.mark.parametrize(
+    ("pool", "message"),
+    [
+        ("digits", r"pool is 'digits'; it must be a Pool, e.g. mialab.load\('digits'\)."),
+        (np.zeros((4, 2)), r"pool is a ndarray; it must be a Pool"),
+        (None, r"pool is a NoneType; it must be a Pool"),
+    ],
+)
+def test_a_pool_that_is_none(pool, message, no_training):
+    with pytest.raises(TypeError, match="^" + message):
+        mia.play(pool)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (
+            {"training": {"epochs": 3}},
+            r"training={'epochs': 3} must be a mialab.Training, e.g. Training\(epochs=50\).",
+        ),
+        ({"model": not_a_network}, "model=not_a_network must return a torch.nn.Module, not 7."),
+    ],
+)
+def test_wrong_types_of_play(wrong, message, no_training, fresh_cache):
+    with pytest.raises(TypeError, match="^" + message):
+        mia.play(toys.pool(), **wrong)
+
+
+def test_an_odd_number_of_records(no_training):
+    with pytest.raises(ValueError, match=r"^The pool has 41 records; .* need an even number: load size=40."):
+        mia.play(toys.pool(n=41))
+
+
+def test_a_graphics_card_that_is_not_there(no_training, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"^device='cuda' is not available here; use device='auto'."):
+        mia.play(toys.pool(), device="cuda")
+
+
+# ----------------------------------------------------------------------------------------------------
+# Answers from elsewhere
+
+
+def arrays(**changes):
+    rng = np.random.default_rng(0)
+    member = membership(6, 10, 0)
+    given = {
+        "logits": rng.normal(size=(6, 2, 10, 3)),
+        "member": member,
+        "y": rng.integers(3, size=10),
+        "partner": np.arange(6) ^ 1,
+    }
+    return given | changes
+
+
+def test_from_arrays_keeps_what_it_is_given():
+    given = arrays(
+        canary=np.arange(10) < 4,
+        raw_logits=np.ones((6, 2, 10, 3)),
+        train_accuracy=np.full(6, 0.9),
+        test_accuracy=np.full(6, 0.5),
+    )
+    game = mia.Game.from_arrays(**given, name="mine")
+    for name, value in given.items():
+        np.testing.assert_array_equal(game.dataset[name], value)
+    assert (
+        repr(game) == "Game(mine, defense=unknown: 6 models x 2 queries x 10 records x 3 classes, 4 canaries)"
+    )
+    assert (game.before_output_step().logits == 1).all()
+    assert (game.logits != 1).all()
+    assert game.attrs["dataset"] == "mine"
+
+
+def test_from_arrays_fills_in_the_rest():
+    given = arrays(partner=None)
+    game = mia.Game.from_arrays(
+        logits=given["logits"][:, 0].tolist(),
+        member=given["member"].astype(int).tolist(),
+        y=given["y"].astype(np.int32),
+    )
+    assert game.logits.shape == (6, 1, 10, 3)
+    np.testing.assert_array_equal(game.member, given["member"])
+    assert (game.member.dtype, game.y.dtype, game.canary.dtype) == (bool, np.int64, bool)
+    assert (game.partner == -1).all()
+    assert not game.canary.any()
+    assert np.isnan(game.train_accuracy).all()
+    assert np.isnan(game.test_accuracy).all()
+    with pytest.raises(ValueError, match=r"^The defense 'unknown' has no output step to leave out."):
+        game.before_output_step()
+    plain = mia.Game.from_arrays(**arrays(raw_logits=given["logits"][:, 0], logits=given["logits"][:, 0]))
+    assert plain.before_output_step().logits.shape == (6, 1, 10, 3)
+
+
+def changed(name, index, value):
+    array = arrays()[name].copy()
+    array[index] = value
+    return {name: array}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"logits": np.zeros((6, 10))},
+            r"logits has 2 dimensions; it must be \(model, query, record, label\).",
+        ),
+        (
+            {"member": np.ones((6, 9), bool)},
+            r"member has shape \(6, 9\); with .* it must be \(6, 10\)",
+        ),
+        (
+            {"y": np.zeros((10, 1), int)},
+            r"y has shape \(10, 1\); with logits \(6, 2, 10, 3\) it must be \(10,\).",
+        ),
+        ({"partner": np.zeros(5, int)}, r"partner has shape \(5,\); with logits .* it must be \(6,\)."),
+        ({"canary": np.zeros(9, bool)}, r"canary has shape \(9,\); with logits .* it must be \(10,\)."),
+        (
+            {"raw_logits": np.zeros((6, 1, 10, 3))},
+            r"raw_logits has shape .*; with .* it must be \(6, 2, 10, 3\).",
+        ),
+        (
+            {"test_accuracy": np.zeros(3)},
+            r"test_accuracy has shape \(3,\); with logits .* it must be \(6,\).",
+        ),
+        (changed("logits", (0, 0, 0, 0), np.nan), "logits has 1 values that are not finite numbers."),
+        (changed("logits", 0, -np.inf), "logits has 60 values that are not finite numbers."),
+        (
+            changed("y", 3, 3),
+            "y must hold integers from 0 to 2, one per class of the logits; it is int64 from 0 to 3.",
+        ),
+        (
+            changed("y", 3, -1),
+            "y must hold integers from 0 to 2, .*; it is int64 from -1 to 2.",
+        ),
+        (
+            {"y": np.linspace(0, 2, 10)},
+            "y must hold integers from 0 to 2, .*; it is float64 from 0.0 to 2.0.",
+        ),
+        (
+            {"member": np.full((6, 10), 0.5)},
+            r"member must be True or False \(or 1 and 0\); it holds \[0.5\].",
+        ),
+        (
+            {"member": np.full((6, 10), "in")},
+            r"member must be True or False \(or 1 and 0\); it holds \['in'\].",
+        ),
+        ({"canary": np.arange(10)}, r"canary must be True or False \(or 1 and 0\); it holds \[0 1 2 3 4\]."),
+        (changed("member", 2, True), r"member\[2\] is all True: a target needs members and non-members."),
+        (changed("member", 4, False), r"member\[4\] is all False: a target needs members and non-members."),
+        ({"partner": np.arange(6)}, r"partner\[0\]=0, but models 0 and 0 are no pair"),
+        ({"partner": np.array([2, 3, 0, 1, 5, 4])}, r"partner\[0\]=2, but models 0 and 2 are no pair"),
+        ({"partner": np.array([1, -1, -1, -1, -1, -1])}, r"partner\[0\]=1, but models 0 and 1 are no pair"),
+        (
+            {"partner": np.arange(6) + 1},
+            "partner must hold indices of models, 0 to 5, or -1 for none; it holds",
+        ),
+        (
+            {"partner": np.arange(6) / 2},
+            "partner must hold indices of models, 0 to 5, or -1 for none; it holds",
+        ),
+        ({"logits": np.full((6, 2, 10, 3), "a")}, "logits must hold numbers; it is <U1."),
+        ({"logits": np.zeros((6, 2, 10, 1))}, "logits has 1 classes; .* at least 2"),
+    ],
+)
+def test_from_arrays_refuses_what_does_not_fit(changes, message):
+    with pytest.raises(ValueError, match="^" + message):
+        mia.Game.from_arrays(**arrays(**changes))
+
+
+def test_subset():
+    game = mia.Game.from_arrays(**arrays())
+    small = game.subset(4)
+    assert small.n_models == small.attrs["n_models"] == 4
+    np.testing.assert_array_equal(small.logits, game.logits[:4])
+    np.testing.assert_array_equal(small.member, game.member[:4])
+    np.testing.assert_array_equal(small.partner, game.partner[:4])
+    assert game.subset(6).n_models == 6
+    for wrong, message in (
+        (8, "n_models=8 must be at most 6, the number of models here."),
+        (3, "n_models=3 must be even"),
+        (0, "n_models=0 must be an integer of at least 2."),
+    ):
+        with pytest.raises(ValueError, match="^" + message):
+            game.subset(wrong)
+    crossed = membership(6, 10, 0)[[0, 2, 1, 3, 4, 5]]
+    game = mia.Game.from_arrays(**arrays(member=crossed, partner=np.array([2, 3, 0, 1, 5, 4])))
+    with pytest.raises(ValueError, match=r"^n_models=2 would tear models from their partners"):
+        game.subset(2)
+    assert game.subset(4).n_models == 4
+
+
+def test_a_subset_is_the_game_of_fewer_models():
+    pool = toys.pool()
+    options = {"model": SMALL, "training": TRAINING, "seed": 2}
+    eight, four = (mia.play(pool, n_models=n, **options) for n in (8, 4))
+    np.testing.assert_allclose(eight.subset(4).logits, four.logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(eight.subset(4).member, four.member)
