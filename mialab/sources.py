@@ -253,7 +253,9 @@ UNREADABLE = (
 
 def _unreadable(name: str, path: Path, error: Exception) -> Exception:
     if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(f"{name}: there is {path}, but no {error.filename}, which belongs to it")
+        return FileNotFoundError(
+            f"{name}: {path} is here, but a file that belongs to it is missing ({error})"
+        )
     return ValueError(f"{name}: {path} cannot be read ({error}). Delete it and load again")
 
 
@@ -349,11 +351,9 @@ def _location30() -> Raw:
             with np.load(path, allow_pickle=False) as file:
                 x = np.unpackbits(file["features_packed"], axis=1, count=int(file["n_features"]))
                 y = file["labels"].astype(np.int64)
-        elif path.suffix == ".tgz":
-            with tarfile.open(path) as archive:
-                x, y = _read_bangkok(archive.extractfile("bangkok"))
         else:
-            x, y = _read_bangkok(path)
+            x, y = _read_shokri(path, inside=("bangkok",))
+            y = y.astype(np.int64) - 1
     except UNREADABLE as error:
         raise _unreadable("location30", path, error) from error
     if hashlib.sha256(plain_bytes(x).tobytes() + plain_bytes(y).tobytes()).hexdigest() != LOCATION30_SHA256:
@@ -365,10 +365,9 @@ def _location30() -> Raw:
     return Raw(x, y, source=source, notes=f"read from {path.name}")
 
 
-def _read_bangkok(file: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Lines of a quoted label 1..30 and 446 features."""
-    table = np.loadtxt(file, dtype=np.int64, delimiter=",", quotechar='"', ndmin=2)
-    return table[:, 1:].astype(np.uint8), table[:, 0] - 1
+def _read_csv(file: Any) -> np.ndarray:
+    """Lines of numbers 0..255, the label perhaps quoted; as larger numbers Texas100 would take 3 GB."""
+    return np.loadtxt(file, dtype=np.uint8, delimiter=",", quotechar='"', ndmin=2)
 
 
 @register(
@@ -411,7 +410,7 @@ def _shokri(name: str, n_features: int, inside: tuple[str, ...]) -> Raw:
     """
     entry = REGISTRY[name]
     path = find(name) or fetch(name)[0]
-    note(f"reading {path.name}")  # as text, Texas100 takes half a minute
+    note(f"reading {path.name}")
     try:
         x, y = _read_shokri(path, inside)
         if y.ndim == 2:
@@ -448,18 +447,12 @@ def _read_shokri(path: Path, inside: tuple[str, ...]) -> tuple[np.ndarray, np.nd
             raise ValueError(f"it holds {', '.join(file.files)} instead of features, labels")
     if path.suffix == ".tgz":
         with tarfile.open(path) as archive:
-            tables = [_read_bytes(archive.extractfile(file)) for file in inside]
+            tables = [_read_csv(archive.extractfile(file)) for file in inside]
     else:
-        read = np.load if path.suffix == ".npy" else _read_bytes
+        read = np.load if path.suffix == ".npy" else _read_csv
         other = path.with_name(path.name.replace("features", "labels").replace("feats", "labels"))
         tables = [read(file) for file in ((path,) if other == path else (path, other))]
     return (tables[0], tables[1]) if len(tables) == 2 else (tables[0][:, 1:], tables[0][:, 0])
-
-
-def _read_bytes(file: Any) -> np.ndarray:
-    """Lines of numbers 0..255, read in pieces: as larger numbers the whole of Texas100 would take 3 GB."""
-    pieces = pd.read_csv(file, header=None, dtype=np.uint8, chunksize=4096)
-    return np.concatenate([np.ascontiguousarray(piece) for piece in pieces])
 
 
 ADULT_COLUMNS = {  # of the text files: True where the column holds numbers
