@@ -302,7 +302,7 @@ def load(
 
     ``location30``, ``purchase100`` and ``texas100`` are cut as in HAMP (Chen and Pattabiraman, 2024): the size
     is twice its number of members. Pixels stay bytes, 0..255, except for ``digits``; networks see them
-    divided by 255. No checksum of the files of ``purchase100`` and ``texas100`` is published: ``notes`` of the
+    divided by 255. No published checksum of ``purchase100`` and ``texas100`` was found: ``notes`` of the
     pool then gives the sha256 of what was read.
 
     Examples

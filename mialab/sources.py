@@ -434,7 +434,7 @@ def _shokri(name: str, n_features: int, inside: tuple[str, ...]) -> Raw:
         x,
         y,
         source=f"{entry.remotes[0].url} (Shokri et al., 2017), labels minus 1",
-        notes=f"read from {path.name}; no published checksum, sha256 of features and labels {digest.hexdigest()}",
+        notes=f"read from {path.name}; no published checksum known, sha256 of features and labels {digest.hexdigest()}",
     )
 
 

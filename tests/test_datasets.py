@@ -397,7 +397,7 @@ def test_tables_are_the_same_in_every_form(narrow, monkeypatch, tmp_path, name):
     assert len({pool.fingerprint for pool in pools}) == 1
     assert len({pool.notes.partition("sha256")[2] for pool in pools}) == 1
     expected = hashlib.sha256(x.tobytes() + (y - 1).tobytes()).hexdigest()
-    assert pools[0].notes.endswith(f"no published checksum, sha256 of features and labels {expected}")
+    assert pools[0].notes.endswith(f"no published checksum known, sha256 of features and labels {expected}")
     assert (pools[0].kind, pools[0].x.dtype) == ("binary", np.float32)
     assert labels_of(pools[0].x, pools[0].y).items() <= labels_of(x.astype(np.float32), y - 1).items()
     assert sources.REGISTRY[name].make().x.dtype == np.uint8  # only what is taken becomes float32
