@@ -46,7 +46,7 @@ class Remote(NamedTuple):
     size: int | None  # bytes; None: not stated either
 
     def __str__(self) -> str:
-        facts = (self.size and file_size(self.size), self.hash and self.hash.replace(":", " "))
+        facts = (file_size(self.size) if self.size else "", (self.hash or "").replace(":", " "))
         stated = ", ".join(filter(None, facts))
         return f"{self.file} ({stated}) from {self.url}" if stated else f"{self.file} from {self.url}"
 
