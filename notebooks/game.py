@@ -111,7 +111,11 @@ def nothing_to_find(k, n=4000, n_classes=10):
     rng = np.random.default_rng([seed, k])
     logits, y = rng.normal(size=(k, n, n_classes)), rng.integers(n_classes, size=n)
     return mia.Game.from_arrays(
-        logits=logits, member=membership(k, n, seed), y=y, partner=np.arange(k) ^ 1, name="noise"
+        logits=logits,
+        member=membership(k, n, seed),
+        y=y,
+        partner=np.arange(k) ^ 1,
+        name="noise",
     )
 
 
@@ -119,10 +123,19 @@ rows = []
 for k in (8, 12, 16, 32):
     for shadow_models in ("all but the target", "all but the target and its partner"):
         noise = nothing_to_find(k)
-        played = noise.plain_leave_one_out() if shadow_models == "all but the target" else noise
+        played = (
+            noise.plain_leave_one_out()
+            if shadow_models == "all but the target"
+            else noise
+        )
         score = mia.attacks.make("lira").run(played).score
         interval = mia.metrics.pooled_bootstrap(
-            score, noise.member, partner=noise.partner, fprs=(), n_resamples=300, seed=seed
+            score,
+            noise.member,
+            partner=noise.partner,
+            fprs=(),
+            n_resamples=300,
+            seed=seed,
         )["auc"]
         rows.append((k, shadow_models, *interval))
 null = pd.DataFrame(rows, columns=["models", "shadow models", "auc", "low", "high"])
@@ -235,12 +248,24 @@ glue("game_half", game.n_records // 2, display=False)
 # %% mystnb={"figure": {"caption": "The same three attacks on linear axes (left) and on logarithmic axes (right). Bands are 95 % intervals, pointwise, over new models and new records.", "name": "fig-roc"}, "image": {"alt": "Two ROC plots of the attacks loss, lira and correctness. On linear axes the curves of loss and lira both rise well above the diagonal; on logarithmic axes loss comes close to the diagonal at low false-positive rates while lira stays far above it, and correctness drops to the floor."}} tags=["hide-input"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.6), layout="constrained")
 mia.plots.roc(game, attacks, seed=seed, ax=right)
-lines = [line for name in attacks for line in right.get_lines() if str(line.get_label()).startswith(name)]
+lines = [
+    line
+    for name in attacks
+    for line in right.get_lines()
+    if str(line.get_label()).startswith(name)
+]
 for name, line, dash in zip(attacks, lines, ("-", "--", ":"), strict=True):
-    fpr, tpr, _ = mia.metrics.roc(mia.attacks.make(name).run(game).score.ravel(), game.member.ravel())
+    fpr, tpr, _ = mia.metrics.roc(
+        mia.attacks.make(name).run(game).score.ravel(), game.member.ravel()
+    )
     left.plot(fpr, tpr, color=line.get_color(), linestyle=dash, drawstyle="steps-post")
 left.plot([0, 1], [0, 1], color="0.6", linewidth=1)
-left.set(xlabel="False-positive rate", ylabel="True-positive rate", xlim=(0, 1), ylim=(0, 1.02))
+left.set(
+    xlabel="False-positive rate",
+    ylabel="True-positive rate",
+    xlim=(0, 1),
+    ylim=(0, 1.02),
+)
 plt.show()
 
 # %% [markdown]
@@ -276,11 +301,15 @@ plt.show()
 # {glue:text}`game_models` times as many.
 
 # %% tags=["hide-input"]
-counts = {"one target": game.n_records // 2, "all targets pooled": game.n_models * game.n_records // 2}
+counts = {
+    "one target": game.n_records // 2,
+    "all targets pooled": game.n_models * game.n_records // 2,
+}
 pd.DataFrame(
     {
         f"FPR {rate:g}": [
-            f"{n * rate:g} allowed" + ("" if mia.metrics.resolvable(n, rate) else ": not resolvable")
+            f"{n * rate:g} allowed"
+            + ("" if mia.metrics.resolvable(n, rate) else ": not resolvable")
             for n in counts.values()
         ]
         for rate in rates
@@ -311,9 +340,13 @@ pd.DataFrame(
 # nor records differ systematically {cite:p}`mccullagh2000resampling`.
 
 # %% tags=["hide-input"]
-pooled = table.query("attack == 'lira' and target == 'pooled' and metric == 'tpr@0.01'").iloc[0]
+pooled = table.query(
+    "attack == 'lira' and target == 'pooled' and metric == 'tpr@0.01'"
+).iloc[0]
 each = table.query("attack == 'lira' and target != 'pooled' and metric == 'tpr@0.01'")
-naive = mia.metrics.clopper_pearson(round(np.nan_to_num(pooled.value) * pooled.n_member), pooled.n_member)
+naive = mia.metrics.clopper_pearson(
+    round(np.nan_to_num(pooled.value) * pooled.n_member), pooled.n_member
+)
 pd.DataFrame(
     [
         ("as if all pairs were independent", *naive),
@@ -327,7 +360,13 @@ pd.DataFrame(
 # %% mystnb={"figure": {"caption": "TPR of LiRA at 1 % FPR for each target, with its Clopper-Pearson interval, in the order of the TPR; the band is the pooled value with its two-way bootstrap interval. Targets without a point are not resolvable.", "name": "fig-intervals"}, "image": {"alt": "One point with an error bar for each target model, rising from left to right, and a horizontal band for the pooled interval."}} tags=["hide-input"]
 figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
 ordered = each.sort_values("value").reset_index(drop=True)
-axes.axhspan(pooled.low, pooled.high, color="tab:blue", alpha=0.2, label="pooled, two-way bootstrap")
+axes.axhspan(
+    pooled.low,
+    pooled.high,
+    color="tab:blue",
+    alpha=0.2,
+    label="pooled, two-way bootstrap",
+)
 axes.axhline(pooled.value, color="tab:blue", linewidth=1)
 axes.errorbar(
     ordered.index,
@@ -363,9 +402,14 @@ plt.show()
 # rates would mean under other priors:
 
 # %% tags=["hide-input"]
-lira = table.query("attack == 'lira' and target == 'pooled'").set_index("metric")["value"]
+lira = table.query("attack == 'lira' and target == 'pooled'").set_index("metric")[
+    "value"
+]
 points = {
-    "at the attacker's own threshold": (lira["recall"], lira["recall"] - 2 * lira["balanced_accuracy"] + 1)
+    "at the attacker's own threshold": (
+        lira["recall"],
+        lira["recall"] - 2 * lira["balanced_accuracy"] + 1,
+    )
 }
 points |= {f"at {rate:.1%} FPR": (lira[f"tpr@{rate}"], rate) for rate in (0.01, 0.001)}
 pd.DataFrame(

@@ -16,7 +16,9 @@
 # Everything below follows from these; {doc}`/book/rerun` shows how to run the chapter with others.
 
 # %% tags=["parameters"]
-dataset = "clusters"  # any data set of mialab.datasets(), or the path of your own .npz file
+dataset = (
+    "clusters"  # any data set of mialab.datasets(), or the path of your own .npz file
+)
 size = None  # records in the pool; each model is trained on half of them
 hidden = [256]  # widths of the hidden layers
 n_models = 20  # models per defense; each plays the target in turn
@@ -101,7 +103,10 @@ claims = {
         test=f"TPR at {fpr:g} FPR of the label-only attack against HAMP: below twice the chance level",
         below=2 * fpr,
     ),
-    "trade-off": Claim(text="The trade-off is better than that of seven other defenses", source="abstract"),
+    "trade-off": Claim(
+        text="The trade-off is better than that of seven other defenses",
+        source="abstract",
+    ),
     "canaries": Claim(
         text="On mislabelled records the label-only attack finds more than LiRA does",
         source="Aerni et al. (2024), CIFAR-10",
@@ -140,7 +145,9 @@ pool = mia.load(dataset, size=size, seed=seed)
 model = mia.models.MLP(hidden=hidden)
 hamp = mia.defenses.HAMP(gamma=gamma, alpha=alpha, faithful=faithful)
 print(pool)
-print(f"probability of the true class in HAMP's labels: {hamp.soft_label(pool.n_classes):.2f}")
+print(
+    f"probability of the true class in HAMP's labels: {hamp.soft_label(pool.n_classes):.2f}"
+)
 
 # %% [markdown]
 # As a control we train with the same soft labels and nothing else, which is label smoothing
@@ -157,7 +164,13 @@ print(f"probability of the true class in HAMP's labels: {hamp.soft_label(pool.n_
 # ```
 
 # %%
-plain = mia.Training(epochs=epochs, batch_size=batch_size, optimizer="sgd", lr=lr, select="best_validation")
+plain = mia.Training(
+    epochs=epochs,
+    batch_size=batch_size,
+    optimizer="sgd",
+    lr=lr,
+    select="best_validation",
+)
 careful = mia.Training(
     epochs=hamp_epochs,
     batch_size=batch_size,
@@ -168,7 +181,9 @@ careful = mia.Training(
     milestones=hamp_milestones,
     select="best_validation",
 )
-smoothing = mia.defenses.LabelSmoothing.with_probability(hamp.soft_label(pool.n_classes), pool.n_classes)
+smoothing = mia.defenses.LabelSmoothing.with_probability(
+    hamp.soft_label(pool.n_classes), pool.n_classes
+)
 common = {"model": model, "n_models": n_models, "seed": seed, "queries": "augmented"}
 
 undefended = mia.play(pool, defense=None, training=plain, **common)
@@ -201,7 +216,8 @@ hard_attacks = ["correctness", "ranking", "label_only", "lira_augmented"]
 before = defended.before_output_step()
 arms = games | {"hamp (before the output step)": before}
 tables = {
-    name: mia.audit(game, [*paper_attacks, *hard_attacks], fprs=(0.001, fpr)) for name, game in arms.items()
+    name: mia.audit(game, [*paper_attacks, *hard_attacks], fprs=(0.001, fpr))
+    for name, game in arms.items()
 }
 results = mia.compare(tables)
 
@@ -209,7 +225,9 @@ results = mia.compare(tables)
 # The AUC, pooled over all target models, with 95 % intervals over targets and records:
 
 # %%
-mia.summary(mia.compare({name: tables[name] for name in games}), "auc", attacks=paper_attacks)
+mia.summary(
+    mia.compare({name: tables[name] for name in games}), "auc", attacks=paper_attacks
+)
 
 # %% [markdown]
 # The artifact's headline metrics are the true-positive rate at 0.1 % false positives and its counterpart for
@@ -217,7 +235,9 @@ mia.summary(mia.compare({name: tables[name] for name in games}), "auc", attacks=
 
 # %%
 mia.summary(
-    tables["hamp"], [f"tpr@{fpr:g}", "tpr@0.001", "tnr@0.001", "balanced_accuracy"], attacks=paper_attacks
+    tables["hamp"],
+    [f"tpr@{fpr:g}", "tpr@0.001", "tnr@0.001", "balanced_accuracy"],
+    attacks=paper_attacks,
 )
 
 # %% mystnb={"figure": {"caption": "Scores of the loss attack (the log-probability of the label in the released answer) for members and non-members of all target models.", "name": "fig-hamp-scores"}, "image": {"alt": "Two panels of histograms of the loss attack's scores, members and non-members: the undefended models and HAMP."}} tags=["hide-input"]
@@ -284,10 +304,18 @@ plt.show()
 # %%
 findings = {
     "prediction": mia.changed_predictions(defended),
-    "accuracy": mia.difference((defended, None), (undefended, None), metric="test_accuracy"),
-    "no data": ByConstruction("loss and output step use the members, the model and random inputs only"),
-    "training": mia.difference((before, "lira_pooled"), (undefended, "lira_pooled"), metric="auc"),
-    "weaker": mia.difference((defended, "lira_pooled"), (undefended, "lira_pooled"), metric="auc"),
+    "accuracy": mia.difference(
+        (defended, None), (undefended, None), metric="test_accuracy"
+    ),
+    "no data": ByConstruction(
+        "loss and output step use the members, the model and random inputs only"
+    ),
+    "training": mia.difference(
+        (before, "lira_pooled"), (undefended, "lira_pooled"), metric="auc"
+    ),
+    "weaker": mia.difference(
+        (defended, "lira_pooled"), (undefended, "lira_pooled"), metric="auc"
+    ),
     "strong": mia.pooled(tables["hamp"], "lira_pooled", f"tpr@{fpr:g}"),
     "adaptive": mia.pooled(tables["hamp"], "label_only", f"tpr@{fpr:g}"),
     "trade-off": "of the seven only label smoothing is in this package yet",
@@ -303,11 +331,29 @@ verdicts
 
 # %% tags=["hide-cell"]
 if save_as:
-    mia.results.save(save_as, audit=results, canaries=mia.compare(canary_tables), verdicts=verdicts)
-glue("hamp_auc_none", float(mia.pooled(tables["none"], "lira_pooled", "auc").value), display=False)
-glue("hamp_auc_lira", float(mia.pooled(tables["hamp"], "lira_pooled", "auc").value), display=False)
-glue("hamp_auc_label_only_none", float(mia.pooled(tables["none"], "label_only", "auc").value), display=False)
-glue("hamp_auc_label_only", float(mia.pooled(tables["hamp"], "label_only", "auc").value), display=False)
+    mia.results.save(
+        save_as, audit=results, canaries=mia.compare(canary_tables), verdicts=verdicts
+    )
+glue(
+    "hamp_auc_none",
+    float(mia.pooled(tables["none"], "lira_pooled", "auc").value),
+    display=False,
+)
+glue(
+    "hamp_auc_lira",
+    float(mia.pooled(tables["hamp"], "lira_pooled", "auc").value),
+    display=False,
+)
+glue(
+    "hamp_auc_label_only_none",
+    float(mia.pooled(tables["none"], "label_only", "auc").value),
+    display=False,
+)
+glue(
+    "hamp_auc_label_only",
+    float(mia.pooled(tables["hamp"], "label_only", "auc").value),
+    display=False,
+)
 
 # %% [markdown]
 # In this run LiRA has an AUC of {glue:text}`hamp_auc_none:.3f` against undefended models and of
@@ -334,7 +380,11 @@ itables.show(
 
 # %% tags=["hide-input"]
 reference = mia.results.load("hamp-standard")
-display(reference["verdicts"], mia.summary(reference["audit"], "tpr@0.001"), reference["facts"])
+display(
+    reference["verdicts"],
+    mia.summary(reference["audit"], "tpr@0.001"),
+    reference["facts"],
+)
 
 # %% mystnb={"figure": {"caption": "The reference run on Location30: every attack against every arm, AUC with 95 % intervals.", "name": "fig-hamp-reference"}, "image": {"alt": "Dot plot with intervals of the AUC of eight attacks on Location30 for the undefended, label-smoothed and HAMP-trained models."}} tags=["hide-input"]
 mia.plots.strength(reference["audit"], metric="auc")
