@@ -1,0 +1,572 @@
+"""Games on disk: what is found again and what is not, kills, damage, races and missing rights."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import multiprocessing
+import os
+import shutil
+import time
+import types
+import warnings
+from multiprocessing import forkserver
+from pathlib import Path
+
+import numpy as np
+import pytest
+import toys
+import workers
+import zarr
+from torch import nn
+
+import mialab as mia
+from mialab import engine
+from mialab.defenses import HAMP, Defense, LabelSmoothing
+from mialab.identity import describe
+from mialab.models import CNN, MLP
+from mialab.queries import Flips, Original
+
+# Processes are forked from one that has imported everything and trained nothing: quick, and safe.
+PROCESSES = multiprocessing.get_context("forkserver")
+
+SMALL, TRAINING = MLP(hidden=(8,)), mia.Training(epochs=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fork_server():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        PROCESSES.set_forkserver_preload(["pytest", "torch._dynamo", "workers"])  # the second by optimizers
+        forkserver.ensure_running()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The answers of the game that the tests interrupt, from a cache of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIALAB_CACHE", str(tmp_path_factory.mktemp("undisturbed")))
+        return workers.play().dataset.load()
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Count the models that are trained."""
+    models = []
+    train = engine.train_group
+
+    def counted(group, **options):
+        models.extend(group)
+        return train(group, **options)
+
+    monkeypatch.setattr(engine, "train_group", counted)
+    return models
+
+
+def assert_same(game, expected):
+    for name in set(expected) - {"seconds"}:
+        np.testing.assert_array_equal(game.dataset[name], expected[name], err_msg=name)
+
+
+def stored(cache):
+    """Return the folder of the only game in a cache."""
+    (path,) = cache.glob("games/*.zarr")
+    return path
+
+
+def chunk(path, name, model=None):
+    """Return the file that holds the values of a model, or all values, of a stored array."""
+    folder = path / name / "c" / ("" if model is None else str(model))
+    (file,) = (f for f in [folder, *folder.rglob("*")] if f.is_file())
+    return file
+
+
+# ----------------------------------------------------------------------------------------------------
+# Kills and errors
+
+
+def test_a_killed_run_resumes_and_loses_only_what_was_under_way(fresh_cache, tmp_path, undisturbed):
+    log = tmp_path / "log"
+    log.touch()
+    rng = np.random.default_rng(0)
+    kills = 0
+    while True:
+        process = PROCESSES.Process(target=workers.play_in, args=(str(fresh_cache), str(log)))
+        process.start()
+        before = len(log.read_text().split())
+        if kills < 4:  # at random moments of the second training, or in the writing before or after
+            while len(log.read_text().split()) < before + 2 and process.is_alive():
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.1))
+            process.kill()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode < 0
+        kills += 1
+    assert kills >= 3
+    models = [int(k) for k in log.read_text().split()]
+    assert set(models) == set(range(8))
+    assert len(models) <= 8 + kills
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(workers.play(), undisturbed)
+
+
+def test_a_run_that_stops_at_any_write_resumes(fresh_cache, monkeypatch):
+    """The test above cannot hit every moment; this one stops before the first, the second, ... write."""
+
+    def play():
+        return mia.play(toys.pool(), SMALL, HAMP(), training=TRAINING, n_models=2)
+
+    expected = play().dataset.load()
+    real, writes = zarr.Array.__setitem__, 0
+
+    def stop(array, where, value):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        real(array, where, value)
+
+    while True:
+        shutil.rmtree(fresh_cache)
+        left = writes
+        monkeypatch.setattr(zarr.Array, "__setitem__", stop)
+        with contextlib.suppress(KeyboardInterrupt):
+            play()
+        monkeypatch.setattr(zarr.Array, "__setitem__", real)
+        assert_same(play(), expected)
+        if left >= 0:
+            break
+        writes += 1
+    assert writes >= 14  # 6 arrays and a checksum for each of 2 models
+
+
+def test_a_run_killed_while_it_is_laid_out_starts_anew(fresh_cache, undisturbed, monkeypatch):
+    real = zarr.Group.create_array
+
+    def killed(group, name, **options):
+        if name == "train_accuracy":
+            raise KeyboardInterrupt
+        return real(group, name, **options)
+
+    monkeypatch.setattr(zarr.Group, "create_array", killed)
+    with pytest.raises(KeyboardInterrupt):
+        workers.play()
+    monkeypatch.undo()
+    monkeypatch.setenv("MIALAB_CACHE", str(fresh_cache))
+    assert_same(workers.play(), undisturbed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diverging(Defense):
+    """Let model 5 diverge."""
+
+    name = "diverging"
+
+    def loss(self, logits, target, *, run=None, index=None):
+        return super().loss(logits, target) * (float("inf") if 5 in run.models else 1)
+
+
+def test_divergence_keeps_the_finished_models(fresh_cache, trained):
+    options = {"training": TRAINING, "n_models": 8, "workers": 1}
+    for again in (False, True):
+        with pytest.raises(FloatingPointError, match=r"^Training diverged: model 5 answers"):
+            mia.play(toys.pool(), workers.MODEL, Diverging(), **options)
+        assert trained == ([0, 1, 2, 3, 4, 5, 5] if again else [0, 1, 2, 3, 4, 5])
+    group = zarr.open_group(stored(fresh_cache), mode="r")
+    assert np.isfinite(group["logits"][:5]).all()
+    assert group["checksum"][:].any(1).tolist() == [True] * 5 + [False] * 3
+
+
+def test_a_full_disk_is_an_error_that_keeps_the_finished_models(fresh_cache, monkeypatch, undisturbed):
+    real = zarr.Array.__setitem__
+    count = []
+
+    def full(array, where, value):
+        if array.basename == "logits":
+            count.append(where)
+            if len(count) > 3:
+                raise OSError(28, "No space left on device")
+        real(array, where, value)
+
+    monkeypatch.setattr(zarr.Array, "__setitem__", full)
+    with pytest.raises(
+        OSError, match=r"Models \[3\] cannot be written to .*: No space left on device. Models stored"
+    ):
+        workers.play()
+    monkeypatch.setattr(zarr.Array, "__setitem__", real)
+    assert_same(workers.play(), undisturbed)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Damage
+
+
+def test_damaged_answers_are_named_and_trained_again(fresh_cache, undisturbed, trained):
+    workers.play()
+    path = stored(fresh_cache)
+    trained.clear()
+    truncated, flipped, deleted, cut = (
+        chunk(path, name, k)
+        for name, k in (("logits", 1), ("logits", 4), ("test_accuracy", 6), ("checksum", 7))
+    )
+    truncated.write_bytes(truncated.read_bytes()[:100])
+    damaged = bytearray(flipped.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    flipped.write_bytes(damaged)
+    deleted.unlink()
+    cut.write_bytes(cut.read_bytes()[:5])
+    with pytest.warns(
+        UserWarning, match=r"^Stored answers of models \[1, 4, 6, 7\] are damaged; they are trained"
+    ):
+        game = workers.play()
+    assert trained == [1, 4, 6, 7]
+    assert_same(game, undisturbed)
+    trained.clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same(workers.play(), undisturbed)
+    assert not trained
+
+
+@pytest.mark.parametrize("name", ["member", "y", "partner", "canary"])
+@pytest.mark.parametrize("damage", ["cut", "deleted", "changed"])
+def test_what_is_known_beforehand_is_restored(name, damage, fresh_cache, trained):
+    def play():
+        return mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2, canaries=10)
+
+    expected = play().dataset.load()
+    path = stored(fresh_cache)
+    file = chunk(path, name)
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:3])
+    elif damage == "deleted":
+        file.unlink()
+    else:
+        array = zarr.open_group(path, mode="r+")[name]
+        array[:] = array[:][::-1]
+    assert_same(play(), expected)
+    assert trained == [0, 1]
+
+
+def test_damaged_metadata_are_a_clear_error(fresh_cache):
+    mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+    path = stored(fresh_cache)
+    (path / "zarr.json").write_text("{")
+    with pytest.raises(
+        OSError, match=r"^The stored game .*\.zarr cannot be read .*: delete that folder to play"
+    ):
+        mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Found again, or not
+
+
+def test_a_game_is_found_again_exactly(fresh_cache, monkeypatch):
+    def play():
+        return mia.play(
+            toys.pool(validation=10),
+            SMALL,
+            HAMP(gamma=0.5),
+            training=mia.Training(epochs=1, select="best_validation"),
+            n_models=4,
+            queries="augmented",
+            canaries=4,
+            seed=1,
+        )
+
+    first = play()
+    expected = first.dataset.load()
+    monkeypatch.setattr(engine, "train_group", None)
+    again = play()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(again.dataset[name], value)
+        assert again.dataset[name].dtype == value.dtype
+    assert again.attrs == first.attrs
+    assert again.dataset.logits.dims == ("model", "query", "record", "label")
+
+
+def other_pool(part, index, value):
+    pool = toys.pool("binary", validation=10)
+    array = getattr(pool, part).copy()
+    array[index] = value
+    return dataclasses.replace(pool, **{part: array})
+
+
+BINARY = toys.pool("binary", validation=10)
+CHANGES = {
+    "pool.x": {"pool": other_pool("x", (3, 2), 1 - BINARY.x[3, 2])},
+    "pool.y": {"pool": other_pool("y", 5, (BINARY.y[5] + 1) % 3)},
+    "pool.x_val": {"pool": other_pool("x_val", (3, 2), 1 - BINARY.x_val[3, 2])},
+    "pool.x_test": {"pool": other_pool("x_test", (3, 2), 1 - BINARY.x_test[3, 2])},
+    "pool.y_test": {"pool": other_pool("y_test", 5, (BINARY.y_test[5] + 1) % 3)},
+    "pool.n_classes": {"pool": dataclasses.replace(BINARY, n_classes=4)},
+    "pool.kind": {"pool": dataclasses.replace(BINARY, kind="tabular")},
+    "model.hidden": {"model": MLP(hidden=(9,))},
+    "model.activation": {"model": MLP(hidden=(8,), activation="relu")},
+    "defense": {"defense": Defense()},
+    "defense.smoothing": {"defense": LabelSmoothing(0.2)},
+    **{
+        f"training.{name}": {"training": mia.Training(**{"epochs": 1, "optimizer": "sgd"} | {name: value})}
+        for name, value in {
+            "epochs": 2,
+            "batch_size": 8,
+            "optimizer": "adamw",
+            "lr": 0.1,
+            "momentum": 0.5,
+            "weight_decay": 0.1,
+            "milestones": (3,),
+            "decay": 0.5,
+            "shuffle": False,
+            "select": "best_validation",
+            "precision": "bfloat16",
+        }.items()
+    },
+    "queries": {"queries": Flips()},
+    "n_models": {"n_models": 6},
+    "canaries": {"canaries": 2},
+    "seed": {"seed": 1},
+}
+
+
+def test_every_field_of_training_is_changed_above():
+    assert {f"training.{f.name}" for f in dataclasses.fields(mia.Training)} <= CHANGES.keys()
+
+
+def small_plan(**changes):
+    options = {
+        "model": SMALL,
+        "defense": LabelSmoothing(0.1),
+        "training": mia.Training(epochs=1, optimizer="sgd"),
+    }
+    return workers.own_plan(**options | changes)
+
+
+def test_whatever_changes_a_game_changes_its_key():
+    keys = {name: small_plan(**change).key() for name, change in CHANGES.items()} | {"": small_plan().key()}
+    assert len(set(keys.values())) == len(keys), json.dumps(keys, indent=1)
+    assert small_plan(pool=toys.pool("binary", validation=10)).key() == keys[""]
+
+
+def test_every_parameter_of_a_defense_is_in_the_key():
+    base = small_plan(defense=HAMP()).key()
+    for changes in ({"gamma": 0.6}, {"alpha": 0.1}, {"output_step": False}, {"faithful": False}):
+        assert small_plan(defense=HAMP(**changes)).key() != base
+    assert small_plan(defense=HAMP(gamma=np.float64(0.5))).key() == base
+    assert (
+        small_plan(model=CNN(), pool=toys.pool("image", validation=10))
+        .key()
+        .startswith("toy-label_smoothing-")
+    )
+
+
+def test_a_changed_game_is_not_found(fresh_cache, trained):
+    base = {"model": SMALL, "training": TRAINING, "n_models": 2}
+    changes = [{}, {"seed": 1}, {"canaries": 2}, {"defense": "hamp"}, {"pool": toys.pool(seed=1)}]
+    for change in [*changes, *changes]:
+        mia.play(**{"pool": toys.pool()} | base | change)
+    assert len(trained) == 2 * len(changes)
+
+
+def test_keys_are_the_same_in_other_processes(tmp_path):
+    keys = []
+    for i in range(2):
+        file = tmp_path / str(i)
+        process = PROCESSES.Process(target=workers.write_key, args=(str(file),))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        keys.append(file.read_text())
+    assert keys == [workers.own_plan().key()] * 2
+
+
+# ----------------------------------------------------------------------------------------------------
+# The user's own code
+
+
+def in_module(source: str, name: str = "own") -> object:
+    """Run source code as a module of its own and return what it calls ``name``."""
+    module = types.ModuleType("a_notebook")
+    exec(compile(source, "<cell>", "exec"), module.__dict__)
+    return module.__dict__[name]
+
+
+FUNCTION = """
+from torch import nn
+WIDTH = 8
+def layers(shape, n_classes):
+    return [nn.Linear(shape[0], WIDTH), nn.ReLU(), nn.Linear(WIDTH, n_classes)]
+def own(shape, n_classes, bias=True):
+    return nn.Sequential(*layers(shape, n_classes))
+"""
+CLASS = """
+from torch import nn
+class Base(nn.Module):
+    def forward(self, x):
+        return 2 * self.inner(x)
+class Net(Base):
+    scale = 3
+    def __init__(self, shape, n_classes):
+        super().__init__()
+        self.inner = nn.Linear(shape[0], n_classes)
+own = lambda shape, n_classes: Net(shape, n_classes)
+"""
+DEFENSE = """
+from dataclasses import dataclass
+from mialab.defenses import LabelSmoothing
+def scale(loss):
+    return 2 * loss
+@dataclass(frozen=True)
+class Own(LabelSmoothing):
+    name = "own"
+    strength: float = 1.0
+    @property
+    def factor(self):
+        return 1
+    def loss(self, logits, target, *, run=None, index=None):
+        return scale(super().loss(logits, target)) * self.factor
+own = Own()
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "old", "new"),
+    [
+        (FUNCTION, "WIDTH = 8", "WIDTH = 9"),
+        (FUNCTION, "nn.ReLU", "nn.Tanh"),
+        (FUNCTION, "bias=True", "bias=False"),
+        (FUNCTION, "(*layers", "(nn.Identity(), *layers"),
+        (CLASS, "2 * self", "3 * self"),
+        (CLASS, "scale = 3", "scale = 4"),
+        (CLASS, "nn.Linear(shape[0], n_classes)", "nn.Linear(shape[0], n_classes, bias=False)"),
+        (DEFENSE, "2 * loss", "3 * loss"),
+        (DEFENSE, "return 1", "return 2"),
+        (DEFENSE, "strength: float = 1.0", "strength: float = 2.0"),
+        (DEFENSE, "(LabelSmoothing)", "(HAMP)"),
+        (DEFENSE, "own = Own()", "own = Own(0.3)"),
+    ],
+)
+def test_a_change_in_own_code_is_noticed_and_a_comment_is_not(source, old, new):
+    source = source.replace("import LabelSmoothing", "import HAMP, LabelSmoothing")
+    assert source.count(old) == 1
+    assert describe(in_module(source)) == describe(in_module(source))
+    assert describe(in_module(source.replace(old, new))) != describe(in_module(source))
+    documented = source.replace(
+        "):\n        return", '):\n        "Why."\n\n        # because\n        return'
+    )
+    assert describe(in_module(documented)) == describe(in_module(source))
+
+
+def build(width, shape, n_classes):
+    return nn.Sequential(nn.Linear(shape[0], width), nn.Linear(width, n_classes))
+
+
+class Builder:
+    def __init__(self, width, weights):
+        self.width, self.weights = width, weights
+
+    def __call__(self, shape, n_classes):
+        return build(self.width, shape, n_classes)
+
+
+def closure(width):
+    return lambda shape, n_classes: build(width, shape, n_classes)
+
+
+@pytest.mark.parametrize(
+    ("one", "same", "other"),
+    [
+        (functools.partial(build, 8), functools.partial(build, 8), functools.partial(build, 9)),
+        (closure(8), closure(8), closure(9)),
+        (Builder(8, np.zeros(5000)), Builder(8, np.zeros(5000)), Builder(8, np.arange(5000) == 2500)),
+        (Builder(8, {1, 2}).__call__, Builder(8, {2, 1}).__call__, Builder(8, {1, 3}).__call__),
+        (Builder(8, nn.Linear(1, 1).weight.new_zeros(3)),) * 2
+        + (Builder(8, nn.Linear(1, 1).weight.new_ones(3)),),
+    ],
+)
+def test_values_inside_own_code_are_noticed(one, same, other):
+    assert describe(one) == describe(same)
+    assert describe(one) != describe(other)
+
+
+def test_a_game_of_own_code_is_found_again_until_it_changes(fresh_cache, trained):
+    for source in (FUNCTION, FUNCTION, FUNCTION.replace("8", "9")):
+        mia.play(toys.pool(), in_module(source), training=TRAINING, n_models=2)
+    assert len(trained) == 4
+
+
+def test_code_with_hidden_state_is_never_found_again(fresh_cache, trained):
+    def generate():
+        yield 8
+
+    hidden = generate()
+
+    def own(shape, n_classes):
+        assert hidden
+        return nn.Linear(shape[0], n_classes)
+
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="^This game is not reused: .*own.* has hidden state"):
+            mia.play(toys.pool(), own, training=TRAINING, n_models=2)
+    assert len(trained) == 4
+
+
+# ----------------------------------------------------------------------------------------------------
+# Other processes, and rights
+
+
+def test_two_processes_do_the_work_once(fresh_cache, tmp_path, undisturbed):
+    log = tmp_path / "log"
+    both = [PROCESSES.Process(target=workers.play_in, args=(str(fresh_cache), str(log))) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    assert sorted(log.read_text().split()) == [str(k) for k in range(8)]
+    assert_same(workers.play(), undisturbed)
+
+
+def test_who_waits_for_another_process_says_so(fresh_cache, monkeypatch):
+    said = []
+    plan = small_plan()
+    store, other = mia.game.Store(plan.key()), mia.game.Store(plan.key())
+    monkeypatch.setattr("mialab.progress.note", lambda text: (said.append(text), store._lock.release()))
+    store._lock.acquire()
+    with other.lock():
+        pass
+    assert said == [f"waiting for another process that plays {plan.key()}"]
+
+
+def test_a_cache_that_cannot_be_written_to(tmp_path):
+    cache, answer = tmp_path / "cache", tmp_path / "answer"
+    (cache / "games").mkdir(parents=True)
+    for folder in (cache / "games", cache):
+        folder.chmod(0o555)
+    tmp_path.parent.chmod(0o755)  # another user must get there at all
+    tmp_path.parent.parent.chmod(0o755)
+    process = PROCESSES.Process(target=workers.play_without_rights, args=(str(cache), str(answer)))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    for folder in (cache, cache / "games"):
+        folder.chmod(0o755)
+    expected = f"Games cannot be kept in {cache / 'games'}: Permission denied. Set MIALAB_CACHE to a folder"
+    assert answer.read_text().startswith(expected)
+
+
+def test_a_cache_folder_that_is_a_file(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("MIALAB_CACHE", str(tmp_path / "file"))
+    with pytest.raises(
+        OSError, match=r"^Games cannot be kept in .*/file/games: Not a directory. Set MIALAB_CACHE"
+    ):
+        mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+
+
+def test_attributes_survive_the_disk(fresh_cache):
+    game = mia.play(toys.pool(), SMALL, HAMP(), training=TRAINING, n_models=2, queries=Original())
+    assert json.loads(json.dumps(game.attrs)) == game.attrs

@@ -1,0 +1,90 @@
+"""What the tests run in processes of their own, so that these can be killed, raced, or robbed of rights."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import toys
+
+import mialab as mia
+from mialab.defenses import Defense
+from mialab.game import Plan
+from mialab.models import MLP
+
+TRAINING = mia.Training(epochs=8, batch_size=4)
+#: Too large to be stacked: every model is a group of its own.
+MODEL = MLP(hidden=(256, 256))
+
+
+@dataclass(frozen=True)
+class Logged(Defense):
+    """Write down every model whose training begins, in the file that the environment variable LOG names."""
+
+    name: ClassVar[str] = "logged"
+
+    def before_epoch(self, run: object) -> None:
+        """Note the models of the group."""
+        if run.epoch == 0 and "LOG" in os.environ:
+            with Path(os.environ["LOG"]).open("a") as file:
+                file.write("".join(f"{k}\n" for k in run.models))
+
+
+def play(**options: object) -> mia.Game:
+    """Play the game that the tests interrupt."""
+    return mia.play(
+        toys.pool(), MODEL, Logged(), **{"training": TRAINING, "n_models": 8, "workers": 1} | options
+    )
+
+
+def play_in(cache: str, log: str) -> None:
+    """Play in a given cache folder and write down the trained models."""
+    torch.set_num_threads(1)
+    os.environ |= {"MIALAB_CACHE": cache, "LOG": log}
+    play()
+
+
+def play_without_rights(cache: str, answer: str) -> None:
+    """Play as a user who may not write to the cache; the error's text goes to the file ``answer``."""
+    os.environ["MIALAB_CACHE"] = cache
+    with Path(answer).open("w") as file:
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        try:
+            play()
+        except OSError as error:
+            file.write(str(error))
+
+
+WIDTH = 8
+
+
+def helper(width: int) -> MLP:
+    """Build what `own_model` builds."""
+    return MLP(hidden=(width,))
+
+
+def own_model(shape: tuple[int, ...], n_classes: int) -> torch.nn.Module:
+    """Build a network from a global number and another function."""
+    return helper(WIDTH)(shape, n_classes)
+
+
+def own_plan(**changes: object) -> Plan:
+    """Return the plan of a game with the user's own code."""
+    options = {
+        "pool": toys.pool("binary", validation=10),
+        "model": own_model,
+        "defense": Logged(),
+        "training": mia.Training(epochs=1),
+        "queries": mia.queries.Original(),
+        "n_models": 4,
+        "canaries": 0,
+        "seed": 0,
+    }
+    return Plan(**options | changes)
+
+
+def write_key(answer: str) -> None:
+    """Write the key of a game with the user's own code to a file."""
+    Path(answer).write_text(own_plan().key())
