@@ -9,7 +9,18 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("mialab", "torch", "numpy", "scipy", "pandas", "scikit-learn", "xarray", "zarr")
+PACKAGES = (
+    "mialab",
+    "torch",
+    "numpy",
+    "scipy",
+    "pandas",
+    "scikit-learn",
+    "xarray",
+    "zarr",
+    "matplotlib",
+    "seaborn",
+)
 
 
 @cache

@@ -185,9 +185,9 @@ def is_current(page: Path, key: str) -> bool:
     """Return whether an executed page was made from what ``key`` stands for, and shows the results stored now."""
     try:
         record = json.loads(page.read_text())["metadata"]["mialab"]
+        return (record["key"], record["results_key"]) == (key, results_key())
     except (OSError, ValueError, KeyError):
         return False
-    return (record["key"], record["results_key"]) == (key, results_key())
 
 
 # ---- running it -----------------------------------------------------------------------------------------------
