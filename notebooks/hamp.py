@@ -16,9 +16,7 @@
 # Everything below follows from these; {doc}`/book/rerun` shows how to run the chapter with others.
 
 # %% tags=["parameters"]
-dataset = (
-    "clusters"  # any data set of mialab.datasets(), or the path of your own .npz file
-)
+dataset = "clusters"  # a name of mialab.datasets(), or your own .npz file
 size = None  # records in the pool; each model is trained on half of them
 hidden = [256]  # widths of the hidden layers
 n_models = 20  # models per defense; each plays the target in turn

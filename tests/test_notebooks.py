@@ -1,11 +1,13 @@
 """Every notebook: in step with its pair, free of outputs, and running from first to last cell at tiny size."""
 
+import ast
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 
 from mialab import run
@@ -51,6 +53,14 @@ def test_edits_in_jupyter_reach_the_source(tmp_path):
         [sys.executable, "-m", "jupytext", "--quiet", "--sync", pair.name], cwd=tmp_path, check=True
     )
     assert "added = 'in Jupyter'" in source.read_text()
+
+
+@every_notebook
+def test_papermill_sees_every_parameter(notebook):
+    source = run.read(notebook)
+    (cell,) = [c for c in source.cells if "parameters" in c.metadata.get("tags", [])]
+    assigned = [node.targets[0].id for node in ast.parse(cell.source).body]
+    assert list(papermill.inspect_notebook(source)) == assigned
 
 
 @every_notebook
