@@ -253,11 +253,12 @@ def summary(
     if across:
         order = list(dict.fromkeys(table["defense"])), list(dict.fromkeys(rows["attack"]))
         wide = wide.pivot(index="attack", columns="defense", values="cell")
-        return wide.loc[order[1], order[0]].rename_axis(columns=None)
+        return wide.loc[order[1], order[0]].rename_axis(index=None, columns="attack")
     wide = wide.pivot(index=keys, columns="metric", values="cell")
     order = list(dict.fromkeys(rows[keys].itertuples(index=False, name=None)))
     wide = wide.loc[order if len(keys) > 1 else [key[0] for key in order], list(metrics)]
-    return wide.rename_axis(columns=None)
+    # The name of the rows stands in the corner, where it costs no line of its own.
+    return wide.rename_axis(columns=None) if len(keys) > 1 else wide.rename_axis(index=None, columns="attack")
 
 
 def compare(tables: Mapping[str, pd.DataFrame]) -> AuditTable:

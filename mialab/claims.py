@@ -104,9 +104,8 @@ def _css(verdict: str) -> str:
 def list_claims(claims: Mapping[str, Claim]) -> ClaimsTable:
     """Return the claims as a table: claim, source, published figure, and what is measured here."""
     rows = [(c.text, c.source, c.published, c.test or "not measured") for c in claims.values()]
-    return pd.DataFrame(
-        rows, columns=["claim", "source", "published", "tested here by"], index=_numbers(claims)
-    )
+    columns = ["claim", "source", "published", "tested here by"]
+    return ClaimsTable(rows, columns=columns, index=_numbers(claims))
 
 
 def judge(

@@ -45,19 +45,23 @@ def accuracy(games: Mapping[str, Game], *, confidence: float = 0.95) -> pd.DataF
             for k, v in columns.items()
         }
         rows[label] = {"models": game.n_models} | {k: _text(v) for k, v in means.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("defense")
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="defense")
 
 
-def pooled(table: pd.DataFrame, attack: str, metric: str) -> Interval:
+def pooled(table: pd.DataFrame, attack: str, metric: str, *, defense: str | None = None) -> Interval:
     """Return one pooled figure of an audit with its interval.
 
     Parameters
     ----------
     table : DataFrame
-        From `mialab.audit`.
+        From `mialab.audit` or `mialab.compare`.
     attack, metric : str
         Such as ``"lira"`` and ``"tpr@0.01"``.
+    defense : str, optional
+        Which defense, in a table of several.
     """
+    if "defense" in table:
+        table = table[table["defense"] == choose("defense", defense, set(table["defense"]))]
     choose("attack", attack, set(table["attack"]))
     choose("metric", metric, set(table["metric"]))
     rows = table[(table["attack"] == attack) & (table["metric"] == metric) & (table["target"] == POOLED)]

@@ -54,6 +54,9 @@ def test_page_shows_cells_in_full_and_escaped():
     table = mia.claims.judge({"a": Claim(text=long, source="s", below=0)}, {"a": Interval(1, 1, 1)})
     page = table._repr_html_()
     assert long.replace("<", "&lt;") in page
+    assert (
+        long.replace("<", "&lt;") in mia.claims.list_claims({"a": Claim(text=long, source="s")})._repr_html_()
+    )
     assert '<strong class="verdict-fails">does not hold</strong>' in page
 
 

@@ -74,3 +74,14 @@ def test_accuracy_table():
     assert list(table.index) == ["none", "hamp"]
     assert table.loc["none", "test accuracy"].startswith("0.600 [0.")
     assert table.loc["hamp", "gap"].startswith("0.400 [0.")
+
+
+def test_pooled_figure_of_one_defense():
+    tables = {
+        name: mia.audit(make_game(s), ["loss"], n_resamples=50) for name, s in (("none", 1.0), ("hamp", 0.1))
+    }
+    both = mia.compare(tables)
+    for name, table in tables.items():
+        assert mia.pooled(both, "loss", "auc", defense=name) == mia.pooled(table, "loss", "auc")
+    with pytest.raises(ValueError, match="defense=None is unknown"):
+        mia.pooled(both, "loss", "auc")
