@@ -86,6 +86,11 @@ class ClaimsTable(pd.DataFrame):
     def _repr_html_(self) -> str:
         cells = pd.DataFrame(self).map(lambda cell: escape(str(cell)))
         if "verdict" in cells:
+            whole = [
+                f'<span style="white-space: nowrap">{c}</span>' if c.endswith("]") else c
+                for c in cells["measured here"]
+            ]
+            cells["measured here"] = whole
             cells["verdict"] = [f'<strong class="{_css(v)}">{v}</strong>' for v in cells["verdict"]]
         with pd.option_context("display.max_colwidth", None):
             return cells.to_html(classes="claims", escape=False, border=0)

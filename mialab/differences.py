@@ -44,6 +44,8 @@ def accuracy(games: Mapping[str, Game], *, confidence: float = 0.95) -> pd.DataF
             k: metrics.over_targets(v, partner=game.partner, confidence=confidence)
             for k, v in columns.items()
         }
+        # The t-interval does not know that no accuracy is above 1.
+        means |= {k: Interval(*np.clip(means[k], 0, 1)) for k in ("members", "test accuracy")}
         rows[label] = {"models": game.n_models} | {k: _text(v) for k, v in means.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="defense")
 

@@ -175,7 +175,7 @@ def roc(
 
     ax = _axes(ax)
     resolved = min(grid[0] for grid, *_ in curves)
-    floor = 10.0 ** np.floor(np.log10(resolved) - 1e-9)
+    floor = 10.0 ** np.floor(np.log10(resolved) + 1e-9)
     ax.plot([floor, 1], [floor, 1], **_CHANCE)
     for grid, tpr, label, shade, dash in curves:
         value, low, high = np.where(tpr > floor, tpr, floor).T  # a log axis has no zero
@@ -330,7 +330,9 @@ def strength(
     ax.grid(axis="y", visible=False)
     for line in np.arange(len(names) - 1) + 0.5:
         ax.axhline(line, color="0.92", linewidth=1, zorder=0)
-    ax.figure.legend(loc="outside upper center", ncols=2)
+    labels = [*tables, *(["chance"] if chance is not None else [])]
+    known = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    ax.figure.legend([known[label] for label in labels], labels, loc="outside upper center", ncols=2)
     return ax
 
 

@@ -43,7 +43,7 @@ fpr = 0.01  # the false-positive rate of the verdicts
 canary_fpr = 0.05  # the same for canaries, of which there are few
 save_as = ""  # keep the tables as results/NAME-*.csv
 
-# %%
+# %% tags=["hide-input"]
 import itables
 import matplotlib.pyplot as plt
 from IPython.display import display
@@ -52,6 +52,7 @@ from myst_nb import glue
 import mialab as mia
 from mialab.claims import ByConstruction, Claim
 
+itables.init_notebook_mode(all_interactive=False, connected=False)
 mia.plots.style()
 
 # %% [markdown]
@@ -362,7 +363,6 @@ glue(
 itables.show(
     mia.show(results[results["target"] == "pooled"].drop(columns="target")),
     classes="display compact",
-    connected=False,
     showIndex=False,
 )
 
