@@ -46,7 +46,6 @@ save_as = ""  # keep the tables as results/NAME-*.csv
 # %% tags=["hide-input"]
 import itables
 import matplotlib.pyplot as plt
-from IPython.display import display
 from myst_nb import glue
 
 import mialab as mia
@@ -376,11 +375,13 @@ itables.show(
 
 # %% tags=["hide-input"]
 reference = mia.results.load("hamp-standard")
-display(
-    reference["verdicts"],
-    mia.summary(reference["audit"], "tpr@0.001"),
-    reference["facts"],
-)
+reference["verdicts"]
+
+# %% tags=["hide-input"]
+mia.summary(reference["audit"], "tpr@0.001")
+
+# %% tags=["hide-input"]
+reference["facts"]
 
 # %% tags=["hide-cell"]
 glue(

@@ -188,6 +188,9 @@ def test_output_step_worked_by_hand():
     noise = torch.tensor([[10.0, 30.0, 20.0], [1.0, 3.0, 2.0]])
     expected = torch.tensor([[20.0, 30.0, 10.0], [2.0, 1.0, 3.0]])
     assert torch.equal(keep_ranking_only(logits, noise), expected)
+    # So many equal logits are ranked by class index only by a sort that promises it.
+    same, noise = torch.zeros(3, 1000), torch.randn(3, 1000)
+    assert torch.equal(keep_ranking_only(same, noise), noise.sort(-1, descending=True).values)
 
 
 @pytest.mark.parametrize("kind", ["binary", "tabular", "image"])

@@ -310,10 +310,10 @@ def test_best_validation_keeps_the_first_best_epoch(build, models):
 
 def test_best_validation_keeps_the_running_statistics_of_its_epoch():
     pool, build = toys.pool("image", validation=20), CNN(channels=(4,), hidden=8, norm="batch")
-    path = [train([0], pool, build, epochs=e, lr=0.03) for e in range(1, 6)]
+    path = [train([1], pool, build, epochs=e, lr=0.03) for e in range(1, 6)]
     best = int(np.argmax([result["validation_accuracy"][0] for result in path]))
-    assert best != 4
-    chosen = train([0], pool, build, epochs=5, lr=0.03, select="best_validation")
+    assert best in (1, 2, 3)
+    chosen = train([1], pool, build, epochs=5, lr=0.03, select="best_validation")
     assert_alike(chosen["logits"], path[best]["logits"])
 
 

@@ -129,6 +129,7 @@ def test_wrong_parameters_of_models(build, message):
 
 
 def test_group_norm_divides_any_number_of_channels():
-    for channels in (1, 4, 6, 12, 16, 20):
+    for channels, groups in {1: 1, 4: 4, 6: 2, 12: 4, 16: 8, 20: 4}.items():
         network = CNN(channels=(channels,), norm="group")((1, 8, 8), 2)
+        assert [m.num_groups for m in network.modules() if isinstance(m, nn.GroupNorm)] == [groups]
         assert network(torch.from_numpy(np.zeros((1, 1, 8, 8), np.float32))).shape == (1, 2)

@@ -482,7 +482,7 @@ def closure(width):
         (functools.partial(build, 8), functools.partial(build, 8), functools.partial(build, 9)),
         (closure(8), closure(8), closure(9)),
         (Builder(8, np.zeros(5000)), Builder(8, np.zeros(5000)), Builder(8, np.arange(5000) == 2500)),
-        (Builder(8, {1, 2}).__call__, Builder(8, {2, 1}).__call__, Builder(8, {1, 3}).__call__),
+        (Builder(8, {0, 8}).__call__, Builder(8, {8, 0}).__call__, Builder(8, {0, 7}).__call__),
         (Builder(8, nn.Linear(1, 1).weight.new_zeros(3)),) * 2
         + (Builder(8, nn.Linear(1, 1).weight.new_ones(3)),),
     ],
