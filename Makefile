@@ -18,7 +18,7 @@ book: env
 test: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pytest $(PYTEST)
+	$(PY) -m pytest -rs $(PYTEST)
 
 env:
 	@.ci/env
