@@ -22,7 +22,9 @@ SMALL, LARGE = MLP(hidden=(16,)), MLP(hidden=(256, 256))  # stacked and single o
 SEED = 3
 
 
-def train(models, pool, build=SMALL, defense=Defense(), queries=Original(), seed=SEED, **training):  # noqa: B008
+def train(
+    models, pool, build=SMALL, defense=Defense(), queries=Original(), seed=SEED, device="cpu", **training
+):  # noqa: B008
     """Train some models of a game of eight."""
     member = membership(8, len(pool), seed)[list(models)]
     options = {"epochs": 3, "batch_size": 8} | training
@@ -36,6 +38,7 @@ def train(models, pool, build=SMALL, defense=Defense(), queries=Original(), seed
         training=Training(**options),
         queries=queries,
         seed=seed,
+        device=device,
     )
 
 
@@ -229,6 +232,27 @@ def test_results_do_not_depend_on_the_number_of_workers(monkeypatch, tmp_path):
             assert_alike(*answers)
         else:
             np.testing.assert_array_equal(*answers)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    ("build", "kind"),
+    [(SMALL, "tabular"), (LARGE, "tabular"), (CNN(norm="group"), "image"), (ResNet(), "image")],
+)
+def test_a_gpu_trains_stacked_what_a_cpu_trains(build, kind):
+    pool = toys.pool(kind, validation=20)
+    options = {
+        "defense": HAMP(alpha=0.1),
+        "epochs": 1,
+        "select": "best_validation",
+        "lr": 0.01,
+        "optimizer": "sgd",
+    }
+    together = train(range(4), pool, build, device="cuda", **options)
+    models = [[0, 1, 2, 3]] if form(build(pool.x.shape[1:], 3)) == "stacked" else [[0], [1], [2], [3]]
+    apart = np.concatenate([train(group, pool, build, **options)["raw_logits"] for group in models])
+    # A GPU may multiply with 10 bits behind the point.
+    np.testing.assert_allclose(together["raw_logits"], apart, rtol=1e-2, atol=1e-2)
 
 
 def test_weights_that_a_network_computes_with():
