@@ -20,8 +20,8 @@ def describe(value: object, _within: tuple[object, ...] = ()) -> str:
     """Return text that stands for a value: its parts and, for functions and classes, their code.
 
     The user's own code is followed through base classes, closures, default values and the global names it loads, and
-    is compared as bytecode, so comments and layout do not matter. Code of this package counts with the file that
-    holds it, that of installed packages with its name.
+    is compared as bytecode, so comments and layout do not matter; of an own module that is used as a whole, the file
+    counts. Code of this package counts with the file that holds it, that of installed packages with its name.
 
     Parameters
     ----------
@@ -54,7 +54,8 @@ def describe(value: object, _within: tuple[object, ...] = ()) -> str:
     if isinstance(value, Mapping):
         return parts(*value.items())
     if isinstance(value, ModuleType):
-        return value.__name__
+        own = _is_own(value.__name__) and getattr(value, "__file__", None)
+        return value.__name__ + (provenance.code_of(Path(own)) if own else "")
     if isinstance(value, CodeType):
         return parts(value.co_code, value.co_names, value.co_consts)
     if isinstance(value, staticmethod | classmethod):

@@ -54,11 +54,12 @@ def source_hash(*modules: str) -> str:
     files = sorted(f for root in roots for f in ([root] if root.is_file() else root.rglob("*.py")))
     digest = hashlib.sha256()
     for file in files:
-        digest.update(f"{file.relative_to(here)}\0{_code(file)}".encode())
+        digest.update(f"{file.relative_to(here)}\0{code_of(file)}".encode())
     return digest.hexdigest()
 
 
-def _code(file: Path) -> str:
+def code_of(file: Path) -> str:
+    """Return the code in a file without comments, docstrings and layout."""
     tree = ast.parse(file.read_text())
     for node in ast.walk(tree):
         body = getattr(node, "body", None)

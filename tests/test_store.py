@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 import time
 import types
 import warnings
@@ -458,6 +459,17 @@ def test_a_change_in_own_code_is_noticed_and_a_comment_is_not(source, old, new):
         "):\n        return", '):\n        "Why."\n\n        # because\n        return'
     )
     assert describe(in_module(documented)) == describe(in_module(source))
+
+
+def test_a_change_in_an_own_module_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    notebook = "import own_nets\nown = lambda shape, n_classes: own_nets.build(shape, n_classes)\n"
+    texts = []
+    for body in ("1", "1  # because", "2"):
+        (tmp_path / "own_nets.py").write_text(f"def build(shape, n_classes):\n    return {body}\n")
+        texts.append(describe(in_module(notebook)))
+    del sys.modules["own_nets"]
+    assert texts[0] == texts[1] != texts[2]
 
 
 def build(width, shape, n_classes):
