@@ -22,9 +22,10 @@ SMALL, LARGE = MLP(hidden=(16,)), MLP(hidden=(256, 256))  # stacked and single o
 SEED = 3
 
 
-def train(
-    models, pool, build=SMALL, defense=Defense(), queries=Original(), seed=SEED, device="cpu", **training
-):  # noqa: B008
+NONE, ONCE = Defense(), Original()
+
+
+def train(models, pool, build=SMALL, defense=NONE, queries=ONCE, seed=SEED, device="cpu", **training):
     """Train some models of a game of eight."""
     member = membership(8, len(pool), seed)[list(models)]
     options = {"epochs": 3, "batch_size": 8} | training
