@@ -230,7 +230,7 @@ mia.attacks.available().loc[attacks]
 # %%
 rates = [0.001, 0.01, 0.1]
 table = mia.audit(game, attacks, fprs=rates, fnrs=[0.001], seed=seed)
-mia.summary(table).T
+mia.summary(table).T.rename_axis(None)
 
 # %% tags=["hide-input"]
 glue("game_train_accuracy", float(game.train_accuracy.mean()), display=False)
