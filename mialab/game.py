@@ -31,6 +31,8 @@ from mialab.store import DIMENSIONS, Store
 #: Source files that decide what a trained model is, besides those of the options in use; a change in one of them,
 #: other than in comments and docstrings, makes stored games outdated.
 SOURCES = ("randomness.py", "membership.py", "engine.py", "defenses/base.py")
+#: Models of a stacked group on a CPU, at most: more are hardly faster, and what a kill loses is a group.
+MODELS_PER_GROUP = 16
 
 
 class Game:
@@ -555,7 +557,10 @@ def _groups(
         workers = 1 if device != "cpu" or small else joblib.effective_n_jobs(-1)
     size = 1
     if how == "stacked":
-        size = -(-len(todo) // workers)
-        size = size if device != "cpu" else max(1, min(size, engine.GROUP_PARAMETERS // n_parameters))
+        most = (
+            len(todo) if device != "cpu" else min(MODELS_PER_GROUP, engine.GROUP_PARAMETERS // n_parameters)
+        )
+        rounds = -(-len(todo) // (workers * max(1, most)))
+        size = -(-len(todo) // (workers * rounds))
     groups = [list(todo[i : i + size]) for i in range(0, len(todo), size)]
     return groups, min(workers, len(groups))
