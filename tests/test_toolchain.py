@@ -11,12 +11,14 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from mialab import run
+from mialab.membership import membership
 
 ROOT = Path(__file__).parents[1]
 
@@ -255,6 +257,20 @@ def test_the_example_in_the_prose_runs(page, monkeypatch):
     small = code.replace("n_models=16", "n_models=8, training=mia.Training(epochs=1)")
     assert small != code
     exec(compile(small, page, "exec"), {})
+
+
+def test_the_examples_for_own_answers_run():
+    rng = np.random.default_rng(0)
+    arrays = {
+        "logits": rng.normal(size=(8, 60, 3)),
+        "member": membership(8, 60, seed=0),
+        "y": rng.integers(3, size=60),
+    }
+    section = (ROOT / "book" / "rerun.md").read_text().partition("## A model of your own")[2]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    assert len(blocks) == 2
+    exec("\n".join(blocks), arrays)
+    assert arrays["game"].n_models == 1
 
 
 # ---- the pipeline ---------------------------------------------------------------------------------------------
