@@ -96,27 +96,39 @@ class Training:
         return self.lr * self.decay ** sum(epoch >= m for m in self.milestones)
 
 
-def form(network: nn.Module, device: str = "cpu") -> Literal["stacked", "single"]:
+def form(network: nn.Module, x: torch.Tensor, device: str = "cpu") -> Literal["stacked", "single"]:
     """Decide how networks of this kind are trained.
 
-    Stacked training needs networks without state besides their parameters (no batch norm) and without chance of their
-    own (no dropout, whose numbers would depend on the group). On a GPU it is always the faster form then; on a CPU
-    only for networks of at most 50,000 parameters without convolutions.
+    Stacked training needs networks that `torch.func.vmap` can run, that have no state besides their parameters (no
+    batch norm), and that draw no random numbers of their own (no dropout, whose numbers would depend on the group).
+    On a GPU it is always the faster form then; on a CPU only for networks of at most 50,000 parameters without
+    convolutions.
 
     Parameters
     ----------
     network : torch.nn.Module
         One of the networks.
+    x : torch.Tensor, shape (record, ...)
+        A few inputs to try it on.
     device : str
         ``"cpu"`` or ``"cuda"``.
     """
-    random = any(isinstance(m, nn.modules.dropout._DropoutNd) for m in network.modules())
-    if random or any(True for _ in network.buffers()):
-        return "single"
-    if device != "cpu":
-        return "stacked"
-    small = sum(p.numel() for p in network.parameters()) <= STACKED_PARAMETERS
-    return "stacked" if small and not any(isinstance(m, nn.Conv2d) for m in network.modules()) else "single"
+    if device == "cpu":
+        small = sum(p.numel() for p in network.parameters()) <= STACKED_PARAMETERS
+        if not small or any(isinstance(m, nn.Conv2d) for m in network.modules()):
+            return "single"
+    return "stacked" if _stackable(network, x) else "single"
+
+
+def _stackable(network: nn.Module, x: torch.Tensor) -> bool:
+    if any(True for _ in network.buffers()):
+        return False
+    stack = {name: p.detach()[None] for name, p in network.train().named_parameters()}
+    try:
+        vmap(lambda parameters: functional_call(network, parameters, (x,)))(stack)
+    except (RuntimeError, ValueError):  # vmap's own words for what it cannot do, random numbers among it
+        return False
+    return True
 
 
 def initialise(build: Model, pool: Pool, seed: int, model: int) -> nn.Module:
@@ -201,7 +213,7 @@ class Run:
         self.memory: dict = {}
         self.epoch = 0
         networks = [initialise(build, pool, seed, k).to(device) for k in self.models]
-        self.form = form(networks[0], device)
+        self.form = form(networks[0], prepare(self.x[:2]), device)
         self._network = networks[0]
         if self.form == "stacked":
             self.parameters, _ = stack_module_state(networks)

@@ -506,7 +506,7 @@ def _train(
     device: str,
 ) -> None:
     network = engine.initialise(plan.model, plan.pool, plan.seed, 0)
-    how = engine.form(network, device)
+    how = engine.form(network, engine.prepare(torch.as_tensor(plan.pool.x[:2])), device)
     n_parameters = sum(p.numel() for p in network.parameters())
     groups, workers = _groups(todo, how, n_parameters, plan, workers, device)
     began = time.perf_counter()

@@ -151,7 +151,7 @@ def test_hamp_against_a_plain_loop(faithful):
 @pytest.mark.parametrize("build", [ResNet(blocks=1, channels=(4, 8), norm="batch"), CNN(norm="batch")])
 def test_batch_norm_is_trained_singly_and_answers_with_running_statistics(build):
     pool = toys.pool("image")
-    assert form(build((1, 8, 8), 3)) == "single"
+    assert form(build((1, 8, 8), 3), torch.zeros(2, 1, 8, 8)) == "single"
     options, make_optimizer = OPTIMIZERS["sgd"]
     ours = train([2], pool, build, epochs=2, **options)["logits"][0, 0]
     theirs = plain_loop(2, pool, build, nn.functional.cross_entropy, make_optimizer, epochs=2)
@@ -250,7 +250,11 @@ def test_a_gpu_trains_stacked_what_a_cpu_trains(build, kind):
         "optimizer": "sgd",
     }
     together = train(range(4), pool, build, device="cuda", **options)
-    models = [[0, 1, 2, 3]] if form(build(pool.x.shape[1:], 3)) == "stacked" else [[0], [1], [2], [3]]
+    models = (
+        [[0, 1, 2, 3]]
+        if form(build(pool.x.shape[1:], 3), torch.tensor(pool.x[:2])) == "stacked"
+        else [[0], [1], [2], [3]]
+    )
     apart = np.concatenate([train(group, pool, build, **options)["raw_logits"] for group in models])
     # A GPU may multiply with 10 bits behind the point.
     np.testing.assert_allclose(together["raw_logits"], apart, rtol=1e-2, atol=1e-2)
@@ -428,12 +432,22 @@ def test_the_same_seed_gives_the_same_models_and_another_one_others():
     assert (first[0] != first[1]).any()
 
 
-def test_dropout_depends_on_seed_and_model_alone():
+class Dropping(nn.Linear):
+    """Dropout as a function, which no look at the modules can find."""
+
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), training=self.training)
+
+
+@pytest.mark.parametrize(
+    "layers", [lambda a, b: [nn.Linear(a, b), nn.Dropout()], lambda a, b: [Dropping(a, b)]]
+)
+def test_dropout_depends_on_seed_and_model_alone(layers):
     def build(shape, n_classes):
-        return nn.Sequential(nn.Linear(shape[0], 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, n_classes))
+        return nn.Sequential(*layers(shape[0], 16), nn.ReLU(), nn.Linear(16, n_classes))
 
     pool = toys.pool()
-    assert form(build((6,), 3)) == "single"
+    assert form(build((6,), 3), torch.zeros(2, 6)) == "single"
     first = train([1], pool, build)["logits"]
     torch.rand(5)
     train([0], pool, build)
@@ -471,22 +485,40 @@ def test_streams_belong_to_one_model_and_one_purpose():
 # Form and parameters
 
 
+class Branching(nn.Linear):
+    """A network whose way depends on its numbers, which vmap cannot follow."""
+
+    def forward(self, x):
+        out = super().forward(x)
+        return out if out.sum() > 0 else -out
+
+
 @pytest.mark.parametrize(
-    ("network", "cpu", "cuda"),
+    ("network", "shape", "cpu", "cuda"),
     [
-        (SMALL((6,), 3), "stacked", "stacked"),
-        (LARGE((6,), 3), "single", "stacked"),
-        (nn.Linear(49, 1000), "stacked", "stacked"),  # 50,000 parameters
-        (nn.Linear(50, 1000), "single", "stacked"),
-        (CNN(channels=(2,), hidden=2)((1, 8, 8), 2), "single", "stacked"),
-        (ResNet()((3, 8, 8), 2), "single", "stacked"),
-        (ResNet(norm="batch")((3, 8, 8), 2), "single", "single"),
-        (nn.Sequential(nn.Linear(2, 2), nn.Dropout()), "single", "single"),
+        (SMALL((6,), 3), (6,), "stacked", "stacked"),
+        (LARGE((6,), 3), (6,), "single", "stacked"),
+        (nn.Linear(49, 1000), (49,), "stacked", "stacked"),  # 50,000 parameters
+        (nn.Linear(50, 1000), (50,), "single", "stacked"),
+        (CNN(channels=(2,), hidden=2)((1, 8, 8), 2), (1, 8, 8), "single", "stacked"),
+        (ResNet()((3, 8, 8), 2), (3, 8, 8), "single", "stacked"),
+        (ResNet(norm="batch")((3, 8, 8), 2), (3, 8, 8), "single", "single"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Dropout()), (2,), "single", "single"),
+        (Dropping(2, 2), (2,), "single", "single"),
+        (Branching(2, 2), (2,), "single", "single"),
     ],
 )
-def test_form(network, cpu, cuda):
-    assert form(network) == cpu
-    assert form(network, "cuda") == cuda
+def test_form(network, shape, cpu, cuda):
+    x = torch.zeros(2, *shape)
+    assert form(network, x) == cpu
+    assert form(network, x, "cuda") == cuda
+
+
+def test_a_network_that_cannot_be_stacked_is_trained_all_the_same():
+    pool = toys.pool()
+    assert np.isfinite(
+        train([0], pool, lambda shape, n_classes: Branching(shape[0], n_classes))["logits"]
+    ).all()
 
 
 @pytest.mark.parametrize(
