@@ -275,6 +275,15 @@ class Game:
         dataset = self.dataset.drop_vars("logits").rename(raw_logits="logits")
         return type(self)(dataset.assign_attrs(output_step=False))
 
+    @cached_property
+    def varied(self) -> np.ndarray:
+        """Which records are members of some models and not of others, bool (record,); all, in games from `play`."""
+        return self.member.any(0) & ~self.member.all(0)
+
+    def of_records(self, records: np.ndarray) -> Self:
+        """Return the game of some records only (a mask or indices)."""
+        return type(self)(self.dataset.isel(record=np.arange(self.n_records)[records]))
+
     def subset(self, n_models: int) -> Self:
         """Return the game of the first ``n_models`` models (pairs stay together), for curves over their number."""
         _check_models(n_models)

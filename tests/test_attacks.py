@@ -488,3 +488,30 @@ def test_a_score_that_is_no_number_is_an_error():
 
     with pytest.raises(FloatingPointError, match="'broken' gave 160 non-finite scores"):
         Broken().run(random_game())
+
+
+@pytest.mark.parametrize("name", ["lira", "lira_offline_pooled", "ranking", "label_only"])
+def test_records_that_all_models_share_are_left_alone(name):
+    """As with canaries among records that are always trained on: the same as for a game of the canaries."""
+    canaries = random_game("balanced", n_queries=3, signal=1.0)
+    keep = 1 + np.sort(np.random.default_rng(0).choice(49, 20, replace=False))
+    logits = np.random.default_rng(1).normal(size=(8, 3, 50, 4))
+    member, y = np.ones((8, 50), bool), np.zeros(50, int)
+    member[:, 0] = False
+    logits[:, :, keep], member[:, keep], y[keep] = canaries.logits, canaries.member, canaries.y
+    outcome = mia.attacks.make(name).run(mia.Game.from_arrays(logits=logits, member=member, y=y))
+    expected = mia.attacks.make(name).run(canaries)
+    np.testing.assert_allclose(outcome.score[:, keep], expected.score, rtol=1e-9)
+    np.testing.assert_array_equal(outcome.said_member[:, keep], expected.said_member)
+    assert outcome.evaluated[:, keep].all()
+    assert outcome.evaluated.sum() == expected.evaluated.sum()
+
+
+def test_a_game_without_two_sides_has_no_shadow_models():
+    member = np.zeros((4, 10), bool)
+    member[:, :5] = True
+    game = mia.Game.from_arrays(
+        logits=np.random.default_rng(0).normal(size=(4, 10, 2)), member=member, y=np.zeros(10, int)
+    )
+    with pytest.raises(base.Refused, match="member of all models or of none"):
+        mia.attacks.make("lira").run(game)

@@ -107,8 +107,14 @@ class Attack:
                 f"Attack {self.name!r} needs at least {self.min_queries} queries per record; this game has "
                 f"{game.n_queries}: play it with queries='augmented'."
             )
-        members = game.member.sum(0)
-        if self.needs_shadows and (fewest := int(np.minimum(members, game.n_models - members).min())) < 3:
+        members = game.member.sum(0)[game.varied]
+        fewest = int(np.minimum(members, game.n_models - members).min(initial=game.n_models))
+        if self.needs_shadows and not members.size:
+            raise Refused(
+                f"Attack {self.name!r} compares models trained with a record and without it; here every record is "
+                "a member of all models or of none: play the game with more models."
+            )
+        if self.needs_shadows and fewest < 3:
             raise Refused(
                 f"Attack {self.name!r} needs at least 3 models trained with each record and 3 without it; "
                 f"here some record has only {fewest}: play the game with n_models of at least 6."
@@ -122,6 +128,8 @@ class Attack:
     def run(self, game: Game) -> Outcome:
         """Attack every model of a game in turn.
 
+        Records that all models have in common, or none has, are not evaluated by attacks that compare shadow models.
+
         Parameters
         ----------
         game : Game
@@ -132,6 +140,8 @@ class Attack:
         Outcome
         """
         self.check(game)
+        if self.needs_shadows and not game.varied.all():
+            return _spread(self.run(game.of_records(game.varied)), game.varied)
         score = np.asarray(self.scores(game), dtype=np.float64)
         if not np.isfinite(score).all():
             raise FloatingPointError(
@@ -148,6 +158,15 @@ class Attack:
             threshold = known_half_thresholds(score, game.member, ~evaluated, groups)
         margin = score - threshold
         return Outcome(margin if self.per_class else score, evaluated, margin >= 0)
+
+
+def _spread(outcome: Outcome, records: np.ndarray) -> Outcome:
+    """Outcome on some records of a game as one on all; the others are not evaluated."""
+    shape = (len(outcome.score), records.size)
+    spread = Outcome(np.zeros(shape), np.zeros(shape, bool), np.zeros(shape, bool))
+    for whole, part in zip(vars(spread).values(), vars(outcome).values(), strict=True):
+        whole[:, records] = part
+    return spread
 
 
 def known_half(member: np.ndarray, seed: int = 0) -> np.ndarray:
