@@ -287,6 +287,12 @@ def compare(tables: Mapping[str, pd.DataFrame]) -> AuditTable:
     return result
 
 
+def pooled_rows(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the rows of one metric that pool all targets; ValueError if the table lacks the metric."""
+    choose("metric", metric, set(table["metric"]))
+    return table[(table["target"] == POOLED) & (table["metric"] == metric)]
+
+
 def show(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table as it is printed: figures as text, and words where there is no figure.
 

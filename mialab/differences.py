@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from mialab import attacks, metrics
 from mialab.attacks.base import Attack
-from mialab.audit import POOLED, _columns
+from mialab.audit import _columns, pooled_rows
 from mialab.game import Game
 from mialab.metrics import Interval
 from mialab.options import choose
@@ -65,8 +65,8 @@ def pooled(table: pd.DataFrame, attack: str, metric: str, *, defense: str | None
     if "defense" in table:
         table = table[table["defense"] == choose("defense", defense, set(table["defense"]))]
     choose("attack", attack, set(table["attack"]))
-    choose("metric", metric, set(table["metric"]))
-    rows = table[(table["attack"] == attack) & (table["metric"] == metric) & (table["target"] == POOLED)]
+    rows = pooled_rows(table, metric)
+    rows = rows[rows["attack"] == attack]
     return Interval(*rows[["value", "low", "high"]].to_numpy(dtype=np.float64)[0].tolist())
 
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 
 from mialab import attacks as _attacks
 from mialab import metrics
-from mialab.audit import _chosen, _columns
+from mialab.audit import _chosen, _columns, pooled_rows
 from mialab.game import Game
 from mialab.options import choose
 
@@ -307,10 +307,7 @@ def strength(
         ax = plt.subplots(layout="constrained", figsize=(6.4, height))[1]
     step = 0.7 / len(tables)
     for i, (label, table) in enumerate(tables.items()):
-        rows = table[
-            (table["target"] == "pooled")
-            & (table["metric"] == choose("metric", metric, set(table["metric"])))
-        ].dropna(subset=["value"])
+        rows = pooled_rows(table, metric).dropna(subset=["value"])
         ax.errorbar(
             rows["value"],
             [names.index(name) + (i - (len(tables) - 1) / 2) * step for name in rows["attack"]],
@@ -370,10 +367,7 @@ def privacy_utility(
     ax, absent, tables = _axes(ax), [], _by_defense(tables)
     colours, markers = _colours(tables), _markers(tables)
     for name, table in tables.items():
-        rows = table[
-            (table["target"] == "pooled")
-            & (table["metric"] == choose("metric", metric, set(table["metric"])))
-        ]
+        rows = pooled_rows(table, metric)
         if attack != "strongest":
             rows = rows[rows["attack"] == choose("attack", attack, set(rows["attack"]))]
         rows = rows.dropna(subset=["value"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -40,7 +41,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attack:
+class Attack(ABC):
     """Base class of every attack: subclasses say what they need and compute `scores`.
 
     Parameters
@@ -86,13 +87,13 @@ class Attack:
         return self.base_name + "_per_class" * self.per_class + "_known_half" * known_half
 
     @property
+    @abstractmethod
     def base_name(self) -> str:
         """Name of the score, without the kind of threshold."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, game: Game) -> np.ndarray:
         """Return the scores of all records against each model as target, float64 (model, record)."""
-        raise NotImplementedError
 
     def check(self, game: Game) -> None:
         """Refuse a game that lacks what this attack needs.
