@@ -382,8 +382,7 @@ def _cell(metric: str, value: float, low: float, high: float) -> str:
     if pd.isna(value):
         return _text(metric, value)
     digits = 4 if "@" in metric else 3
-    interval = "" if pd.isna(low) else f" [{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{value:.{digits}f}{interval}"
+    return f"{Interval(value, low, high):.{digits}f}"
 
 
 def _chosen(attacks: Sequence[str | Attack]) -> dict[str, Attack]:

@@ -46,7 +46,7 @@ def accuracy(games: Mapping[str, Game], *, confidence: float = 0.95) -> pd.DataF
         }
         # The t-interval does not know that no accuracy is above 1.
         means |= {k: Interval(*np.clip(means[k], 0, 1)) for k in ("members", "test accuracy")}
-        rows[label] = {"models": game.n_models} | {k: _text(v) for k, v in means.items()}
+        rows[label] = {"models": game.n_models} | {k: f"{v:.3f}" for k, v in means.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="defense")
 
 
@@ -148,7 +148,3 @@ def difference(
         **rates,
     )
     return found[choose("metric", metric, found)]
-
-
-def _text(interval: Interval) -> str:
-    return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"

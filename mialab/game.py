@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from mialab import defenses, engine, models, progress, provenance, queries
+from mialab import defenses, engine, models, progress, provenance
 from mialab.data import Pool
 from mialab.defenses.base import Defense
 from mialab.engine import Training
@@ -25,8 +25,9 @@ from mialab.membership import membership, mislabel
 from mialab.models import Model
 from mialab.options import check_integer, choose
 from mialab.queries import Queries
+from mialab.queries import make as make_queries
 from mialab.randomness import generator
-from mialab.store import DIMENSIONS, Store
+from mialab.store import DIMENSIONS, PER_MODEL, Store
 
 #: Source files that decide what a trained model is, besides those of the options in use; a change in one of them,
 #: other than in comments and docstrings, makes stored games outdated.
@@ -469,7 +470,7 @@ def play(
         model=models.make(model),
         defense=defenses.make(defense),
         training=Training() if training is None else training,
-        queries=queries_for(queries, pool),
+        queries=make_queries(queries, pool),
         n_models=n_models,
         canaries=canaries,
         seed=seed,
@@ -490,17 +491,10 @@ def play(
     return Game(store.open())
 
 
-queries_for = queries.make
-
-
 def _lay_out(store: Store, plan: Plan, member: np.ndarray, y: np.ndarray, canary: np.ndarray) -> None:
     answers = (plan.n_models, len(plan.queries), len(plan.pool), plan.pool.n_classes)
-    shapes: dict[str, tuple[int, ...]] = {"logits": answers}
-    if plan.defense.changes_answers:
-        shapes["raw_logits"] = answers
-    shapes |= dict.fromkeys(
-        ("train_accuracy", "validation_accuracy", "test_accuracy", "seconds"), (plan.n_models,)
-    )
+    names = [n for n in PER_MODEL if n != "raw_logits" or plan.defense.changes_answers]
+    shapes = {n: answers if n.endswith("logits") else (plan.n_models,) for n in names}
     partner = np.arange(plan.n_models) ^ 1
     store.create({"member": member, "partner": partner, "y": y, "canary": canary}, shapes, plan.attrs())
 

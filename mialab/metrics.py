@@ -24,6 +24,11 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    def __format__(self, spec: str) -> str:
+        """Return e.g. ``0.612 [0.601, 0.624]`` for the format ``.3f``; without ends that are unknown."""
+        ends = "" if np.isnan(self.low) else f" [{self.low:{spec}}, {self.high:{spec}}]"
+        return f"{self.value:{spec}}{ends}"
+
 
 # --------------------------------------------------------------------------------------- the ROC curve
 

@@ -330,31 +330,15 @@ if save_as:
     mia.results.save(
         save_as, audit=results, canaries=mia.compare(canary_tables), verdicts=verdicts
     )
-glue(
-    "hamp_auc_none",
-    float(mia.pooled(tables["none"], "lira_pooled", "auc").value),
-    display=False,
-)
-glue(
-    "hamp_auc_lira",
-    float(mia.pooled(tables["hamp"], "lira_pooled", "auc").value),
-    display=False,
-)
-glue(
-    "hamp_auc_label_only_none",
-    float(mia.pooled(tables["none"], "label_only", "auc").value),
-    display=False,
-)
-glue(
-    "hamp_auc_label_only",
-    float(mia.pooled(tables["hamp"], "label_only", "auc").value),
-    display=False,
-)
+for attack in ("lira_pooled", "label_only"):
+    for arm in ("none", "hamp"):
+        auc = mia.pooled(results, attack, "auc", defense=arm).value
+        glue(f"hamp_{attack}_{arm}", auc, display=False)
 
 # %% [markdown]
-# In this run LiRA has an AUC of {glue:text}`hamp_auc_none:.3f` against undefended models and of
-# {glue:text}`hamp_auc_lira:.3f` against HAMP; the label-only attack, for which the output step changes nothing, of
-# {glue:text}`hamp_auc_label_only_none:.3f` and {glue:text}`hamp_auc_label_only:.3f`.
+# In this run LiRA has an AUC of {glue:text}`hamp_lira_pooled_none:.3f` against undefended models and of
+# {glue:text}`hamp_lira_pooled_hamp:.3f` against HAMP; the label-only attack, for which the output step changes nothing, of
+# {glue:text}`hamp_label_only_none:.3f` and {glue:text}`hamp_label_only_hamp:.3f`.
 #
 # Every figure of the run, pooled over target models, to sort and to search:
 
@@ -384,31 +368,15 @@ mia.summary(reference["audit"], "tpr@0.001")
 reference["facts"]
 
 # %% tags=["hide-cell"]
-glue(
-    "ref_lira_none",
-    mia.pooled(reference["audit"], "lira_pooled", "tpr@0.001", defense="none").value,
-    display=False,
-)
-glue(
-    "ref_lira_hamp",
-    mia.pooled(reference["audit"], "lira_pooled", "tpr@0.001", defense="hamp").value,
-    display=False,
-)
-glue(
-    "ref_label_none",
-    mia.pooled(reference["audit"], "label_only", "tpr@0.001", defense="none").value,
-    display=False,
-)
-glue(
-    "ref_label_hamp",
-    mia.pooled(reference["audit"], "label_only", "tpr@0.001", defense="hamp").value,
-    display=False,
-)
+for attack in ("lira_pooled", "label_only"):
+    for arm in ("none", "hamp"):
+        tpr = mia.pooled(reference["audit"], attack, "tpr@0.001", defense=arm).value
+        glue(f"reference_{attack}_{arm}", tpr, display=False)
 
 # %% [markdown]
-# At 0.1 % false positives, LiRA names {glue:text}`ref_lira_none:.1%` of the members of undefended models and
-# {glue:text}`ref_lira_hamp:.1%` of those of HAMP's. The label-only attack names {glue:text}`ref_label_none:.1%` and
-# {glue:text}`ref_label_hamp:.1%`. The first pair is what an evaluation with confidence-based attacks sees; the
+# At 0.1 % false positives, LiRA names {glue:text}`reference_lira_pooled_none:.1%` of the members of undefended models and
+# {glue:text}`reference_lira_pooled_hamp:.1%` of those of HAMP's. The label-only attack names {glue:text}`reference_label_only_none:.1%` and
+# {glue:text}`reference_label_only_hamp:.1%`. The first pair is what an evaluation with confidence-based attacks sees; the
 # second is what the output step cannot change.
 
 # %% mystnb={"figure": {"caption": "The reference run on Location30: every attack against every arm, AUC with 95 % intervals.", "name": "fig-hamp-reference"}, "image": {"alt": "Dot plot with intervals of the AUC of eight attacks on Location30 for the undefended, label-smoothed and HAMP-trained models."}} tags=["hide-input"]
