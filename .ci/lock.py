@@ -1,7 +1,7 @@
 """Write requirements.lock and environment.yml from what is installed in the running environment.
 
-The lock holds one exact version of everything that ``mialab[book,test]`` needs, directly or not, on any supported
-Python. What torch brings for a particular accelerator is left to torch, and so are its build suffixes (``+cpu``).
+The lock holds one exact version of everything that ``mialab[book,cluster,test]`` needs, directly or not, on any
+supported Python. What torch brings for a particular accelerator is left to torch, and so are its build suffixes.
 """
 
 import re
@@ -21,10 +21,16 @@ ACCELERATOR = re.compile(r"nvidia|cuda|triton|pytorch-triton")
 
 
 def direct() -> list[Requirement]:
-    """Return the requirements that pyproject.toml states, with the extras book and test."""
+    """Return the requirements that pyproject.toml states, with the extras that CI uses."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    return [Requirement(r) for r in [*project["dependencies"], *extras["book"], *extras["test"]]]
+    return [
+        Requirement(r)
+        for r in [
+            *project["dependencies"],
+            *(r for name in ("book", "cluster", "test") for r in extras[name]),
+        ]
+    ]
 
 
 def installed(name: str) -> metadata.Distribution:
@@ -71,7 +77,9 @@ def pins() -> list[str]:
 def lock_text(lines: list[str]) -> str:
     """Return the text of requirements.lock."""
     return (
-        "# What mialab[book,test] needs, directly or not. Written by `make lock`.\n" + "\n".join(lines) + "\n"
+        "# What mialab[book,cluster,test] needs, directly or not. Written by `make lock`.\n"
+        + "\n".join(lines)
+        + "\n"
     )
 
 
