@@ -16,7 +16,8 @@ from sklearn.metrics import roc_auc_score
 from toys import random_game
 
 import mialab as mia
-from mialab.attacks import base, signals
+from mialab import signals
+from mialab.attacks import base
 from mialab.attacks.label_only import logistic_log_odds
 from mialab.attacks.lira import VARIANCE_FLOOR, LiRA
 from mialab.attacks.ranking import Ranking

@@ -31,7 +31,7 @@ class Threshold(Attack):
     Parameters
     ----------
     statistic : {"loss", "confidence", "entropy", "modified_entropy", "correctness"}
-        The number, see `mialab.attacks.signals`.
+        The number, see `mialab.signals`.
     per_class, calibrate
         See `Attack`.
     """
