@@ -6,12 +6,18 @@
 >>> table = mia.audit(game, attacks=["loss", "lira"])
 """
 
-from mialab import attacks, claims, defenses, metrics, models, plots, queries, results
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from mialab import attacks, claims, defenses, metrics, models, queries, results
 from mialab.audit import audit, compare, over_targets, show, summary
 from mialab.data import Pool, datasets, load
 from mialab.differences import accuracy, changed_predictions, difference, pooled
 from mialab.engine import Training
 from mialab.game import Game, play
+
+if TYPE_CHECKING:
+    from mialab import plots
 
 __version__ = "0.1.0"
 __all__ = [
@@ -39,3 +45,9 @@ __all__ = [
     "show",
     "summary",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name == "plots":  # Matplotlib and seaborn are loaded when a figure is wanted, never by worker processes.
+        return import_module("mialab.plots")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from mialab.options import check_integer
 
@@ -159,8 +159,8 @@ def clopper_pearson(
     if not ((k >= 0) & (k <= n) & (k == np.floor(k)) & (n == np.floor(n))).all():
         raise ValueError("successes and trials must be whole numbers with 0 <= successes <= trials.")
     tail = (1 - _fraction("confidence", confidence)) / 2
-    low = np.where(k > 0, stats.beta.ppf(tail, np.maximum(k, 1), n - k + 1), 0.0)
-    high = np.where(k < n, stats.beta.isf(tail, k + 1, np.maximum(n - k, 1)), 1.0)
+    low = np.where(k > 0, special.betaincinv(np.maximum(k, 1), n - k + 1, tail), 0.0)
+    high = np.where(k < n, special.betainccinv(k + 1, np.maximum(n - k, 1), tail), 1.0)
     return low[()], high[()]
 
 
@@ -405,7 +405,7 @@ def over_targets(value: ArrayLike, *, partner: ArrayLike | None = None, confiden
     value = np.asarray(value, np.float64)
     if value.ndim != 1:
         raise ValueError(f"value has shape {value.shape}; it must be (target,).")
-    quantile = stats.t.ppf((1 + _fraction("confidence", confidence)) / 2, np.arange(len(value) + 1))
+    quantile = special.stdtrit(np.arange(len(value) + 1), (1 + _fraction("confidence", confidence)) / 2)
     known = np.isfinite(value)
     if not known.any():
         return Interval(np.nan, np.nan, np.nan)

@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import sklearn.datasets
 from filelock import FileLock
 
 from mialab.progress import note
@@ -115,7 +114,12 @@ def plain_bytes(array: np.ndarray) -> memoryview:
 
 def cache_folder() -> Path:
     """Folder for everything that can be made again: ``MIALAB_CACHE``, or the user's cache folder."""
-    return Path(os.environ.get("MIALAB_CACHE") or pooch.os_cache("mialab")).expanduser().resolve()
+    given = os.environ.get("MIALAB_CACHE", "")
+    if "://" in given:
+        raise ValueError(
+            f"MIALAB_CACHE={given!r} must be a folder. Games may be kept at a URL: set MIALAB_GAMES."
+        )
+    return Path(given or pooch.os_cache("mialab")).expanduser().resolve()
 
 
 def _data_folder() -> Path | None:
@@ -284,7 +288,9 @@ def file_size(size: int) -> str:
     license="CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
 )
 def _digits() -> Raw:
-    x, y = sklearn.datasets.load_digits(return_X_y=True)
+    from sklearn.datasets import load_digits  # scikit-learn takes a second to load: only where it is used
+
+    x, y = load_digits(return_X_y=True)
     x = (x / 16).astype(np.float32).reshape(-1, 1, 8, 8)  # pixels are 0..16
     return Raw(x, y.astype(np.int64), source="sklearn.datasets.load_digits, pixels divided by 16")
 
@@ -302,7 +308,9 @@ def _digits() -> Raw:
 def _clusters() -> Raw:
     # Overlapping clusters and few records per class: a network fits its members fully and still errs often on
     # others, as on Location30. Always the same 20,000 records, so that a seed changes only the split.
-    x, y = sklearn.datasets.make_classification(
+    from sklearn.datasets import make_classification
+
+    x, y = make_classification(
         n_samples=20_000,
         n_features=60,
         n_informative=20,
@@ -792,9 +800,11 @@ def _fetch_lfw() -> Path:
 
 def _read_lfw(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images 48 x 48 as bytes, people as numbers, and their names."""
+    from sklearn.datasets import fetch_lfw_people
+
     centre = slice(68, 182)  # of 250 pixels
     with _one_at_a_time("lfw"):
-        people = sklearn.datasets.fetch_lfw_people(
+        people = fetch_lfw_people(
             data_home=path.parents[1],
             min_faces_per_person=20,
             slice_=(centre, centre),
