@@ -2,7 +2,8 @@
 
 There is one loop. It trains a group either *stacked* (all models in one tensor program through `torch.func.vmap`)
 or *single* (one model). Which form is used follows from the network and the device, see `form`; results differ by
-float rounding only.
+float rounding only. So do the arithmetic of the training steps (`resolve`) and the layout of images in memory
+(`channels_last`): rules, not timings, so that a game is the same in a busy and in an idle hour.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,18 +20,24 @@ import torch
 from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from mialab.augmentation import flip_and_shift
 from mialab.data import Pool
 from mialab.defenses.base import Defense
 from mialab.models import Model
 from mialab.options import as_integers, check_integer, check_number, choose
 from mialab.queries import Queries
 from mialab.randomness import Streams, generator
+from mialab.signals import SIGNALS
 
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 #: On a CPU, larger networks are faster one at a time: stacked, their weights fall out of the cache.
 STACKED_PARAMETERS = 50_000
-#: Parameters of a stacked group on a CPU, at most; for the same reason.
+#: Models and parameters of a stacked group on a CPU, at most: more are hardly faster, and a kill loses a group.
+GROUP_MODELS = 16
 GROUP_PARAMETERS = 2_000_000
+#: Share of a GPU's free memory that a group may be expected to fill.
+GPU_SHARE = 0.6
+#: Records that a group answers at a time, all its models together.
 ANSWER_BATCH = 1024
 
 
@@ -61,8 +68,13 @@ class Training:
     select : {"last", "best_validation"}
         The model that is released: of the last epoch, or of the first epoch with the highest accuracy on the
         pool's validation part.
-    precision : {"float32", "bfloat16"}
-        Arithmetic of the training steps; answers are always computed in float32.
+    flip : bool
+        Data augmentation of images: whether an image is mirrored left to right with probability 1/2 each time.
+    shift : int
+        Data augmentation of images: they are moved by up to so many pixels in both directions each time.
+    precision : {"auto", "float32", "bfloat16"}
+        Arithmetic of the training steps (weights and answers are float32 always): bfloat16 where that is fast, see
+        `resolve`.
     """
 
     epochs: int = 50
@@ -75,7 +87,9 @@ class Training:
     decay: float = 0.1
     shuffle: bool = True
     select: Literal["last", "best_validation"] = "last"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    flip: bool = False
+    shift: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
     def __post_init__(self) -> None:
         check_integer("epochs", self.epochs, low=1)
@@ -89,7 +103,21 @@ class Training:
         object.__setattr__(self, "milestones", as_integers("milestones", self.milestones, low=1))
         check_number("decay", self.decay, above=0, high=1)
         choose("select", self.select, ("last", "best_validation"))
-        choose("precision", self.precision, ("float32", "bfloat16"))
+        check_integer("shift", self.shift)
+        choose("precision", self.precision, ("auto", "float32", "bfloat16"))
+
+    def check(self, pool: Pool) -> None:
+        """Refuse a pool that cannot be trained on in this way (ValueError)."""
+        if self.select == "best_validation" and not len(pool.x_val):
+            raise ValueError(
+                "select='best_validation' needs a validation part: load the pool with validation=...."
+            )
+        if (self.flip or self.shift) and pool.kind != "image":
+            raise ValueError(
+                f"flip={self.flip} and shift={self.shift} are for images; {pool.name!r} has {pool.kind} records."
+            )
+        if self.shift and self.shift >= min(pool.x.shape[-2:]):
+            raise ValueError(f"shift={self.shift} moves images of {pool.x.shape[-2:]} pixels out of sight.")
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""
@@ -113,11 +141,86 @@ def form(network: nn.Module, x: torch.Tensor, device: str = "cpu") -> Literal["s
     device : str
         ``"cpu"`` or ``"cuda"``.
     """
-    if device == "cpu":
-        small = sum(p.numel() for p in network.parameters()) <= STACKED_PARAMETERS
-        if not small or any(isinstance(m, nn.Conv2d) for m in network.modules()):
-            return "single"
+    if device == "cpu" and (_n_parameters(network) > STACKED_PARAMETERS or _has(network, nn.Conv2d)):
+        return "single"
     return "stacked" if _stackable(network, x) else "single"
+
+
+def _n_parameters(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def _has(network: nn.Module, *kinds: type[nn.Module]) -> bool:
+    return any(isinstance(module, kinds) for module in network.modules())
+
+
+def channels_last(network: nn.Module) -> bool:
+    """Whether images and weights are laid out channels last: with convolutions, unless group norm stands between."""
+    return _has(network, nn.Conv2d) and not _has(network, nn.GroupNorm, nn.InstanceNorm2d)
+
+
+def resolve(training: Training, network: nn.Module, device: str = "cpu") -> Training:
+    """Replace ``precision="auto"`` by a precision.
+
+    That is bfloat16 on GPUs that have it, and on processors with AVX512-BF16 or AMX for networks with convolutions or
+    more than 50,000 parameters: for smaller ones, conversions cost more than they save.
+
+    Parameters
+    ----------
+    training : Training
+        How models are trained.
+    network : torch.nn.Module
+        One of the networks.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    """
+    if training.precision != "auto":
+        return training
+    if device == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.cpu.get_capabilities()
+        large = _n_parameters(network) > STACKED_PARAMETERS or _has(network, nn.Conv2d)
+        fast = large and bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return replace(training, precision="bfloat16" if fast else "float32")
+
+
+def models_per_group(network: nn.Module, pool: Pool, training: Training, device: str = "cpu") -> int:
+    """Return how many models a stacked group holds at most.
+
+    On a CPU that is 16, and fewer where they have more than 2 million parameters together. On a GPU it is what fits
+    into 60 % of its free memory, by the size of parameters, gradients, optimizer state and of what one model keeps
+    of a batch for its gradient; a group that does not fit after all is split (see `mialab.play`).
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        One of the networks, on the CPU.
+    pool : Pool
+        The records.
+    training : Training
+        How models are trained.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    """
+    n_parameters = _n_parameters(network)
+    if device == "cpu":
+        return max(1, min(GROUP_MODELS, GROUP_PARAMETERS // max(1, n_parameters)))
+    free, _ = torch.cuda.mem_get_info()
+    free -= sum(array.nbytes for array in (pool.x, pool.y))
+    kept = 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    x = prepare(_tensor(pool.x[: training.batch_size], "cpu"))
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        network(x)
+    # Weight, gradient, and two numbers of optimizer state for each parameter; a batch's gradients beside its values.
+    one = 4 * 4 * n_parameters + 2 * kept + x.numel() * x.element_size()
+    return max(1, int(GPU_SHARE * free / one))
 
 
 def _stackable(network: nn.Module, x: torch.Tensor) -> bool:
@@ -205,7 +308,7 @@ class Run:
         seed: int,
         device: str,
     ) -> None:
-        self.pool, self.defense, self.training, self.seed, self.device = pool, defense, training, seed, device
+        self.pool, self.defense, self.seed, self.device = pool, defense, seed, device
         self.models = list(models)
         self.x = _tensor(pool.x, device)
         self.y = _tensor(y, device)
@@ -213,21 +316,33 @@ class Run:
         self.memory: dict = {}
         self.epoch = 0
         networks = [initialise(build, pool, seed, k).to(device) for k in self.models]
+        self.training = resolve(training, networks[0], device)
         self.form = form(networks[0], prepare(self.x[:2]), device)
         self._network = networks[0]
+        self._layout = torch.contiguous_format
         if self.form == "stacked":
             self.parameters, _ = stack_module_state(networks)
             self._network = networks[0].to("meta")
             self._forward = vmap(self._call, randomness="different")
         elif len(networks) == 1:
-            self.parameters = dict(networks[0].named_parameters())
+            if channels_last(self._network):
+                self._layout = torch.channels_last
+                self._network.to(memory_format=self._layout)
+            self.parameters = dict(self._network.named_parameters())
             self._forward = lambda parameters, x: self._call(parameters, x[0])[None]
+            if (
+                type(defense).weights is Defense.weights
+            ):  # the same, without the time that functional_call takes
+                self._forward = lambda _, x: self._network(self._inputs(x[0]))[None]
         else:
             raise ValueError("Networks that cannot be stacked are trained one at a time.")
         self.reset_optimizer()
 
     def _call(self, parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        return functional_call(self._network, self.defense.weights(parameters), (prepare(x),))
+        return functional_call(self._network, self.defense.weights(parameters), (self._inputs(x),))
+
+    def _inputs(self, x: torch.Tensor) -> torch.Tensor:
+        return prepare(x).contiguous(memory_format=self._layout)
 
     def reset_optimizer(self) -> None:
         """Build the optimizer anew, which clears its momentum."""
@@ -245,6 +360,7 @@ class Run:
         training, defense = self.training, self.defense
         order = Streams(self.seed, self.models, "batches", self.device)
         rng = Streams(self.seed, self.models, "mix", self.device)
+        moves = Streams(self.seed, self.models, "augmentation", self.device)
         best, kept = None, None
         n = self.members.shape[1]
         for self.epoch in range(training.epochs):
@@ -255,7 +371,8 @@ class Run:
             progress = self.epoch / max(1, training.epochs - 1)
             index = self.members.gather(1, order.permutation(n)) if training.shuffle else self.members
             for batch in index.split(training.batch_size, dim=1):
-                x, target = defense.mix(self.x[batch], self.y[batch], progress=progress, rng=rng)
+                x = flip_and_shift(self.x[batch], flip=training.flip, shift=training.shift, rng=moves)
+                x, target = defense.mix(x, self.y[batch], progress=progress, rng=rng)
                 with torch.autocast(self.device, torch.bfloat16, enabled=training.precision == "bfloat16"):
                     logits = self._forward(self.parameters, x)
                 loss = defense.loss(logits.float(), target, run=self, index=batch)
@@ -305,9 +422,9 @@ class Run:
         x = _tensor(x, self.device)
         if x.dim() == self.x.dim():
             x = x.expand(len(self.models), *x.shape)
-        return torch.cat(
-            [self._forward(self.parameters, part) for part in x.split(ANSWER_BATCH, dim=1)], dim=1
-        )
+        # All models together see ANSWER_BATCH records, so that answers need no more memory than training did.
+        size = max(1, ANSWER_BATCH // len(self.models))
+        return torch.cat([self._forward(self.parameters, part) for part in x.split(size, dim=1)], dim=1)
 
     def accuracy(self, x: np.ndarray, y: np.ndarray) -> torch.Tensor:
         """Accuracy of each model on records ``x`` with labels ``y``, shape (model,); NaN without records."""
@@ -329,6 +446,8 @@ def train_group(
     queries: Queries,
     seed: int,
     device: str = "cpu",
+    keep: Literal["logits", "scores"] = "logits",
+    answers: Literal["float32", "float16"] = "float32",
 ) -> dict[str, np.ndarray]:
     """Train a group of models and collect their answers on every record of the pool.
 
@@ -346,18 +465,23 @@ def train_group(
         What determines the game, see `mialab.play`.
     device : str
         ``"cpu"`` or ``"cuda"``.
+    keep : {"logits", "scores"}
+        Whether to return the answers or, for each of `mialab.signals.SIGNALS`, one number of each answer.
+    answers : {"float32", "float16"}
+        Type of the returned logits.
 
     Returns
     -------
     dict of str to numpy.ndarray
-        With a leading model dimension: ``logits`` (model, query, record, label) float32 as released; ``raw_logits``,
-        the same before the defense's output step, if it has one; ``train_accuracy``, ``validation_accuracy``,
+        With a leading model dimension: ``logits`` (model, query, record, label) as released; ``raw_logits``, the same
+        before the defense's output step, if it has one; with ``keep="scores"`` instead of each of them its signals
+        (model, query, record) float32, e.g. ``loss`` and ``raw_loss``; ``train_accuracy``, ``validation_accuracy``,
         ``test_accuracy`` and ``seconds`` (each model's share of the group's time).
 
     Raises
     ------
     FloatingPointError
-        If a model's answers are not finite numbers: the training diverged.
+        If a model's answers are not finite numbers, or do not fit the type of the answers.
     """
     began = time.perf_counter()
     with _one_thread(), _own_chance(seed, models[0]):
@@ -365,27 +489,64 @@ def train_group(
             pool, y, member, models, build=build, defense=defense, training=training, seed=seed, device=device
         )
         run.train()
-        rng = Streams(seed, models, "answers", device)
-        raw, released = [], []
-        for query in range(len(queries)):
-            x = _tensor(queries(query, pool.x), device)
-            raw.append(run.predict(x))
-            if defense.changes_answers:
-                released.append(defense.answer(raw[-1], x, predict=run.predict, rng=rng, pool=pool))
-        logits = torch.stack(raw, dim=1)
-        bad = [k for k, answers in zip(models, logits, strict=True) if not torch.isfinite(answers).all()]
-        if bad:
-            raise FloatingPointError(
-                f"Training diverged: model {bad[0]} answers with numbers that are not finite. "
-                f"Lower lr={training.lr!r} or change the optimizer."
-            )
-        correct = logits[:, 0].argmax(-1) == run.y
-        result = {
-            "logits": torch.stack(released, dim=1) if released else logits,
+        arrays, correct = _answers(run, queries, keep, np.dtype(answers))
+        accuracies = {
             "train_accuracy": correct.gather(1, run.members).double().mean(1),
             "validation_accuracy": run.accuracy(pool.x_val, pool.y_val),
             "test_accuracy": run.accuracy(pool.x_test, pool.y_test),
-        } | ({"raw_logits": logits} if released else {})
-    arrays = {name: value.cpu().numpy() for name, value in result.items()}
+        }
+    arrays |= {name: value.cpu().numpy() for name, value in accuracies.items()}
     arrays["seconds"] = np.full(len(models), (time.perf_counter() - began) / len(models))
     return arrays
+
+
+def _answers(
+    run: Run, queries: Queries, keep: str, dtype: np.dtype
+) -> tuple[dict[str, np.ndarray], torch.Tensor]:
+    """Ask all queries, a block of records at a time; also return whether query 0 is answered correctly."""
+    n, defense = len(run.pool), run.defense
+    rng = Streams(run.seed, run.models, "answers", run.device)
+    shape = (len(run.models), len(queries), n)
+    arrays: dict[str, np.ndarray] = {}
+    correct = torch.empty(len(run.models), n, dtype=torch.bool, device=run.device)
+    for query in range(len(queries)):
+        x = _tensor(queries(query, run.pool.x), run.device)
+        for start in range(0, n, ANSWER_BATCH):
+            block = slice(start, start + ANSWER_BATCH)
+            raw = run.predict(x[block])
+            given = {"": raw}
+            if defense.changes_answers:
+                released = defense.answer(raw, x[block], predict=run.predict, rng=rng, pool=run.pool)
+                given = {"": released, "raw_": raw}
+            for prefix, logits in given.items():
+                for name, values in _kept(logits, run, block, keep, dtype).items():
+                    if prefix + name not in arrays:
+                        arrays[prefix + name] = np.empty(shape + values.shape[2:], values.dtype)
+                    arrays[prefix + name][:, query, block] = values
+            if query == 0:
+                correct[:, block] = raw.argmax(-1) == run.y[block]
+    return arrays, correct
+
+
+def _kept(logits: torch.Tensor, run: Run, block: slice, keep: str, dtype: np.dtype) -> dict[str, np.ndarray]:
+    """Return what is stored of some answers: arrays of shape (model, record, ...)."""
+    exact = logits.cpu().numpy()
+    for k, own in zip(run.models, exact, strict=True):
+        if not np.isfinite(own).all():
+            raise FloatingPointError(
+                f"Training diverged: model {k} answers with numbers that are not finite. "
+                f"Lower lr={run.training.lr!r} or change the optimizer."
+            )
+    if keep == "scores":
+        labels = run.y[block].cpu().numpy()
+        return {
+            name: np.stack([signal(own, labels) for own in exact.astype(np.float64)]).astype(np.float32)
+            for name, signal in SIGNALS.items()
+        }
+    most = np.finfo(dtype).max
+    if np.abs(exact).max() > most:
+        raise FloatingPointError(
+            f"A logit of {np.abs(exact).max():.3g} does not fit answers={dtype.name!r} (at most {most:.3g}): "
+            "give answers='float32'."
+        )
+    return {"logits": exact.astype(dtype, copy=False)}

@@ -46,7 +46,10 @@ class Streams:
         self._device = device
 
     def _stack(self, draws: list[np.ndarray]) -> torch.Tensor:
-        return torch.as_tensor(np.stack(draws), device=self._device)
+        numbers = torch.from_numpy(np.stack(draws))
+        if torch.device(self._device).type == "cuda":  # a copy that the host need not wait for
+            numbers = numbers.pin_memory()
+        return numbers.to(self._device, non_blocking=True)
 
     def permutation(self, n: int) -> torch.Tensor:
         """Permutations of ``0..n-1``, int64 ``(model, n)``."""

@@ -11,12 +11,14 @@ from torch import nn
 
 import mialab as mia
 from mialab import engine
+from mialab.augmentation import flip_and_shift
 from mialab.defenses import HAMP, Defense, LabelSmoothing
 from mialab.engine import Training, form, train_group
 from mialab.membership import membership
 from mialab.models import CNN, MLP, ResNet
 from mialab.queries import Flips, Original
 from mialab.randomness import Streams, generator
+from mialab.signals import SIGNALS
 
 SMALL, LARGE = MLP(hidden=(16,)), MLP(hidden=(256, 256))  # stacked and single on a CPU
 SEED = 3
@@ -25,10 +27,12 @@ SEED = 3
 NONE, ONCE = Defense(), Original()
 
 
-def train(models, pool, build=SMALL, defense=NONE, queries=ONCE, seed=SEED, device="cpu", **training):
+def train(
+    models, pool, build=SMALL, defense=NONE, queries=ONCE, seed=SEED, device="cpu", stored=None, **training
+):
     """Train some models of a game of eight."""
     member = membership(8, len(pool), seed)[list(models)]
-    options = {"epochs": 3, "batch_size": 8} | training
+    options = {"epochs": 3, "batch_size": 8, "precision": "float32"} | training
     return train_group(
         list(models),
         pool=pool,
@@ -40,6 +44,7 @@ def train(models, pool, build=SMALL, defense=NONE, queries=ONCE, seed=SEED, devi
         queries=queries,
         seed=seed,
         device=device,
+        **(stored or {}),
     )
 
 
@@ -339,11 +344,14 @@ def test_best_validation_keeps_the_first_best_epoch(build, models):
 
 def test_best_validation_keeps_the_running_statistics_of_its_epoch():
     pool, build = toys.pool("image", validation=20), CNN(channels=(4,), hidden=8, norm="batch")
-    path = [train([1], pool, build, epochs=e, lr=0.03) for e in range(1, 6)]
-    best = int(np.argmax([result["validation_accuracy"][0] for result in path]))
-    assert best in (1, 2, 3)
-    chosen = train([1], pool, build, epochs=5, lr=0.03, select="best_validation")
-    assert_alike(chosen["logits"], path[best]["logits"])
+    earlier = 0
+    for model in range(4):
+        path = [train([model], pool, build, epochs=e, lr=0.05) for e in range(1, 6)]
+        best = int(np.argmax([result["validation_accuracy"][0] for result in path]))
+        chosen = train([model], pool, build, epochs=5, lr=0.05, select="best_validation")
+        assert_alike(chosen["logits"], path[best]["logits"])
+        earlier += best < 4
+    assert earlier  # or there would be nothing to see
 
 
 @pytest.mark.parametrize(
@@ -482,7 +490,99 @@ def test_streams_belong_to_one_model_and_one_purpose():
 
 
 # ----------------------------------------------------------------------------------------------------
-# Form and parameters
+# What is returned of the answers
+
+
+@pytest.mark.parametrize("defense", [NONE, HAMP()])
+def test_scores_are_the_signals_of_the_answers(defense):
+    pool = toys.pool("binary", n=60)
+    options = {"models": [3, 6], "pool": pool, "defense": defense, "queries": Flips(n=2)}
+    logits, scores = train(**options), train(**options, stored={"keep": "scores"})
+    assert {name.removeprefix("raw_") for name in scores} >= set(SIGNALS)
+    assert not {"logits", "raw_logits"} & set(scores)
+    for prefix in ("", "raw_") if defense.changes_answers else ("",):
+        for name, signal in SIGNALS.items():
+            found = scores[prefix + name]
+            assert found.dtype == np.float32
+            assert found.shape == (2, 3, 60)
+            expected = signal(logits[f"{prefix}logits"].astype(np.float64), pool.y)
+            np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6, err_msg=name)
+
+
+def test_answers_in_half_precision(monkeypatch):
+    pool = toys.pool()
+    half, whole = train([0], pool, stored={"answers": "float16"}), train([0], pool)
+    np.testing.assert_array_equal(half["logits"], whole["logits"].astype(np.float16))
+    assert half["logits"].dtype == np.float16
+    huge = MLP(hidden=(8,), activation="relu")
+    with pytest.raises(FloatingPointError, match=r"does not fit answers='float16' \(at most 6.55e\+04\)"):
+        train([0], toys.pool(), huge, optimizer="sgd", lr=1e5, epochs=1, stored={"answers": "float16"})
+
+
+def test_answers_do_not_depend_on_how_many_are_asked_for_at_a_time(monkeypatch):
+    pool = toys.pool("binary", n=60, validation=20)
+    whole = train([0, 5], pool, defense=Everything())
+    monkeypatch.setattr(engine, "ANSWER_BATCH", 60)
+    assert_alike(train([0, 5], pool, defense=Everything())["raw_logits"], whole["raw_logits"])
+
+
+# ----------------------------------------------------------------------------------------------------
+# Data augmentation
+
+
+def moved(image, mirror, dy, dx):
+    """Mirror and move one image as numpy would pad and cut it."""
+    most = max(abs(dy), abs(dx), 1)
+    padded = np.pad(image, ((0, 0), (most, most), (most, most)), mode="reflect")
+    _, height, width = image.shape
+    cut = padded[:, most + dy : most + dy + height]
+    # Columns are mirrored first, then moved: what was at column j is looked up at its mirror image.
+    columns = np.arange(width)[::-1] if mirror else np.arange(width)
+    return cut[:, :, most + columns + dx]
+
+
+def test_augmentation_is_one_of_the_possible_moves_and_all_of_them_occur():
+    x = torch.rand(2, 64, 2, 5, 6)
+    out = flip_and_shift(x, flip=True, shift=1, rng=Streams(0, [0, 1], "augmentation")).numpy()
+    options = [(m, dy, dx) for m in (False, True) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    found = {}
+    for image, result in zip(x.flatten(0, 1).numpy(), out.reshape(-1, 2, 5, 6), strict=True):
+        ways = [o for o in options if np.array_equal(moved(image, *o), result)]
+        assert len(ways) == 1
+        found[ways[0]] = found.get(ways[0], 0) + 1
+    # 128 draws of 18 moves: one of them never occurs with probability 18 (17/18)^128 = 1.2 %; the seed is fixed.
+    assert len(found) == 18
+
+
+def test_augmentation_depends_on_seed_and_model_alone():
+    pool = toys.pool("image")
+    build = MLP(hidden=(16,))
+    options = {"flip": True, "shift": 2}
+    together, alone = train([0, 3], pool, build, **options), train([3], pool, build, **options)
+    assert_alike(together["logits"][1:], alone["logits"])
+    assert np.abs(train([3], pool, build)["logits"] - alone["logits"]).max() > 0.01
+
+
+def test_no_augmentation_is_none():
+    x = torch.rand(1, 2, 1, 4, 4)
+    assert flip_and_shift(x, flip=False, shift=0, rng=None) is x
+
+
+@pytest.mark.parametrize(
+    ("kind", "training", "message"),
+    [
+        ("tabular", {"flip": True}, "flip=True and shift=0 are for images; 'toy' has tabular records"),
+        ("image", {"shift": 8}, r"shift=8 moves images of \(8, 8\) pixels out of sight"),
+        ("image", {"select": "best_validation"}, "select='best_validation' needs a validation part"),
+    ],
+)
+def test_training_refuses_pools_that_it_does_not_suit(kind, training, message):
+    with pytest.raises(ValueError, match=message):
+        Training(**training).check(toys.pool(kind))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Form, precision, layout, size of groups
 
 
 class Branching(nn.Linear):
@@ -514,6 +614,103 @@ def test_form(network, shape, cpu, cuda):
     assert form(network, x, "cuda") == cuda
 
 
+@pytest.mark.parametrize(
+    ("network", "has", "expected"),
+    [
+        (LARGE((6,), 3), {"avx512_bf16": True}, "bfloat16"),
+        (LARGE((6,), 3), {"amx_bf16": True}, "bfloat16"),
+        (LARGE((6,), 3), {"avx512_f": True}, "float32"),
+        (SMALL((6,), 3), {"avx512_bf16": True}, "float32"),
+        (CNN(channels=(2,), hidden=2)((1, 8, 8), 2), {"avx512_bf16": True}, "bfloat16"),
+    ],
+)
+def test_precision_follows_from_processor_and_network(monkeypatch, network, has, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+    assert engine.resolve(Training(), network).precision == expected
+    for given in ("float32", "bfloat16"):
+        assert engine.resolve(Training(precision=given), network).precision == given
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        (CNN()((1, 8, 8), 2), True),
+        (ResNet(norm="batch")((3, 8, 8), 2), True),
+        (ResNet(norm="group")((3, 8, 8), 2), False),
+        (LARGE((6,), 3), False),
+    ],
+)
+def test_layout_of_images(network, expected):
+    assert engine.channels_last(network) is expected
+
+
+def test_images_are_laid_out_channels_last():
+    pool, build = toys.pool("image"), CNN(channels=(4, 4), hidden=8)
+    seen = []
+
+    class Watching(nn.Conv2d):
+        def forward(self, x):
+            seen.append(x.is_contiguous(memory_format=torch.channels_last))
+            return super().forward(x)
+
+    def watched(shape, n_classes):
+        network = build(shape, n_classes)
+        network[4].__class__ = Watching  # the second convolution: with one channel, layouts are the same
+        return network
+
+    train([0], pool, watched, epochs=1)
+    assert seen
+    assert all(seen)
+
+
+def test_groups_on_a_processor_are_small():
+    pool, training = toys.pool(), Training()
+    assert engine.models_per_group(SMALL((6,), 3), pool, training) == 16
+    assert engine.models_per_group(nn.Linear(500, 1000), pool, training) == 3  # 2 million parameters
+    assert engine.models_per_group(nn.Linear(5000, 1000), pool, training) == 1
+
+
+def test_groups_on_a_gpu_fill_a_share_of_its_free_memory(monkeypatch):
+    pool, network = toys.pool(n=40), nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3))
+    data = pool.x.nbytes + pool.y.nbytes
+    # By hand, for batches of 8: the weights are kept as well as the input, and tanh's output (twice).
+    parameters = 16 * (6 * 10 + 10 + 10 * 3 + 3)
+    least = parameters + 8 * 4 * (2 * (6 + 10) + 6)
+    sizes = []
+    for free in (10**6, 2 * 10**6):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free + data, 10**9))
+        sizes.append(engine.models_per_group(network, pool, Training(batch_size=8), "cuda"))
+    assert sizes[1] in (2 * sizes[0], 2 * sizes[0] + 1)
+    assert 0.4 * 0.6 * 10**6 / least < sizes[0] <= 0.6 * 10**6 / least
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 10**9))
+    assert engine.models_per_group(network, pool, Training(batch_size=8), "cuda") == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(("build", "kind"), [(SMALL, "tabular"), (CNN(), "image")])
+def test_the_host_never_waits_for_the_gpu_within_an_epoch(build, kind):
+    class Watched(Defense):
+        def before_epoch(self, run):
+            torch.cuda.set_sync_debug_mode("error" if run.epoch else "default")
+
+    try:
+        pool = toys.pool(kind)
+        run = engine.Run(
+            pool,
+            pool.y,
+            membership(8, len(pool), SEED),
+            range(8),
+            build=build,
+            defense=Watched(),
+            training=Training(epochs=3, batch_size=8),
+            seed=SEED,
+            device="cuda",
+        )
+        run.train()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_a_network_that_cannot_be_stacked_is_trained_all_the_same():
     pool = toys.pool()
     assert np.isfinite(
@@ -538,6 +735,7 @@ def test_a_network_that_cannot_be_stacked_is_trained_all_the_same():
         ({"milestones": 3}, r"milestones=3 must be a sequence of integers, e.g. \(3,\)."),
         ({"decay": 0}, "decay=0 must be greater than 0 and at most 1."),
         ({"select": "best"}, "select='best' is unknown. .*Known: best_validation, last."),
+        ({"shift": -1}, "shift=-1 must be an integer of at least 0."),
         ({"precision": "float16"}, r"precision='float16' is unknown. Did you mean 'bfloat16'\?"),
     ],
 )
