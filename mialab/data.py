@@ -11,9 +11,12 @@ Two environment variables matter: ``MIALAB_DATA`` is a folder searched for data 
 import difflib
 import hashlib
 import os
+import platform
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,6 +62,11 @@ class Pool:
     notes : str, optional
         Anything a reader of results should know, such as a conversion made on loading.
 
+    Attributes
+    ----------
+    loaded : dict or None
+        The parameters of `load` that give this pool on any machine that has the data; None for a user's own records.
+
     Raises
     ------
     ValueError
@@ -84,6 +92,7 @@ class Pool:
     source: str = "given as arrays"
     license: str = "not stated"
     notes: str = ""
+    loaded: dict[str, Any] | None = field(default=None, init=False)  # so a changed copy has none
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -335,7 +344,43 @@ def load(
         test = max(n - size - validation, 0)
     if size < 2 or size % 2:
         raise ValueError(f"size must be even (a model trains on half of it) and at least 2, got {size}")
-    return _cut(entry, raw, size=size, validation=validation, test=test, seed=seed)
+    parts = {"size": size, "validation": validation, "test": test, "seed": seed}
+    pool = _cut(entry, raw, **parts)
+    if REGISTRY.get(entry.name) is entry:
+        object.__setattr__(pool, "loaded", {"name": entry.name, **parts})
+    return pool
+
+
+@lru_cache(maxsize=1)
+def load_again(fingerprint: str, **loaded: Any) -> Pool:
+    """Load on this machine what was loaded on another, once per process.
+
+    Parameters
+    ----------
+    fingerprint : str
+        Fingerprint of the other machine's pool.
+    **loaded
+        How that was loaded: its attribute ``loaded``.
+
+    Raises
+    ------
+    RuntimeError
+        If the data are missing here, or are others.
+    """
+    remedy = "Set MIALAB_DATA on all workers to a folder with the same files."
+    try:
+        pool = load(**loaded)
+    except (OSError, ValueError) as error:
+        raise RuntimeError(
+            f"Data set {loaded['name']!r} cannot be loaded on {platform.node()}: {error}. {remedy}"
+        ) from error
+    if pool.fingerprint != fingerprint:
+        raise RuntimeError(
+            f"Data set {loaded['name']!r} on {platform.node()} is not the one that was loaded for this game "
+            f"(fingerprint {pool.fingerprint[:12]}, expected {fingerprint[:12]}). {remedy} If the pool was changed "
+            "after loading, make it one of your own: dataclasses.replace(pool)."
+        )
+    return pool
 
 
 def _known(name: str) -> Entry:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import sys
+import threading
 import time
 import warnings
-from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
-import joblib
 import numpy as np
 import torch
 import xarray as xr
 
-from mialab import defenses, engine, models, progress, provenance
+from mialab import backends, defenses, engine, models, progress, provenance
 from mialab.data import Pool
 from mialab.defenses.base import Defense
 from mialab.engine import Training
@@ -27,13 +28,18 @@ from mialab.options import check_integer, choose
 from mialab.queries import Queries
 from mialab.queries import make as make_queries
 from mialab.randomness import generator
-from mialab.store import DIMENSIONS, PER_MODEL, Store
+from mialab.store import ANSWERS, DIMENSIONS, Store, games_root, is_shared, layout
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
 
 #: Source files that decide what a trained model is, besides those of the options in use; a change in one of them,
 #: other than in comments and docstrings, makes stored games outdated.
-SOURCES = ("randomness.py", "membership.py", "engine.py", "defenses/base.py")
-#: Models of a stacked group on a CPU, at most: more are hardly faster, and what a kill loses is a group.
-MODELS_PER_GROUP = 16
+SOURCES = ("randomness.py", "membership.py", "engine.py", "augmentation.py", "defenses/base.py")
+#: Only one group at a time in a process: all threads share torch's random numbers.
+ONE_GROUP = threading.Lock()
 
 
 class Game:
@@ -176,6 +182,11 @@ class Game:
     @cached_property
     def logits(self) -> np.ndarray:
         """Answers as the attacker gets them, shape (model, query, record, label)."""
+        if "logits" not in self.dataset:
+            raise ValueError(
+                "This game was played with keep='scores' and has no logits: "
+                "play it with keep='logits', or ask for what can be had from signals."
+            )
         return self.dataset["logits"].to_numpy()
 
     @cached_property
@@ -231,7 +242,7 @@ class Game:
     @property
     def n_classes(self) -> int:
         """Number of classes."""
-        return self.dataset.sizes["label"]
+        return self.dataset.sizes.get("label") or self.attrs["n_classes"]
 
     @cached_property
     def left_out(self) -> np.ndarray:
@@ -271,9 +282,10 @@ class Game:
         ValueError
             If the defense does not change answers.
         """
-        if "raw_logits" not in self.dataset:
+        before = {f"raw_{name}": name for name in ANSWERS if f"raw_{name}" in self.dataset}
+        if not before:
             raise ValueError(f"The defense {self.attrs.get('defense')!r} has no output step to leave out.")
-        dataset = self.dataset.drop_vars("logits").rename(raw_logits="logits")
+        dataset = self.dataset.drop_vars(before.values()).rename(before)
         return type(self)(dataset.assign_attrs(output_step=False))
 
     @cached_property
@@ -338,6 +350,8 @@ class Plan:
     n_models: int
     canaries: int
     seed: int
+    keep: Literal["logits", "scores"]
+    answers: Literal["float32", "float16"]
 
     def __post_init__(self) -> None:
         if not isinstance(self.training, Training):
@@ -356,15 +370,16 @@ class Plan:
             )
         if self.canaries % 2 or self.canaries > n:
             raise ValueError(f"canaries={self.canaries} must be even and at most {n}, the number of records.")
-        if self.training.select == "best_validation" and not len(self.pool.x_val):
-            raise ValueError(
-                "select='best_validation' needs a validation part: load the pool with validation=...."
-            )
+        choose("keep", self.keep, ("logits", "scores"))
+        choose("answers", self.answers, ("float32", "float16"))
+        if self.keep == "scores" and self.answers != "float32":
+            raise ValueError(f"answers={self.answers!r} goes with keep='logits': scores are float32 always.")
+        self.training.check(self.pool)
         self.defense.check(self.pool)
         self._try_model()
 
     def _try_model(self) -> None:
-        network = engine.initialise(self.model, self.pool, self.seed, 0)
+        network = self.network()
         if not isinstance(network, torch.nn.Module):
             raise TypeError(f"model={_name(self.model)} must return a torch.nn.Module, not {network!r}.")
         with torch.inference_mode():
@@ -375,11 +390,16 @@ class Plan:
                 f"it must be (2, {self.pool.n_classes})."
             )
 
+    def network(self) -> torch.nn.Module:
+        """Build one of the networks, as an example."""
+        return engine.initialise(self.model, self.pool, self.seed, 0)
+
     def key(self) -> str:
         """Name and hash under which the game is stored."""
-        parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, provenance.source_hash(*SOURCES)]
+        sources = (*SOURCES, "signals.py") if self.keep == "scores" else SOURCES
+        parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, provenance.source_hash(*sources)]
         parts += [_describe(v) for v in (self.model, self.defense, self.training, self.queries)]
-        parts += [str(v) for v in (self.n_models, self.canaries, self.seed)]
+        parts += [str(v) for v in (self.n_models, self.canaries, self.seed, self.keep, self.answers)]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
         return f"{self.pool.name}-{self.defense.name}-{digest}"
 
@@ -396,6 +416,9 @@ class Plan:
             "n_models": self.n_models,
             "canaries": self.canaries,
             "seed": self.seed,
+            "keep": self.keep,
+            "answers": self.answers,
+            "n_classes": self.pool.n_classes,
         }
 
 
@@ -413,12 +436,15 @@ def play(
     queries: str | Queries = "original",
     canaries: int = 0,
     seed: int = 0,
+    keep: Literal["logits", "scores"] = "logits",
+    answers: Literal["float32", "float16"] = "float32",
     workers: int | None = None,
     device: str = "auto",
+    store: str | os.PathLike[str] | None = None,
 ) -> Game:
     """Train K models under one defense, each on a random half of a pool, and collect their answers.
 
-    A game that was played before is read from the cache; one that was interrupted goes on where it stopped.
+    A game that was played before is read from the store; one that was interrupted goes on where it stopped.
 
     Parameters
     ----------
@@ -438,11 +464,19 @@ def play(
         How many records get a wrong label, to measure the risk of the most exposed records; even.
     seed : int
         Decides memberships, initial weights, batches and noise; model k depends on ``(seed, k)`` alone.
+    keep : {"logits", "scores"}
+        What is stored of an answer: its logits, which any attack can use, or one float32 for each of
+        `mialab.signals.SIGNALS`, which is less where there are more classes than those.
+    answers : {"float32", "float16"}
+        Type of stored logits.
     workers : int, optional
         Worker processes; by default as many as joblib's active backend has, and none for games so small that
         starting processes would take longer.
     device : {"auto", "cpu", "cuda"}
         Where to train.
+    store : str or path, optional
+        Folder or URL where games are kept, e.g. ``"s3://bucket/mialab"``; by default what the environment variable
+        ``MIALAB_GAMES`` says, or else ``games`` in the cache folder.
 
     Returns
     -------
@@ -454,12 +488,18 @@ def play(
         If a parameter is wrong, before any training.
     FloatingPointError
         If a training diverges; finished models stay stored.
+    OSError
+        If the store cannot be read or written to, here or by a worker; finished models stay stored.
+    MemoryError
+        If not even a single model fits a GPU's memory.
+
+    Notes
+    -----
+    Inside ``joblib.parallel_config(backend="dask")`` the workers of the active dask client train. Device, precision
+    and group sizes are then those that suit the worker that answers first, so all should be alike. They load the
+    pool by its name, from a ``MIALAB_DATA`` of their own, and write to the store themselves.
     """
     device = choose("device", device, ("auto", "cpu", "cuda"))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda' is not available here; use device='auto'.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     if workers is not None:
         check_integer("workers", workers, low=1)
     if not isinstance(pool, Pool):
@@ -474,64 +514,74 @@ def play(
         n_models=n_models,
         canaries=canaries,
         seed=seed,
+        keep=keep,
+        answers=answers,
     )
-    store = Store(plan.key())
+    games = games_root(store)
+    team = backends.find(pool, workers, shared=is_shared(games))
+    device, training = team.ask(_resolve, device, plan.training, plan.network().to("meta"))
+    plan = dataclasses.replace(plan, training=training)
+    kept = Store(games, plan.key())
     y, canary = mislabel(pool.y, pool.n_classes, canaries, seed)
     member = membership(n_models, len(pool), seed, canary)
-    with store.lock():
-        _lay_out(store, plan, member, y, canary)
-        absent, damaged = store.missing()
+    with kept.lock():
+        _lay_out(kept, plan, member, y, canary)
+        absent, damaged = kept.missing()
         if damaged:
             warnings.warn(
                 f"Stored answers of models {damaged} are damaged; they are trained again.", stacklevel=2
             )
         todo = sorted(absent + damaged)
         if todo:
-            _train(store, plan, member, y, todo, workers, device)
-    return Game(store.open())
+            _train(kept, plan, todo, team, device)
+    return Game(kept.open())
+
+
+def _resolve(device: str, training: Training, network: torch.nn.Module) -> tuple[str, Training]:
+    """Say on which kind of device, and with which arithmetic, this machine trains."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda' is not available here; use device='auto'.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return device, engine.resolve(training, network, device)
 
 
 def _lay_out(store: Store, plan: Plan, member: np.ndarray, y: np.ndarray, canary: np.ndarray) -> None:
-    answers = (plan.n_models, len(plan.queries), len(plan.pool), plan.pool.n_classes)
-    names = [n for n in PER_MODEL if n != "raw_logits" or plan.defense.changes_answers]
-    shapes = {n: answers if n.endswith("logits") else (plan.n_models,) for n in names}
-    partner = np.arange(plan.n_models) ^ 1
-    store.create({"member": member, "partner": partner, "y": y, "canary": canary}, shapes, plan.attrs())
+    pool, partner = plan.pool, np.arange(plan.n_models) ^ 1
+    sizes = {"model": plan.n_models, "query": len(plan.queries), "record": len(pool), "label": pool.n_classes}
+    room = layout(sizes, plan.keep, plan.answers, raw=plan.defense.changes_answers)
+    store.create({"member": member, "partner": partner, "y": y, "canary": canary}, room, plan.attrs())
 
 
 def _train(
-    store: Store,
-    plan: Plan,
-    member: np.ndarray,
-    y: np.ndarray,
-    todo: list[int],
-    workers: int | None,
-    device: str,
+    store: Store, plan: Plan, todo: list[int], team: backends.Processes | backends.Cluster, device: str
 ) -> None:
-    network = engine.initialise(plan.model, plan.pool, plan.seed, 0)
-    how = engine.form(network, engine.prepare(torch.as_tensor(plan.pool.x[:2])), device)
-    n_parameters = sum(p.numel() for p in network.parameters())
-    groups, workers = _groups(todo, how, n_parameters, plan, workers, device)
     began = time.perf_counter()
-    tasks = (
-        joblib.delayed(_train_group)(
-            group,
-            pool=plan.pool,
-            y=y,
-            member=member[group],
-            build=plan.model,
-            defense=plan.defense,
-            training=plan.training,
-            queries=plan.queries,
-            seed=plan.seed,
-            device=device,
-        )
-        for group in groups
+    options = {
+        "build": plan.model,
+        "defense": plan.defense,
+        "training": plan.training,
+        "queries": plan.queries,
+        "seed": plan.seed,
+        "device": device,
+        "keep": plan.keep,
+        "answers": plan.answers,
+    }
+    how, most = team.ask_of_pool(
+        _form, build=plan.model, training=plan.training, seed=plan.seed, device=device
     )
+    # Multiply-adds of a forward and a backward pass; below some 10 seconds' worth, processes start too slowly.
+    n_parameters = sum(p.numel() for p in plan.network().parameters())
+    multiply_adds = 6 * n_parameters * plan.training.epochs * len(plan.pool) / 2 * len(todo)
+    workers = team.size(small=device != "cpu" or multiply_adds < 2e11)
+    groups = _groups(todo, most, workers)
+    workers = min(workers, len(groups))
+    before = store.attrs()
+    peak = before.get("peak_mb", 0.0)
     with progress.bar(len(todo), f"training {plan.defense.name} on {plan.pool.name}") as advance:
-        # A group is written as soon as it is there; an error or a kill loses only the groups that are under way.
-        for group, arrays in joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(tasks):
-            store.write(group, arrays)
+        # A group is stored where it was trained, as soon as it is; an error or a kill loses only what is under way.
+        for group, peak_mb in team.run(_train_group, groups, workers, store=store, **options):
+            peak = max(peak, peak_mb)
             advance(len(group))
     store.set_attrs(
         {
@@ -539,31 +589,64 @@ def _train(
             "form": how,
             "device": device,
             "workers": workers,
-            "seconds": store.open().attrs.get("seconds", 0.0) + time.perf_counter() - began,
+            "seconds": before.get("seconds", 0.0) + time.perf_counter() - began,
+            "peak_mb": peak,
             "threads_per_worker": 1,
         }
     )
 
 
-def _train_group(models: list[int], **options: Any) -> tuple[list[int], dict[str, np.ndarray]]:
-    return models, engine.train_group(models, **options)
+def _form(*, pool: Pool, build: Model, training: Training, seed: int, device: str) -> tuple[str, int]:
+    """Say how this machine trains such networks, and how many in a group at most."""
+    network = engine.initialise(build, pool, seed, 0)
+    how = engine.form(network, engine.prepare(torch.as_tensor(pool.x[:2])), device)
+    return how, engine.models_per_group(network, pool, training, device) if how == "stacked" else 1
 
 
-def _groups(
-    todo: Sequence[int], how: str, n_parameters: int, plan: Plan, workers: int | None, device: str
-) -> tuple[list[list[int]], int]:
-    """Split the models to train into groups, and say how many worker processes train them."""
-    if workers is None:
-        steps = plan.training.epochs * len(plan.pool) / 2
-        # Multiply-adds of a forward and a backward pass; below some 10 seconds' worth, processes start too slowly.
-        small = 6 * n_parameters * steps * len(todo) < 2e11
-        workers = 1 if device != "cpu" or small else joblib.effective_n_jobs(-1)
-    size = 1
-    if how == "stacked":
-        most = (
-            len(todo) if device != "cpu" else min(MODELS_PER_GROUP, engine.GROUP_PARAMETERS // n_parameters)
-        )
-        rounds = -(-len(todo) // (workers * max(1, most)))
-        size = -(-len(todo) // (workers * rounds))
-    groups = [list(todo[i : i + size]) for i in range(0, len(todo), size)]
-    return groups, min(workers, len(groups))
+def _groups(todo: list[int], most: int, workers: int) -> list[list[int]]:
+    """Split models into groups of at most ``most``, of about the same size, as many for each worker."""
+    rounds = -(-len(todo) // (workers * most))
+    size = -(-len(todo) // (workers * rounds))
+    return [todo[i : i + size] for i in range(0, len(todo), size)]
+
+
+def _train_group(models: list[int], *, store: Store, **options: Any) -> tuple[list[int], float]:
+    """Train and store a group; return it with the peak memory of this process.
+
+    Models that are there already are left alone: the group may have been given to another worker before, which died
+    after storing some of it.
+    """
+    with ONE_GROUP:
+        absent, damaged = store.missing(models)
+        _train_and_store(sorted(absent + damaged), store, y=store.read("y"), **options)
+    return models, _peak_mb()
+
+
+def _train_and_store(models: list[int], store: Store, **options: Any) -> None:
+    if not models:
+        return
+    try:
+        store.write(models, engine.train_group(models, member=store.read("member", models), **options))
+        return
+    except torch.OutOfMemoryError as error:
+        if len(models) == 1:
+            raise MemoryError(
+                f"Model {models[0]} alone does not fit the memory of the device {options['device']!r}: lower "
+                f"batch_size={options['training'].batch_size}, take a smaller network, or device='cpu'. ({error})"
+            ) from error
+    # Out here, the error is gone, and with it what its traceback kept in memory.
+    torch.cuda.empty_cache()
+    half = len(models) // 2
+    for part in (models[:half], models[half:]):
+        _train_and_store(part, store, **options)
+
+
+def _peak_mb() -> float:
+    """Largest resident memory of this process so far, in MB; memory-mapped records that it has read count."""
+    status = Path("/proc/self/status")
+    if status.exists():  # the figure of getrusage includes that of the process from which this one was forked
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    if resource is None:
+        return float("nan")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

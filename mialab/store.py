@@ -2,32 +2,82 @@
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal
+import math
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal
 
+import fsspec
 import numpy as np
 import xarray as xr
 import zarr
 from filelock import FileLock, Timeout
+from zarr.errors import ContainsArrayError
 
 from mialab import progress
 from mialab.data import cache_folder
+from mialab.signals import SIGNALS
 
+#: What may be stored of an answer: the logits, or the signals; and each of them before a defense's output step.
+ANSWERS = ("logits", *SIGNALS)
+RAW = tuple(f"raw_{name}" for name in ANSWERS)
+#: Arrays of which every model writes its part, in the order of its checksum.
+PER_MODEL = (*ANSWERS, *RAW, "train_accuracy", "validation_accuracy", "test_accuracy", "seconds")
 DIMENSIONS = {
+    **dict.fromkeys(PER_MODEL, ("model",)),
+    **dict.fromkeys((*ANSWERS, *RAW), ("model", "query", "record")),
     "logits": ("model", "query", "record", "label"),
     "raw_logits": ("model", "query", "record", "label"),
     "member": ("model", "record"),
     "partner": ("model",),
     "y": ("record",),
     "canary": ("record",),
-    "train_accuracy": ("model",),
-    "validation_accuracy": ("model",),
-    "test_accuracy": ("model",),
-    "seconds": ("model",),
 }
-PER_MODEL = ("logits", "raw_logits", "train_accuracy", "validation_accuracy", "test_accuracy", "seconds")
+#: Bytes of a chunk, at most: blocks of records can be read without reading whole models.
+CHUNK_BYTES = 16 * 2**20
+
+
+def layout(
+    sizes: Mapping[str, int],
+    keep: Literal["logits", "scores"],
+    answers: Literal["float32", "float16"],
+    *,
+    raw: bool,
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Return shape and type of every array that the models of a game fill.
+
+    Parameters
+    ----------
+    sizes : mapping of str to int
+        Sizes of the dimensions ``model``, ``query``, ``record`` and ``label``.
+    keep : {"logits", "scores"}
+        What is stored of an answer: its logits, or one float32 for each of `mialab.signals.SIGNALS`.
+    answers : {"float32", "float16"}
+        Type of stored logits.
+    raw : bool
+        Whether answers before the defense's output step are stored too.
+    """
+    kept = ("logits",) if keep == "logits" else tuple(SIGNALS)
+    kept += tuple(f"raw_{name}" for name in kept) if raw else ()
+    dtypes = dict.fromkeys(kept, answers if keep == "logits" else "float32")
+    return {
+        name: (tuple(sizes[d] for d in DIMENSIONS[name]), np.dtype(dtypes.get(name, "float64")))
+        for name in PER_MODEL
+        if name in kept or name not in ANSWERS + RAW
+    }
+
+
+def _chunks(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
+    """One model, all queries, and as many records as fit; about the same number in each chunk."""
+    if len(shape) == 1:
+        return (1,)
+    _, queries, records, *labels = shape
+    blocks = math.ceil(records * queries * math.prod(labels) * dtype.itemsize / CHUNK_BYTES)
+    return (1, queries, math.ceil(records / blocks), *labels)
 
 
 def _plain(attrs: dict) -> dict:
@@ -35,138 +85,206 @@ def _plain(attrs: dict) -> dict:
     return json.loads(json.dumps(attrs, default=lambda v: v.item() if isinstance(v, np.generic) else repr(v)))
 
 
-class Store:
-    """One game on disk.
+def _why(error: Exception) -> object:
+    return getattr(error, "strerror", None) or error
 
-    A model counts as done once its checksum is there, and the checksum is written last; so a run that was killed
-    resumes with the models that are missing.
+
+def games_root(where: str | os.PathLike[str] | None = None) -> str:
+    """Return where games are kept, a folder or a URL, having made the folder.
 
     Parameters
     ----------
+    where : str or path, optional
+        A folder, or a URL of any file system that fsspec knows, such as ``"s3://bucket/mialab"``; by default what the
+        environment variable ``MIALAB_GAMES`` says, or else ``games`` in the cache folder. Credentials and other
+        options of a file system are set as its fsspec package has it.
+    """
+    root = os.fspath(where or os.environ.get("MIALAB_GAMES") or cache_folder() / "games")
+    root = root.removeprefix("file://").rstrip("/")
+    try:
+        if "://" in root:
+            fsspec.url_to_fs(root)
+            return root
+        folder = Path(root).expanduser().resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder)
+    except (OSError, ValueError, ImportError) as error:
+        raise _unwritable(root, error) from error
+
+
+def is_shared(root: str) -> bool:
+    """Whether other processes can see games that are kept there."""
+    return not root.startswith("memory://")
+
+
+def _unwritable(root: str, error: Exception) -> OSError:
+    return OSError(
+        f"Games cannot be kept in {root}: {_why(error)}. "
+        "Set MIALAB_GAMES, or play(store=...), to a folder or URL that can be written to."
+    )
+
+
+class Store:
+    """One game in a folder, or at any URL that fsspec knows.
+
+    A model counts as done once its checksum is there, and the checksum is written last; so a run that was killed
+    resumes with the models that are missing. All writes can be repeated: at a URL, where nothing keeps two processes
+    from playing the same game at once, they may do the same work twice, and both get the same game.
+
+    Parameters
+    ----------
+    root : str
+        Where games are kept, from `games_root`.
     key : str
         Hash of everything that determines the game.
+
+    Attributes
+    ----------
+    url : str
+        Where this game is.
     """
 
-    def __init__(self, key: str) -> None:
-        self.path = cache_folder() / "games" / f"{key}.zarr"
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._unwritable(error) from error
-        self._lock = FileLock(f"{self.path}.lock")
+    def __init__(self, root: str, key: str) -> None:
+        self.root, self.key, self.url = root, key, f"{root}/{key}.zarr"
+        self.is_local = "://" not in root
 
-    def _unwritable(self, error: OSError) -> OSError:
-        return OSError(
-            f"Games cannot be kept in {self.path.parent}: {error.strerror}. "
-            "Set MIALAB_CACHE to a folder that can be written to."
-        )
-
-    def _open(self, mode: Literal["r", "r+"]) -> zarr.Group:
+    def _open(self, mode: Literal["r", "r+"] = "r") -> zarr.Group:
         try:
-            return zarr.open_group(self.path, mode=mode)
-        except Exception as error:  # whatever zarr raises when its metadata are damaged
-            raise OSError(
-                f"The stored game {self.path} cannot be read ({error}): delete that folder to play the game again."
+            return zarr.open_group(self.url, mode=mode)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"There is no game {self.url} as seen from {platform.node()}. Workers must see the place where games "
+                "are kept: set MIALAB_GAMES, or play(store=...), to a folder or URL that they all share."
             ) from error
+        except Exception as error:  # whatever a file system raises, or zarr when its metadata are damaged
+            advice = "delete that folder to play the game again."
+            if not self.is_local:
+                advice = f"see whether {platform.node()} can reach it; if it can, delete it to play the game again."
+            raise OSError(f"The stored game {self.url} cannot be read ({error}): {advice}") from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep other processes from playing the same game meanwhile."""
+        """Keep other processes from playing the same game meanwhile; at a URL, nothing does."""
+        if not self.is_local:
+            yield
+            return
+        lock = FileLock(f"{self.url}.lock")
         try:
-            self._lock.acquire(timeout=0.5)
+            lock.acquire(timeout=0.5)
         except Timeout:
-            progress.note(f"waiting for another process that plays {self.path.stem}")
-            self._lock.acquire()
+            progress.note(f"waiting for another process that plays {self.key}")
+            lock.acquire()
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise _unwritable(self.root, error) from error
         try:
             yield
         finally:
-            self._lock.release()
+            lock.release()
 
-    def create(self, fixed: dict[str, np.ndarray], shapes: dict[str, tuple[int, ...]], attrs: dict) -> None:
+    def create(
+        self,
+        fixed: dict[str, np.ndarray],
+        room: dict[str, tuple[tuple[int, ...], np.dtype]],
+        attrs: dict,
+    ) -> None:
         """Lay the game out: what is known beforehand, and room for the rest.
 
-        If that is done already, only what is known beforehand is compared, and written anew where it is damaged.
+        What is there already is left alone; what is known beforehand is compared, and written anew where it is
+        damaged.
 
         Parameters
         ----------
         fixed : dict of str to numpy.ndarray
             Arrays that are known before training, e.g. ``member``.
-        shapes : dict of str to tuple of int
-            Shapes of the arrays to come; the first dimension is the model.
+        room : dict of str to tuple
+            Shapes and types of the arrays to come, from `layout`.
         attrs : dict
             What the game is, JSON-friendly.
         """
-        if self.path.exists():
-            self._restore(fixed)
-            return
-        part = self.path.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
-        group = zarr.open_group(part, mode="w", attributes=_plain(attrs))
-        for name, value in fixed.items():
-            group.create_array(name, data=value, dimension_names=DIMENSIONS[name])
-        for name, shape in shapes.items():
-            dtype = "float32" if name.endswith("logits") else "float64"
-            group.create_array(
-                name,
-                shape=shape,
-                chunks=(1, *shape[1:]),
-                dtype=dtype,
-                fill_value=np.nan,
-                dimension_names=DIMENSIONS[name],
-            )
-        n_models = len(fixed["member"])
-        group.create_array(
-            "checksum", shape=(n_models, 32), chunks=(1, 32), dtype="uint8", dimension_names=("model", "byte")
-        )
-        part.rename(self.path)
+        if not self._is_laid_out():
+            try:
+                group = zarr.open_group(self.url, mode="a", attributes=_plain(attrs))
+                options: dict[str, dict[str, Any]] = {
+                    name: {"shape": value.shape, "dtype": value.dtype} for name, value in fixed.items()
+                }
+                for name, (shape, dtype) in room.items():
+                    chunks = _chunks(shape, dtype)
+                    options[name] = {"shape": shape, "dtype": dtype, "chunks": chunks, "fill_value": np.nan}
+                # The last one says that the layout is complete.
+                n_models = len(fixed["member"])
+                options["checksum"] = {"shape": (n_models, 32), "dtype": "uint8", "chunks": (1, 32)}
+                for name, option in options.items():
+                    with suppress(ContainsArrayError):
+                        names = DIMENSIONS.get(name, ("model", "byte"))
+                        group.create_array(name, dimension_names=names, **option)
+            except Exception as error:  # every file system has errors of its own
+                raise _unwritable(self.root, error) from error
+        self._restore(fixed)
+
+    def _is_laid_out(self) -> bool:
+        try:
+            return "checksum" in self._open()
+        except FileNotFoundError:
+            return False
 
     def _restore(self, fixed: dict[str, np.ndarray]) -> None:
-        group = self._open("r")
+        group = self._open()
         for name, value in fixed.items():
             try:
                 intact = np.array_equal(group[name][:], value)
             except Exception:  # whatever a codec raises on a truncated chunk
                 intact = False
             if not intact:
-                self._open("r+")[name][:] = value
+                self._write(self._open("r+"), name, slice(None), value)
 
-    def _checksum(self, group: zarr.Group, model: int) -> np.ndarray:
-        digest = hashlib.sha256()
-        for name in PER_MODEL:
-            if name in group:
-                digest.update(np.ascontiguousarray(group[name][model]).tobytes())
-        return np.frombuffer(digest.digest(), dtype=np.uint8)
-
-    def write(self, models: list[int], arrays: dict[str, np.ndarray]) -> None:
-        """Write the results of ``models``; each array has a leading model dimension."""
-        group = self._open("r+")
+    def _write(self, group: zarr.Group, name: str, where: int | slice, value: np.ndarray) -> None:
         try:
-            for i, model in enumerate(models):
-                for name, value in arrays.items():
-                    group[name][model] = value[i]
-                group["checksum"][model] = self._checksum(group, model)
-        except OSError as error:
+            group[name][where] = value
+        except Exception as error:  # every file system has errors of its own
+            what = f"Model {where}" if isinstance(where, int) else f"Array {name!r}"
             raise OSError(
-                f"Models {models} cannot be written to {self.path}: {error.strerror or error}. "
-                "Models stored before are kept; make room, or set MIALAB_CACHE, and play again."
+                f"{what} cannot be written to {self.url}: {_why(error)}. Models stored before are kept; make room, or "
+                "set MIALAB_GAMES to another place, and play again."
             ) from error
 
-    def missing(self) -> tuple[list[int], list[int]]:
-        """Return the models still to train: those never finished, and those whose stored answers are damaged."""
-        group = self._open("r")
-        absent, damaged = [], []
-        for model in range(group["member"].shape[0]):
+    def write(self, models: Sequence[int], arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the results of ``models``; each array has a leading model dimension."""
+        group = self._open("r+")
+        arrays = {name: np.asarray(values, dtype=group[name].dtype) for name, values in arrays.items()}
+        for i, model in enumerate(models):
+            for name, values in arrays.items():
+                self._write(group, name, model, values[i])
+            self._write(group, "checksum", model, _checksum(group, arrays, i))
+
+    def missing(self, models: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
+        """Return the models still to train, of some or of all: those never finished, and those that are damaged."""
+        group = self._open()
+        models = range(group["member"].shape[0]) if models is None else models
+        arrays = {name: group[name] for name in PER_MODEL if name in group}
+
+        def state(model: int) -> str:
             try:
                 stored = np.asarray(group["checksum"][model])
                 if not stored.any():
-                    absent.append(model)
-                elif not np.array_equal(stored, self._checksum(group, model)):
-                    damaged.append(model)
+                    return "absent"
+                return "done" if np.array_equal(stored, _checksum(group, arrays, model)) else "damaged"
             except Exception:  # whatever a codec raises on a truncated chunk
-                damaged.append(model)
+                return "damaged"
+
+        # In threads: at a URL, every chunk takes its time to come.
+        with ThreadPoolExecutor(8) as pool:
+            states = dict(zip(models, pool.map(state, models), strict=True))
+        absent, damaged = ([k for k, s in states.items() if s == wanted] for wanted in ("absent", "damaged"))
         return absent, damaged
+
+    def read(self, name: str, models: Sequence[int] | None = None) -> np.ndarray:
+        """Return an array that is known before training; the rows of some models, or all of it."""
+        array = self._open()[name]
+        return array[:] if models is None else array.oindex[list(models)]
+
+    def attrs(self) -> dict:
+        """Return what is said about the game."""
+        return dict(self._open().attrs)
 
     def set_attrs(self, attrs: dict) -> None:
         """Add attributes to the game."""
@@ -174,4 +292,22 @@ class Store:
 
     def open(self) -> xr.Dataset:
         """Open the game; arrays are read when they are used."""
-        return xr.open_zarr(self.path, consolidated=False, chunks=None).drop_vars("checksum")
+        return xr.open_zarr(self.url, consolidated=False, chunks=None).drop_vars("checksum")
+
+
+def _checksum(group: zarr.Group, arrays: Mapping[str, Any], index: int) -> np.ndarray:
+    """Checksum of one model, chunk by chunk: a model is never read as a whole."""
+    digest = hashlib.sha256()
+    for name in PER_MODEL:
+        if name in arrays:
+            for block in _blocks(group[name]):
+                digest.update(np.ascontiguousarray(arrays[name][(index, *block)]))
+    return np.frombuffer(digest.digest(), dtype=np.uint8)
+
+
+def _blocks(array: zarr.Array) -> list[tuple[slice, ...]]:
+    """Where the chunks of a model are."""
+    if array.ndim == 1:
+        return [()]
+    step = array.chunks[2]
+    return [(slice(None), slice(start, start + step)) for start in range(0, array.shape[2], step)]

@@ -165,7 +165,8 @@ def test_defaults_of_play(monkeypatch, fresh_cache):
         mia.play(toys.pool())
     assert asked["build"] == MLP()
     assert asked["defense"] == Defense()
-    assert asked["training"] == mia.Training()
+    assert asked["training"] == engine.resolve(mia.Training(), asked["build"]((6,), 3))
+    assert (asked["keep"], asked["answers"]) == ("logits", "float32")
     assert len(asked["queries"]) == 1
 
 

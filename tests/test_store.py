@@ -19,6 +19,7 @@ import pytest
 import toys
 import workers
 import zarr
+from filelock import FileLock
 from torch import nn
 
 import mialab as mia
@@ -27,6 +28,7 @@ from mialab.defenses import HAMP, Defense, LabelSmoothing
 from mialab.identity import describe
 from mialab.models import CNN, MLP
 from mialab.queries import Flips, Original
+from mialab.store import Store, games_root
 
 # Processes are forked from one that has imported everything and trained nothing: quick, and safe.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -194,7 +196,7 @@ def test_a_full_disk_is_an_error_that_keeps_the_finished_models(fresh_cache, mon
 
     monkeypatch.setattr(zarr.Array, "__setitem__", full)
     with pytest.raises(
-        OSError, match=r"Models \[3\] cannot be written to .*: No space left on device. Models stored"
+        OSError, match=r"^Model 3 cannot be written to .*: No space left on device. Models stored before are kept"
     ):
         workers.play()
     monkeypatch.setattr(zarr.Array, "__setitem__", real)
@@ -298,6 +300,7 @@ def other_pool(part, index, value):
 
 
 BINARY = toys.pool("binary", validation=10)
+IMAGES = toys.pool("image", validation=10)
 CHANGES = {
     "pool.x": {"pool": other_pool("x", (3, 2), 1 - BINARY.x[3, 2])},
     "pool.y": {"pool": other_pool("y", 5, (BINARY.y[5] + 1) % 3)},
@@ -326,10 +329,15 @@ CHANGES = {
             "precision": "bfloat16",
         }.items()
     },
+    "pool of images": {"pool": IMAGES},
+    "training.flip": {"pool": IMAGES, "training": mia.Training(epochs=1, optimizer="sgd", flip=True)},
+    "training.shift": {"pool": IMAGES, "training": mia.Training(epochs=1, optimizer="sgd", shift=1)},
     "queries": {"queries": Flips()},
     "n_models": {"n_models": 6},
     "canaries": {"canaries": 2},
     "seed": {"seed": 1},
+    "keep": {"keep": "scores"},
+    "answers": {"answers": "float16"},
 }
 
 
@@ -544,13 +552,13 @@ def test_two_processes_do_the_work_once(fresh_cache, tmp_path, undisturbed):
 
 def test_who_waits_for_another_process_says_so(fresh_cache, monkeypatch):
     said = []
-    plan = small_plan()
-    store, other = mia.game.Store(plan.key()), mia.game.Store(plan.key())
-    monkeypatch.setattr("mialab.progress.note", lambda text: (said.append(text), store._lock.release()))
-    store._lock.acquire()
-    with other.lock():
+    store = Store(games_root(), "key")
+    lock = FileLock(f"{store.url}.lock")
+    monkeypatch.setattr("mialab.progress.note", lambda text: (said.append(text), lock.release()))
+    lock.acquire()
+    with store.lock():
         pass
-    assert said == [f"waiting for another process that plays {plan.key()}"]
+    assert said == ["waiting for another process that plays key"]
 
 
 def test_a_cache_that_cannot_be_written_to(tmp_path):
@@ -566,7 +574,7 @@ def test_a_cache_that_cannot_be_written_to(tmp_path):
     assert process.exitcode == 0
     for folder in (cache, cache / "games"):
         folder.chmod(0o755)
-    expected = f"Games cannot be kept in {cache / 'games'}: Permission denied. Set MIALAB_CACHE to a folder"
+    expected = f"Games cannot be kept in {cache / 'games'}: Permission denied. Set MIALAB_GAMES, or play"
     assert answer.read_text().startswith(expected)
 
 
@@ -574,7 +582,7 @@ def test_a_cache_folder_that_is_a_file(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MIALAB_CACHE", str(tmp_path / "file"))
     with pytest.raises(
-        OSError, match=r"^Games cannot be kept in .*/file/games: Not a directory. Set MIALAB_CACHE"
+        OSError, match=r"^Games cannot be kept in .*/file/games: Not a directory. Set MIALAB_GAMES"
     ):
         mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
 

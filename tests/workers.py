@@ -81,6 +81,8 @@ def own_plan(**changes: object) -> Plan:
         "n_models": 4,
         "canaries": 0,
         "seed": 0,
+        "keep": "logits",
+        "answers": "float32",
     }
     return Plan(**options | changes)
 

@@ -1,0 +1,157 @@
+"""Where groups of models are trained: in this process, in worker processes, or on a dask cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import joblib
+from joblib.parallel import get_active_backend
+
+from mialab import progress
+from mialab.data import Pool, load_again
+
+if TYPE_CHECKING:
+    from joblib._dask import DaskDistributedBackend
+
+Result = TypeVar("Result")
+
+
+class Processes:
+    """Worker processes of joblib's active backend, or this process where one is enough.
+
+    Parameters
+    ----------
+    pool : Pool
+        The records; large arrays reach worker processes as memory-mapped files, written once.
+    workers : int, optional
+        How many processes; by default as many as the backend has.
+    """
+
+    def __init__(self, pool: Pool, workers: int | None) -> None:
+        self.pool, self.workers = pool, workers
+
+    def ask(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Call a function on a machine that trains: this one."""
+        return function(*arguments)
+
+    def ask_of_pool(self, function: Callable[..., Result], **options: object) -> Result:
+        """Do the same with ``pool=`` the records."""
+        return function(pool=self.pool, **options)
+
+    def size(self, *, small: bool) -> int:
+        """Return how many groups can be trained at once; 1 for small work, if nobody said otherwise."""
+        return self.workers or (1 if small else joblib.effective_n_jobs(-1))
+
+    def run(
+        self, function: Callable[..., Result], groups: Sequence[list[int]], workers: int, **options: object
+    ) -> Iterator[Result]:
+        """Yield ``function(group, pool=..., **options)`` of every group as it is done."""
+        if workers == 1:
+            yield from (function(group, pool=self.pool, **options) for group in groups)
+            return
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="all")
+        yield from parallel(joblib.delayed(function)(group, pool=self.pool, **options) for group in groups)
+
+
+class Cluster:
+    """The workers of the dask cluster that joblib's active backend names.
+
+    Tasks go to its client directly: joblib's own would wait for ever for a task that was given up because its workers
+    died, and would keep arrays on one worker only, to be lost with it.
+
+    Parameters
+    ----------
+    backend : joblib's backend for dask
+        With its client, and options of its tasks such as ``resources``.
+    pool : Pool
+        The records. Workers load a pool that was loaded by name themselves; others get a copy.
+    workers : int, optional
+        Among how many workers to divide the models; by default those that are there when training begins.
+    """
+
+    def __init__(self, backend: DaskDistributedBackend, pool: Pool, workers: int | None) -> None:
+        self.client, self.workers = backend.client, workers
+        self.options = {"pure": False, **backend.submit_kwargs}
+        self.given_pool = pool
+        self._pool: object = None
+
+    @property
+    def pool(self) -> object:
+        """What workers get: how to load the pool, or a copy that all of them hold from now on."""
+        if self._pool is None:
+            pool = self.given_pool
+            if pool.loaded:
+                self._pool = {"fingerprint": pool.fingerprint, **pool.loaded}
+            else:
+                self._pool = self.client.scatter(pool, broadcast=True, hash=False)
+        return self._pool
+
+    def ask(self, function: Callable[..., Result], *arguments: object, **options: object) -> Result:
+        """Call a function on the worker that is there first."""
+        future = self.client.submit(function, *arguments, **options, **self.options)
+        if not self.client.nthreads():
+            progress.note("waiting for the first worker of the cluster")
+        return future.result()
+
+    def ask_of_pool(self, function: Callable[..., Result], **options: object) -> Result:
+        """Do the same with ``pool=`` the records."""
+        return self.ask(_with_pool, function, pool=self.pool, **options)
+
+    def size(self, *, small: bool) -> int:
+        """Return how many workers there are; small work goes to the cluster too."""
+        threads = self.client.nthreads().values()
+        if max(threads) > 1:
+            raise ValueError(
+                f"Workers of the cluster have up to {max(threads)} threads, but a worker trains one group at a time: "
+                "start it with one thread per process (threads_per_worker=1, nthreads=1, or processes=cores)."
+            )
+        return self.workers or len(threads)
+
+    def run(
+        self, function: Callable[..., Result], groups: Sequence[list[int]], workers: int, **options: object
+    ) -> Iterator[Result]:
+        """Yield ``function(group, pool=..., **options)`` of every group as it is done."""
+        from distributed import CancelledError, KilledWorker, as_completed
+
+        futures = {
+            self.client.submit(_with_pool, function, group, pool=self.pool, **options, **self.options): group
+            for group in groups
+        }
+        try:
+            for future in as_completed(futures):
+                try:
+                    yield future.result()
+                except (KilledWorker, CancelledError) as error:
+                    raise RuntimeError(
+                        f"Models {futures[future]} were given up by the cluster: {error}. Workers die most often for "
+                        "want of memory: give each one more, or keep less (answers='float16', keep='scores'). Finished "
+                        "models are stored."
+                    ) from error
+        finally:
+            self.client.cancel(list(futures))
+
+
+def _with_pool(function: Callable[..., Result], *arguments: object, pool: Any, **options: object) -> Result:
+    pool = load_again(**pool) if isinstance(pool, dict) else pool
+    return function(*arguments, pool=pool, **options)
+
+
+def find(pool: Pool, workers: int | None, *, shared: bool) -> Processes | Cluster:
+    """Return who trains.
+
+    Parameters
+    ----------
+    pool : Pool
+        The records.
+    workers : int, optional
+        How many workers the user asks for.
+    shared : bool
+        Whether other processes can reach the store; if not, this process does all.
+    """
+    if not shared:
+        return Processes(pool, 1)
+    backend, _ = get_active_backend()
+    if type(backend).__name__ == "DaskDistributedBackend":  # by name: distributed need not be installed
+        return Cluster(backend, pool, workers)
+    return Processes(pool, workers)
