@@ -149,7 +149,9 @@ def shadows_of(game, target: int, record: int) -> list[int]:
     return [k for k in range(game.n_models) if k not in out]
 
 
-def lira_by_loops(game, phi: np.ndarray, *, online: bool, pooled: bool, floor: float) -> np.ndarray:
+def lira_by_loops(
+    game, phi: np.ndarray, *, online: bool, pooled: bool, floor: float, offline: str = "z_score"
+) -> np.ndarray:
     """Carlini et al. (2022), algorithm 1: a Gaussian for each target, record and side."""
     score = np.empty(phi.shape)
     for t in range(game.n_models):
@@ -172,26 +174,31 @@ def lira_by_loops(game, phi: np.ndarray, *, online: bool, pooled: bool, floor: f
                 score[t, i] = norm.logpdf(phi[t, i], mean_in, std_in) - norm.logpdf(
                     phi[t, i], mean_out, std_out
                 )
+            elif offline == "density":
+                score[t, i] = -norm.logpdf(phi[t, i], mean_out, std_out)
             else:
                 score[t, i] = (phi[t, i] - mean_out) / std_out
     return score
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-@pytest.mark.parametrize("online", [True, False])
+@pytest.mark.parametrize(
+    "kind", [{}, {"online": False}, {"online": False, "offline": "density"}], ids=["online", "z", "density"]
+)
 @pytest.mark.parametrize("variance_of", ["per_record", "pooled"])
 @given(seed=st.integers(0, 10_000), n_models=st.sampled_from([6, 8, 10]), signal=st.sampled_from([0, 3]))
 @settings(max_examples=8)
-def test_lira_against_plain_loops(design, online, variance_of, seed, n_models, signal):
+def test_lira_against_plain_loops(design, kind, variance_of, seed, n_models, signal):
     game = random_game(design, n_models=n_models, n_records=6, seed=seed, signal=signal)
     expected = lira_by_loops(
         game,
         signals.scaled_logit(game.logits[:, 0], game.y),
-        online=online,
+        online=kind.get("online", True),
+        offline=kind.get("offline", "z_score"),
         pooled=variance_of == "pooled",
         floor=VARIANCE_FLOOR,
     )
-    ours = LiRA(online=online, variance=variance_of).run(game).score
+    ours = LiRA(variance=variance_of, **kind).run(game).score
     np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -235,7 +242,8 @@ def test_lira_of_constant_answers_is_finite_and_even(constant):
     same = mia.Game.from_arrays(
         logits=np.full_like(game.logits, constant), member=game.member, y=game.y, partner=game.partner
     )
-    for attack in (LiRA(), LiRA(online=False), LiRA(variance="pooled"), Ranking()):
+    offline = (LiRA(online=False, offline=kind) for kind in ("z_score", "density"))
+    for attack in (LiRA(), *offline, LiRA(variance="pooled"), Ranking()):
         score = attack.run(same).score
         np.testing.assert_array_equal(score, np.full_like(score, score[0, 0]))
 
@@ -456,6 +464,7 @@ def test_attacks_are_made_by_name():
         (lambda: Threshold(statistic="losss"), "statistic='losss' is unknown. Did you mean 'loss'?"),
         (lambda: LiRA(variance="pool"), "variance='pool' is unknown. Did you mean 'pooled'?"),
         (lambda: LiRA(queries="augmented"), "queries='augmented' is unknown."),
+        (lambda: LiRA(offline="z"), "offline='z' is unknown. Known: density, z_score."),
         (lambda: LiRA(calibrate="shadows"), "calibrate='shadows' is unknown."),
         (lambda: LiRA(per_class=True), "per_class=True needs thresholds that are calibrated"),
         (lambda: mia.attacks.LabelOnly(penalty=0), "penalty=0 must be greater than 0."),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from mialab.attacks.base import Attack, register
+from mialab.attacks.shadows import blocks, lost
 from mialab.attacks.signals import signal
 from mialab.options import choose
 
@@ -19,60 +20,93 @@ if TYPE_CHECKING:
 VARIANCE_FLOOR = 1e-4
 
 
-class Moments(NamedTuple):
-    """Means and variances of a statistic over the shadow models with and without each record, (target, record)."""
+def lira(
+    phi: np.ndarray,
+    member: np.ndarray,
+    left_out: np.ndarray,
+    *,
+    online: bool = True,
+    variance: str = "per_record",
+    offline: str = "z_score",
+) -> np.ndarray:
+    """Score all records against each model as target, with the other models as its shadow models.
 
-    mean_in: np.ndarray
-    var_in: np.ndarray
-    mean_out: np.ndarray
-    var_out: np.ndarray
-
-
-def shadow_moments(phi: np.ndarray, member: np.ndarray, left_out: np.ndarray, *, pooled: bool) -> Moments:
-    """Means and variances over each target's shadow models, for all targets at once.
+    Goes through blocks of records, twice, since variances are pooled over records first. The time is linear in models
+    and in records, and beyond the scores little memory is needed.
 
     Parameters
     ----------
-    phi : numpy.ndarray of float64, shape (model, record)
-        A statistic of every model's answer to every record.
+    phi : numpy.ndarray of float, shape (model, record)
+        A statistic of every model's answer to every record, about Gaussian over trainings.
     member : numpy.ndarray of bool, shape (model, record)
-        Which model was trained on which record.
+        Which model was trained on which record: at least 3 models on each record, and at least 3 not.
     left_out : numpy.ndarray of int, shape (target, record)
-        The model that is no shadow besides the target itself, -1 for none; see `Game.left_out`.
-    pooled : bool
-        Whether one variance is shared by all records: the mean over records of the squared deviations from each
-        record's own mean, for members and non-members apart.
+        The model that is no shadow besides the target itself, of the opposite membership, -1 for none; see
+        `Game.left_out`.
+    online, variance, offline
+        See `LiRA`.
 
     Returns
     -------
-    Moments
+    numpy.ndarray of float64, shape (target, record)
+        Higher = member.
     """
-    # Deviations from the record's mean over all models keep the sums of squares accurate.
-    centre = phi.mean(0)
-    phi = phi - centre
-    also = left_out >= 0
+    sides = (True, False) if online else (False,)
+    squares, degrees = np.zeros((2, len(sides), len(phi), 1))
+    for _, x, m, out in blocks(phi, member, left_out):
+        for s, side in enumerate(sides):
+            _, block_squares, block_degrees = _moments(x, m == side, out)
+            squares[s, :, 0] += block_squares.sum(1)
+            degrees[s, :, 0] += block_degrees.sum(1)
+    tiny = np.finfo(np.float64).tiny ** 0.5  # so that scores are finite where all answers are equal
+    pooled = np.maximum(squares / degrees, tiny)
+    floor = np.maximum(VARIANCE_FLOOR * pooled, tiny)
 
-    def over_shadows(values: np.ndarray) -> np.ndarray:
-        # The sum over all models, less the target and the model left out with it.
-        return values.sum(0) - values - also * np.take_along_axis(values, np.where(also, left_out, 0), axis=0)
-
-    def side(inside: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        count = np.rint(over_shadows(inside.astype(np.float64)))
-        mean = over_shadows(inside * phi) / count
-        squares = np.maximum(over_shadows(inside * phi**2) - count * mean**2, 0)
-        common = squares.sum(1, keepdims=True) / (count - 1).sum(1, keepdims=True)
-        if pooled:
-            var = np.broadcast_to(common, mean.shape)
+    score = np.empty(phi.shape)
+    for records, x, m, out in blocks(phi, member, left_out):
+        gaussians = []
+        for s, side in enumerate(sides):
+            deviation, var, block_degrees = _moments(x, m == side, out)
+            if variance == "pooled":
+                var = pooled[s]
+            else:
+                var /= block_degrees
+                np.maximum(var, floor[s], out=var)
+            gaussians.append((deviation, var))
+        if online:
+            score[:, records] = _log_density(*gaussians[0]) - _log_density(*gaussians[1])
+        elif offline == "density":
+            score[:, records] = -_log_density(*gaussians[0])
         else:
-            var = np.maximum(squares / (count - 1), VARIANCE_FLOOR * common)
-        return mean + centre, np.maximum(var, np.finfo(np.float64).tiny ** 0.5)
-
-    return Moments(*side(member), *side(~member))
+            score[:, records] = deviation / np.sqrt(var)
+    return score
 
 
-def log_normal(phi: np.ndarray, mean: np.ndarray, var: np.ndarray) -> np.ndarray:
-    """Log density of a Gaussian, up to the constant that cancels in a ratio."""
-    return -0.5 * ((phi - mean) ** 2 / var + np.log(var))
+def _moments(
+    phi: np.ndarray, side: np.ndarray, left_out: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Deviations from the mean over a target's shadow models on one side, sums of squares, degrees of freedom.
+
+    Each of shape (target, record). They follow from those over all n models of the side: without a value that
+    deviates from the mean by d, the mean is lower by ``shift = d / (n - 1)``, and the sum of squares by
+    ``n (n - 1) shift^2``.
+    """
+    inside = side.astype(np.float64)
+    n = inside.sum(0)
+    deviation = phi - np.einsum("ki,ki->i", inside, phi) / n
+    own = inside * deviation
+    squares = np.einsum("ki,ki->i", own, deviation)
+    own /= n - 1
+    shift = lost(own, left_out)
+    deviation += shift
+    shift *= shift
+    shift *= n * (1 - n)
+    return deviation, np.add(squares, shift, out=shift), (n - 1) - lost(inside, left_out)
+
+
+def _log_density(deviation: np.ndarray, var: np.ndarray) -> np.ndarray:
+    """Log density of a Gaussian."""
+    return -0.5 * (deviation**2 / var + np.log(2 * np.pi * var))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +115,8 @@ class LiRA(Attack):
 
     For each record, Gaussians are fitted to the scaled logits ``phi = z_y - logsumexp(other z)`` of the shadow
     models that were trained with it (IN) and without it (OUT). The online score is
-    ``log N(phi; IN) - log N(phi; OUT)`` (Carlini et al., 2022, algorithm 1). The offline score uses OUT only:
-    ``(phi - mean_out) / std_out``, which orders records as the paper's one-sided test ``Pr[Z <= phi]`` does and does
-    not saturate. Means and unbiased variances in float64; with several queries, the mean of the scores.
+    ``log N(phi; IN) - log N(phi; OUT)`` (Carlini et al., 2022, algorithm 1); offline, there are no IN models. Means
+    and unbiased variances in float64; with several queries, the mean of the scores.
 
     Parameters
     ----------
@@ -92,6 +125,12 @@ class LiRA(Attack):
     variance : {"per_record", "pooled"}
         A variance for each record, or one shared by all records of a side, which is steadier with few shadows
         (Carlini et al., 2022, section VI-D).
+    offline : {"z_score", "density"}
+        What the offline score is; the online attack does without. In the field it has several definitions:
+        ``"z_score"`` is ``(phi - mean_out) / std_out``, which ranks all pairs of targets and records as the paper's
+        one-sided test ``Pr[Z <= phi]`` does, and does not saturate: the default, because a member's confidence is
+        expected to be high, not just unusual. ``"density"`` is ``-log N(phi; OUT)``, as in the code published with
+        the paper, and high for an unusually low confidence too; other code has it with a pooled variance.
     queries : {"original", "all"}
         Whether changed copies of the record are asked as well, where the game has them.
     per_class, calibrate
@@ -103,11 +142,13 @@ class LiRA(Attack):
 
     online: bool = True
     variance: str = "per_record"
+    offline: str = "z_score"
     queries: str = "original"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         choose("variance", self.variance, ("per_record", "pooled"))
+        choose("offline", self.offline, ("z_score", "density"))
         choose("queries", self.queries, ("original", "all"))
 
     @property
@@ -118,8 +159,14 @@ class LiRA(Attack):
     @property
     def base_name(self) -> str:
         """Name of the variant, e.g. ``"lira_offline_pooled"``."""
-        parts = ["lira", "" if self.online else "offline", "pooled" if self.variance == "pooled" else ""]
-        return "_".join(filter(None, [*parts, "augmented" if self.queries == "all" else ""]))
+        parts = {
+            "lira": True,
+            "offline": not self.online,
+            "density": not self.online and self.offline == "density",
+            "pooled": self.variance == "pooled",
+            "augmented": self.queries == "all",
+        }
+        return "_".join(part for part, applies in parts.items() if applies)
 
     @property
     def min_queries(self) -> int:
@@ -130,16 +177,17 @@ class LiRA(Attack):
         """Return the log likelihood ratio, or the offline score, (model, record)."""
         phi = signal(game, "scaled_logit")
         used = phi if self.queries == "all" else phi[:, :1]
-        return np.mean([self._score(used[:, q], game) for q in range(used.shape[1])], axis=0)
-
-    def _score(self, phi: np.ndarray, game: Game) -> np.ndarray:
-        m = shadow_moments(phi, game.member, game.left_out, pooled=self.variance == "pooled")
-        if self.online:
-            return log_normal(phi, m.mean_in, m.var_in) - log_normal(phi, m.mean_out, m.var_out)
-        return (phi - m.mean_out) / np.sqrt(m.var_out)
+        options = {"online": self.online, "variance": self.variance, "offline": self.offline}
+        score = lira(used[:, 0], game.member, game.left_out, **options)
+        for query in range(1, used.shape[1]):
+            score += lira(used[:, query], game.member, game.left_out, **options)
+        score /= used.shape[1]
+        return score
 
 
 for _online in (True, False):
     for _variance in ("per_record", "pooled"):
         register(partial(LiRA, online=_online, variance=_variance))
+for _variance in ("per_record", "pooled"):
+    register(partial(LiRA, online=False, offline="density", variance=_variance))
 register(partial(LiRA, queries="all"))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab.attacks.base import Attack, register
-from mialab.attacks.lira import log_normal, shadow_moments
+from mialab.attacks.lira import lira
 from mialab.attacks.signals import signal
 
 if TYPE_CHECKING:
@@ -43,8 +43,7 @@ class Ranking(Attack):
     def scores(self, game: Game) -> np.ndarray:
         """Return the log likelihood ratio of the label's rank, (model, record)."""
         phi = -np.log1p(-signal(game, "true_rank")[:, 0])
-        m = shadow_moments(phi, game.member, game.left_out, pooled=True)
-        return log_normal(phi, m.mean_in, m.var_in) - log_normal(phi, m.mean_out, m.var_out)
+        return lira(phi, game.member, game.left_out, variance="pooled")
 
 
 register(Ranking)

@@ -1,0 +1,66 @@
+"""What attacks with shadow models share: sums over each target's shadow models, for all targets at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+#: Values in a block, 256 kB in float64: the arrays that are computed from a block stay in the processor's cache.
+BLOCK = 2**15
+
+
+def blocks(
+    values: np.ndarray, member: np.ndarray, left_out: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+    """Cut arrays along the records into blocks.
+
+    Parameters
+    ----------
+    values : numpy.ndarray of float, shape (model, record)
+        A statistic of every model's answer to every record.
+    member : numpy.ndarray of bool, shape (model, record)
+        Which model was trained on which record.
+    left_out : numpy.ndarray of int, shape (target, record)
+        The model that is no shadow besides the target itself, -1 for none; see `Game.left_out`.
+
+    Yields
+    ------
+    tuple
+        Which records, and the three arrays for these: values in float64, and of ``left_out`` only (target, 1) where
+        it is the same for all records.
+    """
+    n_models, n_records = values.shape
+    if all((row == row[0]).all() for row in left_out):
+        left_out = left_out[:, :1]
+    step = max(1, BLOCK // n_models)
+    for start in range(0, n_records, step):
+        records = slice(start, start + step)
+        out = left_out if left_out.shape[1] == 1 else left_out[:, records]
+        yield records, np.ascontiguousarray(values[:, records], np.float64), member[:, records], out
+
+
+def lost(values: np.ndarray, left_out: np.ndarray, targets: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """Return what a sum over all models must lose to be one over each target's shadow models.
+
+    Parameters
+    ----------
+    values : numpy.ndarray of float64, shape (model, record)
+        The summands.
+    left_out : numpy.ndarray of int, shape (target, record) or (target, 1)
+        As `blocks` gives it.
+    targets : numpy.ndarray of int, shape (target,), optional
+        The models that are targets; all by default.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (target, record)
+        The target's own value plus that of the model left out with it.
+    """
+    padded = np.concatenate(
+        [values, np.zeros_like(values[:1])]
+    )  # where no model is left out, -1 finds a zero
+    # Rows are copied faster than single values.
+    others = padded[left_out[:, 0]] if left_out.shape[1] == 1 else np.take_along_axis(padded, left_out, 0)
+    others += values[targets]
+    return others
