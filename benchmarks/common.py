@@ -1,0 +1,182 @@
+"""What the benchmarks share: a fresh process for each measurement, its peak memory, and one form of report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mialab import provenance
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure. Ratios say how many times as fast as the plain loops this variant is."""
+
+    workload: str
+    variant: str
+    seconds: float
+    ratio_to_loader: float | None = None
+    ratio_to_plain: float | None = None
+    peak_mb: float | None = None
+
+
+class PeakMemory:
+    """The most memory, in MB, that all processes started from this one held together while this was open.
+
+    A thread reads it a few times a second: the proportional set size (PSS), so that memory-mapped files and
+    libraries count once, however many processes share them; where there is no PSS, what each has to itself (USS).
+    """
+
+    def __init__(self, every: float = 0.2) -> None:
+        self.mb, self._every, self._over = 0.0, every, threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._every):
+            self.mb = max(self.mb, sum(map(_megabytes, psutil.Process().children(recursive=True))))
+
+
+def _megabytes(process: psutil.Process) -> float:
+    try:
+        memory = process.memory_full_info()
+    except psutil.Error:  # it has just ended
+        return 0.0
+    return getattr(memory, "pss", memory.uss) / 1e6
+
+
+def in_fresh_process(job: Callable[..., Any], *arguments: object, memory: bool = True) -> tuple[Any, float]:
+    """Return what a function returns in a new process, and the peak memory of it and its children in MB.
+
+    Reading the memory takes a few per cent of a core's time: without it, the memory is 0.
+    """
+    with (
+        PeakMemory() if memory else nullcontext() as peak,
+        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process,
+    ):
+        result = process.submit(job, *arguments).result()
+    return result, peak.mb if peak else 0.0
+
+
+def default_threads() -> None:
+    """Let fresh processes use as many threads as the libraries do by default; call it before the first one."""
+    for name in THREADS:
+        os.environ.pop(name, None)
+
+
+def cpu_seconds(job: Callable[[], object], repeats: int) -> float:
+    """Return the smallest CPU time of ``repeats`` runs, in this process."""
+    timings = []
+    for _ in range(repeats):
+        began = time.process_time()
+        job()
+        timings.append(time.process_time() - began)
+    return min(timings)
+
+
+def processor() -> str:
+    """Return the processor's name and number of cores."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+
+def about() -> dict[str, Any]:
+    """Return what a reader of the figures must know: machine, load, versions, commit and date."""
+    known = provenance.collect()
+    return known | {
+        "processor": processor(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all benchmarks have."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to this file")
+    made.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, and nothing else")
+    return made
+
+
+def table(rows: list[Mapping[str, Any]]) -> str:
+    """Return rows as aligned text; numbers to three digits, nothing for None."""
+    if not rows:
+        return "(nothing)"
+    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    numeric = [all(isinstance(row[name], int | float | None) for row in rows) for name in rows[0]]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(w) if right else cell.ljust(w)
+            for cell, w, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in cells
+    )
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+HEADINGS = ("workload", "variant", "seconds", "x loader", "x plain", "peak MB")
+
+
+def report(
+    rows: list[Row], json_path: Path | None = None, **details: list[dict[str, Any]] | dict[str, Any]
+) -> None:
+    """Print the rows and further tables, and write them to files.
+
+    Parameters
+    ----------
+    rows : list of Row
+        The figures.
+    json_path : Path, optional
+        Gets the rows as a JSON list; a file beside it, ``NAME-details.json``, where they come from and the rest.
+    **details
+        Further tables: lists of dictionaries with the same keys.
+    """
+    facts = about()
+    print(
+        f"\n{facts['processor']}, {facts['memory_gb']} GB; load {facts['load']} at the end; {facts['machine']}; "
+        f"Python {facts['python']}, torch {facts['versions']['torch']}, NumPy {facts['versions']['numpy']}; "
+        f"commit {facts['commit']}; {facts['date']}\n"
+    )
+    if rows:
+        print(table([dict(zip(HEADINGS, asdict(row).values(), strict=True)) for row in rows]))
+        print("x loader, x plain: how many times as fast as that loop; higher is better.")
+    for name, lines in details.items():
+        print(f"\n{name.replace('_', ' ')}\n{table(lines)}")
+    if json_path:
+        json_path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+        beside = json_path.with_name(f"{json_path.stem}-details.json")
+        beside.write_text(json.dumps({"about": facts, **details}, indent=1) + "\n")
