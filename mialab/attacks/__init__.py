@@ -4,10 +4,12 @@ from mialab.attacks.base import Attack, Outcome, Refused, available, make, regis
 from mialab.attacks.label_only import LabelOnly
 from mialab.attacks.lira import LiRA
 from mialab.attacks.ranking import Ranking
+from mialab.attacks.rmia import RMIA
 from mialab.attacks.signals import signal
 from mialab.attacks.threshold import Threshold
 
 __all__ = [
+    "RMIA",
     "Attack",
     "LabelOnly",
     "LiRA",
