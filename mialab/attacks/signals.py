@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mialab.attacks.base import Refused
 from mialab.options import choose
 from mialab.signals import SIGNALS
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from mialab.game import Game
+
+#: Logits from which a signal is computed at once, 512 kB in float64, so that what is computed stays in the cache.
+PIECE = 2**16
 
 
 def signal(game: Game, name: str) -> np.ndarray:
     """Return a signal of every answer of a game, float64 (model, query, record); computed once per game.
+
+    A stored game's logits are read and used chunk by chunk: however large they are, only a few chunks (one for each
+    processor core) are in memory.
 
     Parameters
     ----------
@@ -22,14 +33,52 @@ def signal(game: Game, name: str) -> np.ndarray:
         The game. Where it keeps scores instead of logits, the stored ones are returned.
     name : str
         A name of `mialab.signals.SIGNALS`.
+
+    Raises
+    ------
+    Refused
+        If the game has neither logits nor this signal.
     """
     choose("signal", name, SIGNALS)
     known = game.__dict__.setdefault("_signals", {})
     if name not in known:
         if name in game.dataset:
             known[name] = game.dataset[name].to_numpy().astype(np.float64)
+        elif "logits" in game.dataset:
+            known[name] = _computed(SIGNALS[name], game.dataset["logits"].variable, game.y)
         else:
-            function = SIGNALS[name]
-            # Model by model: in float64 all answers at once would not fit for large games.
-            known[name] = np.stack([function(np.asarray(z, dtype=np.float64), game.y) for z in game.logits])
+            raise Refused(
+                f"This game has neither logits nor the signal {name!r}: play it with keep='logits', or let "
+                "keep='scores' store the signals of this version."
+            )
     return known[name]
+
+
+def _computed(function: Callable, logits: xr.Variable, y: np.ndarray) -> np.ndarray:
+    stored_chunks = logits.encoding.get("preferred_chunks")
+    if stored_chunks is None:  # in memory
+        return _in_pieces(function, logits.to_numpy(), y)
+    import dask.array as da  # takes half a second, and is needed for stored games only
+
+    chunks = tuple(stored_chunks[d] if d != "label" else n for d, n in logits.sizes.items())
+    lazy = da.from_array(logits, chunks, name=False, asarray=True, meta=np.empty(4 * (0,), logits.dtype))
+    labels = da.from_array(y, chunks=(lazy.chunks[2],), name=False)
+    values = da.blockwise(
+        partial(_in_pieces, function), "mqr", lazy, "mqrl", labels, "r", dtype=np.float64, concatenate=True
+    )
+    result = np.empty(values.shape)
+    for models in da.core.slices_from_chunks(values.chunks[:1]):
+        result[models] = values[models].compute(scheduler="threads")
+    return result
+
+
+def _in_pieces(function: Callable, logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Compute a signal, (model, query, record), a model and some records at a time."""
+    n_models, n_queries, n_records, n_classes = logits.shape
+    result = np.empty((n_models, n_queries, n_records))
+    step = max(1, PIECE // (n_queries * n_classes))
+    for k in range(n_models):
+        for start in range(0, n_records, step):
+            piece = slice(start, start + step)
+            result[k, :, piece] = function(logits[k, :, piece].astype(np.float64), y[piece])
+    return result
