@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,11 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
+#: Seconds of work above which worker processes pay: they take some 5 seconds to start, and are kept for a while.
+START_PAYS, STARTED_PAYS = 10, 1
+#: For how long idle processes are sure to be kept, in seconds (joblib: 300).
+IDLE_SECONDS = 240
+
 
 class Processes:
     """Worker processes of joblib's active backend, or this process where one is enough.
@@ -28,6 +34,8 @@ class Processes:
         How many processes; by default as many as the backend has.
     """
 
+    _alive_until = 0.0
+
     def __init__(self, pool: Pool, workers: int | None) -> None:
         self.pool, self.workers = pool, workers
 
@@ -39,9 +47,16 @@ class Processes:
         """Do the same with ``pool=`` the records."""
         return function(pool=self.pool, **options)
 
-    def size(self, *, small: bool) -> int:
-        """Return how many groups can be trained at once; 1 for small work, if nobody said otherwise."""
-        return self.workers or (1 if small else joblib.effective_n_jobs(-1))
+    def size(self, work: float) -> int:
+        """Return how many groups to train at once; if nobody said otherwise, 1 where processes do not pay.
+
+        Parameters
+        ----------
+        work : float
+            Seconds that one process would take, roughly.
+        """
+        pays = STARTED_PAYS if time.monotonic() < Processes._alive_until else START_PAYS
+        return self.workers or (joblib.effective_n_jobs(-1) if work > pays else 1)
 
     def run(
         self, function: Callable[..., Result], groups: Sequence[list[int]], workers: int, **options: object
@@ -52,6 +67,7 @@ class Processes:
             return
         parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="all")
         yield from parallel(joblib.delayed(function)(group, pool=self.pool, **options) for group in groups)
+        Processes._alive_until = time.monotonic() + IDLE_SECONDS
 
 
 class Cluster:
@@ -98,7 +114,7 @@ class Cluster:
         """Do the same with ``pool=`` the records."""
         return self.ask(_with_pool, function, pool=self.pool, **options)
 
-    def size(self, *, small: bool) -> int:
+    def size(self, work: float) -> int:
         """Return how many workers there are; small work goes to the cluster too."""
         threads = self.client.nthreads().values()
         if max(threads) > 1:

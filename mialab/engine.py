@@ -37,6 +37,8 @@ GROUP_MODELS = 16
 GROUP_PARAMETERS = 2_000_000
 #: Share of a GPU's free memory that a group may be expected to fill.
 GPU_SHARE = 0.6
+#: A core's overhead per training step, and its speed with matrices, roughly.
+STEP_SECONDS, OPERATIONS_PER_SECOND = 2e-4, 1e11
 #: Records that a group answers at a time, all its models together.
 ANSWER_BATCH = 1024
 
@@ -183,6 +185,42 @@ def resolve(training: Training, network: nn.Module, device: str = "cpu") -> Trai
         large = _n_parameters(network) > STACKED_PARAMETERS or _has(network, nn.Conv2d)
         fast = large and bool(has.get("avx512_bf16") or has.get("amx_bf16"))
     return replace(training, precision="bfloat16" if fast else "float32")
+
+
+def seconds_of_work(network: nn.Module, pool: Pool, training: Training) -> float:
+    """Estimate how long one processor core takes to train one model, to tell small games from large ones.
+
+    Each step costs some overhead and six operations for each multiplication of a forward pass: a rule from a typical
+    processor, good to a factor of about three.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        One of the networks.
+    pool : Pool
+        The records; half of them are members.
+    training : Training
+        How models are trained.
+    """
+    multiplications = 0
+
+    def count(module: nn.Module, _: object, out: torch.Tensor) -> None:
+        nonlocal multiplications
+        weight = getattr(module, "weight", None)
+        if (
+            weight is not None and weight.dim() > 1
+        ):  # linear layers and convolutions: once per place of the output
+            places = out.numel() / weight.shape[0]
+            multiplications += int(weight.numel() * places)
+
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    with torch.inference_mode():
+        network.eval()(prepare(_tensor(pool.x[:1], "cpu")))
+    for hook in hooks:
+        hook.remove()
+    members = len(pool) // 2
+    steps = -(-members // training.batch_size)
+    return training.epochs * (steps * STEP_SECONDS + 6 * multiplications * members / OPERATIONS_PER_SECOND)
 
 
 def models_per_group(network: nn.Module, pool: Pool, training: Training, device: str = "cpu") -> int:

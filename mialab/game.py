@@ -570,11 +570,10 @@ def _train(
     how, most = team.ask_of_pool(
         _form, build=plan.model, training=plan.training, seed=plan.seed, device=device
     )
-    # Multiply-adds of a forward and a backward pass; below some 10 seconds' worth, processes start too slowly.
-    n_parameters = sum(p.numel() for p in plan.network().parameters())
-    multiply_adds = 6 * n_parameters * plan.training.epochs * len(plan.pool) / 2 * len(todo)
-    workers = team.size(small=device != "cpu" or multiply_adds < 2e11)
-    groups = _groups(todo, most, workers)
+    # Processes pay for large games only; a GPU is kept busy by one.
+    work = len(todo) * engine.seconds_of_work(plan.network(), plan.pool, plan.training)
+    workers = team.size(work if device == "cpu" else 0)
+    groups = _groups(todo, most, workers, device)
     workers = min(workers, len(groups))
     before = store.attrs()
     peak = before.get("peak_mb", 0.0)
@@ -603,8 +602,15 @@ def _form(*, pool: Pool, build: Model, training: Training, seed: int, device: st
     return how, engine.models_per_group(network, pool, training, device) if how == "stacked" else 1
 
 
-def _groups(todo: list[int], most: int, workers: int) -> list[list[int]]:
-    """Split models into groups of at most ``most``, of about the same size, as many for each worker."""
+def _groups(todo: list[int], most: int, workers: int, device: str) -> list[list[int]]:
+    """Split models into groups of at most ``most``.
+
+    On a CPU, which models share a group follows from the models alone, so that games come out the same to the last
+    bit with any number of workers. On GPUs groups are large, but there is one for every worker.
+    """
+    if device == "cpu":
+        groups = [[k for k in todo if k // most == g] for g in range(todo[-1] // most + 1)]
+        return [group for group in groups if group]
     rounds = -(-len(todo) // (workers * most))
     size = -(-len(todo) // (workers * rounds))
     return [todo[i : i + size] for i in range(0, len(todo), size)]

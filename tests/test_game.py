@@ -1,11 +1,16 @@
 """The game: memberships, canaries, answers from elsewhere, and what is said about wrong parameters."""
 
+import ast
 import dataclasses
+import os
 from typing import ClassVar
 
+import joblib
 import numpy as np
 import pytest
+import torch
 import toys
+import workers
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
@@ -17,6 +22,7 @@ from mialab import engine
 from mialab.defenses import HAMP, Defense
 from mialab.membership import membership, mislabel
 from mialab.models import MLP
+from mialab.signals import SIGNALS
 
 TRAINING = mia.Training(epochs=2, batch_size=16)
 SMALL = MLP(hidden=(8,))
@@ -207,6 +213,145 @@ def test_an_own_model_and_an_own_defense(fresh_cache):
 
 
 # ----------------------------------------------------------------------------------------------------
+# What is kept of answers
+
+
+def kept(defense=None, **options):
+    return mia.play(toys.pool(), SMALL, defense, training=TRAINING, n_models=4, canaries=4, **options)
+
+
+def test_answers_in_half_precision():
+    full, half = kept(), kept(answers="float16")
+    assert half.logits.dtype == np.float16
+    assert half.attrs["answers"] == "float16"
+    np.testing.assert_array_equal(half.logits, full.logits.astype(np.float16))
+    np.testing.assert_array_equal(half.train_accuracy, full.train_accuracy)
+    assert kept(answers="float16").dataset.equals(half.dataset)
+
+
+def test_scores_alone():
+    logits, scores = kept("hamp"), kept("hamp", keep="scores")
+    answers = {"": logits, "raw_": logits.before_output_step()}
+    assert {f"{prefix}{name}" for prefix in answers for name in SIGNALS} < set(scores.dataset)
+    for prefix, game in answers.items():
+        for name, signal in SIGNALS.items():
+            stored = scores.dataset[prefix + name]
+            assert stored.dims == ("model", "query", "record")
+            assert stored.dtype == np.float32
+            expected = signal(game.logits.astype(np.float64), game.y).astype(np.float32)
+            np.testing.assert_array_equal(stored, expected, err_msg=name)
+    assert (scores.n_models, scores.n_queries, scores.n_records, scores.n_classes) == (4, 1, 40, 3)
+    assert repr(scores) == repr(logits)
+    for name in ("member", "y", "canary", "train_accuracy", "test_accuracy"):
+        np.testing.assert_array_equal(scores.dataset[name], logits.dataset[name])
+    before = scores.before_output_step()
+    np.testing.assert_array_equal(before.dataset["loss"], scores.dataset["raw_loss"])
+    assert not any(name.startswith("raw_") for name in before.dataset)
+    some = scores.of_records(np.array([3, 5])).subset(2)
+    np.testing.assert_array_equal(some.dataset["loss"], scores.dataset["loss"][:2, :, [3, 5]])
+    assert some.n_classes == 3
+    with pytest.raises(
+        ValueError, match=r"^This game was played with keep='scores' and has no logits: play it"
+    ):
+        _ = scores.logits
+    with pytest.raises(ValueError, match=r"^The defense 'none' has no output step to leave out."):
+        kept(keep="scores").before_output_step()
+
+
+def test_a_game_of_scores_can_be_attacked():
+    full, scores = (kept("hamp", keep=keep) for keep in ("logits", "scores"))
+    expected, found = (mia.attacks.make("loss").run(game) for game in (full, scores))
+    np.testing.assert_allclose(found.score, expected.score, rtol=1e-6)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Groups, worker processes and memory
+
+
+@given(st.sets(st.integers(0, 300), min_size=1), st.integers(1, 70), st.integers(1, 20))
+def test_groups_are_even(todo, most, workers):
+    todo = sorted(todo)
+    for device in ("cpu", "cuda"):
+        groups = mia.game._groups(todo, most, workers, device)
+        assert [k for group in groups for k in group] == todo
+        sizes = [len(group) for group in groups]
+        assert 0 < min(sizes) <= max(sizes) <= most
+        if device == "cpu":  # whatever is still to do, a model's group is the same
+            assert {k // most for k in todo} == {k // most for group in groups for k in group[:1]}
+        else:
+            assert sizes[:-1] == [max(sizes)] * (len(groups) - 1)
+            assert len(groups) <= workers * -(
+                -len(todo) // (workers * most)
+            )  # no more rounds than are needed
+
+
+def fits(models):
+    """Stand in for `engine.train_group` on a GPU that holds so many models."""
+    real, tried = engine.train_group, []
+
+    def train(group, **options):
+        tried.append(list(group))
+        if len(group) > models:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(group, **options)
+
+    return tried, train
+
+
+def test_a_group_that_does_not_fit_is_halved(fresh_cache, monkeypatch):
+    expected = kept(store=fresh_cache / "whole")
+    tried, train = fits(1)
+    monkeypatch.setattr(engine, "train_group", train)
+    game = kept()
+    assert tried == [[0, 1, 2, 3], [0, 1], [0], [1], [2, 3], [2], [3]]
+    np.testing.assert_allclose(game.logits, expected.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_halves_are_stored_as_they_are_done(fresh_cache, monkeypatch):
+    tried, train = fits(0)
+    real = engine.train_group
+    monkeypatch.setattr(engine, "train_group", lambda g, **o: real(g, **o) if g == [0, 1] else train(g, **o))
+    message = (
+        r"^Model 2 alone does not fit the memory of the device 'cpu': lower batch_size=16, .* out of memory"
+    )
+    with pytest.raises(MemoryError, match=message):
+        kept()
+    assert tried == [[0, 1, 2, 3], [2, 3], [2]]
+    with pytest.raises(MemoryError, match=message):
+        kept()
+    assert tried[3:] == [[2, 3], [2]]
+
+
+def test_peak_memory_is_noted(fresh_cache):
+    before = kept().attrs["peak_mb"]
+    assert 50 < before < 100_000
+    n_bytes = int((before + 60) * 2**20)
+    assert (np.ones(n_bytes, np.uint8)[::4096] == 1).all()
+    assert n_bytes / 2**20 < mia.game._peak_mb() < n_bytes / 2**20 + before + 60
+
+
+def test_worker_processes_share_the_pool(fresh_cache, tmp_path):
+    pool, log = toys.pool(n=1000, features=400), tmp_path / "log"  # 1.6 MB; joblib copies less than 1 MB
+    defense = workers.Inspected(str(log))
+    mia.play(pool, workers.MODEL, defense, training=mia.Training(epochs=1), n_models=4, workers=2)
+    seen = [ast.literal_eval(line) for line in log.read_text().splitlines()]
+    assert os.getpid() not in {process for process, _, _ in seen}
+    assert {kind for _, kind, _ in seen} == {"memmap"}
+    assert len({file for _, _, file in seen}) == 1
+
+
+def test_threads_train_one_group_at_a_time(fresh_cache):
+    def dropout(shape, n_classes):
+        return nn.Sequential(nn.Linear(shape[0], 8), nn.Dropout(), nn.Linear(8, n_classes))
+
+    options = {"model": dropout, "training": TRAINING, "n_models": 8}
+    expected = mia.play(toys.pool(), workers=1, store=fresh_cache / "one", **options)
+    with joblib.parallel_config(backend="threading", n_jobs=4):
+        game = mia.play(toys.pool(), workers=4, **options)
+    np.testing.assert_array_equal(game.logits, expected.logits)
+
+
+# ----------------------------------------------------------------------------------------------------
 # Wrong parameters of play: one clear message each, before any training
 
 
@@ -241,6 +386,12 @@ PLAY = [
     (
         {"queries": mia.queries.Flips()},
         "queries=Flips.* needs binary records; 'toy' has tabular ones: use Noise.",
+    ),
+    ({"keep": "losses"}, r"keep='losses' is unknown. Known: logits, scores."),
+    ({"answers": "float64"}, r"answers='float64' is unknown. .*Known: float16, float32."),
+    (
+        {"keep": "scores", "answers": "float16"},
+        "answers='float16' goes with keep='logits': scores are float32 always.",
     ),
     ({"device": "gpu"}, r"device='gpu' is unknown. .*Known: auto, cpu, cuda."),
     ({"n_models": 5}, "n_models=5 must be even: models come in pairs"),
