@@ -48,6 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name == "plots":  # Matplotlib and seaborn are loaded when a figure is wanted, never by worker processes.
+    # Matplotlib and seaborn are loaded when a figure is wanted, never by worker processes.
+    if name == "plots":
         return import_module("mialab.plots")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
