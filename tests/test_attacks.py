@@ -321,7 +321,7 @@ def test_shadow_thresholds_are_the_best_on_the_shadow_models(design, per_class, 
     npst.arrays(bool, (3, 12)),
 )
 def test_best_threshold_against_trying_all(score, member, use):
-    chosen = base.best_threshold(score / 7, member, use)
+    chosen = base.best_threshold(score / 7, member, map(np.flatnonzero, ~use))
     assert np.isfinite(chosen).all()
     for threshold, selected in zip(chosen, use, strict=True):
         s, m = score[selected] / 7, member[selected]
@@ -333,13 +333,13 @@ def test_best_threshold_against_trying_all(score, member, use):
 
 def test_threshold_lies_half_way_and_equal_scores_stay_together():
     score, member = np.array([1.0, 2, 2, 4]), np.array([False, False, True, True])
-    everything = [np.ones(4, bool)]
+    everything = [np.array([], dtype=int)]
     assert base.best_threshold(score, member, everything) == [3.0]
     assert base.best_threshold(score, np.array([False, True, True, True]), everything) == [1.5]
     # Neighbouring floating-point numbers have no middle; the upper one must still be told from the lower one.
     step = np.nextafter(1.0, 2)
     for low, high in ((1.0, step), (step, np.nextafter(step, 2))):
-        (threshold,) = base.best_threshold(np.array([low, high]), np.array([False, True]), [np.ones(2, bool)])
+        (threshold,) = base.best_threshold(np.array([low, high]), np.array([False, True]), everything)
         assert low < threshold <= high
 
 
@@ -426,6 +426,16 @@ def test_scores_follow_records_and_pairs_of_models(attack):
         attack = dataclasses.replace(attack, per_class=False)
     here, there = attack.run(game).score[np.ix_(models, records)], attack.run(moved).score
     np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("attack", every_variant())
+def test_scores_ignore_a_shift_of_all_logits_of_an_answer(attack):
+    game = random_game(n_records=24, n_queries=3, seed=7, signal=1)
+    eighths = np.round(game.logits * 8) / 8  # so that shifts by whole numbers are exact
+    shift = np.random.default_rng(0).integers(-50, 50, (*eighths.shape[:-1], 1))
+    rest = {"member": game.member, "y": game.y, "partner": game.partner}
+    here, there = (attack.run(mia.Game.from_arrays(logits=z, **rest)) for z in (eighths, eighths + shift))
+    np.testing.assert_allclose(there.score, here.score, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("attack", every_variant())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -180,8 +180,10 @@ def known_half(member: np.ndarray, seed: int = 0) -> np.ndarray:
     return known
 
 
-def best_threshold(score: np.ndarray, member: np.ndarray, use: Iterable[np.ndarray]) -> np.ndarray:
-    """Thresholds of the greatest balanced accuracy on several selections of the same scores.
+def best_threshold(score: np.ndarray, member: np.ndarray, without: Iterable[np.ndarray]) -> np.ndarray:
+    """Thresholds of the greatest balanced accuracy on the same scores, each without some of them.
+
+    The scores are sorted once; then every threshold costs one pass over counts.
 
     Parameters
     ----------
@@ -189,32 +191,65 @@ def best_threshold(score: np.ndarray, member: np.ndarray, use: Iterable[np.ndarr
         Scores, higher = member.
     member : numpy.ndarray of bool, shape (n,)
         The truth.
-    use : iterable of numpy.ndarray of bool, shape (n,)
-        For each selection the scores that count.
+    without : iterable of numpy.ndarray of int
+        For each threshold the indices of the scores that do not count.
 
     Returns
     -------
-    numpy.ndarray, shape (selections,)
+    numpy.ndarray, shape (thresholds,)
         Half-way between two neighbouring scores; a record is called a member from the threshold on. Where nothing
         separates better than calling all records the same, the least score of all, or just above the greatest one.
     """
-    order = np.argsort(-score, kind="stable")
+    n = len(score)
+    order = np.argsort(-score)
     score, member = score[order], member[order]
-    thresholds = []
-    for selected in use:
-        keep = selected[order]
-        s, m = score[keep], member[keep]
-        n_member, n_non_member = int(m.sum()), int((~m).sum())
-        gain = np.cumsum(m / max(1, n_member) - ~m / max(1, n_non_member))
-        cuts = np.flatnonzero(s[:-1] > s[1:])  # equal scores cannot be told apart
-        if not (n_member and n_non_member and cuts.size and gain[cuts].max() > 1e-12):
-            # Nothing is gained by a cut: the better guess is the more frequent side, and on a tie "non-member".
-            thresholds.append(score[-1] if n_member > n_non_member else np.nextafter(score[0], np.inf))
+    position = np.empty(n, dtype=np.int64)
+    position[order] = np.arange(n)
+    members = np.cumsum(member, dtype=np.int64)
+    # Cut c is below score c. Equal scores cannot be told apart, and below the last one nothing is gained.
+    no_cut = np.append(score[:-1] == score[1:], True)
+    least = np.iinfo(np.int64).min // 2
+    counts, gain, out, thresholds = None, members, None, []
+    for indices in without:
+        before, out = out, np.sort(position[indices])
+        if before is not None and np.array_equal(before, out):  # the targets are partners
+            thresholds.append(thresholds[-1])
             continue
-        best = cuts[gain[cuts].argmax()]
-        low, high = s[best + 1], s[best]
+        members_out = np.append(0, np.cumsum(member[out]))  # among the first j that are left out
+        n_member = int(members[-1] - members_out[-1])
+        n_other = n - out.size - n_member
+        if counts != (n_member, n_other):
+            counts = n_member, n_other
+            # (TPR - FPR) n_member n_other at each cut, but for what is left out above it; in integers, ties are exact.
+            gain = members * (n_member + n_other) - np.arange(1, n + 1) * n_member
+            gain[no_cut] = least
+        # From one score that is left out to the next, all cuts lack the same: the best of each stretch compete.
+        starts, ends = np.append(0, out), np.append(out, n)
+        best = np.maximum.reduceat(gain, starts)
+        best -= members_out * (n_member + n_other) - np.arange(starts.size) * n_member
+        best[starts == ends] = least
+        j = int(best.argmax())
+        if best[j] <= 0 or not n_member or not n_other:
+            # Nothing is gained by a cut: the better guess is the more frequent side, and on a tie "non-member".
+            thresholds.append(score[-1] if n_member > n_other else np.nextafter(score[0], np.inf))
+            continue
+        cut = starts[j] + int(gain[starts[j] : ends[j]].argmax())
+        above, below, i = cut, cut + 1, j
+        while i > 0 and out[i - 1] == above:
+            above, i = above - 1, i - 1
+        while j < out.size and out[j] == below:
+            below, j = below + 1, j + 1
+        low, high = score[below], score[above]
         thresholds.append(max(low + (high - low) / 2, np.nextafter(low, high)))
     return np.array(thresholds)
+
+
+def _left_out_cells(left_out: np.ndarray) -> Iterator[np.ndarray]:
+    """For each target the flat indices of the scores that are its own or of the model left out with it."""
+    records = np.arange(left_out.shape[1])
+    for k, models in enumerate(left_out):
+        other = models * records.size + records
+        yield np.append(k * records.size + records, other[models >= 0])
 
 
 def shadow_thresholds(
@@ -237,12 +272,10 @@ def shadow_thresholds(
         The threshold that goes with each score.
     """
     threshold = np.empty_like(score)
-    models = np.arange(len(score))[:, None]
     for group in np.unique(groups):
         records = np.flatnonzero(groups == group)
-        use = (((models != k) & (models != left_out[k, records])).ravel() for k in range(len(score)))
         flat = (a[:, records].ravel() for a in (score, member))
-        threshold[:, records] = best_threshold(*flat, use)[:, None]
+        threshold[:, records] = best_threshold(*flat, _left_out_cells(left_out[:, records]))[:, None]
     return threshold
 
 
@@ -254,9 +287,8 @@ def known_half_thresholds(
     for group in np.unique(groups):
         records = np.flatnonzero(groups == group)
         for k in range(len(score)):
-            threshold[k, records] = best_threshold(
-                score[k, records], member[k, records], [known[k, records]]
-            )[0]
+            unknown = np.flatnonzero(~known[k, records])
+            threshold[k, records] = best_threshold(score[k, records], member[k, records], [unknown])[0]
     return threshold
 
 
