@@ -49,6 +49,7 @@ def bar(total: int, text: str) -> Iterator[Callable[[int], None]]:
         total=total,
         desc=text,
         unit="model",
+        smoothing=0,  # what is left is told by the mean rate: groups come in bursts, several workers at a time
         leave=False,
         dynamic_ncols=True,
         disable=file is not None or not sys.stderr.isatty(),

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -16,7 +17,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from filelock import FileLock, Timeout
-from zarr.errors import ContainsArrayError
+from zarr.errors import ContainsArrayError, ZarrUserWarning
 
 from mialab import progress
 from mialab.data import cache_folder
@@ -76,8 +77,8 @@ def _chunks(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
     if len(shape) == 1:
         return (1,)
     _, queries, records, *labels = shape
-    blocks = math.ceil(records * queries * math.prod(labels) * dtype.itemsize / CHUNK_BYTES)
-    return (1, queries, math.ceil(records / blocks), *labels)
+    most = max(1, CHUNK_BYTES // (queries * math.prod(labels) * dtype.itemsize))
+    return (1, queries, math.ceil(records / math.ceil(records / most)), *labels)
 
 
 def _plain(attrs: dict) -> dict:
@@ -148,9 +149,12 @@ class Store:
         self.root, self.key, self.url = root, key, f"{root}/{key}.zarr"
         self.is_local = "://" not in root
 
-    def _open(self, mode: Literal["r", "r+"] = "r") -> zarr.Group:
+    def _open(self, mode: Literal["r", "r+"] = "r") -> tuple[zarr.Group, dict[str, zarr.Array]]:
         try:
-            return zarr.open_group(self.url, mode=mode)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ZarrUserWarning)  # about arrays that are yet to be made
+                group = zarr.open_group(self.url, mode=mode)
+                return group, dict(group.arrays())
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"There is no game {self.url} as seen from {platform.node()}. Workers must see the place where games "
@@ -201,45 +205,46 @@ class Store:
         attrs : dict
             What the game is, JSON-friendly.
         """
-        if not self._is_laid_out():
+        options: dict[str, dict[str, Any]] = {
+            name: {"shape": value.shape, "dtype": value.dtype} for name, value in fixed.items()
+        }
+        for name, (shape, dtype) in room.items():
+            options[name] = {
+                "shape": shape,
+                "dtype": dtype,
+                "chunks": _chunks(shape, dtype),
+                "fill_value": np.nan,
+            }
+        n_models = len(fixed["member"])
+        options["checksum"] = {"shape": (n_models, 32), "dtype": "uint8", "chunks": (1, 32)}
+        try:
+            there = self._open()[1].keys()
+        except FileNotFoundError:
+            there = set()
+        if missing := options.keys() - there:
             try:
                 group = zarr.open_group(self.url, mode="a", attributes=_plain(attrs))
-                options: dict[str, dict[str, Any]] = {
-                    name: {"shape": value.shape, "dtype": value.dtype} for name, value in fixed.items()
-                }
-                for name, (shape, dtype) in room.items():
-                    chunks = _chunks(shape, dtype)
-                    options[name] = {"shape": shape, "dtype": dtype, "chunks": chunks, "fill_value": np.nan}
-                # The last one says that the layout is complete.
-                n_models = len(fixed["member"])
-                options["checksum"] = {"shape": (n_models, 32), "dtype": "uint8", "chunks": (1, 32)}
-                for name, option in options.items():
-                    with suppress(ContainsArrayError):
+                for name in missing:
+                    with suppress(ContainsArrayError):  # another process was faster
                         names = DIMENSIONS.get(name, ("model", "byte"))
-                        group.create_array(name, dimension_names=names, **option)
+                        group.create_array(name, dimension_names=names, **options[name])
             except Exception as error:  # every file system has errors of its own
                 raise _unwritable(self.root, error) from error
         self._restore(fixed)
 
-    def _is_laid_out(self) -> bool:
-        try:
-            return "checksum" in self._open()
-        except FileNotFoundError:
-            return False
-
     def _restore(self, fixed: dict[str, np.ndarray]) -> None:
-        group = self._open()
+        _, arrays = self._open("r+")
         for name, value in fixed.items():
             try:
-                intact = np.array_equal(group[name][:], value)
+                intact = np.array_equal(arrays[name][:], value)
             except Exception:  # whatever a codec raises on a truncated chunk
                 intact = False
             if not intact:
-                self._write(self._open("r+"), name, slice(None), value)
+                self._write(arrays, name, slice(None), value)
 
-    def _write(self, group: zarr.Group, name: str, where: int | slice, value: np.ndarray) -> None:
+    def _write(self, arrays: dict[str, zarr.Array], name: str, where: int | slice, value: np.ndarray) -> None:
         try:
-            group[name][where] = value
+            arrays[name][where] = value
         except Exception as error:  # every file system has errors of its own
             what = f"Model {where}" if isinstance(where, int) else f"Array {name!r}"
             raise OSError(
@@ -247,27 +252,26 @@ class Store:
                 "set MIALAB_GAMES to another place, and play again."
             ) from error
 
-    def write(self, models: Sequence[int], arrays: Mapping[str, np.ndarray]) -> None:
+    def write(self, models: Sequence[int], results: Mapping[str, np.ndarray]) -> None:
         """Write the results of ``models``; each array has a leading model dimension."""
-        group = self._open("r+")
-        arrays = {name: np.asarray(values, dtype=group[name].dtype) for name, values in arrays.items()}
+        _, arrays = self._open("r+")
+        results = {name: np.asarray(values, dtype=arrays[name].dtype) for name, values in results.items()}
         for i, model in enumerate(models):
-            for name, values in arrays.items():
-                self._write(group, name, model, values[i])
-            self._write(group, "checksum", model, _checksum(group, arrays, i))
+            for name, values in results.items():
+                self._write(arrays, name, model, values[i])
+            self._write(arrays, "checksum", model, _checksum(results, i, arrays))
 
     def missing(self, models: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
         """Return the models still to train, of some or of all: those never finished, and those that are damaged."""
-        group = self._open()
-        models = range(group["member"].shape[0]) if models is None else models
-        arrays = {name: group[name] for name in PER_MODEL if name in group}
+        _, arrays = self._open()
+        models = range(arrays["member"].shape[0]) if models is None else models
 
         def state(model: int) -> str:
             try:
-                stored = np.asarray(group["checksum"][model])
+                stored = np.asarray(arrays["checksum"][model])
                 if not stored.any():
                     return "absent"
-                return "done" if np.array_equal(stored, _checksum(group, arrays, model)) else "damaged"
+                return "done" if np.array_equal(stored, _checksum(arrays, model, arrays)) else "damaged"
             except Exception:  # whatever a codec raises on a truncated chunk
                 return "damaged"
 
@@ -279,29 +283,29 @@ class Store:
 
     def read(self, name: str, models: Sequence[int] | None = None) -> np.ndarray:
         """Return an array that is known before training; the rows of some models, or all of it."""
-        array = self._open()[name]
+        array = self._open()[1][name]
         return array[:] if models is None else array.oindex[list(models)]
 
     def attrs(self) -> dict:
         """Return what is said about the game."""
-        return dict(self._open().attrs)
+        return dict(self._open()[0].attrs)
 
     def set_attrs(self, attrs: dict) -> None:
         """Add attributes to the game."""
-        self._open("r+").attrs.update(_plain(attrs))
+        self._open("r+")[0].attrs.update(_plain(attrs))
 
     def open(self) -> xr.Dataset:
         """Open the game; arrays are read when they are used."""
         return xr.open_zarr(self.url, consolidated=False, chunks=None).drop_vars("checksum")
 
 
-def _checksum(group: zarr.Group, arrays: Mapping[str, Any], index: int) -> np.ndarray:
+def _checksum(values: Mapping[str, Any], index: int, arrays: Mapping[str, zarr.Array]) -> np.ndarray:
     """Checksum of one model, chunk by chunk: a model is never read as a whole."""
     digest = hashlib.sha256()
     for name in PER_MODEL:
-        if name in arrays:
-            for block in _blocks(group[name]):
-                digest.update(np.ascontiguousarray(arrays[name][(index, *block)]))
+        if name in values:
+            for block in _blocks(arrays[name]):
+                digest.update(np.ascontiguousarray(values[name][(index, *block)]))
     return np.frombuffer(digest.digest(), dtype=np.uint8)
 
 

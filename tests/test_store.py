@@ -14,16 +14,20 @@ import warnings
 from multiprocessing import forkserver
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import toys
 import workers
 import zarr
 from filelock import FileLock
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 import mialab as mia
-from mialab import engine
+from mialab import engine, game
+from mialab import store as store_module
 from mialab.defenses import HAMP, Defense, LabelSmoothing
 from mialab.identity import describe
 from mialab.models import CNN, MLP
@@ -146,37 +150,55 @@ def test_a_run_that_stops_at_any_write_resumes(fresh_cache, monkeypatch):
     assert writes >= 14  # 6 arrays and a checksum for each of 2 models
 
 
-def test_a_run_killed_while_it_is_laid_out_starts_anew(fresh_cache, undisturbed, monkeypatch):
-    real = zarr.Group.create_array
+@pytest.mark.parametrize("after", [False, True])
+def test_a_run_killed_while_it_is_laid_out_goes_on(after, fresh_cache, monkeypatch):
+    """Stopped before or after any array is made, several times in a row."""
+
+    def play():
+        return mia.play(toys.pool(), SMALL, HAMP(), training=TRAINING, n_models=2)
+
+    expected = play().dataset.load()
+    shutil.rmtree(fresh_cache)
+    real, made = zarr.Group.create_array, []
 
     def killed(group, name, **options):
-        if name == "train_accuracy":
+        if name not in made:
+            made.append(name)
+            if after:
+                real(group, name, **options)
             raise KeyboardInterrupt
         return real(group, name, **options)
 
     monkeypatch.setattr(zarr.Group, "create_array", killed)
-    with pytest.raises(KeyboardInterrupt):
-        workers.play()
-    monkeypatch.undo()
-    monkeypatch.setenv("MIALAB_CACHE", str(fresh_cache))
+    for _ in range(11):
+        with pytest.raises(KeyboardInterrupt):
+            play()
+    assert len(made) == 11
+    assert_same(play(), expected)
+
+
+def test_a_killed_run_with_worker_processes_resumes(fresh_cache, tmp_path, undisturbed):
+    log = tmp_path / "log"
+    log.touch()
+    process = PROCESSES.Process(
+        target=workers.play_in, args=(str(fresh_cache), str(log)), kwargs={"workers": 2}
+    )
+    process.start()
+    while len(log.read_text().split()) < 3 and process.is_alive():
+        time.sleep(0.001)
+    process.kill()
+    process.join()
+    assert process.exitcode < 0
+    # A worker may yet finish the model it is at, while the next run trains it too.
     assert_same(workers.play(), undisturbed)
-
-
-@dataclasses.dataclass(frozen=True)
-class Diverging(Defense):
-    """Let model 5 diverge."""
-
-    name = "diverging"
-
-    def loss(self, logits, target, *, run=None, index=None):
-        return super().loss(logits, target) * (float("inf") if 5 in run.models else 1)
+    assert len(log.read_text().split()) <= 8 + 4
 
 
 def test_divergence_keeps_the_finished_models(fresh_cache, trained):
     options = {"training": TRAINING, "n_models": 8, "workers": 1}
     for again in (False, True):
         with pytest.raises(FloatingPointError, match=r"^Training diverged: model 5 answers"):
-            mia.play(toys.pool(), workers.MODEL, Diverging(), **options)
+            mia.play(toys.pool(), workers.MODEL, workers.Diverging(5), **options)
         assert trained == ([0, 1, 2, 3, 4, 5, 5] if again else [0, 1, 2, 3, 4, 5])
     group = zarr.open_group(stored(fresh_cache), mode="r")
     assert np.isfinite(group["logits"][:5]).all()
@@ -196,7 +218,8 @@ def test_a_full_disk_is_an_error_that_keeps_the_finished_models(fresh_cache, mon
 
     monkeypatch.setattr(zarr.Array, "__setitem__", full)
     with pytest.raises(
-        OSError, match=r"^Model 3 cannot be written to .*: No space left on device. Models stored before are kept"
+        OSError,
+        match=r"^Model 3 cannot be written to .*: No space left on device. Models stored before are kept",
     ):
         workers.play()
     monkeypatch.setattr(zarr.Array, "__setitem__", real)
@@ -254,14 +277,187 @@ def test_what_is_known_beforehand_is_restored(name, damage, fresh_cache, trained
     assert trained == [0, 1]
 
 
-def test_damaged_metadata_are_a_clear_error(fresh_cache):
+def test_lost_metadata_are_made_again(fresh_cache, trained):
+    def play():
+        return mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+
+    expected = play().dataset.load()
+    for name in ("logits", "checksum", "member"):
+        (stored(fresh_cache) / name / "zarr.json").unlink()
+    assert_same(play(), expected)
+    assert trained == [0, 1]
+
+
+@pytest.mark.parametrize("part", [".", "logits", "checksum", "y"])
+def test_damaged_metadata_are_a_clear_error(part, fresh_cache):
     mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
     path = stored(fresh_cache)
-    (path / "zarr.json").write_text("{")
+    (path / part / "zarr.json").write_text("{")
     with pytest.raises(
         OSError, match=r"^The stored game .*\.zarr cannot be read .*: delete that folder to play"
     ):
         mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Folders and URLs
+
+
+@pytest.fixture(params=["folder", "file://", "memory://", "local://"])
+def place(request, tmp_path):
+    """Give a test a place of its own for games; the last is a shared file system behind a URL."""
+    if request.param == "folder":
+        return tmp_path / "shared"
+    return f"{request.param}{tmp_path}/shared"
+
+
+def test_games_are_kept_at_any_place(place, fresh_cache, undisturbed, trained):
+    first = workers.play(store=place)
+    assert_same(first, undisturbed)
+    assert first.attrs["form"] == "single"
+    assert_same(workers.play(store=place), undisturbed)
+    assert trained == list(range(8))
+    assert not fresh_cache.exists()
+
+
+def test_a_run_at_any_place_resumes_and_notices_damage(place, fresh_cache, undisturbed, trained, monkeypatch):
+    real, writes = zarr.Array.__setitem__, []
+
+    def stop(array, where, value):
+        writes.append(array.basename)
+        if len(writes) == 30:
+            raise KeyboardInterrupt
+        real(array, where, value)
+
+    monkeypatch.setattr(zarr.Array, "__setitem__", stop)
+    with pytest.raises(KeyboardInterrupt):
+        workers.play(store=place)
+    monkeypatch.setattr(zarr.Array, "__setitem__", real)
+    done = writes.count("checksum")
+    trained.clear()
+    game = workers.play(store=place)
+    assert 0 < done < 8
+    assert trained == list(range(done, 8))
+    assert_same(game, undisturbed)
+    trained.clear()
+    files, root = fsspec.url_to_fs(str(place))
+    (file,) = files.glob(f"{root}/*.zarr/logits/c/5/0/0/0")
+    files.pipe_file(file, files.cat_file(file)[:50])
+    with pytest.warns(UserWarning, match=r"^Stored answers of models \[5\] are damaged"):
+        assert_same(workers.play(store=place), undisturbed)
+    assert trained == [5]
+
+
+def test_worker_processes_write_to_a_shared_place_themselves(place, fresh_cache, undisturbed, monkeypatch):
+    alone = str(place).startswith("memory")
+    monkeypatch.setattr(Store, "write", functools.partialmethod(refuse, os.getpid(), alone, Store.write))
+    game = workers.play(store=place, workers=2)
+    assert_same(game, undisturbed)
+    assert game.attrs["workers"] == (1 if alone else 2)  # memory is not shared
+
+
+def refuse(store, process, alone, write, *arguments):
+    assert (os.getpid() == process) == alone
+    write(store, *arguments)
+
+
+def test_the_environment_names_the_place(fresh_cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIALAB_GAMES", str(tmp_path / "elsewhere"))
+    mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+    assert len(list((tmp_path / "elsewhere").glob("*.zarr"))) == 1
+    monkeypatch.setenv("MIALAB_GAMES", "file:///a/b/")
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: None)
+    assert games_root() == "/a/b"
+    monkeypatch.delenv("MIALAB_GAMES")
+    assert games_root() == str(fresh_cache / "games")
+    assert games_root("memory://b/") == "memory://b"
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("nowhere://bucket", "Games cannot be kept in nowhere://bucket: Protocol not known: nowhere"),
+        (
+            "/dev/null/games",
+            "Games cannot be kept in /dev/null/games: Not a directory. Set MIALAB_GAMES, or play",
+        ),
+    ],
+)
+def test_places_that_do_not_exist(place, message, trained):
+    with pytest.raises(OSError, match=f"^{message}"):
+        mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2, store=place)
+    assert not trained
+
+
+def test_a_cache_is_no_url(monkeypatch):
+    monkeypatch.setenv("MIALAB_CACHE", "s3://bucket")
+    with pytest.raises(
+        ValueError, match=r"^MIALAB_CACHE='s3://bucket' must be a folder. .* set MIALAB_GAMES"
+    ):
+        mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+
+
+def test_a_worker_that_cannot_reach_the_store(tmp_path):
+    for root in (str(tmp_path / "not mounted"), "memory://not there"):
+        with pytest.raises(
+            FileNotFoundError, match=r"^There is no game .*/key.zarr as seen from .*: set MIALAB_GAMES"
+        ):
+            game._train_group([0], store=Store(root, "key"))
+
+
+def test_a_store_that_fails_is_an_error_about_the_store(fresh_cache, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("credentials have expired")
+
+    monkeypatch.setattr(zarr, "open_group", fails)
+    with pytest.raises(
+        OSError, match=r"^The stored game memory://a/.* cannot be read \(credentials .* can reach it"
+    ):
+        mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2, store="memory://a")
+
+
+# ----------------------------------------------------------------------------------------------------
+# Chunks
+
+SIZES = st.integers(1, 3000)
+
+
+@given(SIZES, st.integers(1, 20), SIZES, st.sampled_from(["float16", "float32"]))
+def test_chunks_hold_whole_records_of_one_model(n_records, n_queries, n_classes, dtype):
+    shape, dtype = (4, n_queries, n_records, n_classes), np.dtype(dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store_module, "CHUNK_BYTES", 100_000)
+        chunks = store_module._chunks(shape, dtype)
+    assert chunks[:2] == (1, n_queries)
+    assert chunks[3] == n_classes
+    assert 1 <= chunks[2] <= n_records
+    size = np.prod(chunks) * dtype.itemsize
+    assert size <= 100_000 or chunks[2] == 1
+    blocks = -(-n_records // chunks[2])
+    assert blocks == 1 or -(-n_records // (blocks - 1)) * size / chunks[2] > 100_000  # no more than needed
+
+
+def test_sizes_of_chunks():
+    assert store_module._chunks((256, 1, 50_000, 100), np.dtype("float32")) == (1, 1, 25_000, 100)
+    assert store_module._chunks((256, 18, 10_000, 1000), np.dtype("float16")) == (1, 18, 455, 1000)
+    assert store_module._chunks((64, 1, 2000, 30), np.dtype("float32")) == (1, 1, 2000, 30)
+    assert store_module._chunks((64, 2, 10_000_000), np.dtype("float32")) == (1, 2, 2_000_000)
+    assert store_module._chunks((64,), np.dtype("float64")) == (1,)
+
+
+def test_answers_in_many_chunks(fresh_cache, monkeypatch, trained, undisturbed):
+    monkeypatch.setattr(store_module, "CHUNK_BYTES", 10 * 3 * 4)
+    assert_same(workers.play(), undisturbed)
+    files = sorted((stored(fresh_cache) / "logits" / "c" / "6" / "0").glob("*/0"))
+    assert len(files) == 4
+    for file in (files[0], files[2]):
+        damaged = bytearray(file.read_bytes())
+        damaged[-5] ^= 1
+        file.write_bytes(damaged)
+        trained.clear()
+        with pytest.warns(UserWarning, match=r"^Stored answers of models \[6\] are damaged"):
+            assert_same(workers.play(), undisturbed)
+        assert trained == [6]
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -548,6 +744,34 @@ def test_two_processes_do_the_work_once(fresh_cache, tmp_path, undisturbed):
         assert process.exitcode == 0
     assert sorted(log.read_text().split()) == [str(k) for k in range(8)]
     assert_same(workers.play(), undisturbed)
+
+
+def test_two_processes_without_a_lock_get_the_same_game(
+    place, fresh_cache, tmp_path, undisturbed, monkeypatch
+):
+    if not str(place).startswith("local"):
+        pytest.skip("this one is locked, or not shared")
+    both = [
+        PROCESSES.Process(
+            target=workers.play_in,
+            args=(str(fresh_cache), str(tmp_path / "log")),
+            kwargs={"store": place},
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    assert_same(workers.play(store=place), undisturbed)
+
+
+def test_nothing_of_dask_distributed_is_loaded_without_need(fresh_cache):
+    process = PROCESSES.Process(target=workers.play_without_cluster, args=(str(fresh_cache),))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def test_who_waits_for_another_process_says_so(fresh_cache, monkeypatch):

@@ -1,6 +1,8 @@
 """What the tests run in processes of their own, so that these can be killed, raced, or robbed of rights."""
 
 import os
+import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -31,6 +33,11 @@ class Logged(Defense):
                 file.write("".join(f"{k}\n" for k in run.models))
 
 
+def log_to(file: str) -> None:
+    """Name the file for `Logged`."""
+    os.environ["LOG"] = file
+
+
 def play(**options: object) -> mia.Game:
     """Play the game that the tests interrupt."""
     return mia.play(
@@ -38,11 +45,58 @@ def play(**options: object) -> mia.Game:
     )
 
 
-def play_in(cache: str, log: str) -> None:
+def play_in(cache: str, log: str, **options: object) -> None:
     """Play in a given cache folder and write down the trained models."""
     torch.set_num_threads(1)
     os.environ |= {"MIALAB_CACHE": cache, "LOG": log}
-    play()
+    play(**options)
+
+
+@dataclass(frozen=True)
+class Diverging(Defense):
+    """Let a certain model diverge."""
+
+    model: int = 0
+    name: ClassVar[str] = "diverging"
+
+    def loss(
+        self, logits: torch.Tensor, target: torch.Tensor, *, run: object = None, index: object = None
+    ) -> torch.Tensor:
+        """Give an infinite loss, unless this is another model."""
+        return super().loss(logits, target) * (float("inf") if self.model in run.models else 1)
+
+
+@dataclass(frozen=True)
+class Deadly(Defense):
+    """Kill the process that trains a certain model."""
+
+    model: int = 0
+    name: ClassVar[str] = "deadly"
+
+    def before_epoch(self, run: object) -> None:
+        """Die, unless this is another model."""
+        if self.model in run.models:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class Inspected(Defense):
+    """Write down, for every model, how its process sees the pool."""
+
+    log: str = ""
+    name: ClassVar[str] = "inspected"
+
+    def before_epoch(self, run: object) -> None:
+        """Note the process and the types of the largest array, and of one that is small."""
+        seen = (os.getpid(), type(run.pool.x).__name__, getattr(run.pool.x, "filename", None))
+        with Path(self.log).open("a") as file:
+            file.write(f"{seen}\n")
+
+
+def play_without_cluster(cache: str) -> None:
+    """Fail if a game that is played here loads what only clusters need."""
+    play_in(cache, os.devnull)
+    assert "distributed" not in sys.modules
 
 
 def play_without_rights(cache: str, answer: str) -> None:
