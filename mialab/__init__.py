@@ -9,7 +9,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mialab import attacks, claims, defenses, metrics, models, queries, results
+from mialab import attacks, claims, defenses, metrics, models, queries, results, scale
 from mialab.audit import audit, compare, over_targets, show, summary
 from mialab.data import Pool, datasets, load
 from mialab.differences import accuracy, changed_predictions, difference, pooled
@@ -42,6 +42,7 @@ __all__ = [
     "pooled",
     "queries",
     "results",
+    "scale",
     "show",
     "summary",
 ]

@@ -549,8 +549,8 @@ def _resolve(device: str, training: Training, network: torch.nn.Module) -> tuple
 def _lay_out(store: Store, plan: Plan, member: np.ndarray, y: np.ndarray, canary: np.ndarray) -> None:
     pool, partner = plan.pool, np.arange(plan.n_models) ^ 1
     sizes = {"model": plan.n_models, "query": len(plan.queries), "record": len(pool), "label": pool.n_classes}
-    room = layout(sizes, plan.keep, plan.answers, raw=plan.defense.changes_answers)
-    store.create({"member": member, "partner": partner, "y": y, "canary": canary}, room, plan.attrs())
+    arrays = layout(sizes, plan.keep, plan.answers, raw=plan.defense.changes_answers)
+    store.create(arrays, {"member": member, "partner": partner, "y": y, "canary": canary}, plan.attrs())
 
 
 def _train(

@@ -37,7 +37,10 @@ DIMENSIONS = {
     "partner": ("model",),
     "y": ("record",),
     "canary": ("record",),
+    "checksum": ("model", "byte"),
 }
+#: Arrays that are known before training, and their types.
+FIXED = {"member": "bool", "partner": "int64", "y": "int64", "canary": "bool"}
 #: Bytes of a chunk, at most: blocks of records can be read without reading whole models.
 CHUNK_BYTES = 16 * 2**20
 
@@ -49,7 +52,7 @@ def layout(
     *,
     raw: bool,
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Return shape and type of every array that the models of a game fill.
+    """Return shape and type of every array of a game.
 
     Parameters
     ----------
@@ -64,18 +67,18 @@ def layout(
     """
     kept = ("logits",) if keep == "logits" else tuple(SIGNALS)
     kept += tuple(f"raw_{name}" for name in kept) if raw else ()
-    dtypes = dict.fromkeys(kept, answers if keep == "logits" else "float32")
-    return {
-        name: (tuple(sizes[d] for d in DIMENSIONS[name]), np.dtype(dtypes.get(name, "float64")))
-        for name in PER_MODEL
-        if name in kept or name not in ANSWERS + RAW
-    }
+    dtypes = FIXED | dict.fromkeys(kept, answers if keep == "logits" else "float32")
+    dtypes |= {name: "float64" for name in PER_MODEL if name not in ANSWERS + RAW} | {"checksum": "uint8"}
+    sizes = {**sizes, "byte": hashlib.sha256().digest_size}
+    return {name: (tuple(sizes[d] for d in DIMENSIONS[name]), np.dtype(dtypes[name])) for name in dtypes}
 
 
-def _chunks(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...]:
-    """One model, all queries, and as many records as fit; about the same number in each chunk."""
-    if len(shape) == 1:
-        return (1,)
+def _chunks(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...] | Literal["auto"]:
+    """Cut answers into chunks of one model, all queries, and as many records as fit, about the same in each."""
+    if name in FIXED:
+        return "auto"
+    if len(shape) < 3:
+        return (1, *shape[1:])
     _, queries, records, *labels = shape
     most = max(1, CHUNK_BYTES // (queries * math.prod(labels) * dtype.itemsize))
     return (1, queries, math.ceil(records / math.ceil(records / most)), *labels)
@@ -187,47 +190,42 @@ class Store:
 
     def create(
         self,
+        arrays: dict[str, tuple[tuple[int, ...], np.dtype]],
         fixed: dict[str, np.ndarray],
-        room: dict[str, tuple[tuple[int, ...], np.dtype]],
         attrs: dict,
     ) -> None:
-        """Lay the game out: what is known beforehand, and room for the rest.
+        """Lay the game out: room for everything, and what is known beforehand.
 
         What is there already is left alone; what is known beforehand is compared, and written anew where it is
         damaged.
 
         Parameters
         ----------
+        arrays : dict of str to tuple
+            Shapes and types of all arrays, from `layout`.
         fixed : dict of str to numpy.ndarray
-            Arrays that are known before training, e.g. ``member``.
-        room : dict of str to tuple
-            Shapes and types of the arrays to come, from `layout`.
+            Values of those that are known before training.
         attrs : dict
             What the game is, JSON-friendly.
         """
-        options: dict[str, dict[str, Any]] = {
-            name: {"shape": value.shape, "dtype": value.dtype} for name, value in fixed.items()
-        }
-        for name, (shape, dtype) in room.items():
-            options[name] = {
-                "shape": shape,
-                "dtype": dtype,
-                "chunks": _chunks(shape, dtype),
-                "fill_value": np.nan,
-            }
-        n_models = len(fixed["member"])
-        options["checksum"] = {"shape": (n_models, 32), "dtype": "uint8", "chunks": (1, 32)}
         try:
             there = self._open()[1].keys()
         except FileNotFoundError:
             there = set()
-        if missing := options.keys() - there:
+        if missing := arrays.keys() - there:
             try:
                 group = zarr.open_group(self.url, mode="a", attributes=_plain(attrs))
                 for name in missing:
+                    shape, dtype = arrays[name]
                     with suppress(ContainsArrayError):  # another process was faster
-                        names = DIMENSIONS.get(name, ("model", "byte"))
-                        group.create_array(name, dimension_names=names, **options[name])
+                        group.create_array(
+                            name,
+                            shape=shape,
+                            dtype=dtype,
+                            chunks=_chunks(name, shape, dtype),
+                            fill_value=np.nan if dtype.kind == "f" else 0,
+                            dimension_names=DIMENSIONS[name],
+                        )
             except Exception as error:  # every file system has errors of its own
                 raise _unwritable(self.root, error) from error
         self._restore(fixed)

@@ -427,7 +427,7 @@ def test_chunks_hold_whole_records_of_one_model(n_records, n_queries, n_classes,
     shape, dtype = (4, n_queries, n_records, n_classes), np.dtype(dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store_module, "CHUNK_BYTES", 100_000)
-        chunks = store_module._chunks(shape, dtype)
+        chunks = store_module._chunks("logits", shape, dtype)
     assert chunks[:2] == (1, n_queries)
     assert chunks[3] == n_classes
     assert 1 <= chunks[2] <= n_records
@@ -438,11 +438,11 @@ def test_chunks_hold_whole_records_of_one_model(n_records, n_queries, n_classes,
 
 
 def test_sizes_of_chunks():
-    assert store_module._chunks((256, 1, 50_000, 100), np.dtype("float32")) == (1, 1, 25_000, 100)
-    assert store_module._chunks((256, 18, 10_000, 1000), np.dtype("float16")) == (1, 18, 455, 1000)
-    assert store_module._chunks((64, 1, 2000, 30), np.dtype("float32")) == (1, 1, 2000, 30)
-    assert store_module._chunks((64, 2, 10_000_000), np.dtype("float32")) == (1, 2, 2_000_000)
-    assert store_module._chunks((64,), np.dtype("float64")) == (1,)
+    assert store_module._chunks("logits", (256, 1, 50_000, 100), np.dtype("float32")) == (1, 1, 25_000, 100)
+    assert store_module._chunks("logits", (256, 18, 10_000, 1000), np.dtype("float16")) == (1, 18, 455, 1000)
+    assert store_module._chunks("logits", (64, 1, 2000, 30), np.dtype("float32")) == (1, 1, 2000, 30)
+    assert store_module._chunks("logits", (64, 2, 10_000_000), np.dtype("float32")) == (1, 2, 2_000_000)
+    assert store_module._chunks("logits", (64,), np.dtype("float64")) == (1,)
 
 
 def test_answers_in_many_chunks(fresh_cache, monkeypatch, trained, undisturbed):
@@ -746,11 +746,8 @@ def test_two_processes_do_the_work_once(fresh_cache, tmp_path, undisturbed):
     assert_same(workers.play(), undisturbed)
 
 
-def test_two_processes_without_a_lock_get_the_same_game(
-    place, fresh_cache, tmp_path, undisturbed, monkeypatch
-):
-    if not str(place).startswith("local"):
-        pytest.skip("this one is locked, or not shared")
+def test_two_processes_without_a_lock_get_the_same_game(fresh_cache, tmp_path, undisturbed):
+    place = f"local://{tmp_path}/shared"
     both = [
         PROCESSES.Process(
             target=workers.play_in,

@@ -1,0 +1,75 @@
+"""What a game takes: bytes in the store, and bytes in memory when it is scored."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from mialab.options import check_integer, choose
+from mialab.store import layout
+
+
+def stored_bytes(
+    n_records: int,
+    n_models: int,
+    n_classes: int,
+    *,
+    queries: int = 1,
+    keep: Literal["logits", "scores"] = "logits",
+    answers: Literal["float32", "float16"] = "float32",
+    output_step: bool = False,
+) -> int:
+    """Return how many bytes a game takes in the store, before they are compressed.
+
+    Parameters
+    ----------
+    n_records, n_models, n_classes : int
+        Size of the pool, number of models, number of classes.
+    queries : int
+        Queries per record.
+    keep, answers
+        What is stored of an answer, see `mialab.play`.
+    output_step : bool
+        Whether the defense has an output step: answers before it are stored too.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> stored_bytes(1_000_000, 256, 1000, answers="float16") // 10**9, "GB"
+    (512, 'GB')
+    >>> stored_bytes(1_000_000, 256, 1000, keep="scores") // 10**9, "GB"
+    (7, 'GB')
+    """
+    choose("keep", keep, ("logits", "scores"))
+    choose("answers", answers, ("float32", "float16"))
+    given = {"n_models": n_models, "queries": queries, "n_records": n_records, "n_classes": n_classes}
+    for name, size in given.items():
+        check_integer(name, size, low=1)
+    sizes = dict(zip(("model", "query", "record", "label"), given.values(), strict=True))
+    arrays = layout(sizes, keep, answers, raw=output_step)
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in arrays.values())
+
+
+def signal_bytes(n_records: int, n_models: int, *, queries: int = 1) -> int:
+    """Return how many bytes of memory a signal of all answers takes: what an attack on one signal holds.
+
+    Logits are read chunk by chunk, so their size does not matter.
+
+    Parameters
+    ----------
+    n_records, n_models, queries : int
+        Size of the pool, number of models, queries per record.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> signal_bytes(1_000_000, 256) / 10**9, "GB"
+    (2.048, 'GB')
+    """
+    return 8 * n_records * n_models * queries
