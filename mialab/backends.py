@@ -13,6 +13,7 @@ from mialab import progress
 from mialab.data import Pool, load_again
 
 if TYPE_CHECKING:
+    from distributed import Future
     from joblib._dask import DaskDistributedBackend
 
 Result = TypeVar("Result")
@@ -56,7 +57,8 @@ class Processes:
             Seconds that one process would take, roughly.
         """
         pays = STARTED_PAYS if time.monotonic() < Processes._alive_until else START_PAYS
-        return self.workers or (joblib.effective_n_jobs(-1) if work > pays else 1)
+        _, most = get_active_backend()
+        return self.workers or (joblib.effective_n_jobs(most or -1) if work > pays else 1)
 
     def run(
         self, function: Callable[..., Result], groups: Sequence[list[int]], workers: int, **options: object
@@ -108,7 +110,7 @@ class Cluster:
         future = self.client.submit(function, *arguments, **options, **self.options)
         if not self.client.nthreads():
             progress.note("waiting for the first worker of the cluster")
-        return future.result()
+        return self._result(future, "A look at the game was")
 
     def ask_of_pool(self, function: Callable[..., Result], **options: object) -> Result:
         """Do the same with ``pool=`` the records."""
@@ -128,7 +130,7 @@ class Cluster:
         self, function: Callable[..., Result], groups: Sequence[list[int]], workers: int, **options: object
     ) -> Iterator[Result]:
         """Yield ``function(group, pool=..., **options)`` of every group as it is done."""
-        from distributed import CancelledError, KilledWorker, as_completed
+        from distributed import as_completed
 
         futures = {
             self.client.submit(_with_pool, function, group, pool=self.pool, **options, **self.options): group
@@ -136,16 +138,21 @@ class Cluster:
         }
         try:
             for future in as_completed(futures):
-                try:
-                    yield future.result()
-                except (KilledWorker, CancelledError) as error:
-                    raise RuntimeError(
-                        f"Models {futures[future]} were given up by the cluster: {error}. Workers die most often for "
-                        "want of memory: give each one more, or keep less (answers='float16', keep='scores'). Finished "
-                        "models are stored."
-                    ) from error
+                yield self._result(future, f"Models {futures[future]} were")
         finally:
             self.client.cancel(list(futures))
+
+    @staticmethod
+    def _result(future: Future, what: str) -> Any:
+        from distributed import CancelledError, KilledWorker
+
+        try:
+            return future.result()
+        except (KilledWorker, CancelledError) as error:
+            raise RuntimeError(
+                f"{what} given up by the cluster: {error}. Workers die most often for want of memory: give each one "
+                "more, or keep less (answers='float16', keep='scores'). Finished models are stored."
+            ) from error
 
 
 def _with_pool(function: Callable[..., Result], *arguments: object, pool: Any, **options: object) -> Result:

@@ -6,6 +6,7 @@ import hashlib
 import http.server
 import io
 import os
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -378,6 +379,37 @@ def test_a_pool_survives_pickling():
 
     pool = toy()
     assert pickle.loads(pickle.dumps(pool)).fingerprint == pool.fingerprint
+
+
+def test_a_pool_knows_how_it_was_loaded(tmp_path):
+    pool = load("digits", size=100, seed=np.int64(3))
+    assert pool.loaded == {"name": "digits", "size": 100, "validation": 10, "test": 1687, "seed": 3}
+    again = load(**pool.loaded)
+    assert again.fingerprint == pool.fingerprint
+    assert pickle.loads(pickle.dumps(pool)).loaded == pool.loaded
+    assert dataclasses.replace(pool, name="mine").loaded is None  # it may hold anything
+    assert toy().loaded is None
+    file = tmp_path / "digits.npz"  # of this name, but the user's own
+    np.savez(file, x=pool.x, y=pool.y)
+    assert load(file).loaded is None
+
+
+def test_what_was_loaded_elsewhere_is_loaded_again_once(monkeypatch):
+    data.load_again.cache_clear()
+    pool, calls = load("digits", size=60), []
+    monkeypatch.setattr(data, "load", lambda **options: (calls.append(options), load(**options))[1])
+    first, second = (data.load_again(fingerprint=pool.fingerprint, **pool.loaded) for _ in range(2))
+    assert first is second
+    assert calls == [pool.loaded]
+    np.testing.assert_array_equal(first.x, pool.x)
+    with pytest.raises(
+        RuntimeError, match=r"^Data set 'digits' on .* is not the one .* expected 0123456789ab"
+    ):
+        data.load_again(fingerprint="0123456789abcdef", **pool.loaded)
+    with pytest.raises(
+        RuntimeError, match=r"^Data set 'nonsense' cannot be loaded on .*unknown data set.* MIALAB_DATA"
+    ):
+        data.load_again(fingerprint="", **pool.loaded | {"name": "nonsense"})
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from torch import nn
 from toys import random_game
 
 import mialab as mia
-from mialab import engine
+from mialab import backends, engine
 from mialab.defenses import HAMP, Defense
 from mialab.membership import membership, mislabel
 from mialab.models import MLP
@@ -338,6 +338,16 @@ def test_worker_processes_share_the_pool(fresh_cache, tmp_path):
     assert os.getpid() not in {process for process, _, _ in seen}
     assert {kind for _, kind, _ in seen} == {"memmap"}
     assert len({file for _, _, file in seen}) == 1
+
+
+def test_the_number_of_workers():
+    large, small = 1e6, 1e-6
+    assert backends.find(toys.pool(), None, shared=True).size(large) == joblib.cpu_count()
+    assert backends.find(toys.pool(), None, shared=True).size(small) == 1
+    assert backends.find(toys.pool(), 5, shared=True).size(small) == 5
+    assert backends.find(toys.pool(), 5, shared=False).size(large) == 1
+    with joblib.parallel_config(n_jobs=3):
+        assert backends.find(toys.pool(), None, shared=True).size(large) == 3
 
 
 def test_threads_train_one_group_at_a_time(fresh_cache):

@@ -16,7 +16,7 @@ import workers
 import zarr
 
 import mialab as mia
-from mialab import backends, data, progress
+from mialab import backends, progress
 from mialab.models import MLP
 
 distributed = pytest.importorskip("distributed", reason="needs the optional extra 'cluster'")
@@ -111,16 +111,6 @@ def test_a_worker_with_other_data_says_so(client, fresh_cache):
     ):
         mia.play(pool, **SMALL)
     assert mia.play(dataclasses.replace(pool), **SMALL).n_records == 40
-
-
-def test_a_worker_without_the_data_says_so(monkeypatch):
-    def missing(**_):
-        raise FileNotFoundError("location30 is not here and could not be downloaded.")
-
-    monkeypatch.setattr(data, "load", missing)
-    message = r"^Data set 'location30' cannot be loaded on .*: location30 is not here .* Set MIALAB_DATA on all workers"
-    with pytest.raises(RuntimeError, match=message):
-        data.load_again("fingerprint", name="location30", size=2, validation=0, test=0, seed=0)
 
 
 def test_what_is_asked_is_answered_by_a_worker(client):
