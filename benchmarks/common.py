@@ -8,10 +8,10 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ import psutil
 
 from mialab import provenance
 
+#: Runs a function in a fresh process; see `fresh_processes`.
+Fresh = Callable[..., tuple[Any, float]]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -36,14 +38,15 @@ class Row:
 
 
 class PeakMemory:
-    """The most memory, in MB, that all processes started from this one held together while this was open.
+    """The most memory, in MB, that a process and its children held together while this was open.
 
     A thread reads it a few times a second: the proportional set size (PSS), so that memory-mapped files and
     libraries count once, however many processes share them; where there is no PSS, what each has to itself (USS).
     """
 
-    def __init__(self, every: float = 0.2) -> None:
+    def __init__(self, pid: int, every: float = 0.2) -> None:
         self.mb, self._every, self._over = 0.0, every, threading.Event()
+        self._root = psutil.Process(pid)
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> PeakMemory:
@@ -53,10 +56,16 @@ class PeakMemory:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
+        self._read()
 
     def _watch(self) -> None:
         while not self._over.wait(self._every):
-            self.mb = max(self.mb, sum(map(_megabytes, psutil.Process().children(recursive=True))))
+            self._read()
+
+    def _read(self) -> None:
+        with suppress(psutil.NoSuchProcess):
+            tree = [self._root, *self._root.children(recursive=True)]
+            self.mb = max(self.mb, sum(map(_megabytes, tree)))
 
 
 def _megabytes(process: psutil.Process) -> float:
@@ -67,17 +76,43 @@ def _megabytes(process: psutil.Process) -> float:
     return getattr(memory, "pss", memory.uss) / 1e6
 
 
-def in_fresh_process(job: Callable[..., Any], *arguments: object, memory: bool = True) -> tuple[Any, float]:
-    """Return what a function returns in a new process, and the peak memory of it and its children in MB.
+class FreshProcess:
+    """A new Python process that runs functions one after another; it ends with the ``with`` block."""
 
-    Reading the memory takes a few per cent of a core's time: without it, the memory is 0.
+    def __enter__(self) -> FreshProcess:
+        self._process = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        self.pid = self._process.submit(os.getpid).result()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.shutdown()
+
+    def run(self, job: Callable[..., Any], *arguments: object, memory: bool = False) -> tuple[Any, float]:
+        """Return what a function returns there and, if asked for, the peak memory of the process and its children.
+
+        Reading the memory, in MB, takes a few per cent of a core's time; without it, it is 0.
+        """
+        with PeakMemory(self.pid) if memory else nullcontext() as peak:
+            result = self._process.submit(job, *arguments).result()
+        return result, peak.mb if peak else 0.0
+
+
+@contextmanager
+def fresh_processes(quick: bool) -> Iterator[Fresh]:
+    """Yield a function that runs a function in a new process of its own, else like `FreshProcess.run`.
+
+    For a quick look one process does for all: starting them takes longest then.
     """
-    with (
-        PeakMemory() if memory else nullcontext() as peak,
-        ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process,
-    ):
-        result = process.submit(job, *arguments).result()
-    return result, peak.mb if peak else 0.0
+    if quick:
+        with FreshProcess() as process:
+            yield process.run
+        return
+
+    def run(job: Callable[..., Any], *arguments: object, memory: bool = False) -> tuple[Any, float]:
+        with FreshProcess() as process:
+            return process.run(job, *arguments, memory=memory)
+
+    yield run
 
 
 def default_threads() -> None:
@@ -126,11 +161,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 def table(rows: list[Mapping[str, Any]]) -> str:
     """Return rows as aligned text; numbers to three digits, nothing for None."""
-    if not rows:
-        return "(nothing)"
-    cells = [list(rows[0]), *([_text(value) for value in row.values()] for row in rows)]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *([_text(row.get(name)) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [all(isinstance(row[name], int | float | None) for row in rows) for name in rows[0]]
+    numeric = [all(isinstance(row.get(name), int | float | None) for row in rows) for name in names]
     return "\n".join(
         "  ".join(
             cell.rjust(w) if right else cell.ljust(w)
@@ -171,8 +205,12 @@ def report(
         f"Python {facts['python']}, torch {facts['versions']['torch']}, NumPy {facts['versions']['numpy']}; "
         f"commit {facts['commit']}; {facts['date']}\n"
     )
-    if rows:
-        print(table([dict(zip(HEADINGS, asdict(row).values(), strict=True)) for row in rows]))
+    columns = dict(zip(HEADINGS, (field.name for field in fields(Row)), strict=True))
+    used = {
+        heading: name for heading, name in columns.items() if any(getattr(r, name) is not None for r in rows)
+    }
+    print(table([{heading: getattr(row, name) for heading, name in used.items()} for row in rows]))
+    if used.keys() & {"x loader", "x plain"}:
         print("x loader, x plain: how many times as fast as that loop; higher is better.")
     for name, lines in details.items():
         print(f"\n{name.replace('_', ' ')}\n{table(lines)}")

@@ -30,7 +30,7 @@ from unittest import mock
 import common
 import numpy as np
 import torch
-from common import Row
+from common import Fresh, Row
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset, TensorDataset
@@ -54,6 +54,7 @@ class Workload:
     model: Model
     training: mia.Training
     n_models: int
+    most_repeats: int = 99
 
     @property
     def member(self) -> np.ndarray:
@@ -83,27 +84,29 @@ def loaded(
 def workloads(quick: bool) -> dict[str, Callable[[], Workload]]:
     """The workloads by name; each is loaded when it is called for."""
 
-    def make(title: str, data: tuple, model: Model, n_models: int, epochs: int) -> Workload:
+    def make(
+        title: str, data: tuple, model: Model, n_models: int, epochs: int, most_repeats: int = 99
+    ) -> Workload:
         name, size, shape, n_classes = data
         if quick:
             size, n_models, epochs = 128, 2, 1
         pool = loaded(name, size, shape, n_classes, made_up=quick and name != "digits")
         training = mia.Training(epochs=epochs, batch_size=64)
         note = " (made up)" if "made up" in pool.name else ""
-        return Workload(f"{title}{note}, K={n_models}", pool, model, training, n_models)
+        return Workload(f"{title}{note}, K={n_models}", pool, model, training, n_models, most_repeats)
 
     tanh, relu = partial(MLP, activation="tanh"), partial(MLP, activation="relu")
     return {
         "digits": partial(make, "digits MLP", ("digits", 1000, (1, 8, 8), 10), relu((128,)), 64, 20),
         "location30": partial(
-            make, "Location30 MLP", ("location30", 2700, (446,), 30), tanh((1024, 512, 256, 128)), 16, 4
+            make, "Location30 MLP", ("location30", 2700, (446,), 30), tanh((1024, 512, 256, 128)), 16, 3
         ),
         "cnn": partial(make, "28x28 CNN", ("fashion_mnist", 3000, (1, 28, 28), 10), CNN(), 8, 2),
-        "cifar10": partial(make, "CIFAR-10 CNN", ("cifar10", 10_000, (3, 32, 32), 10), CNN(), 8, 1),
+        "cifar10": partial(make, "CIFAR-10 CNN", ("cifar10", 10_000, (3, 32, 32), 10), CNN(), 8, 2, 2),
     }
 
 
-# ---- the variants ---------------------------------------------------------------------------------------------------
+# ---- the variants -----------------------------------------------------------------------------------------------
 
 
 def tensors(pool: mia.Pool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,7 +120,7 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, 
     optimizer.step()
 
 
-def fresh(work: Workload, model: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def initialised(work: Workload, model: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(model)
     network = work.model(work.pool.x.shape[1:], work.pool.n_classes)
     return network, torch.optim.Adam(network.parameters(), lr=work.training.lr)
@@ -133,7 +136,7 @@ def with_loader(work: Workload) -> list[np.ndarray]:
     records = TensorDataset(*tensors(work.pool))
     logits = []
     for k, member in enumerate(work.member):
-        network, optimizer = fresh(work, k)
+        network, optimizer = initialised(work, k)
         own = Subset(records, np.flatnonzero(member).tolist())
         batches = DataLoader(own, batch_size=work.training.batch_size, shuffle=True)
         for _ in range(work.training.epochs):
@@ -147,7 +150,7 @@ def without_loader(work: Workload) -> list[np.ndarray]:
     x, y = tensors(work.pool)
     logits = []
     for k, member in enumerate(work.member):
-        network, optimizer = fresh(work, k)
+        network, optimizer = initialised(work, k)
         own = torch.as_tensor(np.flatnonzero(member))
         for _ in range(work.training.epochs):
             for batch in own[torch.randperm(len(own))].split(work.training.batch_size):
@@ -165,26 +168,53 @@ def time_loop(work: Workload, loop: Callable[[Workload], list[np.ndarray]], thre
     """Seconds and accuracy of a plain loop; runs in a process of its own."""
     if threads:
         torch.set_num_threads(threads)
-    step(*fresh(work, 0), *(part[:2] for part in tensors(work.pool)))  # what torch sets up only once
+    step(*initialised(work, 0), *(part[:2] for part in tensors(work.pool)))  # what torch sets up only once
     began = time.perf_counter()
     logits = loop(work)
     return {"seconds": time.perf_counter() - began, "accuracy": train_accuracy(work, logits)}
 
 
-def time_engine(work: Workload, games: int = 2) -> dict:
-    """Seconds of the first game of a session and of the fastest later one; runs in a process of its own."""
-    seconds = []
-    for _ in range(games):
-        with tempfile.TemporaryDirectory() as folder:
-            os.environ["MIALAB_CACHE"] = folder
-            began = time.perf_counter()
-            game = mia.play(work.pool, model=work.model, training=work.training, n_models=work.n_models)
-            seconds.append(time.perf_counter() - began)
-            stored = sum(game.dataset[name].nbytes for name in game.dataset)
-            how = {key: game.attrs.get(key) for key in ("form", "workers")}
-            how["precision"] = game.attrs.get("training", {}).get("precision")
-            accuracy = float(game.train_accuracy.mean())
-    return {"first": seconds[0], "seconds": min(seconds[1:]), "accuracy": accuracy, "stored": stored, **how}
+def time_engine(work: Workload, *, first: bool, games: int = 1) -> dict:
+    """Seconds of a game whose worker processes run already, and facts about it; runs in a process of its own.
+
+    Parameters
+    ----------
+    work : Workload
+        The game.
+    first : bool
+        Whether the game that starts the workers is the whole one and timed as well, or a small one.
+    games : int
+        Games to time; the fastest counts.
+    """
+
+    def play(work: Workload, workers: int | None = None) -> tuple[float, mia.Game]:
+        began = time.perf_counter()
+        game = mia.play(
+            work.pool, model=work.model, training=work.training, n_models=work.n_models, workers=workers
+        )
+        return time.perf_counter() - began, game
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MIALAB_CACHE"] = f"{folder}/first"
+        if first:
+            seconds_first, _ = play(work)
+        else:
+            cores = os.cpu_count() or 1
+            small = replace(work, n_models=2 * cores, training=replace(work.training, epochs=1))
+            seconds_first, _ = None, play(small, workers=cores)
+        seconds = []
+        for number in range(games):
+            os.environ["MIALAB_CACHE"] = f"{folder}/{number}"
+            taken, game = play(work)
+            seconds.append(taken)
+        return {
+            "first": seconds_first,
+            "seconds": min(seconds),
+            "accuracy": float(game.train_accuracy.mean()),
+            "stored": sum(game.dataset[name].nbytes for name in game.dataset),
+            "precision": game.attrs["training"].get("precision"),
+            **{key: game.attrs.get(key) for key in ("form", "workers")},
+        }
 
 
 LOOPS = {
@@ -194,22 +224,23 @@ LOOPS = {
 }
 
 
-def compare(work: Workload, repeats: int) -> tuple[list[Row], dict[str, Any], dict[str, Any]]:
+def compare(work: Workload, repeats: int, fresh: Fresh) -> tuple[list[Row], dict[str, Any], dict[str, Any]]:
     """Rows of all variants of a workload, what the engine did, and how accurate the models are."""
     seconds: dict[str, list[float]] = {}
     peak: dict[str, float] = {}
     accuracy: dict[str, float] = {}
-    for repeat in range(repeats):
+    for repeat in range(min(repeats, work.most_repeats)):
         for variant, (loop, threads) in LOOPS.items():
             if threads and not isinstance(work.model, MLP):
                 continue
-            result, mb = common.in_fresh_process(time_loop, work, loop, threads, memory=not repeat)
+            result, mb = fresh(time_loop, work, loop, threads, memory=not repeat)
             seconds.setdefault(variant, []).append(result["seconds"])
             peak[variant], accuracy[variant] = max(mb, peak.get(variant, 0)), result["accuracy"]
-        result, mb = common.in_fresh_process(time_engine, work, memory=not repeat)
+        result, mb = fresh(partial(time_engine, work, first=not repeat), memory=not repeat)
         for variant, value in (("engine", result["seconds"]), ("engine, first call", result["first"])):
-            seconds.setdefault(variant, []).append(value)
-            peak[variant] = max(mb, peak.get(variant, 0))
+            if value:
+                seconds.setdefault(variant, []).append(value)
+                peak[variant] = max(mb, peak.get(variant, 0))
         accuracy["engine"] = result["accuracy"]
         say = ", ".join(f"{variant} {values[-1]:.2f} s" for variant, values in seconds.items())
         print(f"{work.name}, repeat {repeat + 1}: {say}", flush=True)
@@ -240,12 +271,12 @@ def compare(work: Workload, repeats: int) -> tuple[list[Row], dict[str, Any], di
     return rows, did, {"workload": work.name, **accuracy, "spread": spread}
 
 
-# ---- what the machine could do --------------------------------------------------------------------------------------
+# ---- what the machine could do ----------------------------------------------------------------------------------
 
 
 def batch_flops(work: Workload) -> tuple[int, int]:
     """Floating-point operations of one batch: a training step without its optimizer, and answers."""
-    network, _ = fresh(work, 0)
+    network, _ = initialised(work, 0)
     x, y = (part[: work.training.batch_size] for part in tensors(work.pool))
     with FlopCounterMode(display=False) as train:
         F.cross_entropy(network(x), y).backward()
@@ -309,7 +340,7 @@ def step_costs(work: Workload, machine: list[dict[str, Any]], seconds: float) ->
     """
     torch.set_num_threads(1)
     x, y = (part[: work.training.batch_size] for part in tensors(work.pool))
-    network, _ = fresh(work, 0)
+    network, _ = initialised(work, 0)
     n_bytes = 4 * sum(p.numel() for p in network.parameters())
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
 
@@ -339,7 +370,7 @@ def step_costs(work: Workload, machine: list[dict[str, Any]], seconds: float) ->
 
 def layer_rates(work: Workload, seconds: float) -> list[dict[str, Any]]:
     """Matrix products of a network's own shapes, one thread."""
-    network, _ = fresh(work, 0)
+    network, _ = initialised(work, 0)
     batch = work.training.batch_size
     return [
         {
@@ -358,7 +389,7 @@ def layer_rates(work: Workload, seconds: float) -> list[dict[str, Any]]:
     ]
 
 
-# ---- does the engine's rule pick the faster form? -------------------------------------------------------------------
+# ---- does the engine's rule pick the faster form? ---------------------------------------------------------------
 
 
 def form_networks(quick: bool) -> dict[str, tuple[mia.Pool, Model, int, int]]:
@@ -430,10 +461,10 @@ def compare_forms(quick: bool, repeats: int) -> list[dict[str, Any]]:
     return lines
 
 
-# ---- how cost grows -------------------------------------------------------------------------------------------------
+# ---- how cost grows ---------------------------------------------------------------------------------------------
 
 
-def cost_curves(quick: bool, repeats: int) -> tuple[list[Row], list[dict[str, Any]]]:
+def cost_curves(quick: bool, repeats: int, fresh: Fresh) -> tuple[list[Row], list[dict[str, Any]]]:
     """Time and memory of a small workload against the number of models and of records, doubling each."""
     sizes = (100, 200) if quick else (500, 1000, 2000, 4000, 8000)
     counts = (2, 4) if quick else (4, 8, 16, 32, 64)
@@ -455,7 +486,7 @@ def cost_curves(quick: bool, repeats: int) -> tuple[list[Row], list[dict[str, An
     rows, fits = [], []
     for what, points in curves.items():
         runs = {
-            variant: common.in_fresh_process(time_engine, work, 1 + repeats)
+            variant: fresh(partial(time_engine, work, first=True, games=repeats), memory=True)
             for variant, (_, work) in points.items()
         }
         seconds = {variant: result["seconds"] for variant, (result, _) in runs.items()}
@@ -488,33 +519,33 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each variant (default: 3)")
     options = parser.parse_args()
     wanted = options.only or [*jobs, "forms", "curves"]
-    repeats = 1 if options.quick else options.repeats
+    repeats, seconds = (1, 0.02) if options.quick else (options.repeats, 0.5)
     common.default_threads()
     print(f"{common.processor()}; load {os.getloadavg()[0]:.2f} at the start", flush=True)
 
-    seconds = 0.02 if options.quick else 0.5
     machine = machine_rates(seconds)
     details: dict[str, list] = {"machine": machine}
     rows, did, accuracy, steps, layers = [], [], [], [], []
-    for name in [job for job in jobs if job in wanted]:
-        work = jobs[name]()
-        found, facts, right = compare(work, repeats)
-        for dtype in ("float32", "bfloat16"):
-            most = (os.cpu_count() or 1) * machine[0][f"{dtype} GFLOP/s"]
-            facts[f"share of {dtype} rate"] = facts["GFLOP/s"] / most
-        rows += found
-        did.append(facts)
-        accuracy.append(right)
-        steps.append(step_costs(work, machine, seconds))
-        layers += layer_rates(work, seconds)
-    if did:
-        details |= {"engine": did, "train_accuracy": accuracy}
-        details |= {"one_step_one_thread": steps, "matrix_products_one_thread": layers}
+    with common.fresh_processes(options.quick) as fresh:
+        for name in [job for job in jobs if job in wanted]:
+            work = jobs[name]()
+            found, facts, right = compare(work, repeats, fresh)
+            for dtype in ("float32", "bfloat16"):
+                most = (os.cpu_count() or 1) * machine[0][f"{dtype} GFLOP/s"]
+                facts[f"share of {dtype} rate"] = facts["GFLOP/s"] / most
+            rows += found
+            did.append(facts)
+            accuracy.append(right)
+            steps.append(step_costs(work, machine, seconds))
+            layers += layer_rates(work, seconds)
+        if did:
+            details |= {"engine": did, "train_accuracy": accuracy}
+            details |= {"one_step_one_thread": steps, "matrix_products_one_thread": layers}
+        if "curves" in wanted:
+            found, details["growth"] = cost_curves(options.quick, repeats, fresh)
+            rows += found
     if "forms" in wanted:
         details["stacked_or_single"] = compare_forms(options.quick, repeats)
-    if "curves" in wanted:
-        found, details["growth"] = cost_curves(options.quick, repeats)
-        rows += found
     common.report(rows, options.json, **details)
     for line in accuracy:
         if line["spread"] > SAME_ACCURACY and not options.quick:

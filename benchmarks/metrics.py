@@ -1,19 +1,15 @@
 """Cost of the bootstrap intervals: `python benchmarks/metrics.py [--json FILE]`, one thread, CPU seconds."""
 
-import argparse
-import json
 import os
-import platform
-import time
-from collections.abc import Callable
-from pathlib import Path
+import sys
 
 # One thread has to be set before NumPy is loaded: hence the late imports (E402).
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
+import common  # noqa: E402
 import numpy as np  # noqa: E402
-import scipy  # noqa: E402
+from common import Row  # noqa: E402
 from sklearn.metrics import roc_auc_score, roc_curve  # noqa: E402
 
 from mialab import metrics  # noqa: E402
@@ -27,16 +23,6 @@ def simulated_game(n_models, n_records, seed=0):
     return rng.normal(size=member.shape) + 0.4 * member, member, np.arange(n_models) ^ 1
 
 
-def cpu_seconds(job: Callable[[], object], repeats: int) -> float:
-    """Smallest CPU time of `repeats` runs."""
-    seconds = []
-    for _ in range(repeats):
-        start = time.process_time()
-        job()
-        seconds.append(time.process_time() - start)
-    return min(seconds)
-
-
 def sklearn_bootstrap(score, member, n_resamples):
     """The plain loop: draw records, sort again, read the curve."""
     rng, inside, outside = np.random.default_rng(0), np.flatnonzero(member), np.flatnonzero(~member)
@@ -47,33 +33,36 @@ def sklearn_bootstrap(score, member, n_resamples):
         roc_auc_score(member[drawn], score[drawn])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    args = parser.parse_args()
-    score, member, _ = simulated_game(2, 10_000)
-    mid, large = simulated_game(32, 2_700), simulated_game(64, 10_000)
+def main() -> int:
+    options = common.parser(__doc__).parse_args()
+    n, resamples, few = (200, 20, 2) if options.quick else (10_000, 1000, 20)
+    score, member, _ = simulated_game(2, n)
 
     def pooled(game):
-        return metrics.pooled_bootstrap(game[0], game[1], partner=game[2], said_member=game[0] > 0.2)
+        return metrics.pooled_bootstrap(
+            game[0], game[1], partner=game[2], said_member=game[0] > 0.2, n_resamples=resamples
+        )
 
+    one = f"AUC + 3 TPRs, {n:,} scores"
     jobs = {
-        "bootstrap: AUC + 3 TPRs, 10,000 scores, 1,000 resamples": (
-            lambda: metrics.bootstrap(score[0], member[0]),
+        (one, f"bootstrap, {resamples:,} resamples"): (
+            lambda: metrics.bootstrap(score[0], member[0], n_resamples=resamples),
             5,
         ),
-        "the same with scikit-learn, 20 resamples": (lambda: sklearn_bootstrap(score[0], member[0], 20), 3),
-        "pooled: 32 targets x 2,700 records, 1,000 resamples": (lambda: pooled(mid), 2),
-        "pooled: 64 targets x 10,000 records, 1,000 resamples": (lambda: pooled(large), 1),
+        (one, f"scikit-learn, {few} resamples"): (lambda: sklearn_bootstrap(score[0], member[0], few), 3),
     }
-    figures = {name: round(cpu_seconds(*job), 4) for name, job in jobs.items()}
-    for name, seconds in figures.items():
-        print(f"{seconds:8.3f} CPU s   {name}")
-    if args.json:
-        versions = {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__}
-        report = {"cpu_seconds": figures, "versions": versions, "load": os.getloadavg()[0]}
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
+    for models, records, repeats in ((4, 200, 1),) if options.quick else ((32, 2700, 2), (64, 10_000, 1)):
+        game = simulated_game(models, records)
+        name = f"{models} targets x {records:,} records"
+        jobs[name, f"pooled bootstrap, {resamples:,} resamples"] = (lambda g=game: pooled(g), repeats)
+    rows = [Row(*names, round(common.cpu_seconds(*job), 4)) for names, job in jobs.items()]
+    each = [
+        {"workload": one, "variant": row.variant, "CPU ms/resample": 1e3 * row.seconds / n}
+        for row, n in zip(rows, (resamples, few), strict=False)
+    ]
+    common.report(rows, options.json, one_resample=each)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
