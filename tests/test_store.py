@@ -361,6 +361,19 @@ def refuse(store, process, alone, write, *arguments):
     write(store, *arguments)
 
 
+def test_a_group_that_is_given_out_again_is_finished_only(fresh_cache, monkeypatch, trained):
+    workers.play()
+    store = Store(games_root(), stored(fresh_cache).stem)
+    with monkeypatch.context() as patch:  # as it was before models 2 and 3 were written
+        (stored(fresh_cache) / "checksum" / "c" / "2" / "0").unlink()
+        (stored(fresh_cache) / "checksum" / "c" / "3" / "0").unlink()
+        trained.clear()
+        patch.setattr(engine, "train_group", lambda models, **_: trained.extend(models) or 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            game._train_group([0, 1, 2, 3], store=store)
+    assert trained == [2, 3]
+
+
 def test_the_environment_names_the_place(fresh_cache, tmp_path, monkeypatch):
     monkeypatch.setenv("MIALAB_GAMES", str(tmp_path / "elsewhere"))
     mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
@@ -554,6 +567,17 @@ def test_whatever_changes_a_game_changes_its_key():
     keys = {name: small_plan(**change).key() for name, change in CHANGES.items()} | {"": small_plan().key()}
     assert len(set(keys.values())) == len(keys), json.dumps(keys, indent=1)
     assert small_plan(pool=toys.pool("binary", validation=10)).key() == keys[""]
+
+
+def test_the_code_of_signals_counts_where_they_are_stored(monkeypatch):
+    for keep in ("logits", "scores"):
+        keys = []
+        for code in ("old", "new"):
+            monkeypatch.setattr(
+                "mialab.provenance.source_hash", lambda *files, code=code: code * ("signals.py" in files)
+            )
+            keys.append(small_plan(keep=keep).key())
+        assert (keys[0] == keys[1]) == (keep == "logits")
 
 
 def test_every_parameter_of_a_defense_is_in_the_key():
