@@ -69,7 +69,7 @@ def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
     ValueError
         If there is no such run; the message lists those there are.
     """
-    known = [file.stem for file in folder.glob("*.json")]
+    known = [file.stem for file in folder.glob("*.json") if not file.stem.startswith("benchmark-")]
     choose("name", name, known)
     provenance = json.loads((folder / f"{name}.json").read_text())
     tables: dict[str, Any] = {"provenance": provenance}
@@ -84,6 +84,34 @@ def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
         tables[key] = table
     tables["facts"] = _facts(provenance)
     return tables
+
+
+def load_benchmark(name: str, *, folder: Path = FOLDER) -> pd.DataFrame:
+    """Read the rows that a benchmark wrote with ``--json results/benchmark-NAME.json``.
+
+    Parameters
+    ----------
+    name : {"engine", "scoring", "peers"}
+        Name of the benchmark.
+    folder : Path
+        Where to look.
+
+    Returns
+    -------
+    DataFrame
+        ``workload``, ``variant``, ``seconds``, ``ratio_to_loader``, ``ratio_to_plain``, ``peak_mb``; its ``attrs`` say
+        on what machine, with which commit and versions, and when.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file; the message lists those there are.
+    """
+    known = [f.stem.removeprefix("benchmark-") for f in folder.glob("benchmark-*.json")]
+    choose("name", name, [n for n in known if not n.endswith("-details")])
+    rows = pd.DataFrame(json.loads((folder / f"benchmark-{name}.json").read_text()))
+    rows.attrs = json.loads((folder / f"benchmark-{name}-details.json").read_text())["about"]
+    return rows
 
 
 def _facts(provenance: dict[str, Any]) -> pd.DataFrame:

@@ -1,10 +1,19 @@
-"""What a game takes: bytes in the store, and bytes in memory when it is scored."""
+"""What a game costs: time, bytes in the store, and bytes in memory when it is scored."""
 
 from __future__ import annotations
 
 import math
+import tracemalloc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from mialab.game import Game
 from mialab.options import check_integer, choose
 from mialab.store import layout
 
@@ -73,3 +82,73 @@ def signal_bytes(n_records: int, n_models: int, *, queries: int = 1) -> int:
     (2.048, 'GB')
     """
     return 8 * n_records * n_models * queries
+
+
+def costs(games: Iterable[Game]) -> pd.DataFrame:
+    """Tabulate what games cost, a row for each.
+
+    Parameters
+    ----------
+    games : iterable of Game
+        Games from `mialab.play`.
+
+    Returns
+    -------
+    DataFrame
+        ``models``, ``records``; ``core seconds``, the time that all trainings and answers took, added up over worker
+        processes; ``stored MB`` of all arrays, before they are compressed; ``peak MB``, the largest resident memory of
+        a process that trained, its libraries included; ``form``, ``precision`` and ``workers`` of the training.
+    """
+    return pd.DataFrame(
+        {
+            "models": game.n_models,
+            "records": game.n_records,
+            "core seconds": float(game.dataset["seconds"].sum()),
+            "stored MB": game.dataset.nbytes / 1e6,
+            "peak MB": game.attrs["peak_mb"],
+            "form": game.attrs["form"],
+            "precision": game.attrs["training"]["precision"],
+            "workers": game.attrs["workers"],
+        }
+        for game in games
+    )
+
+
+def exponent(size: ArrayLike, cost: ArrayLike) -> float:
+    """Fit ``cost = c * size ** e`` by least squares of the logarithms and return e: 1 is linear growth.
+
+    Parameters
+    ----------
+    size, cost : array_like of float, shape (n,)
+        Positive numbers; at least two different sizes.
+
+    Returns
+    -------
+    float
+    """
+    return float(np.polyfit(np.log(size), np.log(cost), 1)[0])
+
+
+@dataclass
+class Allocation:
+    """What `allocated` measured, in MB."""
+
+    mb: float = float("nan")
+
+
+@contextmanager
+def allocated() -> Iterator[Allocation]:
+    """Measure the most memory that Python and NumPy hold at a time, beyond what they held before.
+
+    Yields
+    ------
+    Allocation
+        Its ``mb`` is there after the block. Memory that libraries take without telling Python does not count.
+    """
+    tracemalloc.start()
+    result = Allocation()
+    try:
+        yield result
+    finally:
+        result.mb = tracemalloc.get_traced_memory()[1] / 1e6
+        tracemalloc.stop()
