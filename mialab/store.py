@@ -209,10 +209,10 @@ class Store:
             What the game is, JSON-friendly.
         """
         try:
-            there = self._open()[1].keys()
+            _, there = self._open()
         except FileNotFoundError:
-            there = set()
-        if missing := arrays.keys() - there:
+            there = {}
+        if missing := arrays.keys() - there.keys():
             try:
                 group = zarr.open_group(self.url, mode="a", attributes=_plain(attrs))
                 for name in missing:
@@ -282,7 +282,7 @@ class Store:
     def read(self, name: str, models: Sequence[int] | None = None) -> np.ndarray:
         """Return an array that is known before training; the rows of some models, or all of it."""
         array = self._open()[1][name]
-        return array[:] if models is None else array.oindex[list(models)]
+        return np.asarray(array[:] if models is None else array.oindex[np.asarray(models)])
 
     def attrs(self) -> dict:
         """Return what is said about the game."""
@@ -303,7 +303,7 @@ def _checksum(values: Mapping[str, Any], index: int, arrays: Mapping[str, zarr.A
     for name in PER_MODEL:
         if name in values:
             for block in _blocks(arrays[name]):
-                digest.update(np.ascontiguousarray(values[name][(index, *block)]))
+                digest.update(np.ascontiguousarray(values[name][(index, *block)]).data)
     return np.frombuffer(digest.digest(), dtype=np.uint8)
 
 
