@@ -60,8 +60,10 @@ def rmia(
     others[population] -= 1
     itself = np.zeros(log_p.shape[1])
     itself[population] = gamma <= 1
+    below = np.empty(log_p.shape[1])
     for row in ratio:
-        below = np.searchsorted(np.sort(row[population]), row - np.log(gamma), side="right")
+        order = np.argsort(row)  # sorted keys are found several times as fast
+        below[order] = np.searchsorted(np.sort(row[population]), row[order] - np.log(gamma), side="right")
         row[:] = (below - itself) / others
     return ratio
 
