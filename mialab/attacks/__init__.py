@@ -1,9 +1,11 @@
 """The attacks, one file a family; every one is run on a game and returns one score per target and record."""
 
 from mialab.attacks.base import Attack, Outcome, Refused, available, make, register
+from mialab.attacks.calibrated import Calibrated
 from mialab.attacks.label_only import LabelOnly
 from mialab.attacks.lira import LiRA
 from mialab.attacks.ranking import Ranking
+from mialab.attacks.reference import AttackP, AttackR
 from mialab.attacks.rmia import RMIA
 from mialab.attacks.signals import signal
 from mialab.attacks.threshold import Threshold
@@ -11,6 +13,9 @@ from mialab.attacks.threshold import Threshold
 __all__ = [
     "RMIA",
     "Attack",
+    "AttackP",
+    "AttackR",
+    "Calibrated",
     "LabelOnly",
     "LiRA",
     "Outcome",

@@ -49,16 +49,19 @@ class Attack(ABC):
     per_class : bool
         Whether the threshold is chosen for each class on its own (Song and Mittal, 2021). Scores are then distances
         from the threshold of the record's class.
-    calibrate : {"shadows", "known_half", "ratio"}, optional
+    calibrate : {"shadows", "known_half", "ratio", "level"}, optional
         Where the threshold comes from: the shadow models, whose members the attacker knows; a random half of the
-        target's own members and non-members, which are then left out of the evaluation; or, for scores that are log
-        likelihood ratios, the ratio 1. By default the first of what the attack offers (`calibrations`).
+        target's own members and non-members, which are then left out of the evaluation; for scores that are log
+        likelihood ratios, the ratio 1; or, for scores that are compared with those of non-members, the false-positive
+        rate that the attacker allows. By default the first of what the attack offers (`calibrations`).
     """
 
     #: What the attacker sees of an answer: only the predicted label, the ranking of the classes, or the logits.
     sees: ClassVar[str] = "logits"
     #: Whether the score itself, not just its threshold, needs shadow models.
     needs_shadows: ClassVar[bool] = False
+    #: Whether the score itself, not just its threshold, needs a known half of the target's members and non-members.
+    needs_known_half: ClassVar[bool] = False
     #: Least number of queries per record.
     min_queries: ClassVar[int] = 1
     #: Paper and equation.
@@ -67,6 +70,8 @@ class Attack(ABC):
     #: Kinds of thresholds the attack offers, the default first. Scores that were learnt from shadow models have no
     #: threshold from shadow models: their scores would need shadow models of their own, without the target.
     calibrations: ClassVar[tuple[str, ...]] = ("shadows", "known_half")
+    #: Threshold of scores that have one of their own ("ratio" and "level").
+    own_threshold: ClassVar[float] = 0.0
 
     per_class: bool = False
     calibrate: str | None = None
@@ -149,13 +154,13 @@ class Attack(ABC):
                 f"Attack {self.name!r} gave {np.sum(~np.isfinite(score))} non-finite scores."
             )
         groups = game.y if self.per_class else np.zeros_like(game.y)
-        evaluated = np.ones_like(game.member)
-        if self.calibrate == "ratio":
-            threshold = np.zeros_like(score)
+        told = self.needs_known_half or self.calibrate == "known_half"
+        evaluated = ~known_half(game.member) if told else np.ones_like(game.member)
+        if self.calibrate in ("ratio", "level"):
+            threshold = np.full_like(score, self.own_threshold)
         elif self.calibrate == "shadows":
             threshold = shadow_thresholds(score, game.member, game.left_out, groups)
         else:
-            evaluated = ~known_half(game.member)
             threshold = known_half_thresholds(score, game.member, ~evaluated, groups)
         margin = score - threshold
         return Outcome(margin if self.per_class else score, evaluated, margin >= 0)
@@ -311,6 +316,10 @@ def make(attack: str | Attack) -> Attack:
     return attack if isinstance(attack, Attack) else ATTACKS[choose("attack", attack, ATTACKS)]()
 
 
+def _needed(for_score: bool, for_threshold: bool) -> str:
+    return "for the score" if for_score else "for the threshold" if for_threshold else "none"
+
+
 def available() -> pd.DataFrame:
     """Return all attacks with what each needs: a row per attack, from the attacks' own statements."""
     rows = []
@@ -320,7 +329,8 @@ def available() -> pd.DataFrame:
             {
                 "attack": name,
                 "sees": attack.sees,
-                "shadow models": "for the score" if attack.needs_shadows else "for the threshold",
+                "shadow models": _needed(attack.needs_shadows, "shadows" in attack.calibrations),
+                "known half": _needed(attack.needs_known_half, attack.calibrations == ("known_half",)),
                 "threshold": " or ".join(attack.calibrations).replace("_", " "),
                 "queries": f"{attack.min_queries}" + ("+" if attack.min_queries > 1 else ""),
                 "source": attack.source,

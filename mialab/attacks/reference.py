@@ -1,0 +1,210 @@
+"""Attacks that compare a loss with its distribution without membership, Attack-R and Attack-P (Ye et al., 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from mialab.attacks.base import Attack, known_half, register
+from mialab.attacks.shadows import blocks, lost
+from mialab.attacks.signals import signal
+from mialab.options import check_number
+
+if TYPE_CHECKING:
+    from mialab.game import Game
+
+#: Least log probability that is told from others; the greatest is 0. Between these the percentile is interpolated.
+LEAST = -1000.0
+
+
+def percentile(value: np.ndarray, reference: np.ndarray, dropped: np.ndarray | float = np.nan) -> np.ndarray:
+    """Where values lie in the distributions of others, as a share.
+
+    References in order, with `LEAST` before and 0 after them, have the shares ``0, 1 / (n + 1), ..., 1``; between
+    them the share is interpolated linearly, and among equal ones it is their mean. A value that is drawn like its n
+    references reaches a share of ``1 - j / (n + 1)`` with probability ``j / (n + 1)``.
+
+    Parameters
+    ----------
+    value : numpy.ndarray of float, shape (row, value)
+        Log probabilities.
+    reference : numpy.ndarray of float, shape (row, reference)
+        What each row's values are compared with, infinity where there is nothing.
+    dropped : numpy.ndarray of float, shape (row, value), optional
+        For each value, one of its references that does not count; NaN for none.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (row, value)
+        From 0 to 1, higher = higher than more references; 1/2 where there is no reference.
+    """
+    ends = np.broadcast_to([LEAST, 0.0], (len(reference), 2))
+    points = np.sort(np.concatenate([ends, np.maximum(reference, LEAST)], axis=1))
+    value, dropped = np.maximum(value, LEAST), np.maximum(dropped, LEAST)
+    below, upto = np.empty((2, *value.shape), dtype=np.int64)
+    for i, row in enumerate(points):
+        below[i] = row.searchsorted(value[i], side="left")
+        upto[i] = row.searchsorted(value[i], side="right")
+
+    def point(index: np.ndarray) -> np.ndarray:
+        return np.take_along_axis(points, index.clip(0, points.shape[1] - 1), axis=1)
+
+    # A neighbour that does not count hides the next one.
+    low = point(below - 1 - (point(below - 1) == dropped))
+    high = point(upto + (point(upto) == dropped))
+    equal = upto - below - (dropped == value)
+    below = below - (dropped < value)
+    between = np.divide(value - low, high - low, out=np.zeros_like(value), where=equal == 0)
+    position = np.where(equal == 0, below - 1 + between, below + (equal - 1) / 2)
+    n = np.isfinite(reference).sum(1, keepdims=True) - ~np.isnan(dropped)
+    return np.where(n > 0, position / (n + 1), 0.5)
+
+
+def attack_r(log_p: np.ndarray, member: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+    """Percentile of each model's log probabilities among those of its shadow models not trained on the record.
+
+    Parameters
+    ----------
+    log_p : numpy.ndarray of float, shape (model, record)
+        Log of the probability that every model gives to every record's label.
+    member : numpy.ndarray of bool, shape (model, record)
+        Which model was trained on which record.
+    left_out : numpy.ndarray of int, shape (target, record)
+        The model that is no shadow besides the target itself, of the opposite membership, -1 for none; see
+        `Game.left_out`.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (target, record)
+        See `percentile`.
+    """
+    score = np.empty(log_p.shape)
+    for records, x, m, out in blocks(log_p, member, left_out):
+        # Of the target and the model left out with it, at most one was not trained on the record.
+        dropped = np.where(lost(1.0 - m, out) > 0, lost(np.where(m, 0, x), out), np.nan)
+        score[:, records] = percentile(x.T, np.where(m, np.inf, x).T, dropped.T).T
+    return score
+
+
+def attack_p(log_p: np.ndarray, known: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Percentile of each model's log probabilities among those of its known non-members.
+
+    Parameters
+    ----------
+    log_p : numpy.ndarray of float, shape (model, record)
+        Log of the probability that every model gives to every record's label.
+    known : numpy.ndarray of bool, shape (model, record)
+        Which records the attacker knows to be no members of the model.
+    groups : numpy.ndarray of int, shape (record,)
+        Group of each record, e.g. its class; records are compared with those of their group.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (model, record)
+        See `percentile`.
+    """
+    score = np.empty(log_p.shape)
+    for group in np.unique(groups):
+        here = np.flatnonzero(groups == group)
+        for k, row in enumerate(log_p[:, here]):
+            score[k, here] = percentile(row[None], row[None, known[k, here]])[0]
+    return score
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Percentile(Attack):
+    """What both attacks share: the threshold."""
+
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("alpha", self.alpha, above=0, high=1)
+
+    @property
+    def own_threshold(self) -> float:
+        """The share that a non-member reaches with probability alpha."""
+        return 1 - self.alpha
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackR(_Percentile):
+    """Share of the reference models that give the record's label a lower probability than the target does.
+
+    Reference models are the n shadow models that were not trained on the record (OUT). Where their losses are
+    distributed like the target's on a non-member, a threshold of ``1 - alpha`` makes a share of alpha false positives
+    (Ye et al., 2022, Attack R). Shares are interpolated linearly between the reference models' losses, with 0 and
+    1,000 as the ends, as in the code published with the paper, so there are no large ties. But a false-positive rate
+    below ``1 / (n + 1)`` rests on the interpolation alone, and is no bound: it takes many models. With a Gaussian
+    instead, the attack is offline LiRA.
+
+    Parameters
+    ----------
+    alpha : float
+        False-positive rate that the attacker allows, for the threshold "level".
+    per_class, calibrate
+        See `Attack`.
+    """
+
+    needs_shadows: ClassVar[bool] = True
+    calibrations: ClassVar[tuple[str, ...]] = ("level", "known_half")
+    source: ClassVar[str] = "Ye et al. (2022), Attack R"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.per_class and self.calibrate == "level":
+            raise ValueError(
+                "per_class=True needs thresholds that are calibrated: give calibrate='known_half'."
+            )
+
+    @property
+    def base_name(self) -> str:
+        """Name of the attack."""
+        return "attack_r"
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return the shares of the reference models, (model, record)."""
+        return attack_r(signal(game, "loss")[:, 0], game.member, game.left_out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackP(_Percentile):
+    """Share of a population to whose labels the same model gives a lower probability.
+
+    The population are records that the attacker knows to be no members: a random half of the target's. They are not
+    evaluated, and neither is the half of the members that other attacks with a known half are told. A threshold of
+    ``1 - alpha`` makes a share of alpha false positives by construction, without any shadow model (Ye et al., 2022,
+    Attack P). On one target, the share ranks records as the loss does; what it adds is this threshold, one scale for
+    all targets and, with ``per_class=True``, for all classes. Interpolation is as in `AttackR`.
+
+    Parameters
+    ----------
+    alpha : float
+        False-positive rate that the attacker allows, for the threshold.
+    per_class : bool
+        Whether a record is compared with non-members of its own class only; where none is known, the share is 1/2.
+    calibrate
+        See `Attack`.
+    """
+
+    needs_known_half: ClassVar[bool] = True
+    calibrations: ClassVar[tuple[str, ...]] = ("level",)
+    source: ClassVar[str] = "Ye et al. (2022), Attack P"
+
+    @property
+    def base_name(self) -> str:
+        """Name of the attack."""
+        return "attack_p"
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return the shares of the population, (model, record)."""
+        groups = game.y if self.per_class else np.zeros_like(game.y)
+        return attack_p(signal(game, "loss")[:, 0], known_half(game.member) & ~game.member, groups)
+
+
+register(AttackR)
+for _per_class in (False, True):
+    register(partial(AttackP, per_class=_per_class))
