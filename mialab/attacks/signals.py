@@ -45,7 +45,7 @@ def signal(game: Game, name: str) -> np.ndarray:
         if name in game.dataset:
             known[name] = game.dataset[name].to_numpy().astype(np.float64)
         elif "logits" in game.dataset:
-            known[name] = _computed(SIGNALS[name], game.dataset["logits"].variable, game.y)
+            known[name] = by_chunks(SIGNALS[name], game.dataset["logits"].variable, game.y)
         else:
             raise Refused(
                 f"This game has neither logits nor the signal {name!r}: play it with keep='logits', or let "
@@ -54,7 +54,24 @@ def signal(game: Game, name: str) -> np.ndarray:
     return known[name]
 
 
-def _computed(function: Callable, logits: xr.Variable, y: np.ndarray) -> np.ndarray:
+def by_chunks(
+    function: Callable[[np.ndarray, np.ndarray], np.ndarray], logits: xr.Variable, y: np.ndarray
+) -> np.ndarray:
+    """Compute one number per answer without having all logits in memory.
+
+    Parameters
+    ----------
+    function : callable
+        Takes float64 logits (query, record, label) and labels (record,), gives (query, record).
+    logits : xarray.Variable, dimensions (model, query, record, label)
+        Of a game's dataset; read chunk by chunk where it is stored.
+    y : numpy.ndarray of int, shape (record,)
+        Labels.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (model, query, record)
+    """
     stored_chunks = logits.encoding.get("preferred_chunks")
     if stored_chunks is None:  # in memory
         return _in_pieces(function, logits.to_numpy(), y)
@@ -64,7 +81,11 @@ def _computed(function: Callable, logits: xr.Variable, y: np.ndarray) -> np.ndar
     lazy = da.from_array(logits, chunks, name=False, asarray=True, meta=np.empty(4 * (0,), logits.dtype))
     labels = da.from_array(y, chunks=(lazy.chunks[2],), name=False)
     values = da.blockwise(
-        partial(_in_pieces, function), "mqr", lazy, "mqrl", labels, "r", dtype=np.float64, concatenate=True
+        partial(_in_pieces, function),
+        "mqr",
+        *(lazy, "mqrl", labels, "r"),
+        meta=np.empty(3 * (0,)),
+        concatenate=True,
     )
     result = np.empty(values.shape)
     for models in da.core.slices_from_chunks(values.chunks[:1]):
