@@ -133,7 +133,8 @@ class Store:
 
     A model counts as done once its checksum is there, and the checksum is written last; so a run that was killed
     resumes with the models that are missing. All writes can be repeated: at a URL, where nothing keeps two processes
-    from playing the same game at once, they may do the same work twice, and both get the same game.
+    from playing the same game at once, they may do the same work twice, and both get the same game (of a file system
+    whose files appear whole or not at all, as those of object stores do).
 
     Parameters
     ----------

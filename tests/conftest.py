@@ -2,14 +2,11 @@
 
 import os
 
-import fsspec
 import pytest
 import torch
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["FSSPEC_LOCAL_AUTO_MKDIR"] = "1"  # makes local:// a file system like those of remote URLs
-fsspec.config.set_conf_env(fsspec.config.conf)
 
 # The same examples on every run, so that a failure can be seen again; no deadline, as machines differ.
 settings.register_profile("mialab", derandomize=True, deadline=None, print_blob=True)

@@ -303,7 +303,7 @@ def test_damaged_metadata_are_a_clear_error(part, fresh_cache):
 # Folders and URLs
 
 
-@pytest.fixture(params=["folder", "file://", "memory://", "local://"])
+@pytest.fixture(params=["folder", "file://", "memory://", "bucket://"])
 def place(request, tmp_path):
     """Give a test a place of its own for games; the last is a shared file system behind a URL."""
     if request.param == "folder":
@@ -771,7 +771,7 @@ def test_two_processes_do_the_work_once(fresh_cache, tmp_path, undisturbed):
 
 
 def test_two_processes_without_a_lock_get_the_same_game(fresh_cache, tmp_path, undisturbed):
-    place = f"local://{tmp_path}/shared"
+    place = f"bucket://{tmp_path}/shared"
     both = [
         PROCESSES.Process(
             target=workers.play_in,

@@ -3,17 +3,41 @@
 import os
 import signal
 import sys
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import fsspec
 import torch
 import toys
+from fsspec.implementations.local import LocalFileSystem
 
 import mialab as mia
 from mialab.defenses import Defense
 from mialab.game import Plan
 from mialab.models import MLP
+
+
+class Bucket(LocalFileSystem):
+    """A shared file system behind the URL ``bucket://``; as in object stores, files appear whole or not at all."""
+
+    protocol = ("bucket",)
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path.removeprefix("bucket://").rstrip("/")
+
+    def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: object) -> None:
+        """Write a file aside and put it in its place."""
+        target = Path(self._strip_protocol(path))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f"{target.name}.{uuid.uuid4().hex}")
+        part.write_bytes(value)
+        part.replace(target)
+
+
+fsspec.register_implementation("bucket", Bucket)
 
 TRAINING = mia.Training(epochs=8, batch_size=4)
 #: Too large to be stacked: every model is a group of its own.
