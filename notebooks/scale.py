@@ -206,7 +206,7 @@ glue("audit_mb", audit_memory.mb, display=False)
 # ## A cluster
 #
 # Groups of models are independent tasks. Inside `joblib.parallel_config(backend="dask")` they go to the workers of the
-# active [dask](https://distributed.dask.org) client, wherever those are (`pip install distributed`). Workers load the
+# active [dask](https://distributed.dask.org) client, wherever those are (`pip install mialab[cluster]`). Workers load the
 # pool by name and compare its fingerprint, train, and write to the store themselves; a worker that dies costs its group,
 # which another one takes over. On this machine:
 
@@ -246,18 +246,20 @@ if cluster:
 # )
 # workers.scale(jobs=8)                      # 8 x 16 workers of one thread each
 # with Client(workers), joblib.parallel_config(backend="dask"):
-#     game = mia.play(pool, n_models=256, workers=128, store="/shared/games")
+#     game = mia.play(pool, n_models=256, store="/shared/games")
 # ```
 #
-# For GPUs, `cores=1, processes=1, job_extra_directives=["--gres=gpu:1"]` gives one worker per GPU. On Kubernetes
-# (`pip install dask-kubernetes s3fs`; not run either), with a bucket instead of a shared folder:
+# `play` waits until the queue has started a first worker. For GPUs, `cores=1, processes=1,
+# job_extra_directives=["--gres=gpu:1"]` gives one worker per GPU, and `play(workers=8)` says among how many to divide the
+# models, as few may be there when it begins. On Kubernetes (`pip install dask-kubernetes s3fs`, and dask's operator in
+# the cluster; not run either), with a bucket instead of a shared folder:
 #
 # ```python
 # from dask_kubernetes.operator import KubeCluster
 #
 # workers = KubeCluster(
-#     image="registry.example/mialab:1", n_workers=32, env={"MIALAB_DATA": "/data"},
-#     worker_command="dask worker --nthreads 1",
+#     name="mialab", image="registry.example/mialab:1", n_workers=32,
+#     worker_command="dask worker --nthreads 1", env={"MIALAB_DATA": "/data"},
 # )
 # with Client(workers), joblib.parallel_config(backend="dask"):
 #     game = mia.play(pool, n_models=256, keep="scores", store="s3://bucket/mialab")
