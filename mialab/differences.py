@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from mialab import attacks, metrics
 from mialab.attacks.base import Attack
+from mialab.attacks.signals import by_chunks
 from mialab.audit import _columns, pooled_rows
 from mialab.game import Game
 from mialab.metrics import Interval
@@ -80,7 +81,10 @@ def changed_predictions(game: Game, *, confidence: float = 0.95) -> Interval:
     confidence : float
         Of the Clopper-Pearson interval.
     """
-    changed = game.before_output_step().logits.argmax(-1) != game.logits.argmax(-1)
+    released, own = (
+        by_chunks(lambda z, _: z.argmax(-1), g.lazy_logits, g.y) for g in (game, game.before_output_step())
+    )
+    changed = released != own
     return metrics.proportion(int(changed.sum()), changed.size, confidence)
 
 

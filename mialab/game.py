@@ -179,15 +179,20 @@ class Game:
             f"queries x {self.n_records} records x {self.n_classes} classes{canaries})"
         )
 
-    @cached_property
-    def logits(self) -> np.ndarray:
-        """Answers as the attacker gets them, shape (model, query, record, label)."""
+    @property
+    def lazy_logits(self) -> xr.Variable:
+        """Answers as the attacker gets them, read from the store when they are used."""
         if "logits" not in self.dataset:
             raise ValueError(
                 "This game was played with keep='scores' and has no logits: "
                 "play it with keep='logits', or ask for what can be had from signals."
             )
-        return self.dataset["logits"].to_numpy()
+        return self.dataset["logits"].variable
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """Answers as the attacker gets them, shape (model, query, record, label)."""
+        return self.lazy_logits.to_numpy()
 
     @cached_property
     def member(self) -> np.ndarray:

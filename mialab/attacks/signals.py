@@ -45,7 +45,7 @@ def signal(game: Game, name: str) -> np.ndarray:
         if name in game.dataset:
             known[name] = game.dataset[name].to_numpy().astype(np.float64)
         elif "logits" in game.dataset:
-            known[name] = by_chunks(SIGNALS[name], game.dataset["logits"].variable, game.y)
+            known[name] = by_chunks(SIGNALS[name], game.lazy_logits, game.y)
         else:
             raise Refused(
                 f"This game has neither logits nor the signal {name!r}: play it with keep='logits', or let "
