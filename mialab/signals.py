@@ -83,6 +83,11 @@ def scaled_logit(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
     return _label(logits, y) - _log_sum(_without(logits, y, -np.inf))
 
 
+def hinge(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Margin of the label, ``z_y - max(other z)`` (Carlini et al., 2022); see `loss` for the parameters."""
+    return _label(logits, y) - _without(logits, y, -np.inf).max(-1)
+
+
 def true_rank(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Minus the number of classes ranked above the label (ties by class index); see `loss` for the parameters."""
     z_y = _label(logits, y)[..., None]
@@ -91,5 +96,6 @@ def true_rank(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 SIGNALS = {
-    f.__name__: f for f in (loss, confidence, entropy, modified_entropy, correctness, scaled_logit, true_rank)
+    f.__name__: f
+    for f in (loss, confidence, entropy, modified_entropy, correctness, scaled_logit, hinge, true_rank)
 }

@@ -57,6 +57,7 @@ Y = np.array([0, 1, 2])
         ),
         ("correctness", [1, 0, 0]),  # of equal classes the first is predicted
         ("scaled_logit", np.log([1, 1 / 4, 1 / 2])),
+        ("hinge", np.log([2, 2 / 7, 1])),
         ("true_rank", [0, -1, -2]),
     ],
 )
@@ -85,10 +86,13 @@ def exact(name: str, logits: np.ndarray, label: int) -> Decimal:
             (1 - p[label]) * p[label].ln() + sum(p[i] * (1 - p[i]).ln() for i in others)
         ),
         "scaled_logit": lambda: (p[label] / (1 - p[label])).ln(),
+        "hinge": lambda: (p[label] / max(p[i] for i in others)).ln(),
     }[name]()
 
 
-@pytest.mark.parametrize("name", ["loss", "confidence", "entropy", "modified_entropy", "scaled_logit"])
+@pytest.mark.parametrize(
+    "name", ["loss", "confidence", "entropy", "modified_entropy", "scaled_logit", "hinge"]
+)
 @pytest.mark.parametrize(
     "logits",
     [
@@ -104,7 +108,7 @@ def test_signals_keep_their_digits_where_p_rounds_to_one(name, logits):
     logits = np.array(logits, dtype=np.float64)
     for label in range(len(logits)):
         ours = signals.SIGNALS[name](logits[None], np.array([label]))[0]
-        least = 1e-12 if name == "scaled_logit" else 1e-300  # a log odds of 1e-50 is as good as 0
+        least = 1e-12 if name in ("scaled_logit", "hinge") else 1e-300  # a log odds of 1e-50 is as good as 0
         assert ours == pytest.approx(float(exact(name, logits, label)), rel=1e-9, abs=least)
 
 
@@ -210,6 +214,16 @@ def test_lira_with_several_queries_is_the_mean_of_their_scores():
     ]
     np.testing.assert_allclose(LiRA(queries="all").run(game).score, np.mean(by_query, 0), rtol=1e-9)
     np.testing.assert_array_equal(LiRA().run(game).score, by_query[0])
+
+
+def test_lira_of_the_hinge_against_plain_loops():
+    game = random_game(n_records=10, seed=8, signal=2)
+    other = np.where(np.arange(game.n_classes) == game.y[:, None], -np.inf, game.logits[:, 0]).max(-1)
+    margin = game.logits[:, 0, np.arange(game.n_records), game.y] - other
+    expected = lira_by_loops(game, margin, online=True, pooled=False, floor=VARIANCE_FLOOR)
+    ours = LiRA(statistic="hinge").run(game).score
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
+    assert LiRA(statistic="hinge", online=False).name == "lira_hinge_offline"
 
 
 def test_ranking_against_plain_loops():
@@ -371,7 +385,7 @@ def test_known_half_depends_on_the_target_alone():
 
 def test_likelihood_ratios_are_compared_with_one():
     game = random_game(n_queries=3, seed=1, signal=2)
-    for name in ("lira", "lira_pooled", "lira_augmented", "ranking", "label_only"):
+    for name in ("lira", "lira_pooled", "lira_hinge", "lira_augmented", "ranking", "label_only"):
         outcome = mia.attacks.make(name).run(game)
         np.testing.assert_array_equal(outcome.said_member, outcome.score >= 0)
         assert outcome.evaluated.all()
@@ -474,6 +488,7 @@ def test_attacks_are_made_by_name():
     ("make", "message"),
     [
         (lambda: Threshold(statistic="losss"), "statistic='losss' is unknown. Did you mean 'loss'?"),
+        (lambda: LiRA(statistic="margin"), "statistic='margin' is unknown. Known: hinge, scaled_logit."),
         (lambda: LiRA(variance="pool"), "variance='pool' is unknown. Did you mean 'pooled'?"),
         (lambda: LiRA(queries="augmented"), "queries='augmented' is unknown."),
         (lambda: LiRA(offline="z"), "offline='z' is unknown. Known: density, z_score."),

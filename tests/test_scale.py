@@ -27,7 +27,7 @@ def test_stored_bytes_by_hand():
     others = 256 * per_model + 1000 * (256 + 8 + 1)  # members, labels, canaries
     assert scale.stored_bytes(1000, 256, 100) == 256 * 1000 * 100 * 4 + others
     assert scale.stored_bytes(1000, 256, 100, answers="float16") == 256 * 1000 * 100 * 2 + others
-    assert scale.stored_bytes(1000, 256, 100, keep="scores") == 256 * 1000 * 7 * 4 + others
+    assert scale.stored_bytes(1000, 256, 100, keep="scores") == 256 * 1000 * 8 * 4 + others
 
 
 def test_signal_bytes_are_those_of_a_signal():

@@ -113,8 +113,8 @@ def _log_density(deviation: np.ndarray, var: np.ndarray) -> np.ndarray:
 class LiRA(Attack):
     """Ratio of the likelihoods of the target's answer if the record was, and was not, trained on.
 
-    For each record, Gaussians are fitted to the scaled logits ``phi = z_y - logsumexp(other z)`` of the shadow
-    models that were trained with it (IN) and without it (OUT). The online score is
+    For each record, Gaussians are fitted to a statistic ``phi`` of the answers of the shadow models that were trained
+    with it (IN) and without it (OUT). The online score is
     ``log N(phi; IN) - log N(phi; OUT)`` (Carlini et al., 2022, algorithm 1); offline, there are no IN models. Means
     and unbiased variances in float64; with several queries, the mean of the scores.
 
@@ -122,6 +122,9 @@ class LiRA(Attack):
     ----------
     online : bool
         Whether the attacker has shadow models that were trained on the record.
+    statistic : {"scaled_logit", "hinge"}
+        What phi is: ``z_y - logsumexp(other z)``, the log odds of the label; or ``z_y - max(other z)``, by how much
+        the label is ahead of, or behind, the next class. See `mialab.signals`.
     variance : {"per_record", "pooled"}
         A variance for each record, or one shared by all records of a side, which is steadier with few shadows
         (Carlini et al., 2022, section VI-D).
@@ -141,12 +144,14 @@ class LiRA(Attack):
     source: ClassVar[str] = "Carlini et al. (2022), algorithm 1"
 
     online: bool = True
+    statistic: str = "scaled_logit"
     variance: str = "per_record"
     offline: str = "z_score"
     queries: str = "original"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        choose("statistic", self.statistic, ("scaled_logit", "hinge"))
         choose("variance", self.variance, ("per_record", "pooled"))
         choose("offline", self.offline, ("z_score", "density"))
         choose("queries", self.queries, ("original", "all"))
@@ -161,6 +166,7 @@ class LiRA(Attack):
         """Name of the variant, e.g. ``"lira_offline_pooled"``."""
         parts = {
             "lira": True,
+            "hinge": self.statistic == "hinge",
             "offline": not self.online,
             "density": not self.online and self.offline == "density",
             "pooled": self.variance == "pooled",
@@ -175,7 +181,7 @@ class LiRA(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log likelihood ratio, or the offline score, (model, record)."""
-        phi = signal(game, "scaled_logit")
+        phi = signal(game, self.statistic)
         used = phi if self.queries == "all" else phi[:, :1]
         options = {"online": self.online, "variance": self.variance, "offline": self.offline}
         score = lira(used[:, 0], game.member, game.left_out, **options)
@@ -190,4 +196,5 @@ for _online in (True, False):
         register(partial(LiRA, online=_online, variance=_variance))
 for _variance in ("per_record", "pooled"):
     register(partial(LiRA, online=False, offline="density", variance=_variance))
+register(partial(LiRA, statistic="hinge"))
 register(partial(LiRA, queries="all"))
