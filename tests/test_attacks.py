@@ -23,7 +23,7 @@ from mialab.attacks.lira import VARIANCE_FLOOR, LiRA
 from mialab.attacks.ranking import Ranking
 from mialab.attacks.threshold import Threshold
 
-NAMES = list(mia.attacks.available().index)
+NAMES = [name for name, needs in mia.attacks.available().iterrows() if needs["features"] == "none"]
 DESIGNS = ["paired", "balanced", "random"]
 
 # ----------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ DESIGNS = ["paired", "balanced", "random"]
 ATTACKS = {
     f"{attack.name}-{calibrate}": dataclasses.replace(attack, calibrate=calibrate)
     for attack in map(mia.attacks.make, mia.attacks.available().index)
+    if not attack.needs_pool
     for calibrate in attack.calibrations
 }
 N_COMPARISONS = 2 * len(ATTACKS) * len(DESIGNS)

@@ -4,6 +4,7 @@ from mialab.attacks.base import Attack, Outcome, Refused, available, make, regis
 from mialab.attacks.calibrated import Calibrated
 from mialab.attacks.label_only import LabelOnly
 from mialab.attacks.lira import LiRA
+from mialab.attacks.quantile import QuantileRegression
 from mialab.attacks.ranking import Ranking
 from mialab.attacks.reference import AttackP, AttackR
 from mialab.attacks.rmia import RMIA
@@ -19,6 +20,7 @@ __all__ = [
     "LabelOnly",
     "LiRA",
     "Outcome",
+    "QuantileRegression",
     "Ranking",
     "Refused",
     "Threshold",

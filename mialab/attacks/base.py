@@ -62,6 +62,8 @@ class Attack(ABC):
     needs_shadows: ClassVar[bool] = False
     #: Whether the score itself, not just its threshold, needs a known half of the target's members and non-members.
     needs_known_half: ClassVar[bool] = False
+    #: Whether the score needs the features of the records; the attack then has a parameter ``pool``.
+    needs_pool: ClassVar[bool] = False
     #: Least number of queries per record.
     min_queries: ClassVar[int] = 1
     #: Paper and equation.
@@ -331,6 +333,7 @@ def available() -> pd.DataFrame:
                 "sees": attack.sees,
                 "shadow models": _needed(attack.needs_shadows, "shadows" in attack.calibrations),
                 "known half": _needed(attack.needs_known_half, attack.calibrations == ("known_half",)),
+                "features": _needed(attack.needs_pool, False),
                 "threshold": " or ".join(attack.calibrations).replace("_", " "),
                 "queries": f"{attack.min_queries}" + ("+" if attack.min_queries > 1 else ""),
                 "source": attack.source,
