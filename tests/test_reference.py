@@ -281,6 +281,15 @@ def test_both_forms_find_what_depends_on_the_record():
     assert losses[0] < 0.6 * losses[1]
 
 
+def test_spread_is_that_of_records_the_regression_has_not_seen():
+    """With almost as many features as known records, residuals of the fit are far too small."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2000, 70))
+    phi = x @ rng.normal(size=70) + rng.normal(size=2000)
+    known = np.arange(2000) < 80
+    assert 0.7 < np.std(gaussian_score(x, phi, known)[~known]) < 1.4
+
+
 @pytest.mark.parametrize("score", [gaussian_score, lambda *a: pinball_score(*a, alpha=0.1)])
 def test_regressions_see_known_non_members_only(score):
     x, mean, std = records_with_scale(200)
