@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ from mialab.options import check_integer, choose
 
 if TYPE_CHECKING:
     from mialab.attacks.base import Attack, Outcome
+    from mialab.data import Pool
 
 COLUMNS = ["attack", "target", "metric", "value", "low", "high", "n_member", "n_nonmember"]
 POOLED = "pooled"
@@ -58,6 +60,7 @@ def audit(
     game: Game,
     attacks: Sequence[str | Attack] = ("loss", "modified_entropy", "lira"),
     *,
+    pool: Pool | None = None,
     fprs: Sequence[float] = (0.001, 0.01),
     fnrs: Sequence[float] = (0.001,),
     records: ArrayLike | None = None,
@@ -73,6 +76,8 @@ def audit(
     attacks : sequence of str or Attack
         Names from `mialab.attacks.available`, or attacks. All are checked before the first one runs; one that
         needs what the game lacks stops the audit there.
+    pool : Pool, optional
+        The records that were played with, for attacks that look at them (``"quantile"``).
     fprs, fnrs : sequence of float
         Rates at which to report the TPR and the TNR, fractions.
     records : (n_records,) bool or array of int, optional
@@ -109,7 +114,7 @@ def audit(
     metrics._fraction("confidence", confidence)
     check_integer("n_resamples", n_resamples, low=1)
     columns = _columns(records, game.n_records)
-    chosen = _chosen(attacks)
+    chosen = _chosen(attacks, pool)
     options = {"fprs": fprs, "fnrs": fnrs, "confidence": confidence, "n_resamples": n_resamples, "seed": seed}
 
     seconds: dict[str, float] = {}
@@ -385,11 +390,13 @@ def _cell(metric: str, value: float, low: float, high: float) -> str:
     return f"{Interval(value, low, high):.{digits}f}"
 
 
-def _chosen(attacks: Sequence[str | Attack]) -> dict[str, Attack]:
+def _chosen(attacks: Sequence[str | Attack], pool: Pool | None = None) -> dict[str, Attack]:
     if isinstance(attacks, str) or not isinstance(attacks, Sequence) or not attacks:
         raise ValueError(f"attacks={attacks!r} must be a list of attacks, e.g. ['loss', 'lira'].")
     chosen: dict[str, Attack] = {}
     for attack in map(_attacks.make, attacks):
+        if attack.needs_pool and attack.pool is None:
+            attack = dataclasses.replace(attack, pool=pool)
         if attack.name in chosen:
             raise ValueError(f"attacks: {attack.name!r} is there twice; each must be named once.")
         chosen[attack.name] = attack

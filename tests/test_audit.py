@@ -6,6 +6,7 @@ from io import StringIO
 import numpy as np
 import pandas as pd
 import pytest
+import toys
 from scipy import stats
 
 import mialab as mia
@@ -280,3 +281,12 @@ def test_compare(game):
 def test_only_games_are_audited():
     with pytest.raises(TypeError, match=r"game=3 must be a Game, from mialab\.play"):
         mia.audit(3, ["loss"])
+
+
+def test_the_pool_reaches_attacks_that_look_at_records():
+    pool, game = toys.pool(n=40, n_classes=4), toys.random_game(n_records=40)
+    game = mia.Game.from_arrays(logits=game.logits, member=game.member, y=pool.y)
+    with pytest.raises(mia.attacks.Refused, match="pool"):
+        mia.audit(game, ["quantile"])
+    own = mia.audit(game, [mia.attacks.QuantileRegression(pool=pool)], n_resamples=10)
+    pd.testing.assert_frame_equal(mia.audit(game, ["quantile"], pool=pool, n_resamples=10), own)
