@@ -284,7 +284,7 @@ def test_only_games_are_audited():
 
 
 def test_the_pool_reaches_attacks_that_look_at_records():
-    pool, game = toys.pool(n=40, n_classes=4), toys.random_game(n_records=40)
+    pool, game = toys.pool(n=100, n_classes=4), toys.random_game(n_records=100)
     game = mia.Game.from_arrays(logits=game.logits, member=game.member, y=pool.y)
     with pytest.raises(mia.attacks.Refused, match="pool"):
         mia.audit(game, ["quantile"])
