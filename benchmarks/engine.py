@@ -190,7 +190,12 @@ def time_engine(work: Workload, *, first: bool, games: int = 1) -> dict:
     def play(work: Workload, workers: int | None = None) -> tuple[float, mia.Game]:
         began = time.perf_counter()
         game = mia.play(
-            work.pool, model=work.model, training=work.training, n_models=work.n_models, workers=workers
+            work.pool,
+            model=work.model,
+            training=work.training,
+            n_models=work.n_models,
+            workers=workers,
+            device="cpu",
         )
         return time.perf_counter() - began, game
 
@@ -415,12 +420,13 @@ def form_networks(quick: bool) -> dict[str, tuple[mia.Pool, Model, int, int]]:
 def time_form(how: str, pool: mia.Pool, model: Model, n_models: int, epochs: int) -> float:
     """CPU seconds a model, with the form forced."""
     member = membership(n_models, len(pool), seed=0)
+    network = engine.initialise(model, pool, 0, 0)
     options = {
         "pool": pool,
         "y": pool.y,
         "build": model,
         "defense": mia.defenses.make(None),
-        "training": mia.Training(epochs=epochs, precision="float32"),
+        "training": engine.resolve(mia.Training(epochs=epochs), network),
         "queries": mia.queries.make(None, pool),
         "seed": 0,
     }
@@ -451,6 +457,7 @@ def compare_forms(quick: bool, repeats: int) -> list[dict[str, Any]]:
             {
                 "network": name,
                 "parameters": sum(p.numel() for p in network.parameters()),
+                "precision": engine.resolve(mia.Training(), network).precision,
                 **{f"{how}, CPU s/model": value for how, value in seconds.items()},
                 "faster": faster,
                 "by": max(seconds.values()) / min(seconds.values()),
