@@ -31,6 +31,7 @@ import common
 import numpy as np
 import torch
 from common import Fresh, Row
+from joblib.externals.loky import get_reusable_executor
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset, TensorDataset
@@ -212,6 +213,7 @@ def time_engine(work: Workload, *, first: bool, games: int = 1) -> dict:
             os.environ["MIALAB_CACHE"] = f"{folder}/{number}"
             taken, game = play(work)
             seconds.append(taken)
+        get_reusable_executor().shutdown(kill_workers=True)  # or this process would wait until they are idle for long
         return {
             "first": seconds_first,
             "seconds": min(seconds),
