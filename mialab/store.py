@@ -239,13 +239,12 @@ class Store:
             except Exception:  # whatever a codec raises on a truncated chunk
                 intact = False
             if not intact:
-                self._write(arrays, name, slice(None), value)
+                self._write(arrays[name], slice(None), value, f"Array {name!r}")
 
-    def _write(self, arrays: dict[str, zarr.Array], name: str, where: int | slice, value: np.ndarray) -> None:
+    def _write(self, array: zarr.Array, rows: slice, value: np.ndarray, what: str) -> None:
         try:
-            arrays[name][where] = value
+            array[rows] = value
         except Exception as error:  # every file system has errors of its own
-            what = f"Model {where}" if isinstance(where, int) else f"Array {name!r}"
             raise OSError(
                 f"{what} cannot be written to {self.url}: {_why(error)}. Models stored before are kept; make room, or "
                 "set MIALAB_GAMES to another place, and play again."
@@ -255,10 +254,14 @@ class Store:
         """Write the results of ``models``; each array has a leading model dimension."""
         _, arrays = self._open("r+")
         results = {name: np.asarray(values, dtype=arrays[name].dtype) for name, values in results.items()}
-        for i, model in enumerate(models):
-            for name, values in results.items():
-                self._write(arrays, name, model, values[i])
-            self._write(arrays, "checksum", model, _checksum(results, i, arrays))
+        checksums = np.stack([_checksum(results, i, arrays) for i in range(len(models))])
+        # Neighbours in one go: every call to zarr takes its time. Checksums last.
+        order = np.arange(len(models))
+        for group in np.split(order, np.flatnonzero(np.diff(models) != 1) + 1):
+            first, last = models[group[0]], models[group[-1]]
+            what = f"Model {first}" if first == last else f"Models {first} to {last}"
+            for name, values in (results | {"checksum": checksums}).items():
+                self._write(arrays[name], slice(first, last + 1), values[group], what)
 
     def missing(self, models: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
         """Return the models still to train, of some or of all: those never finished, and those that are damaged."""

@@ -153,6 +153,26 @@ def test_hamp_against_a_plain_loop(faithful):
         assert_alike(answers, plain_loop(k, pool, SMALL, criterion, make_optimizer, new_optimizer=faithful))
 
 
+class OwnLinear(nn.Linear):
+    """A layer that the engine does not know, so that the network goes through vmap."""
+
+
+def with_own_layer(shape, n_classes):
+    network = SMALL(shape, n_classes)
+    network[-1].__class__ = OwnLinear
+    return network
+
+
+@pytest.mark.parametrize("kind", ["tabular", "image"])
+def test_batched_products_give_what_vmap_gives(kind):
+    assert engine._is_plain_mlp(SMALL((6,), 3))
+    assert not engine._is_plain_mlp(with_own_layer((6,), 3))
+    pool = toys.pool(kind)
+    models = [0, 3, 4]
+    ours, theirs = (train(models, pool, build)["logits"] for build in (SMALL, with_own_layer))
+    assert_alike(ours, theirs)
+
+
 @pytest.mark.parametrize("build", [ResNet(blocks=1, channels=(4, 8), norm="batch"), CNN(norm="batch")])
 def test_batch_norm_is_trained_singly_and_answers_with_running_statistics(build):
     pool = toys.pool("image")
