@@ -206,7 +206,8 @@ def time_engine(work: Workload, *, first: bool, games: int = 1) -> dict:
             seconds_first, _ = play(work)
         else:
             cores = os.cpu_count() or 1
-            small = replace(work, n_models=2 * cores, training=replace(work.training, epochs=1))
+            # As many models as to give every worker a group.
+            small = replace(work, training=replace(work.training, epochs=1))
             seconds_first, _ = None, play(small, workers=cores)
         seconds = []
         for number in range(games):
