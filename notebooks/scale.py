@@ -220,7 +220,7 @@ if cluster:
             n_workers=2,
             threads_per_worker=1,
             dashboard_address=None,
-            silence_logs="error",
+            silence_logs="ERROR",
         ) as workers,
         Client(workers),
         joblib.parallel_config(backend="dask"),
