@@ -72,8 +72,8 @@ plt.show()
 for name, costs in (("models", by_models), ("records", by_records)):
     fit = mia.scale.exponent(costs[name], costs["core seconds"])
     glue(f"exponent_{name}", fit, display=False)
-glue("peak_low", by_models["peak MB"].min(), display=False)
-glue("peak_high", by_models["peak MB"].max(), display=False)
+glue("peak_low", float(by_models["peak MB"].min()), display=False)
+glue("peak_high", float(by_models["peak MB"].max()), display=False)
 
 # %% [markdown]
 # The fitted exponents are {glue:text}`exponent_models:.2f` for models and {glue:text}`exponent_records:.2f` for records,
