@@ -214,7 +214,8 @@ def time_engine(work: Workload, *, first: bool, games: int = 1) -> dict:
             os.environ["MIALAB_CACHE"] = f"{folder}/{number}"
             taken, game = play(work)
             seconds.append(taken)
-        get_reusable_executor().shutdown(kill_workers=True)  # or this process would wait until they are idle for long
+        # Or this process would wait until they have been idle for long.
+        get_reusable_executor().shutdown(kill_workers=True)
         return {
             "first": seconds_first,
             "seconds": min(seconds),
