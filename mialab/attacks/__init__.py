@@ -3,6 +3,7 @@
 from mialab.attacks.base import Attack, Outcome, Refused, available, make, register
 from mialab.attacks.calibrated import Calibrated
 from mialab.attacks.label_only import LabelOnly
+from mialab.attacks.learned import Nasr, Shokri
 from mialab.attacks.lira import LiRA
 from mialab.attacks.quantile import QuantileRegression
 from mialab.attacks.ranking import Ranking
@@ -19,10 +20,12 @@ __all__ = [
     "Calibrated",
     "LabelOnly",
     "LiRA",
+    "Nasr",
     "Outcome",
     "QuantileRegression",
     "Ranking",
     "Refused",
+    "Shokri",
     "Threshold",
     "available",
     "make",

@@ -58,6 +58,8 @@ class Attack(ABC):
 
     #: What the attacker sees of an answer: only the predicted label, the ranking of the classes, or the logits.
     sees: ClassVar[str] = "logits"
+    #: Whether the logits themselves are needed: signals, as games with ``keep="scores"`` have them, will not do.
+    needs_logits: ClassVar[bool] = False
     #: Whether the score itself, not just its threshold, needs shadow models.
     needs_shadows: ClassVar[bool] = False
     #: Whether the score itself, not just its threshold, needs a known half of the target's members and non-members.
@@ -114,6 +116,10 @@ class Attack(ABC):
             raise Refused(
                 f"Attack {self.name!r} needs at least {self.min_queries} queries per record; this game has "
                 f"{game.n_queries}: play it with queries='augmented'."
+            )
+        if self.needs_logits and "logits" not in game.dataset:
+            raise Refused(
+                f"Attack {self.name!r} needs logits, and this game keeps scores alone: play it with keep='logits'."
             )
         members = game.member.sum(0)[game.varied]
         fewest = int(np.minimum(members, game.n_models - members).min(initial=game.n_models))
