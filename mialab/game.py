@@ -70,6 +70,7 @@ class Game:
         y: np.ndarray,
         partner: np.ndarray | None = None,
         canary: np.ndarray | None = None,
+        shadow: np.ndarray | None = None,
         raw_logits: np.ndarray | None = None,
         train_accuracy: np.ndarray | None = None,
         test_accuracy: np.ndarray | None = None,
@@ -86,10 +87,13 @@ class Game:
         y : array_like of int, shape (record,)
             Labels, 0 to C - 1.
         partner : array_like of int, shape (model,), optional
-            For each model the one trained on exactly the other records, where models come in such pairs; -1 for
-            none (the default).
+            For each model the one trained on exactly the other records (or on part of them), where models come in such
+            pairs; -1 for none (the default).
         canary : array_like of bool, shape (record,), optional
             Which records are canaries.
+        shadow : array_like of bool, shape (model,), optional
+            Which models are shadow models only; then no model that is a target helps against another one. By default
+            none: every model is a target, and a shadow model of the others.
         raw_logits : array_like of float, optional
             Answers before a defense's output step, if it has one.
         train_accuracy, test_accuracy : array_like of float, shape (model,), optional
@@ -119,6 +123,7 @@ class Game:
         optional = {
             "partner": (partner, (n_models,)),
             "canary": (canary, (n_records,)),
+            "shadow": (shadow, (n_models,)),
             "raw_logits": (raw_logits, logits.shape),
             "train_accuracy": (train_accuracy, (n_models,)),
             "test_accuracy": (test_accuracy, (n_models,)),
@@ -138,7 +143,7 @@ class Game:
                 raise ValueError(
                     f"{key} has {np.sum(~np.isfinite(value))} values that are not finite numbers."
                 )
-        for key in [name for name in ("member", "canary") if name in given]:
+        for key in [name for name in ("member", "canary", "shadow") if name in given]:
             if not np.isin(given[key], (0, 1)).all():
                 raise ValueError(
                     f"{key} must be True or False (or 1 and 0); it holds {np.unique(given[key])[:5]}."
@@ -150,8 +155,11 @@ class Game:
                 f"it is {y.dtype} from {y.min()} to {y.max()}."
             )
         given["y"] = y.astype(np.int64)
+        given.setdefault("shadow", np.zeros(n_models, bool))
+        if given["shadow"].all():
+            raise ValueError("shadow is True for all models: one at least must be a target.")
         for k, row in enumerate(given["member"]):
-            if row.all() or not row.any():
+            if not given["shadow"][k] and (row.all() or not row.any()):
                 raise ValueError(
                     f"member[{k}] is all {bool(row[0])}: a target needs members and non-members."
                 )
@@ -229,6 +237,25 @@ class Game:
         """Accuracy of each model on the pool's test part, (model,); NaN if unknown."""
         return self._accuracy("test_accuracy")
 
+    @cached_property
+    def shadow(self) -> np.ndarray:
+        """Which models are shadow models only, bool (model,); none, unless they were added, see `with_shadows`."""
+        if "shadow" not in self.dataset:
+            return np.zeros(self.n_models, bool)
+        return self.dataset["shadow"].to_numpy()
+
+    @cached_property
+    def candidate(self) -> np.ndarray:
+        """Which records the targets may have been trained on, bool (record,)."""
+        if "candidate" in self.dataset:
+            return self.dataset["candidate"].to_numpy()
+        return self.varied if self.attrs.get("n_candidates") else np.ones(self.n_records, bool)
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """Names of the probes that were made, see `mialab.probes`."""
+        return tuple(self.attrs.get("probes") or ())
+
     @property
     def n_models(self) -> int:
         """Number of models."""
@@ -260,6 +287,9 @@ class Game:
         """
         if self.attrs.get("leave_one_out") == "plain":
             return np.full(self.member.shape, -1)
+        if self.attrs.get("leave_one_out") == "first":
+            # What is learnt from the shadow models must know nothing of the target, the first model.
+            return np.repeat(np.minimum(np.arange(self.n_models), 1)[:, None] - 1, self.n_records, axis=1)
         if (self.partner >= 0).any():
             return np.broadcast_to(self.partner[:, None], self.member.shape)
         left_out = np.full(self.member.shape, -1)
@@ -298,6 +328,66 @@ class Game:
         """Which records are members of some models and not of others, bool (record,); all, in games from `play`."""
         return self.member.any(0) & ~self.member.all(0)
 
+    def with_shadows(self, shadows: Game) -> Self:
+        """Return the game of these models as targets against other shadow models: those of another game.
+
+        So the attacker's shadow models may have been trained on other records, on fewer, with another network or under
+        another defense than the targets, see the parameters of `play`. They must have been asked the same about the
+        same records. The answers of both games are loaded.
+
+        Parameters
+        ----------
+        shadows : Game
+            All its models serve as shadow models. Give it another seed, lest both share memberships.
+
+        Returns
+        -------
+        Game
+            First the targets, then the shadow models. No target helps against another one.
+
+        Raises
+        ------
+        ValueError
+            If records, labels or queries differ, or both games have the same memberships.
+        """
+        for name in ("fingerprint", "queries", "n_classes", "keep"):
+            mine, other = self.attrs.get(name), shadows.attrs.get(name)
+            if mine != other:
+                raise ValueError(
+                    f"shadows were played with {name}={other!r}; it must be that of the targets, {mine!r}."
+                )
+        if self.y.shape != shadows.y.shape or (self.y != shadows.y).any():
+            raise ValueError("shadows have other records, or canaries with other labels, than the targets.")
+        if self.member.shape == shadows.member.shape and (self.member == shadows.member).all():
+            raise ValueError(
+                f"shadows have the memberships of the targets: play them with another seed than {self.attrs['seed']}."
+            )
+        both = [game.dataset.drop_vars("shadow", errors="ignore") for game in (self, shadows)]
+        both[1] = both[1].assign(partner=both[1]["partner"] + self.n_models * (both[1]["partner"] >= 0))
+        shared = [v for v in both[0].variables if v in both[1].variables]
+        varying = [v for v in shared if "model" in both[0][v].dims]
+        both = [part[varying] for part in both]
+        dataset = xr.concat(both, "model").assign(
+            {v: self.dataset[v] for v in shared if v not in varying},
+            shadow=("model", np.repeat([False, True], [self.n_models, shadows.n_models])),
+            candidate=("record", self.varied),
+        )
+        about = {
+            key: shadows.attrs.get(key)
+            for key in ("model", "defense", "defense_parameters", "training", "seed")
+        }
+        attrs = {**self.attrs, "n_models": dataset.sizes["model"], "shadow_models": about}
+        return type(self)(dataset.assign_attrs(attrs))
+
+    def against(self, target: int) -> Self:
+        """Return the game of one target, the first model, and the separate shadow models alone."""
+        models = np.append(target, np.flatnonzero(self.shadow))
+        dataset = self.dataset.isel(model=models).drop_vars(["shadow", "candidate"], errors="ignore")
+        partner = np.full(len(models), -1)
+        return type(self)(
+            dataset.assign(partner=("model", partner)).assign_attrs(leave_one_out="first", n_candidates=None)
+        )
+
     def of_records(self, records: np.ndarray) -> Self:
         """Return the game of some records only (a mask or indices)."""
         return type(self)(self.dataset.isel(record=np.arange(self.n_records)[records]))
@@ -320,10 +410,10 @@ def _check_partners(partner: np.ndarray, member: np.ndarray) -> None:
             f"partner must hold indices of models, 0 to {len(member) - 1}, or -1 for none; it holds {partner}."
         )
     for k, other in enumerate(partner):
-        if other >= 0 and (partner[other] != k or (member[k] == member[other]).any()):
+        if other >= 0 and (partner[other] != k or (member[k] & member[other]).any()):
             raise ValueError(
                 f"partner[{k}]={other}, but models {k} and {other} are no pair: each must be the other's partner, and "
-                "a record a member of exactly one of them. Leave partner out if models do not come in pairs."
+                "a record a member of one of them at most. Leave partner out if models do not come in pairs."
             )
 
 
@@ -354,6 +444,8 @@ class Plan:
     queries: Queries
     n_models: int
     canaries: int
+    members: int | None
+    candidates: np.ndarray | None
     seed: int
     keep: Literal["logits", "scores"]
     answers: Literal["float32", "float16"]
@@ -369,10 +461,20 @@ class Plan:
         for name in ("n_models", "seed", "canaries"):
             object.__setattr__(self, name, int(getattr(self, name)))
         n = len(self.pool)
+        if self.candidates is not None:
+            self._check_candidates()
+            n = int(self.candidates.sum())
         if n % 2:
             raise ValueError(
-                f"The pool has {n} records; complementary halves need an even number: load size={n - 1}."
+                f"There are {n} records that may be members; complementary halves need an even number: load "
+                f"size={len(self.pool) - 1}, or give other candidates."
             )
+        if self.members is not None:
+            check_integer("members", self.members, low=1)
+            if self.members > n // 2:
+                raise ValueError(f"members={self.members} must be at most {n // 2}, half of the candidates.")
+        if self.canaries and (self.members is not None or self.candidates is not None):
+            raise ValueError(f"canaries={self.canaries} do not go with members or candidates.")
         if self.canaries % 2 or self.canaries > n:
             raise ValueError(f"canaries={self.canaries} must be even and at most {n}, the number of records.")
         choose("keep", self.keep, ("logits", "scores"))
@@ -382,6 +484,27 @@ class Plan:
         self.training.check(self.pool)
         self.defense.check(self.pool)
         self._try_model()
+
+    def _check_candidates(self) -> None:
+        candidates, n = np.asarray(self.candidates), len(self.pool)
+        if candidates.dtype != bool:
+            if not np.issubdtype(candidates.dtype, np.integer) or candidates.ndim != 1:
+                raise ValueError(
+                    "candidates must be a mask of the pool's records, or a list of their indices."
+                )
+            if candidates.size and not -n <= candidates.min() <= candidates.max() < n:
+                raise ValueError(f"candidates holds indices beyond the pool's {n} records.")
+            candidates = np.isin(np.arange(n), candidates % n)
+        if candidates.shape != (n,) or not candidates.any():
+            raise ValueError(
+                f"candidates must choose some of the pool's {n} records; it has shape {candidates.shape}."
+            )
+        object.__setattr__(self, "candidates", candidates)
+
+    def member(self, canary: np.ndarray) -> np.ndarray:
+        """Draw who is a member of which model, bool (model, record)."""
+        n, options = len(self.pool), {"candidate": self.candidates, "members": self.members}
+        return membership(self.n_models, n, self.seed, canary, **options)
 
     def _try_model(self) -> None:
         network = self.network()
@@ -405,6 +528,10 @@ class Plan:
         parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, provenance.source_hash(*sources)]
         parts += [_describe(v) for v in (self.model, self.defense, self.training, self.queries)]
         parts += [str(v) for v in (self.n_models, self.canaries, self.seed, self.keep, self.answers)]
+        parts += [
+            str(self.members),
+            "" if self.candidates is None else np.packbits(self.candidates).tobytes().hex(),
+        ]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
         return f"{self.pool.name}-{self.defense.name}-{digest}"
 
@@ -420,6 +547,8 @@ class Plan:
             "queries": repr(self.queries),
             "n_models": self.n_models,
             "canaries": self.canaries,
+            "members": self.members,
+            "n_candidates": None if self.candidates is None else int(self.candidates.sum()),
             "seed": self.seed,
             "keep": self.keep,
             "answers": self.answers,
@@ -440,6 +569,8 @@ def play(
     n_models: int = 16,
     queries: str | Queries = "original",
     canaries: int = 0,
+    members: int | None = None,
+    candidates: np.ndarray | None = None,
     seed: int = 0,
     keep: Literal["logits", "scores"] = "logits",
     answers: Literal["float32", "float16"] = "float32",
@@ -467,6 +598,11 @@ def play(
         What every model is asked about each record, see `mialab.queries`.
     canaries : int
         How many records get a wrong label, to measure the risk of the most exposed records; even.
+    members : int, optional
+        Records that each model is trained on; by default half of those that may be.
+    candidates : array_like of bool or int, optional
+        Which records, a mask or indices, models may be trained on; all by default. All records are asked about. With
+        disjoint candidates for targets and shadow models (`Game.with_shadows`), the attacker has other data.
     seed : int
         Decides memberships, initial weights, batches and noise; model k depends on ``(seed, k)`` alone.
     keep : {"logits", "scores"}
@@ -518,6 +654,8 @@ def play(
         queries=make_queries(queries, pool),
         n_models=n_models,
         canaries=canaries,
+        members=members,
+        candidates=candidates,
         seed=seed,
         keep=keep,
         answers=answers,
@@ -528,7 +666,7 @@ def play(
     plan = dataclasses.replace(plan, training=training)
     kept = Store(games, plan.key())
     y, canary = mislabel(pool.y, pool.n_classes, canaries, seed)
-    member = membership(n_models, len(pool), seed, canary)
+    member = plan.member(canary)
     with kept.lock():
         _lay_out(kept, plan, member, y, canary)
         absent, damaged = kept.missing()

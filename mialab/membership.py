@@ -5,7 +5,15 @@ import numpy as np
 from mialab.randomness import generator
 
 
-def membership(n_models: int, n_records: int, seed: int, canary: np.ndarray | None = None) -> np.ndarray:
+def membership(
+    n_models: int,
+    n_records: int,
+    seed: int,
+    canary: np.ndarray | None = None,
+    *,
+    candidate: np.ndarray | None = None,
+    members: int | None = None,
+) -> np.ndarray:
     """Draw who is a member of which model: complementary halves for each pair of models.
 
     Parameters
@@ -16,20 +24,29 @@ def membership(n_models: int, n_records: int, seed: int, canary: np.ndarray | No
         Pair j depends on ``(seed, j)`` alone.
     canary : numpy.ndarray of bool, shape (record,), optional
         Canaries are halved among themselves, so every model has the same number of them.
+    candidate : numpy.ndarray of bool, shape (record,), optional
+        Records that may be members, an even number; all by default. The others are members of no model.
+    members : int, optional
+        Members of each model, at most half of the candidates, which is the default; not with canaries. With fewer, the
+        members of a pair of models are still disjoint.
 
     Returns
     -------
     numpy.ndarray of bool, shape (model, record)
-        Every row and every column is True for exactly half of its length.
+        By default every row and every column is True for exactly half of its length.
     """
     member = np.zeros((n_models, n_records), bool)
     canary = np.zeros(n_records, bool) if canary is None else canary
-    parts = [part for part in (np.flatnonzero(canary), np.flatnonzero(~canary)) if part.size]
+    candidate = np.ones(n_records, bool) if candidate is None else candidate
+    sides = (canary & candidate, ~canary & candidate)
+    parts = [part for part in map(np.flatnonzero, sides) if part.size]
     for first in range(0, n_models, 2):
         rng = generator(seed, "membership", first // 2)
         for part in parts:
-            member[first, rng.permutation(part)[: part.size // 2]] = True
-        member[first + 1] = ~member[first]
+            half = part.size // 2 if members is None else members
+            drawn = rng.permutation(part)
+            member[first, drawn[:half]] = True
+            member[first + 1, drawn[half : 2 * half]] = True
     return member
 
 

@@ -37,6 +37,8 @@ DIMENSIONS = {
     "partner": ("model",),
     "y": ("record",),
     "canary": ("record",),
+    "shadow": ("model",),
+    "candidate": ("record",),
     "checksum": ("model", "byte"),
 }
 #: Arrays that are known before training, and their types.

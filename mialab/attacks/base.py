@@ -60,14 +60,19 @@ class Attack(ABC):
     sees: ClassVar[str] = "logits"
     #: Whether the logits themselves are needed: signals, as games with ``keep="scores"`` have them, will not do.
     needs_logits: ClassVar[bool] = False
-    #: Whether the score itself, not just its threshold, needs shadow models.
-    needs_shadows: ClassVar[bool] = False
+    #: Shadow models that the score itself, not just its threshold, needs for each record: "OUT", trained without it;
+    #: "IN and OUT"; "any", if it is enough that members and non-members of the shadow models are known; or "none".
+    shadows: ClassVar[str] = "none"
     #: Whether the score itself, not just its threshold, needs a known half of the target's members and non-members.
     needs_known_half: ClassVar[bool] = False
     #: Whether the score needs the features of the records; the attack then has a parameter ``pool``.
     needs_pool: ClassVar[bool] = False
-    #: Least number of queries per record.
+    #: Name of the probe, see `mialab.probes`, whose measurements the score needs.
+    needs_probe: ClassVar[str] = ""
+    #: Least number of queries per record that the game must have asked.
     min_queries: ClassVar[int] = 1
+    #: Queries per record in words, where they are not those of the game, e.g. "about 200".
+    budget: ClassVar[str] = ""
     #: Paper and equation.
     source: ClassVar[str] = ""
 
@@ -121,23 +126,53 @@ class Attack(ABC):
             raise Refused(
                 f"Attack {self.name!r} needs logits, and this game keeps scores alone: play it with keep='logits'."
             )
-        members = game.member.sum(0)[game.varied]
-        fewest = int(np.minimum(members, game.n_models - members).min(initial=game.n_models))
-        if self.needs_shadows and not members.size:
+        if self.needs_probe and self.needs_probe not in game.probes:
             raise Refused(
-                f"Attack {self.name!r} compares models trained with a record and without it; here every record is "
-                "a member of all models or of none: play the game with more models."
+                f"Attack {self.name!r} needs what is measured while the models are at hand: play the game with "
+                f"probes=[{self.needs_probe!r}]."
             )
-        if self.needs_shadows and fewest < 3:
-            raise Refused(
-                f"Attack {self.name!r} needs at least 3 models trained with each record and 3 without it; "
-                f"here some record has only {fewest}: play the game with n_models of at least 6."
-            )
+        self._check_shadows(game)
         if self.calibrate == "shadows" and game.n_models < 2 + (game.left_out >= 0).any():
             raise Refused(
                 f"Attack {self.name!r} chooses its threshold on shadow models, and this game has none: "
                 "give the attack calibrate='known_half', or play with more models."
             )
+
+    def _check_shadows(self, game: Game) -> None:
+        if self.shadows == "none":
+            return
+        if game.shadow.any():
+            if not self._comparable(game).any():
+                raise Refused(
+                    f"Attack {self.name!r} needs at least 3 shadow models of each kind for a record ({self.shadows}), "
+                    "and there are such for no record that a target may have been trained on. Where shadow models "
+                    "never saw these records, take attacks that need OUT models alone, such as 'lira_offline'."
+                )
+            return
+        members = game.member.sum(0)[game.varied]
+        fewest = int(np.minimum(members, game.n_models - members).min(initial=game.n_models))
+        if not members.size:
+            raise Refused(
+                f"Attack {self.name!r} compares models trained with a record and without it; here every record is "
+                "a member of all models or of none: play the game with more models."
+            )
+        if fewest < 3:
+            raise Refused(
+                f"Attack {self.name!r} needs at least 3 models trained with each record and 3 without it; "
+                f"here some record has only {fewest}: play the game with n_models of at least 6."
+            )
+
+    def _comparable(self, game: Game) -> np.ndarray:
+        """Tell which records have enough separate shadow models for this attack, bool (record,)."""
+        inside = game.member[game.shadow].sum(0)
+        outside = game.shadow.sum() - inside
+        enough = {
+            "none": np.ones_like(game.candidate),
+            "any": np.full_like(game.candidate, (np.minimum(inside, outside) >= 3).any()),
+            "OUT": outside >= 3,
+            "IN and OUT": np.minimum(inside, outside) >= 3,
+        }
+        return enough[self.shadows] & game.candidate
 
     def run(self, game: Game) -> Outcome:
         """Attack every model of a game in turn.
@@ -154,8 +189,31 @@ class Attack(ABC):
         Outcome
         """
         self.check(game)
-        if self.needs_shadows and not game.varied.all():
+        if game.shadow.any():
+            return self._run_with_separate_shadows(game)
+        if self.shadows != "none" and not game.varied.all():
             return _spread(self.run(game.of_records(game.varied)), game.varied)
+        outcome = self._run(game)
+        outcome.evaluated[:, ~game.candidate] = False
+        return outcome
+
+    def _run_with_separate_shadows(self, game: Game) -> Outcome:
+        """Attack each target with the separate shadow models alone; no target helps against another one."""
+        whole = Outcome(*(np.zeros(game.member.shape, type_) for type_ in (np.float64, bool, bool)))
+        told = self.needs_known_half or self.calibrate == "known_half"
+        scored = self._comparable(game)
+        # The other records tell the attacker about members and non-members of its shadow models.
+        seen = (
+            scored if (told or self.shadows == "IN and OUT") and not self.needs_pool else np.ones_like(scored)
+        )
+        for k in np.flatnonzero(~game.shadow):
+            outcome = _spread(self._run(game.against(k).of_records(seen)), seen)
+            for array, own in zip(vars(whole).values(), vars(outcome).values(), strict=True):
+                array[k] = own[0]
+            whole.evaluated[k] &= scored
+        return whole
+
+    def _run(self, game: Game) -> Outcome:
         score = np.asarray(self.scores(game), dtype=np.float64)
         if not np.isfinite(score).all():
             raise FloatingPointError(
@@ -328,8 +386,27 @@ def _needed(for_score: bool, for_threshold: bool) -> str:
     return "for the score" if for_score else "for the threshold" if for_threshold else "none"
 
 
+def _shadows_needed(attack: Attack) -> str:
+    kinds = {"OUT": "OUT", "IN and OUT": "IN and OUT", "any": "any, for the score"}
+    return kinds.get(attack.shadows) or _needed(False, "shadows" in attack.calibrations)
+
+
+def _queries_needed(attack: Attack) -> str:
+    return attack.budget or f"{attack.min_queries}" + ("+" if attack.min_queries > 1 else "")
+
+
 def available() -> pd.DataFrame:
-    """Return all attacks with what each needs: a row per attack, from the attacks' own statements."""
+    """Return all attacks with what each needs: a row per attack, from the attacks' own statements.
+
+    Returns
+    -------
+    DataFrame
+        ``sees``: what the attacker sees of the model; ``shadow models``: of which kind, for the score, or only for
+        the threshold; ``known half``: of the target's own members and non-members; ``features``: whether the records'
+        features are looked at; ``logits``: whether signals alone (``keep="scores"``) will not do; ``probe``: what must
+        have been measured while the models were at hand; ``threshold``: how it can be chosen, the default first;
+        ``queries`` per record; ``source``.
+    """
     rows = []
     for name in sorted(ATTACKS):
         attack = ATTACKS[name]()
@@ -337,11 +414,13 @@ def available() -> pd.DataFrame:
             {
                 "attack": name,
                 "sees": attack.sees,
-                "shadow models": _needed(attack.needs_shadows, "shadows" in attack.calibrations),
+                "shadow models": _shadows_needed(attack),
                 "known half": _needed(attack.needs_known_half, attack.calibrations == ("known_half",)),
                 "features": _needed(attack.needs_pool, False),
+                "logits": _needed(attack.needs_logits, False),
+                "probe": attack.needs_probe or "none",
                 "threshold": " or ".join(attack.calibrations).replace("_", " "),
-                "queries": f"{attack.min_queries}" + ("+" if attack.min_queries > 1 else ""),
+                "queries": _queries_needed(attack),
                 "source": attack.source,
             }
         )

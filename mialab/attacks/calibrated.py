@@ -63,7 +63,7 @@ class Calibrated(Attack):
         See `Attack`.
     """
 
-    needs_shadows: ClassVar[bool] = True
+    shadows: ClassVar[str] = "OUT"
     source: ClassVar[str] = "Watson et al. (2022)"
 
     statistic: str = "loss"

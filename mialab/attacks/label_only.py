@@ -87,7 +87,7 @@ class LabelOnly(Attack):
     """
 
     sees: ClassVar[str] = "label"
-    needs_shadows: ClassVar[bool] = True
+    shadows: ClassVar[str] = "IN and OUT"
     min_queries: ClassVar[int] = 2
     calibrations: ClassVar[tuple[str, ...]] = ("ratio", "known_half")
     source: ClassVar[str] = "Aerni et al. (2024); Choquette-Choo et al. (2021), section 4"

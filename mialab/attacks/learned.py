@@ -192,7 +192,7 @@ class Shokri(Attack):
     """
 
     needs_logits: ClassVar[bool] = True
-    needs_shadows: ClassVar[bool] = True
+    shadows: ClassVar[str] = "any"
     calibrations: ClassVar[tuple[str, ...]] = ("ratio", "known_half")
     source: ClassVar[str] = "Shokri et al. (2017), section V; Salem et al. (2019), section III"
 

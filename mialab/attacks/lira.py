@@ -140,7 +140,6 @@ class LiRA(Attack):
         See `Attack`; the threshold of the online likelihood ratio is 1.
     """
 
-    needs_shadows: ClassVar[bool] = True
     source: ClassVar[str] = "Carlini et al. (2022), algorithm 1"
 
     online: bool = True
@@ -160,6 +159,11 @@ class LiRA(Attack):
     def calibrations(self) -> tuple[str, ...]:
         """Online, the likelihood ratio has a threshold of its own; offline, shadow models give one."""
         return ("ratio", "known_half") if self.online else ("shadows", "known_half")
+
+    @property
+    def shadows(self) -> str:
+        """Shadow models that were trained on the record are needed online only."""
+        return "IN and OUT" if self.online else "OUT"
 
     @property
     def base_name(self) -> str:

@@ -31,7 +31,7 @@ class Ranking(Attack):
     """
 
     sees: ClassVar[str] = "ranking"
-    needs_shadows: ClassVar[bool] = True
+    shadows: ClassVar[str] = "IN and OUT"
     calibrations: ClassVar[tuple[str, ...]] = ("ratio", "known_half")
     source: ClassVar[str] = "this study, after Carlini et al. (2022)"
 

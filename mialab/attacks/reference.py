@@ -149,7 +149,7 @@ class AttackR(_Percentile):
         See `Attack`.
     """
 
-    needs_shadows: ClassVar[bool] = True
+    shadows: ClassVar[str] = "OUT"
     calibrations: ClassVar[tuple[str, ...]] = ("level", "known_half")
     source: ClassVar[str] = "Ye et al. (2022), Attack R"
 

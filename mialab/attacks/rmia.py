@@ -141,7 +141,6 @@ class RMIA(Attack):
         See `Attack`.
     """
 
-    needs_shadows: ClassVar[bool] = True
     source: ClassVar[str] = "Zarifzadeh et al. (2024), algorithm 1"
 
     online: bool = True
@@ -157,6 +156,11 @@ class RMIA(Attack):
         if self.population is not None:
             check_integer("population", self.population, low=2)
         choose("queries", self.queries, ("original", "all"))
+
+    @property
+    def shadows(self) -> str:
+        """Shadow models that were trained on the record are needed online only."""
+        return "IN and OUT" if self.online else "OUT"
 
     @property
     def base_name(self) -> str:
