@@ -368,7 +368,7 @@ class Game:
         varying = [v for v in shared if "model" in both[0][v].dims]
         both = [part[varying] for part in both]
         dataset = xr.concat(both, "model").assign(
-            {v: self.dataset[v] for v in shared if v not in varying},
+            **{v: self.dataset[v] for v in shared if v not in varying},
             shadow=("model", np.repeat([False, True], [self.n_models, shadows.n_models])),
             candidate=("record", self.varied),
         )
@@ -379,9 +379,9 @@ class Game:
         attrs = {**self.attrs, "n_models": dataset.sizes["model"], "shadow_models": about}
         return type(self)(dataset.assign_attrs(attrs))
 
-    def against(self, target: int) -> Self:
-        """Return the game of one target, the first model, and the separate shadow models alone."""
-        models = np.append(target, np.flatnonzero(self.shadow))
+    def against(self, target: int, *, alone: bool = False) -> Self:
+        """Return the game of one target, the first model, and the separate shadow models; or of the target alone."""
+        models = np.append(target, [] if alone else np.flatnonzero(self.shadow)).astype(int)
         dataset = self.dataset.isel(model=models).drop_vars(["shadow", "candidate"], errors="ignore")
         partner = np.full(len(models), -1)
         return type(self)(

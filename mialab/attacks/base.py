@@ -206,8 +206,9 @@ class Attack(ABC):
         seen = (
             scored if (told or self.shadows == "IN and OUT") and not self.needs_pool else np.ones_like(scored)
         )
+        alone = self.shadows == "none" and self.calibrate != "shadows"
         for k in np.flatnonzero(~game.shadow):
-            outcome = _spread(self._run(game.against(k).of_records(seen)), seen)
+            outcome = _spread(self._run(game.against(k, alone=alone).of_records(seen)), seen)
             for array, own in zip(vars(whole).values(), vars(outcome).values(), strict=True):
                 array[k] = own[0]
             whole.evaluated[k] &= scored
