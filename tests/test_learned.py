@@ -429,7 +429,7 @@ def test_names_say_what_differs():
     assert dataclasses.replace(Nasr(), posteriors="sorted").name == "nasr_sorted"
     table = mia.attacks.available()
     assert table.loc["nasr", ["shadow models", "known half"]].tolist() == ["none", "for the score"]
-    assert table.loc["shokri", ["shadow models", "known half"]].tolist() == ["for the score", "none"]
+    assert table.loc["shokri", ["shadow models", "known half"]].tolist() == ["any, for the score", "none"]
 
 
 @pytest.mark.parametrize(

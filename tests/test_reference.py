@@ -431,6 +431,6 @@ def test_what_each_needs_is_listed():
         "for the score",
         "none",
     ]
-    assert table.loc["attack_r", "shadow models"] == "for the score"
+    assert table.loc["attack_r", "shadow models"] == "OUT"
     assert table.loc["quantile", "features"] == "for the score"
     assert table.loc["loss", "known half"] == "none"
