@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import joblib
@@ -25,7 +26,7 @@ IDLE_SECONDS = 240
 
 
 class Processes:
-    """Worker processes of joblib's active backend, or this process where one is enough.
+    """Worker processes of joblib's active backend, or threads of this process where those do not pay.
 
     Parameters
     ----------
@@ -39,6 +40,7 @@ class Processes:
 
     def __init__(self, pool: Pool, workers: int | None) -> None:
         self.pool, self.workers = pool, workers
+        self._in_threads = False
 
     def ask(self, function: Callable[..., Result], *arguments: object) -> Result:
         """Call a function on a machine that trains: this one."""
@@ -48,17 +50,23 @@ class Processes:
         """Do the same with ``pool=`` the records."""
         return function(pool=self.pool, **options)
 
-    def size(self, work: float) -> int:
-        """Return how many groups to train at once; if nobody said otherwise, 1 where processes do not pay.
+    def size(self, work: float, *, threads: bool = False) -> int:
+        """Return how many groups to train at once.
+
+        If nobody said otherwise, where processes do not pay, that is as many as there are cores if threads will do, or
+        else 1.
 
         Parameters
         ----------
         work : float
             Seconds that one process would take, roughly.
+        threads : bool
+            Whether groups can be trained in threads of one process.
         """
         pays = STARTED_PAYS if time.monotonic() < Processes._alive_until else START_PAYS
+        self._in_threads = threads and not self.workers and work <= pays
         _, most = get_active_backend()
-        return self.workers or (joblib.effective_n_jobs(most or -1) if work > pays else 1)
+        return self.workers or (joblib.effective_n_jobs(most or -1) if threads or work > pays else 1)
 
     def run(
         self, function: Callable[..., Result], groups: Sequence[list[int]], workers: int, **options: object
@@ -66,6 +74,14 @@ class Processes:
         """Yield ``function(group, pool=..., **options)`` of every group as it is done."""
         if workers == 1:
             yield from (function(group, pool=self.pool, **options) for group in groups)
+            return
+        if self._in_threads:
+            with ThreadPoolExecutor(workers) as threads:
+                tasks = [threads.submit(function, group, pool=self.pool, **options) for group in groups]
+                try:
+                    yield from (task.result() for task in as_completed(tasks))
+                finally:
+                    threads.shutdown(cancel_futures=True)
             return
         parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="all")
         yield from parallel(joblib.delayed(function)(group, pool=self.pool, **options) for group in groups)
@@ -116,7 +132,7 @@ class Cluster:
         """Do the same with ``pool=`` the records."""
         return self.ask(_with_pool, function, pool=self.pool, **options)
 
-    def size(self, work: float) -> int:
+    def size(self, work: float, *, threads: bool = False) -> int:
         """Return how many workers there are; small work goes to the cluster too."""
         threads = self.client.nthreads().values()
         if max(threads) > 1:
@@ -130,14 +146,14 @@ class Cluster:
         self, function: Callable[..., Result], groups: Sequence[list[int]], workers: int, **options: object
     ) -> Iterator[Result]:
         """Yield ``function(group, pool=..., **options)`` of every group as it is done."""
-        from distributed import as_completed
+        from distributed import as_completed as as_finished
 
         futures = {
             self.client.submit(_with_pool, function, group, pool=self.pool, **options, **self.options): group
             for group in groups
         }
         try:
-            for future in as_completed(futures):
+            for future in as_finished(futures):
                 yield self._result(future, f"Models {futures[future]} were")
         finally:
             self.client.cancel(list(futures))

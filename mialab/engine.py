@@ -8,12 +8,14 @@ float rounding only. So do the arithmetic of the training steps (`resolve`) and 
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import torch
@@ -29,12 +31,17 @@ from mialab.queries import Queries
 from mialab.randomness import Streams, generator
 from mialab.signals import SIGNALS
 
+if TYPE_CHECKING:
+    from mialab.probes import Probe
+
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 #: On a CPU, larger networks are faster one at a time: stacked, their weights fall out of the cache.
 STACKED_PARAMETERS = 50_000
-#: Models and parameters of a stacked group on a CPU, at most: more are hardly faster, and a kill loses a group.
+#: Larger ones are trained in bfloat16 where the processor has it.
+BFLOAT_PARAMETERS = 30_000
+#: Models and parameters of a stacked group on a CPU, at most: more are no faster, and a kill loses a group.
 GROUP_MODELS = 16
-GROUP_PARAMETERS = 2_000_000
+GROUP_PARAMETERS = 400_000
 #: Share of a GPU's free memory that a group may be expected to fill.
 GPU_SHARE = 0.6
 #: A core's overhead per training step, and its speed with matrices, roughly.
@@ -42,6 +49,10 @@ STEP_SECONDS, OPERATIONS_PER_SECOND = 2e-4, 1e11
 #: Records that a group answers at a time, all its models together.
 ANSWER_BATCH = 1024
 CACHED_BATCH = 128
+#: Threads share torch's random numbers and its default number of threads.
+_CHANCE, _COUNT = threading.Lock(), threading.Lock()
+_running: list[None] = []
+_threads = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +184,7 @@ def resolve(training: Training, network: nn.Module, device: str = "cpu") -> Trai
     """Replace ``precision="auto"`` by a precision.
 
     That is bfloat16 on GPUs that have it, and on processors with AVX512-BF16 or AMX for networks with convolutions or
-    more than 50,000 parameters: for smaller ones, conversions cost more than they save.
+    more than 30,000 parameters: for smaller ones, conversions cost more than they save.
 
     Parameters
     ----------
@@ -190,7 +201,7 @@ def resolve(training: Training, network: nn.Module, device: str = "cpu") -> Trai
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         has = torch.cpu.get_capabilities()
-        large = _n_parameters(network) > STACKED_PARAMETERS or _has(network, nn.Conv2d)
+        large = _n_parameters(network) > BFLOAT_PARAMETERS or _has(network, nn.Conv2d)
         fast = large and bool(has.get("avx512_bf16") or has.get("amx_bf16"))
     return replace(training, precision="bfloat16" if fast else "float32")
 
@@ -234,7 +245,7 @@ def seconds_of_work(network: nn.Module, pool: Pool, training: Training) -> float
 def models_per_group(network: nn.Module, pool: Pool, training: Training, device: str = "cpu") -> int:
     """Return how many models a stacked group holds at most.
 
-    On a CPU that is 16, and fewer where they have more than 2 million parameters together. On a GPU it is what fits
+    On a CPU that is 16, and fewer where they have more than 400,000 parameters together. On a GPU it is what fits
     into 60 % of its free memory, by the size of parameters, gradients, optimizer state and of what one model keeps
     of a batch for its gradient; a group that does not fit after all is split (see `mialab.play`).
 
@@ -282,7 +293,7 @@ def _stackable(network: nn.Module, x: torch.Tensor) -> bool:
 
 def initialise(build: Model, pool: Pool, seed: int, model: int) -> nn.Module:
     """Build network number ``model``: its initial weights depend on ``(seed, model)`` alone."""
-    with torch.random.fork_rng(devices=[]):
+    with _CHANCE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "weights", model).integers(2**63)))
         return build(pool.x.shape[1:], pool.n_classes)
 
@@ -301,13 +312,21 @@ def _tensor(array: np.ndarray | torch.Tensor, device: str) -> torch.Tensor:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    # A group is one thread's work: other cores train other groups, and small operations gain nothing from two.
-    threads = torch.get_num_threads()
+    # A group is one thread's work: other cores train other groups, and small operations gain nothing from two. Torch
+    # keeps the number for each thread and, for new ones, for the process: the last group to end restores it.
+    global _threads
+    with _COUNT:
+        if not _running:
+            _threads = torch.get_num_threads()
+        _running.append(None)
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        with _COUNT:
+            _running.pop()
+            if not _running:
+                torch.set_num_threads(_threads)
 
 
 @contextmanager
@@ -487,6 +506,25 @@ class Run:
             size = min(size, CACHED_BATCH)
         return torch.cat([self._forward(self.parameters, part) for part in x.split(size, dim=1)], dim=1)
 
+    def inputs(self, records: slice | torch.Tensor) -> torch.Tensor:
+        """Return some records (a slice or indices) of the pool as inputs, float32 (record, ...)."""
+        return prepare(self.x[records])
+
+    def alone(self, index: int) -> Self:
+        """View one model of the group, once trained, as a group of its own."""
+        view = copy(self)
+        view.models, view.members = [self.models[index]], self.members[index : index + 1]
+        if self.form == "stacked":
+            view.parameters = {
+                name: value.detach()[index : index + 1] for name, value in self.parameters.items()
+            }
+        return view
+
+    def network(self, index: int) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+        """Return one model in evaluation mode as `torch.func.functional_call` takes it: network and parameters."""
+        own = (lambda value: value[index]) if self.form == "stacked" else (lambda value: value)
+        return self._network.eval(), {name: own(value.detach()) for name, value in self.parameters.items()}
+
     def accuracy(self, x: np.ndarray, y: np.ndarray) -> torch.Tensor:
         """Accuracy of each model on records ``x`` with labels ``y``, shape (model,); NaN without records."""
         if not len(x):
@@ -509,6 +547,7 @@ def train_group(
     device: str = "cpu",
     keep: Literal["logits", "scores"] = "logits",
     answers: Literal["float32", "float16"] = "float32",
+    probes: Sequence[Probe] = (),
 ) -> dict[str, np.ndarray]:
     """Train a group of models and collect their answers on every record of the pool.
 
@@ -530,6 +569,8 @@ def train_group(
         Whether to return the answers or, for each of `mialab.signals.SIGNALS`, one number of each answer.
     answers : {"float32", "float16"}
         Type of the returned logits.
+    probes : sequence of Probe
+        What else is measured, see `mialab.probes`.
 
     Returns
     -------
@@ -537,7 +578,7 @@ def train_group(
         With a leading model dimension: ``logits`` (model, query, record, label) as released; ``raw_logits``, the same
         before the defense's output step, if it has one; with ``keep="scores"`` instead of each of them its signals
         (model, query, record) float32, e.g. ``loss`` and ``raw_loss``; ``train_accuracy``, ``validation_accuracy``,
-        ``test_accuracy`` and ``seconds`` (each model's share of the group's time).
+        ``test_accuracy`` and ``seconds`` (each model's share of the group's time); and the arrays of the probes.
 
     Raises
     ------
@@ -545,12 +586,18 @@ def train_group(
         If a model's answers are not finite numbers, or do not fit the type of the answers.
     """
     began = time.perf_counter()
-    with _one_thread(), _own_chance(seed, models[0]):
+    with _one_thread(), ExitStack() as own_chance:
         run = Run(
             pool, y, member, models, build=build, defense=defense, training=training, seed=seed, device=device
         )
+        if (
+            run.form == "single"
+        ):  # stacked ones draw no numbers of torch's, so other threads may train meanwhile
+            own_chance.enter_context(_own_chance(seed, models[0]))
         run.train()
         arrays, correct = _answers(run, queries, keep, np.dtype(answers))
+        for probe in probes:
+            arrays |= probe(run)
         accuracies = {
             "train_accuracy": correct.gather(1, run.members).double().mean(1),
             "validation_accuracy": run.accuracy(pool.x_val, pool.y_val),

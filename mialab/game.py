@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,10 +27,12 @@ from mialab.identity import describe
 from mialab.membership import membership, mislabel
 from mialab.models import Model
 from mialab.options import check_integer, choose
-from mialab.queries import Queries
+from mialab.probes import PROBES, Probe, layers
+from mialab.probes import make as make_probes
+from mialab.queries import Queries, kinds, mixtures, pairing
 from mialab.queries import make as make_queries
 from mialab.randomness import generator
-from mialab.store import ANSWERS, DIMENSIONS, Store, games_root, is_shared, layout
+from mialab.store import ANSWERS, DIMENSIONS, MEASURED, Store, games_root, is_shared, layout
 
 try:
     import resource
@@ -38,7 +42,9 @@ except ImportError:  # not on Windows
 #: Source files that decide what a trained model is, besides those of the options in use; a change in one of them,
 #: other than in comments and docstrings, makes stored games outdated.
 SOURCES = ("randomness.py", "membership.py", "engine.py", "augmentation.py", "defenses/base.py")
-#: Only one group at a time in a process: all threads share torch's random numbers.
+#: Which probe fills which array.
+PROBE_OF = {probe.array: probe.name for probe in PROBES.values()}
+#: Only one group at a time in a process, unless it is stacked: all threads share torch's random numbers.
 ONE_GROUP = threading.Lock()
 
 
@@ -58,6 +64,10 @@ class Game:
     """
 
     def __init__(self, dataset: xr.Dataset) -> None:
+        mixed = dataset.attrs.get("mixed")
+        if mixed and "pair" not in dataset:  # known from the start, so that it stays with what is cut out
+            other = pairing(mixed["n_records"], mixed["seed"])
+            dataset = dataset.assign(pair=("record", np.minimum(other, np.arange(other.size))))
         self.dataset = dataset
         self.attrs = dict(dataset.attrs)
 
@@ -72,6 +82,8 @@ class Game:
         canary: np.ndarray | None = None,
         shadow: np.ndarray | None = None,
         raw_logits: np.ndarray | None = None,
+        gradient_norm: np.ndarray | None = None,
+        boundary_distance: np.ndarray | None = None,
         train_accuracy: np.ndarray | None = None,
         test_accuracy: np.ndarray | None = None,
         name: str = "arrays",
@@ -96,6 +108,10 @@ class Game:
             none: every model is a target, and a shadow model of the others.
         raw_logits : array_like of float, optional
             Answers before a defense's output step, if it has one.
+        gradient_norm : array_like of float, shape (model, record, layer), optional
+            What `mialab.probes.Gradient` measures; (model, record) stands for the norm of the whole gradient.
+        boundary_distance : array_like of float, shape (model, record), optional
+            What `mialab.probes.Boundary` measures.
         train_accuracy, test_accuracy : array_like of float, shape (model,), optional
             Accuracy of each model on its members and on held-out records.
         name : str
@@ -118,6 +134,10 @@ class Game:
         n_models, _, n_records, n_classes = logits.shape
         if n_classes < 2:
             raise ValueError(f"logits has {n_classes} classes; there must be at least 2.")
+        if gradient_norm is not None:
+            gradient_norm = np.asarray(gradient_norm)
+            gradient_norm = gradient_norm[..., None] if gradient_norm.ndim == 2 else gradient_norm
+        n_layers = gradient_norm.shape[-1] if np.ndim(gradient_norm) else 0
         expected = {"member": (n_models, n_records), "y": (n_records,)}
         given: dict[str, np.ndarray] = {"member": member, "y": y}
         optional = {
@@ -125,6 +145,8 @@ class Game:
             "canary": (canary, (n_records,)),
             "shadow": (shadow, (n_models,)),
             "raw_logits": (raw_logits, logits.shape),
+            "gradient_norm": (gradient_norm, (n_models, n_records, n_layers)),
+            "boundary_distance": (boundary_distance, (n_models, n_records)),
             "train_accuracy": (train_accuracy, (n_models,)),
             "test_accuracy": (test_accuracy, (n_models,)),
         }
@@ -143,6 +165,9 @@ class Game:
                 raise ValueError(
                     f"{key} has {np.sum(~np.isfinite(value))} values that are not finite numbers."
                 )
+        for key in [name for name in MEASURED if name in given]:
+            if not np.issubdtype(given[key].dtype, np.number) or (given[key] < 0).any():
+                raise ValueError(f"{key} must hold numbers of at least 0.")
         for key in [name for name in ("member", "canary", "shadow") if name in given]:
             if not np.isin(given[key], (0, 1)).all():
                 raise ValueError(
@@ -173,6 +198,8 @@ class Game:
                 attrs={
                     "dataset": name,
                     "defense": "unknown",
+                    "probes": [PROBE_OF[key] for key in MEASURED if key in given],
+                    "layers": [f"layer {i}" for i in range(n_layers)],
                     **dict.fromkeys(("seed", "device", "seconds")),
                     **provenance.collect(),
                 },
@@ -252,9 +279,50 @@ class Game:
         return self.varied if self.attrs.get("n_candidates") else np.ones(self.n_records, bool)
 
     @property
+    def query_kinds(self) -> tuple[str, ...]:
+        """How each query was made, a str each: ``"original"``, then e.g. ``"noise"``, or ``"changed"`` if unknown."""
+        known = self.attrs.get("query_kinds")
+        return tuple(known) if known else ("original", *(self.n_queries - 1) * ("changed",))
+
+    @property
+    def unmixed(self) -> np.ndarray:
+        """Which queries are about one record alone, indices; all but those of `mialab.queries.Mixed`."""
+        return np.flatnonzero([kind != "mixed" for kind in self.query_kinds])
+
+    @cached_property
+    def mixed_with(self) -> np.ndarray:
+        """The record that each one is mixed with in mixed queries, or -1 if it is not here, int64 (record,)."""
+        other = np.full(self.n_records, -1)
+        if "pair" in self.dataset:
+            _, place, size = np.unique(self.dataset["pair"], return_inverse=True, return_counts=True)
+            first, second = np.argsort(place, kind="stable")[size[np.sort(place)] == 2].reshape(-1, 2).T
+            other[first], other[second] = second, first
+        return other
+
+    @property
     def probes(self) -> tuple[str, ...]:
         """Names of the probes that were made, see `mialab.probes`."""
         return tuple(self.attrs.get("probes") or ())
+
+    def _measured(self, name: str) -> np.ndarray:
+        if name not in self.dataset:
+            raise ValueError(f"This game has no {name}: play it with probes=[{PROBE_OF[name]!r}].")
+        return self.dataset[name].to_numpy().astype(np.float64)
+
+    @cached_property
+    def gradient_norm(self) -> np.ndarray:
+        """Norms of the gradients of each record's loss, float64 (model, record, layer); see `mialab.probes`."""
+        return self._measured("gradient_norm")
+
+    @cached_property
+    def boundary_distance(self) -> np.ndarray:
+        """Distances of the records from the decision boundary, float64 (model, record); see `mialab.probes`."""
+        return self._measured("boundary_distance")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers of which gradients were measured."""
+        return tuple(self.attrs.get("layers") or ())
 
     @property
     def n_models(self) -> int:
@@ -312,6 +380,8 @@ class Game:
     def before_output_step(self) -> Self:
         """Return the same game with the answers before the defense's output step: a what-if, no real attacker.
 
+        What was measured on labels as released (the boundary) is left out.
+
         Raises
         ------
         ValueError
@@ -320,8 +390,10 @@ class Game:
         before = {f"raw_{name}": name for name in ANSWERS if f"raw_{name}" in self.dataset}
         if not before:
             raise ValueError(f"The defense {self.attrs.get('defense')!r} has no output step to leave out.")
-        dataset = self.dataset.drop_vars(before.values()).rename(before)
-        return type(self)(dataset.assign_attrs(output_step=False))
+        released = [*before.values(), "boundary_distance"]
+        dataset = self.dataset.drop_vars(released, errors="ignore").rename(before)
+        probes = [name for name in self.probes if name != "boundary"]
+        return type(self)(dataset.assign_attrs(output_step=False, probes=probes))
 
     @cached_property
     def varied(self) -> np.ndarray:
@@ -333,7 +405,8 @@ class Game:
 
         So the attacker's shadow models may have been trained on other records, on fewer, with another network or under
         another defense than the targets, see the parameters of `play`. They must have been asked the same about the
-        same records. The answers of both games are loaded.
+        same records. The answers of both games are loaded. What probes measured is kept if it is there in both games,
+        measured alike, and of gradients only if the networks have the same layers.
 
         Parameters
         ----------
@@ -362,7 +435,9 @@ class Game:
             raise ValueError(
                 f"shadows have the memberships of the targets: play them with another seed than {self.attrs['seed']}."
             )
-        both = [game.dataset.drop_vars("shadow", errors="ignore") for game in (self, shadows)]
+        probes = [name for name in self.probes if _measured_alike(name, self.attrs, shadows.attrs)]
+        dropped = ["shadow", *(array for array, name in PROBE_OF.items() if name not in probes)]
+        both = [game.dataset.drop_vars(dropped, errors="ignore") for game in (self, shadows)]
         both[1] = both[1].assign(partner=both[1]["partner"] + self.n_models * (both[1]["partner"] >= 0))
         shared = [v for v in both[0].variables if v in both[1].variables]
         varying = [v for v in shared if "model" in both[0][v].dims]
@@ -376,7 +451,7 @@ class Game:
             key: shadows.attrs.get(key)
             for key in ("model", "defense", "defense_parameters", "training", "seed")
         }
-        attrs = {**self.attrs, "n_models": dataset.sizes["model"], "shadow_models": about}
+        attrs = {**self.attrs, "n_models": dataset.sizes["model"], "shadow_models": about, "probes": probes}
         return type(self)(dataset.assign_attrs(attrs))
 
     def against(self, target: int, *, alone: bool = False) -> Self:
@@ -402,6 +477,19 @@ class Game:
         if self.partner[:n_models].max() >= n_models:
             raise ValueError(f"n_models={n_models} would tear models from their partners: {self.partner}.")
         return type(self)(self.dataset.isel(model=slice(n_models)).assign_attrs(n_models=n_models))
+
+
+def _measured_alike(probe: str, *games: dict) -> bool:
+    """Tell whether two games, of which these are the attributes, have the same measurements of a probe."""
+    about = [
+        (
+            probe in (attrs.get("probes") or ()),
+            (attrs.get("probe_parameters") or {}).get(probe),
+            attrs.get("layers") if probe == "gradient" else None,
+        )
+        for attrs in games
+    ]
+    return about[0] == about[1]
 
 
 def _check_partners(partner: np.ndarray, member: np.ndarray) -> None:
@@ -444,11 +532,12 @@ class Plan:
     queries: Queries
     n_models: int
     canaries: int
-    members: int | None
-    candidates: np.ndarray | None
     seed: int
     keep: Literal["logits", "scores"]
     answers: Literal["float32", "float16"]
+    members: int | None = None
+    candidates: np.ndarray | None = None
+    probes: tuple[Probe, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.training, Training):
@@ -483,6 +572,8 @@ class Plan:
             raise ValueError(f"answers={self.answers!r} goes with keep='logits': scores are float32 always.")
         self.training.check(self.pool)
         self.defense.check(self.pool)
+        for probe in self.probes:
+            probe.check(self.pool)
         self._try_model()
 
     def _check_candidates(self) -> None:
@@ -524,7 +615,7 @@ class Plan:
 
     def key(self) -> str:
         """Name and hash under which the game is stored."""
-        sources = (*SOURCES, "signals.py") if self.keep == "scores" else SOURCES
+        sources = SOURCES + ("signals.py",) * (self.keep == "scores") + ("probes.py",) * bool(self.probes)
         parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, provenance.source_hash(*sources)]
         parts += [_describe(v) for v in (self.model, self.defense, self.training, self.queries)]
         parts += [str(v) for v in (self.n_models, self.canaries, self.seed, self.keep, self.answers)]
@@ -532,11 +623,13 @@ class Plan:
             str(self.members),
             "" if self.candidates is None else np.packbits(self.candidates).tobytes().hex(),
         ]
+        parts += [_describe(probe) for probe in self.probes]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
         return f"{self.pool.name}-{self.defense.name}-{digest}"
 
     def attrs(self) -> dict:
         """Return what the game is, JSON-friendly."""
+        mixed = mixtures(self.queries)
         return {
             "dataset": self.pool.name,
             "fingerprint": self.pool.fingerprint,
@@ -545,6 +638,8 @@ class Plan:
             "defense_parameters": dataclasses.asdict(self.defense),
             "training": dataclasses.asdict(self.training),
             "queries": repr(self.queries),
+            "query_kinds": list(kinds(self.queries)),
+            "mixed": mixed and {"shares": list(mixed.shares), "seed": mixed.seed, "n_records": len(self.pool)},
             "n_models": self.n_models,
             "canaries": self.canaries,
             "members": self.members,
@@ -553,7 +648,14 @@ class Plan:
             "keep": self.keep,
             "answers": self.answers,
             "n_classes": self.pool.n_classes,
+            "probes": [probe.name for probe in self.probes],
+            "probe_parameters": {probe.name: dataclasses.asdict(probe) for probe in self.probes},
+            "layers": self.layers(),
         }
+
+    def layers(self) -> list[str]:
+        """Names of the network's layers, where their gradients are measured; else none."""
+        return list(layers(self.network())) if any("layer" in DIMENSIONS[p.array] for p in self.probes) else []
 
 
 def _name(model: Model) -> str:
@@ -574,6 +676,7 @@ def play(
     seed: int = 0,
     keep: Literal["logits", "scores"] = "logits",
     answers: Literal["float32", "float16"] = "float32",
+    probes: str | Probe | Iterable[str | Probe] = (),
     workers: int | None = None,
     device: str = "auto",
     store: str | os.PathLike[str] | None = None,
@@ -610,6 +713,8 @@ def play(
         `mialab.signals.SIGNALS`, which is less where there are more classes than those.
     answers : {"float32", "float16"}
         Type of stored logits.
+    probes : {"gradient", "boundary"}, Probe, or several of these
+        What is measured besides, while the models are at hand, for attacks that need it; see `mialab.probes`.
     workers : int, optional
         Worker processes; by default as many as joblib's active backend has, and none for games so small that
         starting processes would take longer.
@@ -659,6 +764,7 @@ def play(
         seed=seed,
         keep=keep,
         answers=answers,
+        probes=make_probes(probes),
     )
     games = games_root(store)
     team = backends.find(pool, workers, shared=is_shared(games))
@@ -692,7 +798,9 @@ def _resolve(device: str, training: Training, network: torch.nn.Module) -> tuple
 def _lay_out(store: Store, plan: Plan, member: np.ndarray, y: np.ndarray, canary: np.ndarray) -> None:
     pool, partner = plan.pool, np.arange(plan.n_models) ^ 1
     sizes = {"model": plan.n_models, "query": len(plan.queries), "record": len(pool), "label": pool.n_classes}
-    arrays = layout(sizes, plan.keep, plan.answers, raw=plan.defense.changes_answers)
+    sizes["layer"] = len(plan.layers())
+    measured = [probe.array for probe in plan.probes]
+    arrays = layout(sizes, plan.keep, plan.answers, raw=plan.defense.changes_answers, measured=measured)
     store.create(arrays, {"member": member, "partner": partner, "y": y, "canary": canary}, plan.attrs())
 
 
@@ -709,20 +817,21 @@ def _train(
         "device": device,
         "keep": plan.keep,
         "answers": plan.answers,
+        "probes": plan.probes,
     }
     how, most = team.ask_of_pool(
         _form, build=plan.model, training=plan.training, seed=plan.seed, device=device
     )
     # Processes pay for large games only; a GPU is kept busy by one.
     work = len(todo) * engine.seconds_of_work(plan.network(), plan.pool, plan.training)
-    workers = team.size(work if device == "cpu" else 0)
+    workers = team.size(work if device == "cpu" else 0, threads=how == "stacked" and device == "cpu")
     groups = _groups(todo, most, workers, device)
     workers = min(workers, len(groups))
     before = store.attrs()
     peak = before.get("peak_mb", 0.0)
     with progress.bar(len(todo), f"training {plan.defense.name} on {plan.pool.name}") as advance:
         # A group is stored where it was trained, as soon as it is; an error or a kill loses only what is under way.
-        for group, peak_mb in team.run(_train_group, groups, workers, store=store, **options):
+        for group, peak_mb in team.run(_train_group, groups, workers, store=store, form=how, **options):
             peak = max(peak, peak_mb)
             advance(len(group))
     store.set_attrs(
@@ -759,13 +868,13 @@ def _groups(todo: list[int], most: int, workers: int, device: str) -> list[list[
     return [todo[i : i + size] for i in range(0, len(todo), size)]
 
 
-def _train_group(models: list[int], *, store: Store, **options: Any) -> tuple[list[int], float]:
+def _train_group(models: list[int], *, store: Store, form: str = "single", **options: Any) -> tuple[list[int], float]:
     """Train and store a group; return it with the peak memory of this process.
 
     Models that are there already are left alone: the group may have been given to another worker before, which died
     after storing some of it.
     """
-    with ONE_GROUP:
+    with ONE_GROUP if form == "single" else nullcontext():
         absent, damaged = store.missing(models)
         _train_and_store(sorted(absent + damaged), store, y=store.read("y"), **options)
     return models, _peak_mb()

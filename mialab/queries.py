@@ -4,9 +4,10 @@ Query 0 is always the unchanged record. The changed copies are the same for ever
 shadow models and target can be compared query by query.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -14,15 +15,21 @@ from mialab.data import Pool
 from mialab.options import check_integer, check_number, choose
 from mialab.randomness import generator
 
+#: What there is to change a record by, for each kind of changed copies.
+MAKERS = {"flip": "Flips()", "noise": "Noise()", "shift": "Shifts()", "mixed": "Mixed()"}
+
 
 class Queries(Protocol):
-    """A fixed list of queries per record."""
+    """A fixed list of queries per record.
+
+    A class of your own may also say ``kinds``, as those here do: ``"original"``, then for each copy how it was changed.
+    """
 
     def __len__(self) -> int:
         """Return the number of queries per record, the record itself included."""
 
     def __call__(self, query: int, x: np.ndarray) -> np.ndarray:
-        """Return copy number ``query`` of every record ``x`` (record, ...), of the same shape and type."""
+        """Return copy number ``query`` of every record ``x`` of a pool (record, ...), of the same shape and type."""
 
     def check(self, pool: Pool) -> None:
         """Refuse a pool whose records cannot be changed in this way (ValueError)."""
@@ -31,6 +38,8 @@ class Queries(Protocol):
 @dataclass(frozen=True)
 class Original:
     """One query per record: the record itself."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("original",)
 
     def __len__(self) -> int:
         return 1
@@ -69,6 +78,11 @@ class Flips:
     def __len__(self) -> int:
         return 1 + self.n
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """How each query was made."""
+        return _kinds("flip", len(self))
+
     def __call__(self, query: int, x: np.ndarray) -> np.ndarray:
         """Return the records with the flips of copy ``query``."""
         if query == 0:
@@ -83,7 +97,10 @@ class Flips:
 
 @dataclass(frozen=True)
 class Noise:
-    """The record, then copies with Gaussian noise on every feature.
+    """The record, then copies with Gaussian noise on every feature (Choquette-Choo et al., 2021, section 4.1).
+
+    The copies of images stay images: pixels end at 0 and 1, or at the darkest and the brightest pixel of the pool where
+    these lie beyond, and pixels stored as bytes are rounded and end at 0 and 255.
 
     Parameters
     ----------
@@ -107,18 +124,29 @@ class Noise:
     def __len__(self) -> int:
         return 1 + self.n
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """How each query was made."""
+        return _kinds("noise", len(self))
+
     def __call__(self, query: int, x: np.ndarray) -> np.ndarray:
         """Return the records with the noise of copy ``query``."""
         if query == 0:
             return x
-        noise = generator(self.seed, "noise", query).standard_normal(x.shape, dtype=np.float32)
-        return (x + self.scale * x.std(axis=0) * noise).astype(x.dtype)
+        noisy = generator(self.seed, "noise", query).standard_normal(x.shape, dtype=np.float32)
+        noisy *= np.float32(self.scale) * x.std(axis=0, dtype=np.float32)
+        noisy += x
+        if x.dtype == np.uint8:
+            return np.rint(noisy, out=noisy).clip(0, 255).astype(np.uint8)
+        if x.ndim == 4:  # images
+            np.clip(noisy, min(0, x.min()), max(1, x.max()), out=noisy)
+        return noisy.astype(x.dtype, copy=False)
 
     def check(self, pool: Pool) -> None:
-        """Refuse records whose features are integers."""
-        if not np.issubdtype(pool.x.dtype, np.floating):
+        """Refuse records with binary features."""
+        if pool.kind == "binary":
             raise ValueError(
-                f"queries={self!r} add noise to features of a floating-point type; {pool.name!r} has {pool.x.dtype}."
+                f"queries={self!r} would make numbers of the binary features of {pool.name!r}: use Flips."
             )
 
 
@@ -154,6 +182,11 @@ class Shifts:
     def __len__(self) -> int:
         return len(self._moves())
 
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """How each query was made."""
+        return _kinds("shift", len(self))
+
     def __call__(self, query: int, x: np.ndarray) -> np.ndarray:
         """Return the images with the move of copy ``query``."""
         dy, dx, mirror = self._moves()[query]
@@ -169,6 +202,155 @@ class Shifts:
         _check_kind(self, pool, "image", "Flips (binary features) or Noise")
         if self.pixels >= min(pool.x.shape[-2:]):
             raise ValueError(f"pixels={self.pixels} moves images of {pool.x.shape[-2:]} pixels out of sight.")
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The record, then mixtures of it with another record, as mixup trains on them (Zhang et al., 2018).
+
+    Query q is ``share * x_i + (1 - share) * x_pi(i)``, where pi pairs every record of the pool with another one, see
+    `pairing`. Where shares are symmetric about 1/2, both records of a pair ask about the same mixtures. Mixtures of
+    pixels stored as bytes are rounded to bytes. For attacks on pairs of records (`mialab.attacks.MixedPairs`); others
+    leave these queries out.
+
+    Parameters
+    ----------
+    shares : sequence of float
+        Shares of the record in its mixtures, each between 0 and 1; those of Ji et al. by default.
+    seed : int
+        Seed of the pairs.
+    """
+
+    shares: tuple[float, ...] = (0.2, 0.5, 0.8)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shares = self.shares
+        if isinstance(shares, str) or not isinstance(shares, Sequence) or not shares:
+            raise ValueError(f"shares={shares!r} must be a sequence of numbers, e.g. (0.2, 0.5, 0.8).")
+        for share in shares:
+            check_number("shares", share, above=0)
+            if share >= 1:
+                raise ValueError(f"shares={share!r} must be less than 1: the record itself is asked anyway.")
+        if len(set(shares)) < len(shares):
+            raise ValueError(f"shares={shares!r} must differ from each other.")
+        object.__setattr__(self, "shares", tuple(map(float, shares)))
+        check_integer("seed", self.seed)
+
+    def __len__(self) -> int:
+        return 1 + len(self.shares)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """How each query was made."""
+        return _kinds("mixed", len(self))
+
+    def __call__(self, query: int, x: np.ndarray) -> np.ndarray:
+        """Return the mixtures of all records of a pool with share number ``query - 1``."""
+        if query == 0:
+            return x
+        share = self.shares[query - 1]
+        mixture = np.float32(share) * x
+        mixture += np.float32(1 - share) * x[pairing(len(x), self.seed)]
+        return (mixture if np.issubdtype(x.dtype, np.floating) else np.rint(mixture)).astype(x.dtype)
+
+    def check(self, pool: Pool) -> None:
+        """Refuse an odd number of records."""
+        if len(pool) % 2:
+            raise ValueError(
+                f"queries={self!r} pair the records of {pool.name!r}, but {len(pool)} is odd: load "
+                f"size={len(pool) - 1}."
+            )
+
+
+def pairing(n_records: int, seed: int = 0) -> np.ndarray:
+    """Pair every record with another one, as `Mixed` does.
+
+    Parameters
+    ----------
+    n_records : int
+        Number of records of the pool, even.
+    seed : int
+        Seed of the pairs; nothing else decides.
+
+    Returns
+    -------
+    numpy.ndarray of int64, shape (record,)
+        The other record of each one's pair.
+    """
+    if n_records % 2:
+        raise ValueError(f"n_records={n_records} must be even: records come in pairs.")
+    first, second = generator(seed, "pairs").permutation(n_records).reshape(2, -1)
+    other = np.empty(n_records, np.int64)
+    other[first], other[second] = second, first
+    return other
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class Several:
+    """The record, then the changed copies of several kinds of queries in turn.
+
+    Parameters
+    ----------
+    *parts : Queries
+        E.g. ``Several(Noise(n=4), Shifts(), Mixed())``; no two alike, and one `Mixed` at most.
+    """
+
+    parts: tuple[Queries, ...]
+
+    def __init__(self, *parts: Queries) -> None:
+        if not parts:
+            raise ValueError("Several needs at least one kind of queries, e.g. Several(Noise(n=4), Mixed()).")
+        for part in parts:
+            _check_instance("Several: part", part, "an instance")
+        flat = [own for part in parts for own in (part.parts if isinstance(part, Several) else (part,))]
+        for i, part in enumerate(flat):
+            if part in flat[:i]:
+                raise ValueError(f"Several has {part!r} twice: give one of them another seed.")
+        if sum(isinstance(part, Mixed) for part in flat) > 1:
+            raise ValueError("Several has more than one Mixed: give one of them all the shares.")
+        object.__setattr__(self, "parts", tuple(flat))
+
+    def __repr__(self) -> str:
+        return f"Several({', '.join(map(repr, self.parts))})"
+
+    def __len__(self) -> int:
+        return 1 + sum(len(part) - 1 for part in self.parts)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """How each query was made."""
+        return ("original", *(kind for part in self.parts for kind in kinds(part)[1:]))
+
+    def __call__(self, query: int, x: np.ndarray) -> np.ndarray:
+        """Return the records as changed by copy ``query`` of all parts' copies."""
+        if query == 0:
+            return x
+        for part in self.parts:
+            if query < len(part):
+                return part(query, x)
+            query -= len(part) - 1
+        raise IndexError(f"query={query + len(self) - 1} must be at most {len(self) - 1}.")
+
+    def check(self, pool: Pool) -> None:
+        """Refuse what one of the parts refuses."""
+        for part in self.parts:
+            part.check(pool)
+
+
+def _kinds(kind: str, n: int) -> tuple[str, ...]:
+    return ("original", *(n - 1) * (kind,))
+
+
+def kinds(queries: Queries) -> tuple[str, ...]:
+    """Return how each query is made, ``"changed"`` where a class of your own does not say."""
+    return tuple(getattr(queries, "kinds", _kinds("changed", len(queries))))
+
+
+def mixtures(queries: Queries) -> Mixed | None:
+    """Return the mixed queries among others, or None."""
+    parts = queries.parts if isinstance(queries, Several) else (queries,)
+    return next((part for part in parts if isinstance(part, Mixed)), None)
 
 
 def _check_kind(queries: Queries, pool: Pool, kind: str, other: str) -> None:
@@ -196,9 +378,17 @@ def make(queries: str | Queries | None, pool: Pool) -> Queries:
     if queries is None or isinstance(queries, str):
         name = choose("queries", queries or "original", ("original", "augmented"))
         queries = Original() if name == "original" else default(pool)
-    if isinstance(queries, type) or not hasattr(queries, "check"):
+    _check_instance("queries", queries, "'original', 'augmented' or an instance")
+    told = kinds(queries)
+    if len(told) != len(queries) or told[0] != "original":
         raise ValueError(
-            f"queries={queries!r} must be 'original', 'augmented' or an instance such as mialab.queries.Flips()."
+            f"queries={queries!r} says kinds={told}; there must be one for each of its {len(queries)} queries, "
+            "'original' first."
         )
     queries.check(pool)
     return queries
+
+
+def _check_instance(name: str, queries: object, right: str) -> None:
+    if isinstance(queries, type) or not hasattr(queries, "check"):
+        raise ValueError(f"{name}={queries!r} must be {right} such as mialab.queries.Flips().")

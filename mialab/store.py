@@ -26,13 +26,17 @@ from mialab.signals import SIGNALS
 #: What may be stored of an answer: the logits, or the signals; and each of them before a defense's output step.
 ANSWERS = ("logits", *SIGNALS)
 RAW = tuple(f"raw_{name}" for name in ANSWERS)
+#: What probes measure, see `mialab.probes`; in games that were played with them.
+MEASURED = ("gradient_norm", "boundary_distance")
 #: Arrays of which every model writes its part, in the order of its checksum.
-PER_MODEL = (*ANSWERS, *RAW, "train_accuracy", "validation_accuracy", "test_accuracy", "seconds")
+PER_MODEL = (*ANSWERS, *RAW, *MEASURED, "train_accuracy", "validation_accuracy", "test_accuracy", "seconds")
 DIMENSIONS = {
     **dict.fromkeys(PER_MODEL, ("model",)),
     **dict.fromkeys((*ANSWERS, *RAW), ("model", "query", "record")),
     "logits": ("model", "query", "record", "label"),
     "raw_logits": ("model", "query", "record", "label"),
+    "gradient_norm": ("model", "record", "layer"),
+    "boundary_distance": ("model", "record"),
     "member": ("model", "record"),
     "partner": ("model",),
     "y": ("record",),
@@ -53,37 +57,44 @@ def layout(
     answers: Literal["float32", "float16"],
     *,
     raw: bool,
+    measured: Sequence[str] = (),
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Return shape and type of every array of a game.
 
     Parameters
     ----------
     sizes : mapping of str to int
-        Sizes of the dimensions ``model``, ``query``, ``record`` and ``label``.
+        Sizes of the dimensions ``model``, ``query``, ``record`` and ``label``, and of ``layer`` where gradients are
+        measured.
     keep : {"logits", "scores"}
         What is stored of an answer: its logits, or one float32 for each of `mialab.signals.SIGNALS`.
     answers : {"float32", "float16"}
         Type of stored logits.
     raw : bool
         Whether answers before the defense's output step are stored too.
+    measured : sequence of str
+        Arrays of the probes, some of ``MEASURED``.
     """
     kept = ("logits",) if keep == "logits" else tuple(SIGNALS)
     kept += tuple(f"raw_{name}" for name in kept) if raw else ()
     dtypes = FIXED | dict.fromkeys(kept, answers if keep == "logits" else "float32")
-    dtypes |= {name: "float64" for name in PER_MODEL if name not in ANSWERS + RAW} | {"checksum": "uint8"}
+    dtypes |= dict.fromkeys(measured, "float32")
+    dtypes |= {name: "float64" for name in PER_MODEL if name not in ANSWERS + RAW + MEASURED}
+    dtypes |= {"checksum": "uint8"}
     sizes = {**sizes, "byte": hashlib.sha256().digest_size}
     return {name: (tuple(sizes[d] for d in DIMENSIONS[name]), np.dtype(dtypes[name])) for name in dtypes}
 
 
 def _chunks(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...] | Literal["auto"]:
-    """Cut answers into chunks of one model, all queries, and as many records as fit, about the same in each."""
+    """Cut what is said of records into chunks of one model and as many records as fit, about the same in each."""
     if name in FIXED:
         return "auto"
-    if len(shape) < 3:
+    if "record" not in DIMENSIONS[name]:
         return (1, *shape[1:])
-    _, queries, records, *labels = shape
-    most = max(1, CHUNK_BYTES // (queries * math.prod(labels) * dtype.itemsize))
-    return (1, queries, math.ceil(records / math.ceil(records / most)), *labels)
+    along = DIMENSIONS[name].index("record")
+    before, records, after = shape[1:along], shape[along], shape[along + 1 :]
+    most = max(1, CHUNK_BYTES // (math.prod(before) * math.prod(after) * dtype.itemsize))
+    return (1, *before, math.ceil(records / math.ceil(records / most)), *after)
 
 
 def _plain(attrs: dict) -> dict:
@@ -227,6 +238,8 @@ class Store:
                             dtype=dtype,
                             chunks=_chunks(name, shape, dtype),
                             fill_value=np.nan if dtype.kind == "f" else 0,
+                            # Answers hardly shrink, and packing them takes longer than writing them.
+                            compressors=None if dtype.kind == "f" else "auto",
                             dimension_names=DIMENSIONS[name],
                         )
             except Exception as error:  # every file system has errors of its own
@@ -308,14 +321,15 @@ def _checksum(values: Mapping[str, Any], index: int, arrays: Mapping[str, zarr.A
     digest = hashlib.sha256()
     for name in PER_MODEL:
         if name in values:
-            for block in _blocks(arrays[name]):
+            for block in _blocks(name, arrays[name]):
                 digest.update(np.ascontiguousarray(values[name][(index, *block)]).data)
     return np.frombuffer(digest.digest(), dtype=np.uint8)
 
 
-def _blocks(array: zarr.Array) -> list[tuple[slice, ...]]:
+def _blocks(name: str, array: zarr.Array) -> list[tuple[slice, ...]]:
     """Where the chunks of a model are."""
-    if array.ndim == 1:
+    if "record" not in DIMENSIONS[name]:
         return [()]
-    step = array.chunks[2]
-    return [(slice(None), slice(start, start + step)) for start in range(0, array.shape[2], step)]
+    along = DIMENSIONS[name].index("record")
+    before, step = (slice(None),) * (along - 1), array.chunks[along]
+    return [(*before, slice(start, start + step)) for start in range(0, array.shape[along], step)]

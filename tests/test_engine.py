@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -255,6 +256,19 @@ def test_results_do_not_depend_on_the_number_of_workers(monkeypatch, tmp_path):
             assert game.attrs["workers"] == workers
             answers.append(game.logits)
         np.testing.assert_array_equal(*answers)
+
+
+def test_threads_train_what_one_thread_trains(monkeypatch, tmp_path):
+    pool, answers, before = toys.pool(), [], torch.get_num_threads()
+    for n_jobs in (1, 4):
+        with joblib.parallel_config(n_jobs=n_jobs):  # the work is too small for processes
+            game = mia.play(
+                pool, SMALL, training=Training(epochs=3), n_models=64, store=tmp_path / str(n_jobs)
+            )
+        assert game.attrs["workers"] == n_jobs
+        answers.append(game.logits)
+    np.testing.assert_array_equal(*answers)
+    assert torch.get_num_threads() == before
 
 
 def test_what_attacks_find_does_not_depend_on_the_group(monkeypatch, tmp_path):
@@ -715,8 +729,8 @@ def test_work_is_estimated_from_steps_and_multiplications(build, kind, multiplic
 def test_groups_on_a_processor_are_small():
     pool, training = toys.pool(), Training()
     assert engine.models_per_group(SMALL((6,), 3), pool, training) == 16
-    assert engine.models_per_group(nn.Linear(500, 1000), pool, training) == 3  # 2 million parameters
-    assert engine.models_per_group(nn.Linear(5000, 1000), pool, training) == 1
+    assert engine.models_per_group(nn.Linear(100, 1000), pool, training) == 3  # 400,000 parameters
+    assert engine.models_per_group(nn.Linear(500, 1000), pool, training) == 1
 
 
 def test_groups_on_a_gpu_fill_a_share_of_its_free_memory(monkeypatch):

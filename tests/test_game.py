@@ -344,6 +344,7 @@ def test_the_number_of_workers():
     large, small = 1e6, 1e-6
     assert backends.find(toys.pool(), None, shared=True).size(large) == joblib.cpu_count()
     assert backends.find(toys.pool(), None, shared=True).size(small) == 1
+    assert backends.find(toys.pool(), None, shared=True).size(small, threads=True) == joblib.cpu_count()
     assert backends.find(toys.pool(), 5, shared=True).size(small) == 5
     assert backends.find(toys.pool(), 5, shared=False).size(large) == 1
     with joblib.parallel_config(n_jobs=3):
@@ -468,7 +469,7 @@ def test_wrong_types_of_play(wrong, message, no_training, fresh_cache):
 
 
 def test_an_odd_number_of_records(no_training):
-    with pytest.raises(ValueError, match=r"^The pool has 41 records; .* need an even number: load size=40."):
+    with pytest.raises(ValueError, match=r"^There are 41 records .* need an even number: load size=40,"):
         mia.play(toys.pool(n=41))
 
 
