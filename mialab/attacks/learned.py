@@ -48,7 +48,7 @@ def log_posteriors(game: Game, model: int, posteriors: str) -> torch.Tensor:
     """
     logits = game.dataset["logits"][model, 0].to_numpy()
     log_p = torch.log_softmax(torch.as_tensor(logits, dtype=torch.float64), dim=-1)
-    return log_p.sort(-1, descending=True).values[:, :TOP] if posteriors == "sorted" else log_p
+    return log_p.topk(min(TOP, log_p.shape[-1])).values if posteriors == "sorted" else log_p
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from joblib import cpu_count
 
 from mialab.attacks.base import Refused
 from mialab.options import choose
@@ -25,7 +27,7 @@ def signal(game: Game, name: str) -> np.ndarray:
     """Return a signal of every answer of a game, float64 (model, query, record); computed once per game.
 
     A stored game's logits are read and used chunk by chunk: however large they are, only a few chunks (one for each
-    processor core) are in memory.
+    processor core) are in memory. There is a thread for each core.
 
     Parameters
     ----------
@@ -74,7 +76,11 @@ def by_chunks(
     """
     stored_chunks = logits.encoding.get("preferred_chunks")
     if stored_chunks is None:  # in memory
-        return _in_pieces(function, logits.to_numpy(), y)
+        models = logits.to_numpy()[:, None]
+        if models.size <= PIECE:
+            return _in_pieces(function, models[:, 0], y)
+        with ThreadPoolExecutor(cpu_count()) as threads:
+            return np.concatenate(list(threads.map(lambda model: _in_pieces(function, model, y), models)))
     import dask.array as da  # takes half a second, and is needed for stored games only
 
     chunks = tuple(stored_chunks[d] if d != "label" else n for d, n in logits.sizes.items())
