@@ -630,6 +630,7 @@ class Plan:
     def attrs(self) -> dict:
         """Return what the game is, JSON-friendly."""
         mixed = mixtures(self.queries)
+        pairs = {"shares": mixed.shares, "seed": mixed.seed, "n_records": len(self.pool)} if mixed else None
         return {
             "dataset": self.pool.name,
             "fingerprint": self.pool.fingerprint,
@@ -639,7 +640,7 @@ class Plan:
             "training": dataclasses.asdict(self.training),
             "queries": repr(self.queries),
             "query_kinds": list(kinds(self.queries)),
-            "mixed": mixed and {"shares": list(mixed.shares), "seed": mixed.seed, "n_records": len(self.pool)},
+            "mixed": pairs,
             "n_models": self.n_models,
             "canaries": self.canaries,
             "members": self.members,

@@ -97,7 +97,7 @@ class Flips:
 
 @dataclass(frozen=True)
 class Noise:
-    """The record, then copies with Gaussian noise on every feature (Choquette-Choo et al., 2021, section 4.1).
+    """The record, then copies with Gaussian noise on every feature (Choquette-Choo et al., 2021).
 
     The copies of images stay images: pixels end at 0 and 1, or at the darkest and the brightest pixel of the pool where
     these lie beyond, and pixels stored as bytes are rounded and end at 0 and 255.

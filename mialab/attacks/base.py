@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mialab.options import choose
+from mialab.queries import MAKERS
 from mialab.randomness import generator
 
 if TYPE_CHECKING:
@@ -69,8 +70,10 @@ class Attack(ABC):
     needs_pool: ClassVar[bool] = False
     #: Name of the probe, see `mialab.probes`, whose measurements the score needs.
     needs_probe: ClassVar[str] = ""
-    #: Least number of queries per record that the game must have asked.
+    #: Least number of queries per record that the game must have asked; mixed queries do not count.
     min_queries: ClassVar[int] = 1
+    #: Kinds of queries, see `mialab.queries`, of which the score needs any; empty if their kind does not matter.
+    needs_kinds: ClassVar[tuple[str, ...]] = ()
     #: Queries per record in words, where they are not those of the game, e.g. "about 200".
     budget: ClassVar[str] = ""
     #: Paper and equation.
@@ -117,10 +120,17 @@ class Attack(ABC):
         Refused
             Saying what is missing and how to get it.
         """
-        if game.n_queries < self.min_queries:
+        if self.needs_kinds and not set(self.needs_kinds) & set(game.query_kinds):
+            made = " or ".join(f"mialab.queries.{MAKERS[k]}" for k in self.needs_kinds if k in MAKERS)
+            raise Refused(
+                f"Attack {self.name!r} needs queries of the kind {' or '.join(map(repr, self.needs_kinds))}; this game "
+                f"has {', '.join(map(repr, dict.fromkeys(game.query_kinds)))}: play it with queries={made or '...'}; "
+                "mialab.queries.Several(...) combines several kinds."
+            )
+        if game.unmixed.size < self.min_queries:
             raise Refused(
                 f"Attack {self.name!r} needs at least {self.min_queries} queries per record; this game has "
-                f"{game.n_queries}: play it with queries='augmented'."
+                f"{game.unmixed.size}: play it with queries='augmented'."
             )
         if self.needs_logits and "logits" not in game.dataset:
             raise Refused(
@@ -393,6 +403,8 @@ def _shadows_needed(attack: Attack) -> str:
 
 
 def _queries_needed(attack: Attack) -> str:
+    if attack.needs_kinds:
+        return f"1+ {' or '.join(attack.needs_kinds)}"
     return attack.budget or f"{attack.min_queries}" + ("+" if attack.min_queries > 1 else "")
 
 

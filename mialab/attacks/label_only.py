@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -10,7 +12,8 @@ import torch
 
 from mialab.attacks.base import Attack, register
 from mialab.attacks.signals import signal
-from mialab.options import check_number
+from mialab.options import check_number, choose
+from mialab.queries import MAKERS
 
 if TYPE_CHECKING:
     from mialab.game import Game
@@ -105,9 +108,57 @@ class LabelOnly(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log odds of membership, (model, record)."""
-        return logistic_log_odds(
-            signal(game, "correctness"), game.member, game.left_out, penalty=self.penalty
-        )
+        bits = signal(game, "correctness")[:, game.unmixed]
+        return logistic_log_odds(bits, game.member, game.left_out, penalty=self.penalty)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Robustness(Attack):
+    """Share of the changed copies of a record that get the right label.
+
+    Models are surer around what they were trained on, so that its label withstands more noise. The share stands in for
+    the distance to the decision boundary (Choquette-Choo et al., 2021), with answers that are known beforehand and no
+    shadow models. Shares of few copies are often equal: such records cannot be told apart.
+
+    Parameters
+    ----------
+    kinds : tuple of str
+        Kinds of copies that count, see `Game.query_kinds`: ``("noise",)`` by default; ``("shift", "flip")`` for
+        shifted and mirrored images or flipped binary features; ``("changed",)`` for copies of unknown kind.
+    per_class, calibrate
+        See `Attack`.
+    """
+
+    sees: ClassVar[str] = "label"
+    source: ClassVar[str] = "Choquette-Choo et al. (2021): random noise"
+
+    kinds: tuple[str, ...] = ("noise",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.kinds, str) or not isinstance(self.kinds, Sequence) or not self.kinds:
+            raise ValueError(f"kinds={self.kinds!r} must be a tuple of kinds of copies, e.g. ('noise',).")
+        for kind in self.kinds:
+            choose("kinds", kind, (*(kind for kind in MAKERS if kind != "mixed"), "changed"))
+        object.__setattr__(self, "kinds", tuple(self.kinds))
+
+    @property
+    def base_name(self) -> str:
+        """Name of the kinds of copies, e.g. ``"noise_robustness"``."""
+        augmentation = set(self.kinds) == {"shift", "flip"}
+        return ("augmentation" if augmentation else "_".join(self.kinds)) + "_robustness"
+
+    @property
+    def needs_kinds(self) -> tuple[str, ...]:
+        """Copies of any of the kinds."""
+        return self.kinds
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return the share of copies that are answered rightly, (model, record)."""
+        counted = [kind in self.kinds for kind in game.query_kinds]
+        return signal(game, "correctness")[:, counted].mean(1)
 
 
 register(LabelOnly)
+register(Robustness)
+register(partial(Robustness, kinds=("shift", "flip")))

@@ -135,7 +135,7 @@ class LiRA(Attack):
         expected to be high, not just unusual. ``"density"`` is ``-log N(phi; OUT)``, as in the code published with
         the paper, and high for an unusually low confidence too; other code has it with a pooled variance.
     queries : {"original", "all"}
-        Whether changed copies of the record are asked as well, where the game has them.
+        Whether changed copies of the record are asked as well, where the game has them; mixed queries never.
     per_class, calibrate
         See `Attack`; the threshold of the online likelihood ratio is 1.
     """
@@ -186,12 +186,12 @@ class LiRA(Attack):
     def scores(self, game: Game) -> np.ndarray:
         """Return the log likelihood ratio, or the offline score, (model, record)."""
         phi = signal(game, self.statistic)
-        used = phi if self.queries == "all" else phi[:, :1]
+        first, *others = game.unmixed if self.queries == "all" else [0]
         options = {"online": self.online, "variance": self.variance, "offline": self.offline}
-        score = lira(used[:, 0], game.member, game.left_out, **options)
-        for query in range(1, used.shape[1]):
-            score += lira(used[:, query], game.member, game.left_out, **options)
-        score /= used.shape[1]
+        score = lira(phi[:, first], game.member, game.left_out, **options)
+        for query in others:
+            score += lira(phi[:, query], game.member, game.left_out, **options)
+        score /= 1 + len(others)
         return score
 
 

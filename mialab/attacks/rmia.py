@@ -136,7 +136,7 @@ class RMIA(Attack):
     population : int, optional
         Size of a population drawn at random from the pool; by default the whole pool.
     queries : {"original", "all"}
-        Whether changed copies of the record are asked as well, where the game has them.
+        Whether changed copies of the record are asked as well, where the game has them; mixed queries never.
     per_class, calibrate
         See `Attack`.
     """
@@ -175,13 +175,13 @@ class RMIA(Attack):
     def scores(self, game: Game) -> np.ndarray:
         """Return the shares of the population, (model, record)."""
         log_p = signal(game, "loss")
-        used = log_p if self.queries == "all" else log_p[:, :1]
+        first, *others = game.unmixed if self.queries == "all" else [0]
         drawn = generator(0, "population").permutation(game.n_records)[: self.population]
         options = {"online": self.online, "gamma": self.gamma, "a": self.a, "population": drawn}
-        score = rmia(used[:, 0], game.member, game.left_out, **options)
-        for query in range(1, used.shape[1]):
-            score += rmia(used[:, query], game.member, game.left_out, **options)
-        score /= used.shape[1]
+        score = rmia(log_p[:, first], game.member, game.left_out, **options)
+        for query in others:
+            score += rmia(log_p[:, query], game.member, game.left_out, **options)
+        score /= 1 + len(others)
         return score
 
 
