@@ -2,7 +2,7 @@
 
 from mialab.attacks.base import Attack, Outcome, Refused, available, make, register
 from mialab.attacks.calibrated import Calibrated
-from mialab.attacks.label_only import LabelOnly
+from mialab.attacks.label_only import LabelOnly, Robustness
 from mialab.attacks.learned import Nasr, Shokri
 from mialab.attacks.lira import LiRA
 from mialab.attacks.quantile import QuantileRegression
@@ -11,6 +11,7 @@ from mialab.attacks.reference import AttackP, AttackR
 from mialab.attacks.rmia import RMIA
 from mialab.attacks.signals import signal
 from mialab.attacks.threshold import Threshold
+from mialab.attacks.together import CoMembership, MixedPairs
 
 __all__ = [
     "RMIA",
@@ -18,13 +19,16 @@ __all__ = [
     "AttackP",
     "AttackR",
     "Calibrated",
+    "CoMembership",
     "LabelOnly",
     "LiRA",
+    "MixedPairs",
     "Nasr",
     "Outcome",
     "QuantileRegression",
     "Ranking",
     "Refused",
+    "Robustness",
     "Shokri",
     "Threshold",
     "available",
