@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from mialab import attacks, claims, defenses, metrics, models, queries, results, scale
 from mialab.audit import audit, compare, over_targets, show, summary
+from mialab.comparison import against_shadows, agreement, applicable, families, one_of_each, shifted
 from mialab.data import Pool, datasets, load
 from mialab.differences import accuracy, changed_predictions, difference, pooled
 from mialab.engine import Training
 from mialab.game import Game, play
+from mialab.matrix import audit_each, matrix, missing, settings, strongest
 
 if TYPE_CHECKING:
     from mialab import plots
@@ -25,17 +27,25 @@ __all__ = [
     "Pool",
     "Training",
     "accuracy",
+    "against_shadows",
+    "agreement",
+    "applicable",
     "attacks",
     "audit",
+    "audit_each",
     "changed_predictions",
     "claims",
     "compare",
     "datasets",
     "defenses",
     "difference",
+    "families",
     "load",
+    "matrix",
     "metrics",
+    "missing",
     "models",
+    "one_of_each",
     "over_targets",
     "play",
     "plots",
@@ -43,7 +53,10 @@ __all__ = [
     "queries",
     "results",
     "scale",
+    "settings",
+    "shifted",
     "show",
+    "strongest",
     "summary",
 ]
 

@@ -1,0 +1,193 @@
+"""Every defense against every attack: what fails is kept as missing, and stops nothing."""
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pytest
+import toys
+
+import mialab as mia
+from mialab.attacks import base
+from mialab.attacks.base import Attack
+from mialab.defenses.base import DEFENSES, Defense
+from mialab.matrix import Setting
+
+MODEL, TRAINING = mia.models.MLP(hidden=(4,)), mia.Training(epochs=2)
+
+
+@pytest.fixture(autouse=True)
+def _games(tmp_path_factory, monkeypatch):
+    folder = tmp_path_factory.getbasetemp() / "matrix-games"  # the same games for all tests
+    monkeypatch.setenv("MIALAB_GAMES", str(folder))
+
+
+def play_matrix(pool=None, **options):
+    options = {
+        "model": MODEL,
+        "training": TRAINING,
+        "n_models": 6,
+        "fprs": (0.1,),
+        "n_resamples": 5,
+    } | options
+    return mia.matrix(toys.pool() if pool is None else pool, **options)
+
+
+@dataclass(frozen=True)
+class Broken(Defense):
+    name = "broken"
+
+    def loss(self, logits, target, **more):
+        raise RuntimeError("no\nway")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crash(Attack):
+    statistic: str = "crash"
+    base_name = "crash"
+
+    def scores(self, game):
+        raise FloatingPointError("all NaN")
+
+
+@pytest.fixture
+def extended(monkeypatch):
+    """Registries with a defense and an attack that fail, and a new attack that works."""
+    monkeypatch.setitem(DEFENSES, "broken", Broken)
+    monkeypatch.setitem(base.ATTACKS, "crash", Crash)
+    renamed = type("Renamed", (mia.attacks.LiRA,), {"base_name": "brand_new"})
+    monkeypatch.setitem(base.ATTACKS, "brand_new", renamed)
+
+
+def test_every_defense_and_every_attack_by_itself(extended):
+    table = play_matrix(defenses=None)
+    assert table["defense"].iloc[0] == "none"
+    assert set(table["defense"]) == set(mia.defenses.available()) - {"broken"}
+    assert "brand_new" in set(table["attack"])
+    reasons = mia.missing(table).set_index("attack")
+    assert reasons.loc["all", "against"] == "broken"
+    assert reasons.loc["all", "reason"] == "RuntimeError: no way"
+    assert reasons.loc["crash", "reason"] == "FloatingPointError: all NaN"
+    assert reasons.loc["crash", "against"] == ", ".join(dict.fromkeys(table["defense"]))
+    assert "needs at least 2 queries" in reasons.loc["label_only", "reason"]
+    # Nothing is lost: every attack is in the table or among the missing.
+    for defense in set(table["defense"]):
+        there = set(table[table["defense"] == defense]["attack"])
+        gone = {m["attack"] for m in table.attrs["missing"] if m["defense"] == defense}
+        assert there | gone == set(mia.attacks.available().index)
+        assert not there & gone
+
+
+def test_figures_are_those_of_the_audit():
+    pool = toys.pool(n=100)
+    table = play_matrix(
+        pool, defenses=["label_smoothing"], attacks=["loss", "quantile", "lira"], queries="augmented"
+    )
+    game = mia.play(pool, MODEL, "label_smoothing", training=TRAINING, n_models=6, queries="augmented")
+    expected = mia.audit(
+        game, ["loss", "quantile", "lira"], pool=pool, fprs=(0.1,), fnrs=(0.001,), n_resamples=5
+    )
+    pd.testing.assert_frame_equal(pd.DataFrame(table).drop(columns="defense"), pd.DataFrame(expected))
+    about = table.attrs["audits"]["label_smoothing"]
+    assert about["test_accuracy"] == expected.attrs["test_accuracy"]
+    assert list(about["audit"]["attacks"]) == ["loss", "quantile", "lira"]
+    assert mia.missing(table).empty
+    assert list(mia.summary(table, "auc").index) == ["loss", "quantile", "lira"]
+
+
+def test_overrides():
+    table = play_matrix(
+        defenses=["none", "hamp"],
+        attacks=["loss"],
+        overrides={"hamp": {"gamma": 0.5, "training": {"epochs": 3}}, "none": {"training": TRAINING}},
+    )
+    audits = table.attrs["audits"]
+    assert audits["hamp"]["defense_parameters"]["gamma"] == 0.5
+    assert (audits["hamp"]["training"]["epochs"], audits["none"]["training"]["epochs"]) == (3, 2)
+    assert audits["hamp"]["training"]["lr"] == audits["none"]["training"]["lr"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"defenses": ["hampp"]}, "Did you mean 'hamp'"),
+        ({"overrides": {"hampp": {}}}, "Did you mean 'hamp'"),
+        ({"attacks": ["los"]}, "Did you mean 'loss'"),
+        (
+            {"overrides": {"hamp": {"gama": 1}}},
+            r"overrides\['hamp'\]='gama' is unknown. Did you mean 'gamma'",
+        ),
+        ({"overrides": {"hamp": {"training": {"epoch": 1}}}}, "Did you mean 'epochs'"),
+    ],
+)
+def test_wrong_names_are_refused_before_any_training(options, message, monkeypatch):
+    monkeypatch.setattr(sys.modules["mialab.matrix"], "play", lambda *a, **b: pytest.fail("trained"))
+    with pytest.raises(ValueError, match=message):
+        play_matrix(**options)
+
+
+def test_nothing_works(extended):
+    table = play_matrix(defenses=["broken"])
+    assert table.empty
+    assert list(mia.missing(table)["attack"]) == ["all"]
+    table = play_matrix(defenses=["none"], attacks=["crash"])
+    assert table.empty
+    assert list(mia.missing(table)["attack"]) == ["crash"]
+
+
+def test_audit_each_names_what_a_game_does_not_allow():
+    full, one_query = (toys.random_game(n_models=6, n_records=60, n_queries=q) for q in (2, 1))
+    table = mia.audit_each({"two": full, "one": one_query}, ["loss", "label_only", "quantile"], fprs=())
+    rows = table[["defense", "attack"]].drop_duplicates().itertuples(index=False, name=None)
+    assert set(rows) == {("two", "loss"), ("two", "label_only"), ("one", "loss")}
+    reasons = mia.missing(table)
+    assert list(zip(reasons["attack"], reasons["against"], strict=True)) == [
+        ("quantile", "two, one"),
+        ("label_only", "one"),
+    ]
+
+
+def test_strongest_of_each_family():
+    game = toys.random_game(n_models=8, n_records=100, signal=2.0)
+    table = mia.audit_each({"none": game}, ["loss", "entropy", "lira", "lira_hinge", "correctness"], fprs=())
+    best = mia.strongest(table)
+    assert list(best.index) == [
+        "label or ranking only",
+        "one answer, one threshold",
+        "IN and OUT shadow models",
+    ]
+    rows = table[(table["target"] == "pooled") & (table["metric"] == "auc")].set_index("attack")["value"]
+    name = max(("loss", "entropy"), key=rows.get)
+    assert best.loc["one answer, one threshold", "none"].startswith(f"{name}: {rows[name]:.3f} [")
+    alone = mia.strongest(mia.audit(game, ["loss"], fprs=()))
+    assert list(alone.columns) == ["unknown"]
+
+
+def test_settings():
+    made = mia.settings(
+        {
+            "digits": {
+                "size": 100,
+                "model": "cnn",
+                "channels": [4, 8],
+                "hidden": 16,
+                "epochs": 3,
+                "lr": 0.01,
+            },
+            "clusters": {"size": 60, "hidden": [8], "other_model": {"hidden": [4, 4]}},
+        },
+        seed=1,
+    )
+    assert made["digits"].model == mia.models.CNN(channels=(4, 8), hidden=16)
+    assert made["digits"].training == mia.Training(epochs=3, lr=0.01)
+    assert made["digits"].other_model is None
+    assert len(made["digits"].pool) == 100
+    assert made["clusters"].other_model == mia.models.MLP(hidden=(4, 4))
+    assert made["clusters"].training == mia.Training()
+    assert isinstance(made["clusters"], Setting)
+    np.testing.assert_array_equal(made["clusters"].pool.y, mia.load("clusters", size=60, seed=1).y)
+    with pytest.raises(ValueError, match=r"datasets\['clusters'\]: the parameter='hiden'.*'hidden'"):
+        mia.settings({"clusters": {"hiden": [8]}})
+    with pytest.raises(ValueError, match="Did you mean 'cnn'"):
+        mia.settings({"digits": {"model": "cn"}})
