@@ -92,7 +92,7 @@ def _chunks(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ..
     if "record" not in DIMENSIONS[name]:
         return (1, *shape[1:])
     along = DIMENSIONS[name].index("record")
-    before, records, after = shape[1:along], shape[along], shape[along + 1 :]
+    before, (records, *after) = shape[1:along], shape[along:]
     most = max(1, CHUNK_BYTES // (math.prod(before) * math.prod(after) * dtype.itemsize))
     return (1, *before, math.ceil(records / math.ceil(records / most)), *after)
 

@@ -455,7 +455,7 @@ def test_sizes_of_chunks():
     assert store_module._chunks("logits", (256, 18, 10_000, 1000), np.dtype("float16")) == (1, 18, 455, 1000)
     assert store_module._chunks("logits", (64, 1, 2000, 30), np.dtype("float32")) == (1, 1, 2000, 30)
     assert store_module._chunks("logits", (64, 2, 10_000_000), np.dtype("float32")) == (1, 2, 2_000_000)
-    assert store_module._chunks("logits", (64,), np.dtype("float64")) == (1,)
+    assert store_module._chunks("seconds", (64,), np.dtype("float64")) == (1,)
 
 
 def test_answers_in_many_chunks(fresh_cache, monkeypatch, trained, undisturbed):
