@@ -1,7 +1,19 @@
 """The defenses, one file each; every one overrides hooks of `Defense`."""
 
+from mialab.defenses.adamixup import AdaMixup, Mixup
 from mialab.defenses.base import Defense, available, make, register
 from mialab.defenses.hamp import HAMP
 from mialab.defenses.label_smoothing import LabelSmoothing
+from mialab.defenses.weighted_smoothing import WeightedSmoothing
 
-__all__ = ["HAMP", "Defense", "LabelSmoothing", "available", "make", "register"]
+__all__ = [
+    "HAMP",
+    "AdaMixup",
+    "Defense",
+    "LabelSmoothing",
+    "Mixup",
+    "WeightedSmoothing",
+    "available",
+    "make",
+    "register",
+]

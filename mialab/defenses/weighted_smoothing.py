@@ -1,0 +1,159 @@
+"""Weighted smoothing: noise on predictions, more of it for records near clusters (Tan et al., ACSAC 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from mialab.defenses.base import Defense, cross_entropy, register
+from mialab.options import check_integer, check_number, choose
+from mialab.randomness import Streams
+
+if TYPE_CHECKING:
+    from mialab.engine import Run
+
+#: What the released code adds to a standard deviation, and the least probability whose logarithm it takes.
+TINY, FLOOR = 2.061153622438558e-09, 2.3195228302435696e-16  # e^-20, e^-36
+
+
+def modified_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Compute modified entropies (Song and Mittal, 2021, equation 8) as the released code does.
+
+    Logits are clipped at 20 and probabilities at 1e-30. `mialab.signals.modified_entropy` is the exact one, with the
+    opposite sign.
+
+    Parameters
+    ----------
+    logits : torch.Tensor, shape (..., record, classes)
+        Answers.
+    y : torch.Tensor of int64, shape (..., record)
+        Labels.
+
+    Returns
+    -------
+    torch.Tensor, shape (..., record)
+    """
+    p = torch.softmax(logits.clamp(max=20), dim=-1)
+    log_p, log_rest = p.clamp(min=1e-30).log(), (1 - p).clamp(min=1e-30).log()
+    at = y.unsqueeze(-1)
+    p_y, log_p_y = p.gather(-1, at), log_p.gather(-1, at)
+    others = (p * log_rest).sum(-1, keepdim=True) - p_y * log_rest.gather(-1, at)
+    return -((1 - p_y) * log_p_y + others).squeeze(-1)
+
+
+def class_z_scores(values: torch.Tensor, y: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """Standardise values within each class: less their mean, over their (population) standard deviation.
+
+    Parameters
+    ----------
+    values : torch.Tensor, shape (model, record)
+        E.g. modified entropies.
+    y : torch.Tensor of int64, shape (model, record)
+        Labels.
+    n_classes : int
+        Number of classes.
+
+    Returns
+    -------
+    torch.Tensor, shape (model, record)
+    """
+
+    def mean(v: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(len(v), n_classes, dtype=v.dtype, device=v.device)
+        count = total.scatter_add(1, y, torch.ones_like(v)).clamp(min=1)
+        return (total.scatter_add(1, y, v) / count).gather(1, y)
+
+    values = values.double()
+    deviation = values - mean(values)
+    return (deviation / (mean(deviation**2).sqrt() + TINY)).float()
+
+
+@register
+@dataclass(frozen=True)
+class WeightedSmoothing(Defense):
+    """Train on predictions with Gaussian noise whose size depends on the record.
+
+    Before each epoch after a warm-up, every member's modified entropy under the current model is standardised within
+    its class to a weight w: low where the model is sure, which the paper takes for the neighbourhood of a cluster of
+    similar records. The loss is the negative logarithm of the label's probability after noise of standard deviation
+    ``sigma (1 - w)`` on the softmax.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the noise for w = 0; 0 for none.
+    version : {"code", "paper"}
+        ``"code"``, as released: the noise is also multiplied by the gap between the two greatest probabilities, and
+        the result is made a distribution by absolute values, divided by their sum. ``"paper"``, after the paper's
+        algorithm 1 as others report it: no gap; as the loss of probabilities below 0 is not specified there, they are
+        clipped at e^-36 and divided by their sum (our assumption).
+    warm_up : int, optional
+        Epochs without noise; by default 4 for the code and 5 for the paper.
+    weighting : {"modified_entropy", "uniform", "inverted", "clipped"}
+        The factor of the noise, for comparison: 1 - w; 1; 1 + w; or 1 - w clipped to [0, 2], since its absolute value,
+        which is what counts, grows again for w > 1, the most isolated records.
+
+    Notes
+    -----
+    The released code keeps the records in order and drops the last, smaller batch; here batches are shuffled, and
+    weights go with their records. Its limit on the norm of gradients is left out. It counts epochs from 0, recomputes
+    weights after every epoch with a number above 2, and so adds noise from number 4 on.
+
+    References
+    ----------
+    M. Tan, X. Xie, J. Sun and T. Wang, "Mitigating membership inference attacks via weighted smoothing", ACSAC 2023.
+    """
+
+    name: ClassVar[str] = "weighted_smoothing"
+    sigma: float = 0.1
+    version: str = "code"
+    warm_up: int | None = None
+    weighting: str = "modified_entropy"
+
+    def __post_init__(self) -> None:
+        check_number("sigma", self.sigma, low=0)
+        choose("version", self.version, ("code", "paper"))
+        if self.warm_up is None:
+            object.__setattr__(self, "warm_up", 4 if self.version == "code" else 5)
+        check_integer("warm_up", self.warm_up)
+        choose("weighting", self.weighting, ("modified_entropy", "uniform", "inverted", "clipped"))
+
+    def before_epoch(self, run: Run) -> None:
+        """Compute every member's factor of the noise, ``run.memory["factor"]`` (model, record)."""
+        if run.epoch == 0:
+            run.memory["noise"] = Streams(run.seed, run.models, "weighted smoothing", run.device)
+        if run.epoch < self.warm_up or not self.sigma:
+            return
+        y = run.y[run.members]
+        w = class_z_scores(modified_entropy(run.predict(run.x[run.members]), y), y, run.pool.n_classes)
+        factors = {
+            "modified_entropy": 1 - w,
+            "uniform": torch.ones_like(w),
+            "inverted": 1 + w,
+            "clipped": (1 - w).clamp(0, 2),
+        }
+        factor = torch.zeros(len(w), len(run.pool), device=w.device)
+        run.memory["factor"] = factor.scatter(1, run.members, factors[self.weighting])
+
+    def loss(
+        self,
+        logits: torch.Tensor,
+        target: torch.Tensor,
+        *,
+        run: Run | None = None,
+        index: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Negative log probability of the label after noise, shape (model,); plain cross-entropy in the warm-up."""
+        if run is None or "factor" not in run.memory:
+            return cross_entropy(logits, target).mean(-1)
+        p = torch.softmax(logits, dim=-1)
+        size = self.sigma * run.memory["factor"].gather(1, index)
+        if self.version == "code":
+            top = p.detach().topk(2, dim=-1).values
+            size = size * (top[..., 0] - top[..., 1])
+        noisy = p + size.unsqueeze(-1) * run.memory["noise"].normal(*p.shape[1:])
+        positive = noisy.abs() if self.version == "code" else noisy.clamp(min=FLOOR)
+        q = (positive / positive.sum(-1, keepdim=True)).clamp(FLOOR, 1)
+        return -q.gather(-1, target.unsqueeze(-1)).squeeze(-1).log().mean(-1)
