@@ -7,6 +7,7 @@ import numpy as np
 from mialab.data import Pool
 from mialab.game import Game
 from mialab.membership import membership
+from mialab.queries import Queries, kinds, mixtures
 
 Design = Literal["paired", "balanced", "random"]
 
@@ -60,14 +61,51 @@ def random_game(
     n_records: int = 20,
     n_classes: int = 4,
     n_queries: int = 1,
+    n_mixed: int = 0,
     seed: int = 0,
     signal: float = 0.0,
 ) -> Game:
-    """Make a game of random answers; ``signal`` is added to a member's logit of the label."""
+    """Make a game of random answers; ``signal`` is added to a member's logit of the label.
+
+    Changed copies are called noisy and flipped in turn; ``n_mixed`` more queries mix records.
+    Probes measured noise: in members, gradients are smaller and boundaries further by a factor of ``exp(signal)``.
+    """
     rng = np.random.default_rng(seed)
     member = memberships(design, n_models, n_records, seed)
     y = rng.integers(n_classes, size=n_records)
-    logits = 2 * rng.normal(size=(n_models, n_queries, n_records, n_classes))
+    logits = 2 * rng.normal(size=(n_models, n_queries + n_mixed, n_records, n_classes))
     logits[..., np.arange(n_records), y] += signal * member[:, None]
     partner = np.arange(n_models) ^ 1 if design == "paired" else None
-    return Game.from_arrays(logits=logits, member=member, y=y, partner=partner)
+    noise = np.random.default_rng([seed, 8]).normal(size=(n_models, n_records, 4))
+    game = Game.from_arrays(
+        logits=logits,
+        member=member,
+        y=y,
+        partner=partner,
+        gradient_norm=np.exp(noise[..., :3] - signal * member[..., None]),
+        boundary_distance=(logits[:, 0].argmax(-1) == y) * np.exp(noise[..., 3] + signal * member),
+    )
+    kinds = ["original", *(("noise", "flip")[q % 2] for q in range(n_queries - 1)), *n_mixed * ["mixed"]]
+    if not n_mixed:
+        return Game(game.dataset.assign_attrs(query_kinds=kinds))
+    mixed = {
+        "shares": [(q + 1) / (n_mixed + 1) for q in range(n_mixed)],
+        "seed": seed,
+        "n_records": n_records,
+    }
+    return Game(game.dataset.assign_attrs(query_kinds=kinds, mixed=mixed))
+
+
+def remade(game: Game, **changes: np.ndarray | None) -> Game:
+    """Make a game again, with other arrays in place of some; those of probes and kinds of queries are kept."""
+    names = ("logits", "member", "y", "partner", "gradient_norm", "boundary_distance")
+    made = Game.from_arrays(**{name: getattr(game, name) for name in names} | changes)
+    same = made.n_queries == game.n_queries and not game.attrs.get("mixed")
+    return Game(made.dataset.assign_attrs(query_kinds=game.query_kinds)) if same else made
+
+
+def asked(game: Game, queries: Queries) -> Game:
+    """Return a game with queries that are known to have been made in this way."""
+    mixed = mixtures(queries)
+    pairs = mixed and {"shares": mixed.shares, "seed": mixed.seed, "n_records": game.n_records}
+    return Game(game.dataset.assign_attrs(query_kinds=list(kinds(queries)), mixed=pairs))
