@@ -63,6 +63,8 @@ class Training:
     ----------
     epochs : int
         Passes over the members.
+    stop : int, optional
+        Epochs after which training ends early; schedules of learning rates and defenses still go by ``epochs``.
     batch_size : int
         Records in a batch; the last, smaller batch of an epoch is used as well.
     optimizer : {"adam", "adamw", "sgd"}
@@ -92,6 +94,7 @@ class Training:
     """
 
     epochs: int = 50
+    stop: int | None = None
     batch_size: int = 64
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 1e-3
@@ -107,6 +110,10 @@ class Training:
 
     def __post_init__(self) -> None:
         check_integer("epochs", self.epochs, low=1)
+        if self.stop is not None:
+            check_integer("stop", self.stop, low=1)
+            if self.stop > self.epochs:
+                raise ValueError(f"stop={self.stop} must be at most epochs={self.epochs}.")
         check_integer("batch_size", self.batch_size, low=1)
         choose("optimizer", self.optimizer, OPTIMIZERS)
         check_number("lr", self.lr, above=0)
@@ -239,7 +246,9 @@ def seconds_of_work(network: nn.Module, pool: Pool, training: Training) -> float
         hook.remove()
     members = len(pool) // 2
     steps = -(-members // training.batch_size)
-    return training.epochs * (steps * STEP_SECONDS + 6 * multiplications * members / OPERATIONS_PER_SECOND)
+    return (training.stop or training.epochs) * (
+        steps * STEP_SECONDS + 6 * multiplications * members / OPERATIONS_PER_SECOND
+    )
 
 
 def models_per_group(network: nn.Module, pool: Pool, training: Training, device: str = "cpu") -> int:
@@ -291,11 +300,15 @@ def _stackable(network: nn.Module, x: torch.Tensor) -> bool:
     return True
 
 
-def initialise(build: Model, pool: Pool, seed: int, model: int) -> nn.Module:
-    """Build network number ``model``: its initial weights depend on ``(seed, model)`` alone."""
+def initialise(build: Model, pool: Pool, seed: int, model: int, defense: Defense | None = None) -> nn.Module:
+    """Build network number ``model``: its initial weights depend on ``(seed, model)`` alone.
+
+    The defense may change the network, see `mialab.defenses.Defense.network`.
+    """
     with _CHANCE, torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator(seed, "weights", model).integers(2**63)))
-        return build(pool.x.shape[1:], pool.n_classes)
+        network = build(pool.x.shape[1:], pool.n_classes)
+    return network if defense is None else defense.network(network)
 
 
 def prepare(x: torch.Tensor) -> torch.Tensor:
@@ -346,6 +359,10 @@ class Run:
         Indices of the models in the game.
     epoch : int
         The epoch that goes on, counted from 0.
+    progress : float or None
+        Share of the epochs that is over, from 0 in the first one to 1 in the last one; None when training is over.
+    network : torch.nn.Module
+        The network, of which stacked models share one.
     training : Training
         How the models are trained.
     pool : Pool
@@ -380,37 +397,40 @@ class Run:
         self.members = torch.as_tensor(np.stack([np.flatnonzero(m) for m in member]), device=device)
         self.memory: dict = {}
         self.epoch = 0
-        networks = [initialise(build, pool, seed, k).to(device) for k in self.models]
+        self.progress: float | None = 0.0
+        networks = [initialise(build, pool, seed, k, defense).to(device) for k in self.models]
         self.training = resolve(training, networks[0], device)
         self.form = form(networks[0], prepare(self.x[:2]), device)
-        self._network = networks[0]
+        self.network = networks[0]
         self._layout = torch.contiguous_format
         if self.form == "stacked":
             self.parameters, _ = stack_module_state(networks)
-            self._network = networks[0].to("meta")
+            self.network = networks[0].to("meta")
             self._forward = vmap(self._call, randomness="different")
-            if _is_plain_mlp(self._network) and type(defense).weights is Defense.weights:
+            if _is_plain_mlp(self.network) and type(defense).weights is Defense.weights:
                 self._forward = self._batched  # the same, without the time that vmap takes
         elif len(networks) == 1:
-            if channels_last(self._network):
+            if channels_last(self.network):
                 self._layout = torch.channels_last
-                self._network.to(memory_format=self._layout)
-            self.parameters = dict(self._network.named_parameters())
+                self.network.to(memory_format=self._layout)
+            self.parameters = dict(self.network.named_parameters())
             self._forward = lambda parameters, x: self._call(parameters, x[0])[None]
             if (
                 type(defense).weights is Defense.weights
             ):  # the same, without the time that functional_call takes
-                self._forward = lambda _, x: self._network(self._inputs(x[0]))[None]
+                self._forward = lambda _, x: self.network(self._inputs(x[0]))[None]
         else:
             raise ValueError("Networks that cannot be stacked are trained one at a time.")
         self.reset_optimizer()
 
     def _call(self, parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        return functional_call(self._network, self.defense.weights(parameters), (self._inputs(x),))
+        return functional_call(
+            self.network, self.defense.weights(parameters, progress=self.progress), (self._inputs(x),)
+        )
 
     def _batched(self, parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         x = prepare(x)
-        for name, layer in self._network.named_children():
+        for name, layer in self.network.named_children():
             if isinstance(layer, nn.Linear):
                 weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
                 x = torch.baddbmm(bias[:, None], x, weight.mT)
@@ -440,12 +460,12 @@ class Run:
         moves = Streams(self.seed, self.models, "augmentation", self.device)
         best, kept = None, None
         n = self.members.shape[1]
-        for self.epoch in range(training.epochs):
+        for self.epoch in range(training.stop or training.epochs):
             for group in self.optimizer.param_groups:
                 group["lr"] = training.lr_at(self.epoch)
             defense.before_epoch(self)
-            self._network.train()
-            progress = self.epoch / max(1, training.epochs - 1)
+            self.network.train()
+            self.progress = progress = self.epoch / max(1, training.epochs - 1)
             index = self.members.gather(1, order.permutation(n)) if training.shuffle else self.members
             for batch in index.split(training.batch_size, dim=1):
                 x = flip_and_shift(self.x[batch], flip=training.flip, shift=training.shift, rng=moves)
@@ -460,12 +480,13 @@ class Run:
                 best, kept = self._keep_best(best, kept)
         if kept is not None:
             self._restore(kept)
+        self.progress = None
 
     def _keep_best(
         self, best: torch.Tensor | None, kept: dict[str, torch.Tensor] | None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         accuracy = self.accuracy(self.pool.x_val, self.pool.y_val)
-        state = {**self.parameters, **dict(self._network.named_buffers())}
+        state = {**self.parameters, **dict(self.network.named_buffers())}
         if best is None or kept is None:
             return accuracy, {name: value.detach().clone() for name, value in state.items()}
         better = accuracy > best
@@ -478,7 +499,7 @@ class Run:
 
     @torch.no_grad()
     def _restore(self, kept: dict[str, torch.Tensor]) -> None:
-        buffers = {} if self.form == "stacked" else dict(self._network.named_buffers())
+        buffers = {} if self.form == "stacked" else dict(self.network.named_buffers())
         for name, value in {**self.parameters, **buffers}.items():
             value.copy_(kept[name])
 
@@ -495,7 +516,7 @@ class Run:
         -------
         torch.Tensor, shape (model, record, classes)
         """
-        self._network.eval()
+        self.network.eval()
         x = _tensor(x, self.device)
         if x.dim() == self.x.dim():
             x = x.expand(len(self.models), *x.shape)
@@ -523,7 +544,7 @@ class Run:
     def network(self, index: int) -> tuple[nn.Module, dict[str, torch.Tensor]]:
         """Return one model in evaluation mode as `torch.func.functional_call` takes it: network and parameters."""
         own = (lambda value: value[index]) if self.form == "stacked" else (lambda value: value)
-        return self._network.eval(), {name: own(value.detach()) for name, value in self.parameters.items()}
+        return self.network.eval(), {name: own(value.detach()) for name, value in self.parameters.items()}
 
     def accuracy(self, x: np.ndarray, y: np.ndarray) -> torch.Tensor:
         """Accuracy of each model on records ``x`` with labels ``y``, shape (model,); NaN without records."""

@@ -611,7 +611,7 @@ class Plan:
 
     def network(self) -> torch.nn.Module:
         """Build one of the networks, as an example."""
-        return engine.initialise(self.model, self.pool, self.seed, 0)
+        return engine.initialise(self.model, self.pool, self.seed, 0, self.defense)
 
     def key(self) -> str:
         """Name and hash under which the game is stored."""
@@ -656,7 +656,9 @@ class Plan:
 
     def layers(self) -> list[str]:
         """Names of the network's layers, where their gradients are measured; else none."""
-        return list(layers(self.network())) if any("layer" in DIMENSIONS[p.array] for p in self.probes) else []
+        return (
+            list(layers(self.network())) if any("layer" in DIMENSIONS[p.array] for p in self.probes) else []
+        )
 
 
 def _name(model: Model) -> str:
@@ -821,7 +823,7 @@ def _train(
         "probes": plan.probes,
     }
     how, most = team.ask_of_pool(
-        _form, build=plan.model, training=plan.training, seed=plan.seed, device=device
+        _form, build=plan.model, defense=plan.defense, training=plan.training, seed=plan.seed, device=device
     )
     # Processes pay for large games only; a GPU is kept busy by one.
     work = len(todo) * engine.seconds_of_work(plan.network(), plan.pool, plan.training)
@@ -848,9 +850,11 @@ def _train(
     )
 
 
-def _form(*, pool: Pool, build: Model, training: Training, seed: int, device: str) -> tuple[str, int]:
+def _form(
+    *, pool: Pool, build: Model, defense: Defense, training: Training, seed: int, device: str
+) -> tuple[str, int]:
     """Say how this machine trains such networks, and how many in a group at most."""
-    network = engine.initialise(build, pool, seed, 0)
+    network = engine.initialise(build, pool, seed, 0, defense)
     how = engine.form(network, engine.prepare(torch.as_tensor(pool.x[:2])), device)
     return how, engine.models_per_group(network, pool, training, device) if how == "stacked" else 1
 
@@ -869,7 +873,9 @@ def _groups(todo: list[int], most: int, workers: int, device: str) -> list[list[
     return [todo[i : i + size] for i in range(0, len(todo), size)]
 
 
-def _train_group(models: list[int], *, store: Store, form: str = "single", **options: Any) -> tuple[list[int], float]:
+def _train_group(
+    models: list[int], *, store: Store, form: str = "single", **options: Any
+) -> tuple[list[int], float]:
     """Train and store a group; return it with the peak memory of this process.
 
     Models that are there already are left alone: the group may have been given to another worker before, which died

@@ -222,7 +222,7 @@ class Everything(Defense):
         seen += 1
         return super().loss(logits, target) / (1 + 0.1 * run.epoch)
 
-    def weights(self, parameters):
+    def weights(self, parameters, *, progress=None):
         return {name: 0.9 * value for name, value in parameters.items()}
 
     def answer(self, logits, x, *, predict, rng, pool):
@@ -269,6 +269,26 @@ def test_threads_train_what_one_thread_trains(monkeypatch, tmp_path):
         answers.append(game.logits)
     np.testing.assert_array_equal(*answers)
     assert torch.get_num_threads() == before
+
+
+def test_training_that_stops_early_is_the_beginning_of_a_longer_one():
+    pool, seen = toys.pool(), []
+
+    class Note(Defense):
+        def before_epoch(self, run):
+            seen.append(f"epoch {run.epoch}")
+
+        def mix(self, x, y, *, progress, rng):
+            seen.append(progress)
+            return x, y
+
+    for stop in (None, 3):
+        train([0], pool, defense=Note(), epochs=5, stop=stop, batch_size=20)
+    shares = [s for s in seen if isinstance(s, float)]
+    assert shares == [0, 0.25, 0.5, 0.75, 1, 0, 0.25, 0.5]
+    assert seen.count("epoch 3") == seen.count("epoch 4") == 1
+    with pytest.raises(ValueError, match=r"stop=6 must be at most epochs=5"):
+        Training(epochs=5, stop=6)
 
 
 def test_what_attacks_find_does_not_depend_on_the_group(monkeypatch, tmp_path):
@@ -321,7 +341,7 @@ def test_weights_that_a_network_computes_with():
     class Scaled(Defense):
         name: ClassVar[str] = "scaled"
 
-        def weights(self, parameters):
+        def weights(self, parameters, *, progress=None):
             return {name: 0.5 * value for name, value in parameters.items()}
 
     class Half(nn.Module):

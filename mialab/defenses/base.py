@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from torch import nn
 
 from mialab.options import choose
 
@@ -97,8 +98,22 @@ class Defense:
     def before_epoch(self, run: Run) -> None:
         """Look at or change the running training before an epoch (see `mialab.engine.Run`)."""
 
-    def weights(self, parameters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Return the parameters that one network computes with, given those that are trained."""
+    def network(self, network: nn.Module) -> nn.Module:
+        """Return the network that is trained, given a freshly initialised one; it may be changed in place."""
+        return network
+
+    def weights(
+        self, parameters: dict[str, torch.Tensor], *, progress: float | None = None
+    ) -> dict[str, torch.Tensor]:
+        """Return the parameters that one network computes with, given those that are trained.
+
+        Parameters
+        ----------
+        parameters : dict of str to torch.Tensor
+            Of one network.
+        progress : float, optional
+            Share of the epochs that is over, as for `mix`; None when training is over.
+        """
         return parameters
 
     def answer(
