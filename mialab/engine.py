@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -34,6 +34,7 @@ from mialab.signals import SIGNALS
 if TYPE_CHECKING:
     from mialab.probes import Probe
 
+Forward = Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
 OPTIMIZERS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 #: On a CPU, larger networks are faster one at a time: stacked, their weights fall out of the cache.
 STACKED_PARAMETERS = 50_000
@@ -541,10 +542,18 @@ class Run:
             }
         return view
 
-    def network(self, index: int) -> tuple[nn.Module, dict[str, torch.Tensor]]:
-        """Return one model in evaluation mode as `torch.func.functional_call` takes it: network and parameters."""
-        own = (lambda value: value[index]) if self.form == "stacked" else (lambda value: value)
-        return self.network.eval(), {name: own(value.detach()) for name, value in self.parameters.items()}
+    def function(self, index: int) -> tuple[Forward, dict[str, torch.Tensor]]:
+        """Return one model, for evaluation, as a function of parameters and inputs, and its parameters.
+
+        The function can be transformed by `torch.func`.
+        """
+        view = self.alone(index)
+        view.network.eval()
+        view._layout = torch.contiguous_format  # vmap knows no other
+        of_one = {name: value.detach() for name, value in view.parameters.items()}
+        if self.form == "stacked":
+            of_one = {name: value[0] for name, value in of_one.items()}
+        return view._call, of_one
 
     def accuracy(self, x: np.ndarray, y: np.ndarray) -> torch.Tensor:
         """Accuracy of each model on records ``x`` with labels ``y``, shape (model,); NaN without records."""

@@ -656,9 +656,9 @@ class Plan:
 
     def layers(self) -> list[str]:
         """Names of the network's layers, where their gradients are measured; else none."""
-        return (
-            list(layers(self.network())) if any("layer" in DIMENSIONS[p.array] for p in self.probes) else []
-        )
+        if not any("layer" in DIMENSIONS[probe.array] for probe in self.probes):
+            return []
+        return list(layers(name for name, _ in self.network().named_parameters()))
 
 
 def _name(model: Model) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from mialab.defenses.base import cross_entropy
 from mialab.options import check_integer, check_number, choose
@@ -62,16 +62,16 @@ class Probe:
 # Gradients
 
 
-def layers(network: nn.Module) -> dict[str, list[str]]:
-    """Return the names of each layer's parameters; a layer is a module that has parameters of its own.
+def layers(parameters: Iterable[str]) -> dict[str, list[str]]:
+    """Return the parameters of each layer; a layer is a module that has parameters of its own.
 
     Parameters
     ----------
-    network : torch.nn.Module
-        Any network; its own parameters, if it has some outside all modules, belong to the layer ``"network"``.
+    parameters : iterable of str
+        Names of a network's parameters. Those outside all modules belong to the layer ``"network"``.
     """
     names: dict[str, list[str]] = {}
-    for name, _ in network.named_parameters():
+    for name in parameters:
         names.setdefault(name.rpartition(".")[0] or "network", []).append(name)
     return names
 
@@ -96,12 +96,11 @@ class Gradient(Probe):
 
 def _gradient_norms(run: Run, index: int) -> np.ndarray:
     """Norms of one model's gradients, float32 (record, layer)."""
-    network, parameters = run.network(index)
-    parts = layers(network).values()
+    forward, parameters = run.function(index)
+    parts = layers(parameters).values()
 
     def loss(parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        logits = functional_call(network, run.defense.weights(parameters), (x[None],))[0]
-        return SCALE * cross_entropy(logits, y)
+        return SCALE * cross_entropy(forward(parameters, x[None])[0], y)
 
     def norms(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         gradient = grad(loss)(parameters, x, y)
@@ -307,7 +306,7 @@ def make(probes: str | Probe | Iterable[str | Probe]) -> tuple[Probe, ...]:
     ValueError
         If a name is unknown, or a probe is given twice.
     """
-    given = [probes] if isinstance(probes, str | Probe) else list(probes)
+    given = [probes] if isinstance(probes, str | Probe) or not isinstance(probes, Iterable) else list(probes)
     made = [p if isinstance(p, Probe) else PROBES[choose("probes", p, PROBES)]() for p in given]
     names = [probe.name for probe in made]
     if len(set(names)) < len(names):

@@ -1,6 +1,7 @@
 """The attacks, one file a family; every one is run on a game and returns one score per target and record."""
 
 from mialab.attacks.base import Attack, Outcome, Refused, available, make, register
+from mialab.attacks.boundary import BoundaryDistance
 from mialab.attacks.calibrated import Calibrated
 from mialab.attacks.label_only import LabelOnly, Robustness
 from mialab.attacks.learned import Nasr, Shokri
@@ -12,14 +13,17 @@ from mialab.attacks.rmia import RMIA
 from mialab.attacks.signals import signal
 from mialab.attacks.threshold import Threshold
 from mialab.attacks.together import CoMembership, MixedPairs
+from mialab.attacks.white_box import GradientNorm, WhiteBox
 
 __all__ = [
     "RMIA",
     "Attack",
     "AttackP",
     "AttackR",
+    "BoundaryDistance",
     "Calibrated",
     "CoMembership",
+    "GradientNorm",
     "LabelOnly",
     "LiRA",
     "MixedPairs",
@@ -31,6 +35,7 @@ __all__ = [
     "Robustness",
     "Shokri",
     "Threshold",
+    "WhiteBox",
     "available",
     "make",
     "register",

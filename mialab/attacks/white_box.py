@@ -1,0 +1,141 @@
+"""White-box attacks: the gradients of a record's loss, measured while the model was at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from mialab.attacks.base import Attack, Refused, known_half, register
+from mialab.attacks.calibrated import calibrated
+from mialab.attacks.signals import signal
+from mialab.options import check_number
+
+if TYPE_CHECKING:
+    from mialab.game import Game
+
+#: Least number that a logarithm is taken of: float32 holds no smaller norms in full.
+TINY = float(np.finfo(np.float32).tiny)
+
+
+def log_norms(game: Game) -> np.ndarray:
+    """Return the logarithms of the norms of each layer's gradients, float64 (model, record, layer)."""
+    return np.log(np.maximum(game.gradient_norm, TINY))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientNorm(Attack):
+    """Call a record a member if the gradient of its loss is small: training has ended where members' gradients do.
+
+    The score is minus the logarithm of the L2 norm over all parameters (Nasr et al., 2019, section III; Rezaei and
+    Liu, 2021, section 3). Where ``calibrated``, the mean score of the shadow models that were not trained on the record
+    (OUT) is subtracted, the difficulty calibration of Watson et al. (2022).
+
+    Parameters
+    ----------
+    calibrated : bool
+        Whether the score is compared with that of OUT shadow models.
+    per_class, calibrate
+        See `Attack`.
+    """
+
+    sees: ClassVar[str] = "gradients"
+    needs_probe: ClassVar[str] = "gradient"
+
+    calibrated: bool = False
+
+    @property
+    def shadows(self) -> str:
+        """Kind of shadow models that the score needs."""
+        return "OUT" if self.calibrated else "none"
+
+    @property
+    def source(self) -> str:
+        """Papers."""
+        return "Nasr et al. (2019); Rezaei and Liu (2021)" + "; Watson et al. (2022)" * self.calibrated
+
+    @property
+    def base_name(self) -> str:
+        """Name of the variant, ``"gradient_norm"`` or ``"calibrated_gradient_norm"``."""
+        return "calibrated_" * self.calibrated + "gradient_norm"
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return minus the log norms, as they are or less their mean over OUT shadow models, (model, record)."""
+        score = -np.logaddexp.reduce(2 * log_norms(game), axis=-1) / 2
+        return calibrated(score, game.member, game.left_out) if self.calibrated else score
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhiteBox(Attack):
+    """A classifier for each target that sees gradients, trained on a half of its records that the attacker knows.
+
+    Nasr et al. (2019, section III) train a network on the gradients of each layer, the outputs of the layers, the
+    loss and the label of records whose membership is known. This is our small version: a logistic regression on the
+    logarithm of the norm of each layer's gradient, the loss, and whether the label is predicted, with members and
+    non-members weighted alike.
+
+    The score is the log odds of membership; only records that were not known are evaluated.
+
+    Parameters
+    ----------
+    penalty : float
+        L2 penalty of the regressions; 1 is scikit-learn's default.
+    per_class, calibrate
+        See `Attack`; the threshold of the log odds is 0, for all classes.
+    """
+
+    sees: ClassVar[str] = "gradients"
+    needs_probe: ClassVar[str] = "gradient"
+    needs_known_half: ClassVar[bool] = True
+    calibrations: ClassVar[tuple[str, ...]] = ("ratio",)
+    source: ClassVar[str] = "Nasr et al. (2019), section III, on norms of gradients"
+
+    penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.per_class:
+            raise ValueError(
+                "per_class=True has no use here: the threshold of log odds is 0 for all classes."
+            )
+        super().__post_init__()
+        check_number("penalty", self.penalty, above=0)
+
+    @property
+    def base_name(self) -> str:
+        """Name of the attack."""
+        return "white_box"
+
+    def check(self, game: Game) -> None:
+        """Refuse a game with too few records to train on; see `Attack.check`."""
+        super().check(game)
+        members = game.member[~game.shadow].sum(1)
+        fewest = np.minimum(members, game.n_records - members).min()
+        if fewest < 4:
+            raise Refused(
+                f"Attack {self.name!r} learns from a half of each target's members and non-members, and needs at "
+                f"least 4 of each; here some target has only {fewest}: play the game with more records."
+            )
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return the log odds of membership, (model, record)."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        answers = np.stack([signal(game, name)[:, 0] for name in ("loss", "correctness")], axis=-1)
+        features = np.concatenate([log_norms(game), answers], axis=-1)
+        known, score = known_half(game.member), np.empty(game.member.shape)
+        for k, x in enumerate(features):
+            regression = LogisticRegression(
+                C=1 / self.penalty, class_weight="balanced", solver="newton-cholesky", tol=1e-8
+            )
+            fitted = make_pipeline(StandardScaler(), regression).fit(x[known[k]], game.member[k, known[k]])
+            score[k] = fitted.decision_function(x)
+        return score
+
+
+register(GradientNorm)
+register(partial(GradientNorm, calibrated=True))
+register(WhiteBox)
