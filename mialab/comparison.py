@@ -13,6 +13,7 @@ import pandas as pd
 from mialab import attacks as _attacks
 from mialab import metrics, progress
 from mialab.attacks.base import Attack, Refused
+from mialab.attacks.together import Together
 from mialab.audit import _chosen
 from mialab.game import Game, play
 from mialab.metrics import rate_name
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 #: What attackers see and have, from little to much, with the test that says whether an attack is of the kind; an
 #: attack belongs to the first that fits.
 FAMILIES = {
+    "sets of records": lambda a: isinstance(a, Together),
     "label or ranking only": lambda a: a.sees in ("label", "ranking"),
     "more than answers": lambda a: a.sees != "logits",
     "known half of the target's records": lambda a: a.needs_known_half,
@@ -44,6 +46,7 @@ _ORDER = [
     "OUT shadow models",
     "IN and OUT shadow models",
     "more than answers",
+    "sets of records",
     "other",
 ]
 
@@ -161,7 +164,7 @@ def agreement(
     ----------
     game : Game
     attacks : sequence of str or Attack, optional
-        By default `one_of_each` of those that the game allows.
+        By default `one_of_each` of those that the game allows, without attacks on sets of records.
     fpr : float
         The false-positive rate.
     pool : Pool, optional
@@ -185,7 +188,7 @@ def agreement(
     """
     metrics._rates("fpr", (fpr,))
     if attacks is None:
-        attacks = one_of_each(applicable(game, pool=pool)[0])
+        attacks = _on_single_records(one_of_each(applicable(game, pool=pool)[0]))
     chosen = _chosen(attacks, pool)
     for attack in chosen.values():
         attack.check(game)
@@ -240,7 +243,7 @@ def against_shadows(
         Of models in pairs, from `mialab.play`.
     attacks : sequence of str or Attack, optional
         By default `one_of_each` of those that the game allows and that need shadow models for their score, and
-        ``"loss"``, which does not.
+        ``"loss"``, which does not; without attacks on sets of records.
     shadows : sequence of int
         Numbers of shadow models: even, at most the models of the game less 2.
     fprs : sequence of float
@@ -276,7 +279,7 @@ def against_shadows(
             )
     if attacks is None:
         able = [a for a in applicable(game, pool=pool)[0] if a.shadows != "none"]
-        attacks = ["loss", *one_of_each(able)]
+        attacks = ["loss", *_on_single_records(one_of_each(able))]
     chosen = _chosen(attacks, pool)
     blocks = {n: _blocks(game.partner, n + 2) for n in shadows}
     parts = {n: [_block(game, models) for models, _ in blocks[n]] for n in shadows}
@@ -376,6 +379,10 @@ def shifted(
 def _all(attacks: Sequence[str | Attack] | None, pool: Pool | None) -> list[Attack]:
     names = list(_attacks.available().index) if attacks is None else attacks
     return list(_chosen(names, pool).values())
+
+
+def _on_single_records(attacks: list[str | Attack]) -> list[str | Attack]:
+    return [attack for attack in attacks if family(attack) != "sets of records"]
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> float:

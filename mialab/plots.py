@@ -1,9 +1,12 @@
-"""Figures. A defense has one colour and one marker in all of them, an attack one dash pattern."""
+"""Figures. A defense has one colour and one marker in all of them, an attack one dash pattern.
+
+In figures of many attacks on one defense, colours tell the attacks apart.
+"""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -11,19 +14,22 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex, to_rgb
+from matplotlib.colors import Colormap, LogNorm, Normalize, to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
 from mialab import attacks as _attacks
 from mialab import metrics
 from mialab.audit import _chosen, _columns, pooled_rows
+from mialab.comparison import applicable, families, family, one_of_each
 from mialab.game import Game
 from mialab.options import choose
 
 if TYPE_CHECKING:
     from mialab.attacks.base import Attack
+    from mialab.data import Pool
 
 # The palette of Okabe and Ito (2008) for the undefended model and the papers, that of Tol (2021, "muted") for the
 # baselines. Both can be told apart with the common forms of colour blindness; markers help where hues come close.
@@ -61,6 +67,11 @@ _ATTACKS: dict[str, tuple] = {
     "lira_offline": (0, (5, 4)),
     "ranking": (0, (8, 2, 1, 2)),
 }
+#: Of several attacks in one figure: the colours of Okabe and Ito, and three of Tol's.
+_COLOURS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"),
+    *("#882255", "#999933", "#332288"),
+)
 _CHANCE = {"color": "0.55", "linewidth": 1, "zorder": 1}
 
 
@@ -155,54 +166,224 @@ def roc(
         # Several attacks on one game differ in dashes and in the shade of the defense's colour.
         shades = _shades(colours[label], len(chosen)) if len(games) == 1 else [colours[label]] * len(chosen)
         for (name, attack), shade in zip(chosen.items(), shades, strict=True):
-            outcome = attack.run(one)
-            evaluated = outcome.evaluated & columns
-            lowest = 10 / max(10, (evaluated & ~one.member).sum())
-            grid = np.geomspace(lowest, 1, 61)
-            rates = metrics.pooled_bootstrap(
-                outcome.score,
-                one.member,
-                evaluated=evaluated,
-                partner=one.partner,
-                fprs=grid,
-                n_resamples=n_resamples,
-                confidence=confidence,
-                seed=seed,
-            )
-            tpr = np.array([rates[metrics.rate_name("tpr", f)] for f in grid])
+            grid, tpr, auc = _curve(one, attack, columns, confidence, n_resamples, seed)
             title = f"{label}, {name}" if several else label if len(games) > 1 else name
-            curves.append((grid, tpr, f"{title} (AUC {rates['auc'].value:.3f})", shade, dashes[name]))
+            curves.append((grid, tpr, f"{title} (AUC {auc:.3f})", shade, dashes[name]))
 
     ax = _axes(ax)
-    resolved = min(grid[0] for grid, *_ in curves)
-    floor = 10.0 ** np.floor(np.log10(resolved) + 1e-9)
-    ax.plot([floor, 1], [floor, 1], **_CHANCE)
-    for grid, tpr, label, shade, dash in curves:
-        value, low, high = np.where(tpr > floor, tpr, floor).T  # a log axis has no zero
-        ax.fill_between(grid, low, high, color=shade, alpha=0.16 if len(curves) < 4 else 0.1, linewidth=0)
-        ax.plot(grid, value, color=shade, linestyle=dash, label=label)
-    if floor < resolved * (1 - 1e-9):
-        looks = {"facecolor": "none", "edgecolor": "0.82", "hatch": "////", "linewidth": 0}
-        ax.axvspan(floor, resolved, **looks, zorder=0, label="fewer than 10 false alarms")
-    ax.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.05))
-    ax.set(xlabel="False-positive rate", ylabel="True-positive rate")
-    middle = np.sqrt(max(resolved, floor) * 0.02)
-    ax.text(
-        middle,
-        middle / 1.25,
-        "chance",
-        color="0.45",
-        fontsize="small",
-        rotation=45,
-        transform_rotates_text=True,
-        rotation_mode="anchor",
-        va="top",
-    )
+    _draw_curves(ax, curves)
     if len(curves) > 4:
         _legend_below(ax, 2)
     else:
         ax.legend(loc="lower right")
     return ax
+
+
+def roc_by_family(
+    game: Game,
+    attacks: Sequence[str | Attack] | None = None,
+    *,
+    pool: Pool | None = None,
+    baseline: str | Attack = "loss",
+    confidence: float = 0.95,
+    n_resamples: int = 100,
+    seed: int = 0,
+    label: str | None = None,
+) -> Figure:
+    """Draw ROC curves of many attacks, a panel for each family, on logarithmic axes.
+
+    Parameters
+    ----------
+    game : Game
+    attacks : sequence of str or Attack, optional
+        By default one of each kind that the game allows, see `mialab.one_of_each`.
+    pool : Pool, optional
+        The records that were played with, for attacks that look at them.
+    baseline : str or Attack
+        The attack that is drawn in grey in every panel.
+    confidence, n_resamples, seed
+        As in `roc`.
+    label : str, optional
+        A title; by default the name of the data set.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    if attacks is None:
+        attacks = one_of_each(applicable(game, pool=pool)[0])
+    chosen = _chosen(attacks, pool)
+    ((base, base_attack),) = _chosen([baseline]).items()
+    groups: dict[str, list[str]] = {}
+    for name, attack in chosen.items():
+        groups.setdefault(family(attack), []).append(name)
+    groups = {f: groups[f] for f in families(chosen.values()) if groups[f] != [base]}
+    every = np.ones(game.n_records, bool)
+    curves = {
+        name: _curve(game, attack, every, confidence, n_resamples, seed)
+        for name, attack in ({base: base_attack} | chosen).items()
+    }
+    rows = -(-len(groups) // 2)
+    figure, axes = plt.subplots(
+        max(1, rows), 2, squeeze=False, layout="constrained", figsize=(8.4, 0.4 + 4.3 * max(1, rows))
+    )
+    for ax, (title, names) in zip(axes.flat, groups.items(), strict=False):
+        drawn = []
+        if base not in names:
+            drawn.append((*curves[base][:2], f"{base} ({curves[base][2]:.3f})", "0.55", (0, ())))
+        looks = zip(_COLOURS * 4, (*_ATTACKS.values(),) * 4, strict=False)
+        for name, (shade, dash) in zip(names, looks, strict=False):
+            grid, tpr, auc = curves[name]
+            drawn.append((grid, tpr, f"{name} ({auc:.3f})", shade, dash))
+        _draw_curves(ax, drawn, hatch_label=None)
+        ax.set_title(title)
+        ax.set_xlabel("False-positive rate", labelpad=1)
+        ax.legend(
+            loc="upper center", bbox_to_anchor=(0.45, -0.2), fontsize=11, handlelength=2.6, borderpad=0.1
+        )
+    for ax in axes.flat[len(groups) :]:
+        ax.remove()
+    figure.suptitle(str(game.attrs.get("dataset")) if label is None else label)
+    return figure
+
+
+def matrix(table: pd.DataFrame, metric: str = "auc", *, label: str = "") -> Axes:
+    """Draw every attack against every defense: a cell each, with its value, grouped by what the attacker has.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `mialab.matrix`, `mialab.audit_each` or `mialab.compare`. What ``attrs["missing"]`` lists is hatched and
+        marked "-"; what is not resolvable or not defined, "n/a".
+    metric : str
+        Such as ``"auc"`` or ``"tpr@0.01"``, pooled over targets. Rates are written in per cent, and their colours
+        are logarithmic; colours of the AUC and of the balanced accuracy are centred at chance.
+    label : str
+        A title, such as the name of the data set.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    rows = pooled_rows(table, metric)
+    if "defense" not in rows:
+        rows = rows.assign(defense=str(table.attrs.get("defense", "unknown")))
+    value = rows.pivot(index="attack", columns="defense", values="value")
+    absent = [(m["attack"], m["defense"]) for m in table.attrs.get("missing", [])]
+    defenses = list(dict.fromkeys([*rows["defense"], *(d for _, d in absent)]))
+    groups = families(dict.fromkeys([*rows["attack"], *(a for a, _ in absent if a != "all")]))
+    palette, norm, write = _scale(metric)
+
+    lines = sum(len(names) + 1 for names in groups.values())
+    wide = max(4.2, 0.62 * len(defenses))
+    ax = plt.subplots(layout="constrained", figsize=(2.4 + wide, 1.6 + 0.27 * lines))[1]
+    position, ticks = 0, {}
+    for title, names in groups.items():
+        place = {"fontsize": 11, "style": "italic", "va": "center", "color": "0.3"}
+        ax.text(-0.42, position + 0.08, f"{title}:", **place)
+        position += 1
+        for name in names:
+            ticks[name] = position
+            for j, defense in enumerate(defenses):
+                known = name in value.index and defense in value.columns and (name, defense) not in absent
+                _draw_cell(ax, j, position, value.at[name, defense] if known else None, palette, norm, write)
+            position += 1
+    ax.set(xlim=(-0.5, len(defenses) - 0.5), ylim=(position - 0.5, -0.5))
+    turned = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if len(defenses) > 4 else {}
+    names = [
+        name.replace("_", " " if turned else "\n").replace(" ", " " if turned else "\n") for name in defenses
+    ]
+    ax.set_xticks(range(len(defenses)), names, **turned)
+    ax.set_yticks(list(ticks.values()), [name.replace("_", " ") for name in ticks])
+    ax.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    unit = ", in %" if "@" in metric else ""
+    ax.set_title((f"{label}: " if label else "") + f"{_title(metric)}{unit}", loc="left")
+    return ax
+
+
+def agreement(table: pd.DataFrame, *, label: str = "") -> Axes:
+    """Draw which attacks catch the same members: the Jaccard index of each pair, in per cent.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `mialab.agreement`.
+    label : str
+        A title, such as the name of the data set.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    names = list(table.index)
+    n = len(names)
+    palette, norm = plt.get_cmap("Purples"), Normalize(0, 1.15)
+    size = 0.36 * n
+    ax = plt.subplots(layout="constrained", figsize=(max(5.0, 2.2 + size), max(3.0, 1.6 + size)))[1]
+    for i, a in enumerate(names):
+        for j, b in enumerate(names[:i]):
+            share = float(table.at[a, b])
+            _draw_cell(ax, j, i, share, palette, norm, lambda v: f"{100 * v:.0f}", fontsize=11)
+    shown = [name.replace("_", " ") for name in names]
+    ax.set_xticks(range(n - 1), shown[:-1], rotation=90)
+    ax.set_yticks(range(1, n), shown[1:])
+    ax.set(xlim=(-0.5, max(n - 1.5, 0.5)), ylim=(n - 0.5, 0.5))
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
+    rate = table.attrs.get("fpr")
+    words = [label, "caught by both,", "in % of caught by either", "" if rate is None else f"(FPR {rate:g})"]
+    ax.text(
+        0.98, 0.97, "\n".join(filter(None, words)), transform=ax.transAxes, ha="right", va="top", fontsize=12
+    )
+    return ax
+
+
+def against_shadows(table: pd.DataFrame, *, label: str = "") -> Figure:
+    """Draw how attacks profit from shadow models: a panel for each metric, a line and a band for each attack.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `mialab.against_shadows`.
+    label : str
+        A title, such as the name of the data set.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    metrics_, names = list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["attack"]))
+    numbers = sorted(set(table["n_shadows"]))
+    figure, axes = plt.subplots(
+        len(metrics_),
+        1,
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
+        figsize=(6.4, 3.3 * len(metrics_) + 0.16 * len(names) + 0.3),
+    )
+    for ax, metric in zip(axes[:, 0], metrics_, strict=True):
+        for i, name in enumerate(sorted(names, key="loss".__eq__)):  # the loss comes last, and is grey
+            rows = table[(table["metric"] == metric) & (table["attack"] == name)].sort_values("n_shadows")
+            shade = "0.55" if name == "loss" else _COLOURS[i % len(_COLOURS)]
+            ax.fill_between(rows["n_shadows"], rows["low"], rows["high"], color=shade, alpha=0.1, linewidth=0)
+            looks = {"color": shade, "marker": _MARKERS[i % len(_MARKERS)], "markersize": 6}
+            dash = list(_ATTACKS.values())[(i // len(_COLOURS)) % len(_ATTACKS)]
+            ax.plot(rows["n_shadows"], rows["value"], **looks, linestyle=dash, label=name.replace("_", " "))
+        chance = _chance(metric)
+        if chance is not None:
+            ax.axhline(chance, **_CHANCE, linestyle="--", label="chance")
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(numbers, [str(n) for n in numbers])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_ylabel(_title(metric))
+    axes[0, 0].set_title(label)
+    axes[-1, 0].set_xlabel("Number of shadow models")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
 
 
 def histogram(
@@ -438,6 +619,93 @@ def _by_defense(tables: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, 
         part.attrs = tables.attrs.get("audits", {}).get(name, {})
         parts[name] = part
     return parts
+
+
+def _curve(
+    game: Game, attack: Attack, columns: np.ndarray, confidence: float, n_resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return a ROC curve from the least rate that allows ten false alarms: rates, TPR with ends (rate, 3), AUC."""
+    outcome = attack.run(game)
+    evaluated = outcome.evaluated & columns
+    lowest = 10 / max(10, (evaluated & ~game.member).sum())
+    grid = np.geomspace(lowest, 1, 61)
+    rates = metrics.pooled_bootstrap(
+        outcome.score,
+        game.member,
+        evaluated=evaluated,
+        partner=game.partner,
+        fprs=grid,
+        n_resamples=n_resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+    tpr = np.array([rates[metrics.rate_name("tpr", f)] for f in grid])
+    return grid, tpr, rates["auc"].value
+
+
+def _draw_curves(
+    ax: Axes, curves: Sequence[tuple], hatch_label: str | None = "fewer than 10 false alarms"
+) -> None:
+    """Draw curves (rates, TPR with ends, label, colour, dashes) on logarithmic axes, with the line of chance."""
+    resolved = min(grid[0] for grid, *_ in curves)
+    floor = 10.0 ** np.floor(np.log10(resolved) + 1e-9)
+    ax.plot([floor, 1], [floor, 1], **_CHANCE)
+    for grid, tpr, label, shade, dash in curves:
+        value, low, high = np.where(tpr > floor, tpr, floor).T  # a log axis has no zero
+        ax.fill_between(grid, low, high, color=shade, alpha=0.16 if len(curves) < 4 else 0.1, linewidth=0)
+        ax.plot(grid, value, color=shade, linestyle=dash, label=label)
+    if floor < resolved * (1 - 1e-9):
+        looks = {"facecolor": "none", "edgecolor": "0.82", "hatch": "////", "linewidth": 0}
+        ax.axvspan(floor, resolved, **looks, zorder=0, label=hatch_label)
+    ax.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.05))
+    ax.set(xlabel="False-positive rate", ylabel="True-positive rate")
+    middle = np.sqrt(max(resolved, floor) * 0.02)
+    ax.text(
+        middle,
+        middle / 1.25,
+        "chance",
+        color="0.45",
+        fontsize="small",
+        rotation=45,
+        transform_rotates_text=True,
+        rotation_mode="anchor",
+        va="top",
+    )
+
+
+def _scale(metric: str) -> tuple[Colormap, Normalize, Callable[[float], str]]:
+    """Colours of a metric, and how its values are written in a cell."""
+    if "@" in metric:
+        low = min(float(metric.split("@")[1]), 0.5)
+        return plt.get_cmap("Purples"), LogNorm(low, 2.0), lambda v: f"{100 * v:.1f}"
+    if _chance(metric) is not None:
+        return plt.get_cmap("PuOr"), Normalize(0, 1), lambda v: f"{v:.2f}"
+    return plt.get_cmap("Purples"), Normalize(0, 1.15), lambda v: f"{v:.2f}"
+
+
+def _draw_cell(
+    ax: Axes,
+    x: float,
+    y: float,
+    value: float | None,
+    palette: Colormap,
+    norm: Normalize,
+    write: Callable[[float], str],
+    fontsize: float = 11.5,
+) -> None:
+    """Draw a cell of a heat map; hatched where there is no value at all (None)."""
+    known = value is not None and np.isfinite(value)
+    fill = palette(norm(max(value, norm.vmin))) if known else "white"
+    frame = {"edgecolor": "white", "linewidth": 1} if known else {"edgecolor": "0.88", "linewidth": 0}
+    ax.add_patch(
+        Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=fill, **frame, hatch=None if known else "////")
+    )
+    text = write(value) if known else "-" if value is None else "n/a"
+    dark = known and np.dot(to_rgb(fill), (0.299, 0.587, 0.114)) < 0.55
+    box = None if known else {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    ax.text(
+        x, y, text, ha="center", va="center", fontsize=fontsize, color="white" if dark else "0.1", bbox=box
+    )
 
 
 def _scores(

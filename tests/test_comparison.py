@@ -52,6 +52,7 @@ def test_every_attack_is_in_one_family():
     assert {"nasr", "attack_p"} <= set(found["known half of the target's records"])
     assert {"lira", "rmia"} <= set(found["IN and OUT shadow models"])
     assert {"lira_offline", "attack_r"} <= set(found["OUT shadow models"])
+    assert all(name.startswith(("co_membership", "mixed")) for name in found["sets of records"])
     assert mia.families(["mine", "lira"])["other"] == ["mine"]
 
 

@@ -7,6 +7,7 @@ mpl.use("agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 
 import mialab as mia
@@ -199,3 +200,117 @@ def test_bad_input_is_refused(game):
         plots.histogram(game, target=6)
     with pytest.raises(ValueError, match="Did you mean 'loss'"):
         plots.roc(game, "los")
+
+
+def test_roc_by_family_has_a_panel_for_each(game):
+    names = ["correctness", "loss", "entropy", "lira", "rmia", "lira_offline"]
+    figure = plots.roc_by_family(game, names, n_resamples=5)
+    assert [ax.get_title() for ax in figure.axes] == [
+        "label or ranking only",
+        "one answer, one threshold",
+        "OUT shadow models",
+        "IN and OUT shadow models",
+    ]
+    drawn = [lines(ax) for ax in figure.axes]
+    assert all("loss" in panel for panel in drawn)
+    # In its own family the loss is one attack among others; elsewhere it is the grey line to compare with.
+    assert [panel["loss"].get_color() == "0.55" for panel in drawn] == [True, False, True, True]
+    assert drawn[3].keys() >= {"lira", "rmia"}
+    assert drawn[3]["lira"].get_color() != drawn[3]["rmia"].get_color()
+    outcome = attacks.make("lira").run(game)
+    x, y = drawn[3]["lira"].get_data()
+    expected = [metrics.tpr_at_fpr(outcome.score.ravel(), game.member.ravel(), f) for f in x]
+    np.testing.assert_allclose(y, expected)
+    auc = metrics.auc(outcome.score.ravel(), game.member.ravel())
+    assert f"lira ({auc:.3f})" in texts(figure.axes[3])
+
+
+def test_roc_by_family_takes_what_the_game_allows(game):
+    figure = plots.roc_by_family(game, n_resamples=2)
+    named = {label.split(" (")[0] for ax in figure.axes for label in texts(ax)}
+    able = {a.name for a in mia.applicable(game)[0]}
+    assert named == set(mia.one_of_each(sorted(able)))
+
+
+def cells(ax):
+    """Texts in the middle of cells by (column, row of the axes)."""
+    return {
+        (round(x), round(y)): t.get_text()
+        for t in ax.texts
+        for x, y in [t.get_position()]
+        if t.get_ha() == "center"
+    }
+
+
+def test_matrix_writes_every_value_in_its_cell(game):
+    games = {"none": game, "hamp": make_game(1, strength=0.2)}
+    table = mia.audit_each(games, ["loss", "lira", "correctness"], fprs=(0.1, 0.001), n_resamples=5)
+    table.attrs["missing"] = [
+        {"defense": "hamp", "attack": "rmia", "reason": "r"},
+        {"defense": "late", "attack": "all", "reason": "r"},
+    ]
+    ax = plots.matrix(table, "auc")
+    columns = [t.get_text() for t in ax.get_xticklabels()]
+    row = {t.get_text(): round(y) for t, y in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)}
+    assert columns == ["none", "hamp", "late"]
+    assert list(row) == ["correctness", "loss", "lira", "rmia"]
+    written = cells(ax)
+    for _, r in table[(table.target == "pooled") & (table.metric == "auc")].iterrows():
+        assert written[columns.index(r.defense), row[r.attack]] == f"{r.value:.2f}"
+    assert {written[2, y] for y in row.values()} == {written[1, row["rmia"]]} == {"-"}
+    hatched = sum(patch.get_hatch() is not None for patch in ax.patches)
+    assert hatched == 4 + 2  # all of "late", and rmia against the others
+    titles = [t.get_text() for t in ax.texts if t.get_ha() == "left"]
+    assert titles == ["label or ranking only:", "one answer, one threshold:", "IN and OUT shadow models:"]
+    ax = plots.matrix(table, "tpr@0.1", label="toy")
+    assert ax.get_title(loc="left") == "toy: TPR at FPR 0.1, in %"
+    value = table[
+        (table.target == "pooled") & (table.metric == "tpr@0.1") & (table.attack == "lira")
+    ].value.iloc[0]
+    assert cells(ax)[0, row["lira"]] == f"{100 * value:.1f}"
+    assert set(cells(plots.matrix(table, "tpr@0.001")).values()) == {"n/a", "-"}
+    with pytest.raises(ValueError, match=r"Did you mean 'auc'"):
+        plots.matrix(table, "acu")
+
+
+def test_matrix_centres_colours_at_chance():
+    palette, norm, _ = plots._scale("auc")
+    grey = palette(norm(0.5))[:3]
+    assert max(grey) - min(grey) < 0.02  # no hue at chance, and opposite ones on either side
+    assert palette(norm(0.9))[2] > palette(norm(0.9))[1]
+    assert palette(norm(0.1))[0] > palette(norm(0.1))[2]
+    assert plots._scale("tpr@0.01")[1].vmin == 0.01
+    assert plots._scale("balanced_accuracy")[1].vmax == 1
+
+
+def test_matrix_of_one_audit_and_of_many_defenses(game):
+    assert [
+        t.get_text() for t in plots.matrix(mia.audit(game, ["loss"], n_resamples=5)).get_xticklabels()
+    ] == ["none"]
+    many = {f"defense_{i}": game for i in range(6)}
+    ax = plots.matrix(mia.audit_each(many, ["loss"], fprs=(), n_resamples=2))
+    assert [t.get_text() for t in ax.get_xticklabels()] == [f"defense {i}" for i in range(6)]
+    assert ax.get_xticklabels()[0].get_rotation() == 40
+
+
+def test_agreement_figure_is_the_lower_triangle(game):
+    table = mia.agreement(game, ["loss", "lira", "rmia"], fpr=0.1)
+    ax = plots.agreement(table, label="toy")
+    assert cells(ax) == {
+        (0, 1): f"{100 * table.at['lira', 'loss']:.0f}",
+        (0, 2): f"{100 * table.at['rmia', 'loss']:.0f}",
+        (1, 2): f"{100 * table.at['rmia', 'lira']:.0f}",
+    }
+    assert any("toy" in t.get_text() and "FPR 0.1" in t.get_text() for t in ax.texts)
+
+
+def test_against_shadows_figure_has_a_line_for_each_attack(game):
+    table = mia.against_shadows(game, ["loss", "lira"], (4,), fprs=(0.1, 0.001), n_resamples=5)
+    more = table.assign(n_shadows=8, value=table["value"] * 0.9)
+    figure = plots.against_shadows(pd.concat([more, table]), label="toy")
+    assert [ax.get_ylabel() for ax in figure.axes] == ["AUC", "TPR at FPR 0.1", "TPR at FPR 0.001"]
+    line = lines(figure.axes[0])["lira"]
+    value = table[(table.attack == "lira") & (table.metric == "auc")].value.item()
+    np.testing.assert_allclose(line.get_xydata(), [[4, value], [8, 0.9 * value]])
+    assert figure.axes[0].get_xscale() == "log"
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["lira", "loss", "chance"]
