@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -452,7 +452,7 @@ def privacyguard_score(*, online: bool) -> Callable[[Signals], np.ndarray]:
         options = {"online_attack": online} if online else {"std_dev_type": "shadows_out"}
         attack = LiraAttack(*tables, row_aggregation=AggregationType.MAX, **options)
         attack.run_attack()
-        return joined(attack, s.member[0])
+        return joined(attack, *map(np.flatnonzero, (s.member[0], ~s.member[0])))
 
     return score
 
@@ -466,8 +466,10 @@ def privacyguard_rmia(*, online: bool) -> Callable[[Signals], np.ndarray]:
         p = 1 / (1 + np.exp(-s.phi))
         every = TensorDataset(torch.zeros(p.shape[1]))
         sets = [(Subset(every, np.flatnonzero(row).tolist()), row) for row in s.member]
+        # Offline it takes the population to be no members of any model: the greatest half shall be that of the others.
+        population = p[1:] if online else np.where(s.member[1:], 0, p[1:])
         tables = prepare_rmia_data(
-            p[0], p[0, s.population], p[1:].T, p[1:, s.population].T, sets[0], sets[1:]
+            p[0], p[0, s.population], p[1:].T, population[:, s.population].T, sets[0], sets[1:]
         )
         models = (
             len(p) - 1 if online else (len(p) - 1) // 2
@@ -476,15 +478,16 @@ def privacyguard_rmia(*, online: bool) -> Callable[[Signals], np.ndarray]:
             *tables, row_aggregation=AggregationType.MAX, num_reference_models=models, online=online
         )
         found = attack.run_attack()
-        return joined(found, s.member[0])
+        inside = set(sets[0][0].indices)  # it orders records as these sets happen to
+        return joined(found, list(inside), list(set(range(p.shape[1])) - inside))
 
     return score
 
 
-def joined(attack: Any, member: np.ndarray) -> np.ndarray:
-    score = np.empty(len(member))
-    for rows, table in ((member, attack.df_train_merge), (~member, attack.df_test_merge)):
-        score[np.flatnonzero(rows)] = table["score"].to_numpy()
+def joined(attack: Any, inside: Sequence[int], outside: Sequence[int]) -> np.ndarray:
+    score = np.empty(len(inside) + len(outside))
+    for rows, table in ((inside, attack.df_train_merge), (outside, attack.df_test_merge)):
+        score[rows] = table["score"].to_numpy()
     return score
 
 
