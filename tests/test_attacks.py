@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as npst
 from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
-from toys import random_game
+from toys import random_game, remade
 
 import mialab as mia
 from mialab import signals
@@ -410,12 +410,7 @@ def every_variant(names=NAMES):
 def test_scores_are_finite_whatever_the_answers(attack, design):
     for n_classes, scale in ((2, 1), (5, 1e-6), (5, 300)):
         game = random_game(design, n_classes=n_classes, n_queries=3, seed=3)
-        scaled = mia.Game.from_arrays(
-            logits=(scale * game.logits).astype(np.float32),
-            member=game.member,
-            y=game.y,
-            partner=game.partner,
-        )
+        scaled = remade(game, logits=(scale * game.logits).astype(np.float32))
         outcome = attack.run(scaled)
         for array, dtype in zip(dataclasses.astuple(outcome), (np.float64, bool, bool), strict=True):
             assert array.dtype == dtype
@@ -435,6 +430,8 @@ def test_scores_follow_records_and_pairs_of_models(attack):
         member=game.member[np.ix_(models, records)],
         y=game.y[records],
         partner=np.arange(game.n_models) ^ 1,
+        gradient_norm=game.gradient_norm[models][:, records],
+        boundary_distance=game.boundary_distance[np.ix_(models, records)],
     )
     if attack.per_class and attack.calibrate == "known_half":
         # The score is the distance from a threshold learnt on a half drawn by position: compare what is below it.
@@ -448,8 +445,7 @@ def test_scores_ignore_a_shift_of_all_logits_of_an_answer(attack):
     game = random_game(n_records=24, n_queries=3, seed=7, signal=1)
     eighths = np.round(game.logits * 8) / 8  # so that shifts by whole numbers are exact
     shift = np.random.default_rng(0).integers(-50, 50, (*eighths.shape[:-1], 1))
-    rest = {"member": game.member, "y": game.y, "partner": game.partner}
-    here, there = (attack.run(mia.Game.from_arrays(logits=z, **rest)) for z in (eighths, eighths + shift))
+    here, there = (attack.run(remade(game, logits=z)) for z in (eighths, eighths + shift))
     np.testing.assert_allclose(there.score, here.score, rtol=1e-9, atol=1e-9)
 
 
@@ -464,7 +460,12 @@ def test_a_model_that_memorises_is_caught(attack, design):
     favoured = np.where(game.member, game.y, (game.y + rng.integers(1, 4, game.member.shape)) % 4)
     height = np.where(game.member, 12, 5)[:, None, :, None]
     logits += height * (np.arange(4) == favoured[:, None, :, None])
-    caught = mia.Game.from_arrays(logits=logits, member=game.member, y=game.y, partner=game.partner)
+    caught = remade(
+        game,
+        logits=logits,
+        gradient_norm=game.gradient_norm * np.where(game.member, np.exp(-9), 1)[..., None],
+        boundary_distance=(logits[:, 0].argmax(-1) == game.y) * game.gradient_norm[..., 0],
+    )
     outcome = attack.run(caught)
     for k in range(game.n_models):
         seen = outcome.evaluated[k]
