@@ -29,11 +29,11 @@ class Together(Attack):
     """
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if self.per_class:
             raise ValueError(
                 "per_class=True makes no sense here: the records of a set may be of several classes."
             )
+        super().__post_init__()
 
     @abstractmethod
     def of_sets(self, game: Game) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +52,7 @@ class Together(Attack):
         for side in (game.member, ~game.member):  # with sets of one kind alone there is nothing to tell apart
             scored &= (scored & side).any(1, keepdims=True)
         if self.calibrate == "ratio":
-            return Outcome(score, scored, score >= self.own_threshold)
+            return Outcome(score, scored, scored & (score >= self.own_threshold))
         evaluated, said_member = scored.copy(), np.zeros_like(scored)
         for k in range(game.n_models):
             sets = np.flatnonzero(scored[k])
