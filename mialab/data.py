@@ -307,12 +307,13 @@ def load(
     ``cifar100``                                      10,000 1,000      2,000  of its own 10,000
     ``stl10``                                         4,000  10 %       2,000  of its own 8,000
     ``lfw``                                           2,000  10 %       823    the rest
+    ``ham10000``                                      7,000  10 %       2,315  the rest
     ================================================= ====== ========== ====== ==========================
 
     ``location30``, ``purchase100`` and ``texas100`` are cut as in HAMP (Chen and Pattabiraman, 2024): the size
     is twice its number of members. Pixels stay bytes, 0..255, except for ``digits``; networks see them
-    divided by 255. No published checksum of ``purchase100`` and ``texas100`` was found: ``notes`` of the
-    pool then gives the sha256 of what was read.
+    divided by 255. No published checksum of ``purchase100``, ``texas100`` and ``ham10000`` was found: ``notes`` of
+    the pool then gives the sha256 of what was read.
 
     Examples
     --------

@@ -154,6 +154,12 @@ def fetch(name: str) -> list[Path]:
     """
     entry = REGISTRY[name]
     folder = cache_folder() / "data" / name / entry.into
+    if not entry.remotes:
+        raise FileNotFoundError(
+            f"{name} is not here and is not downloaded by this package. Get {' or '.join(entry.files)} from "
+            f"{entry.origin}; then set MIALAB_DATA to a folder that holds it, directly or in {name}/, or put it into "
+            f"{folder}"
+        )
     log = pooch.get_logger()
     level = log.level
     log.setLevel("WARNING")  # it names folders of this machine, and would do so on a rendered page
@@ -817,3 +823,46 @@ def _read_lfw(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _read_lfw_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with np.load(path, allow_pickle=False) as file:
         return file["images"], file["labels"], file["names"]
+
+
+# Images of each diagnosis, by which the file is checked and its labels get their names.
+HAM10000 = {"akiec": 327, "bcc": 514, "bkl": 1099, "df": 115, "mel": 1113, "nv": 6705, "vasc": 142}
+
+
+@register(
+    "ham10000",
+    kind="image",
+    records=10_015,
+    n_classes=7,
+    size=7000,
+    origin="kaggle.com/datasets/kmader/skin-cancer-mnist-ham10000 (Tschandl et al., 2018)",
+    files=("hmnist_28_28_RGB.csv",),
+)
+def _ham10000() -> Raw:
+    path = find("ham10000") or fetch("ham10000")[0]
+    note(f"reading {path.name}")
+    try:
+        table = pd.read_csv(path, dtype=np.uint8)
+        if "label" not in table or table.shape[1] != 1 + 28 * 28 * 3:
+            raise ValueError(f"it has {table.shape[1]} columns instead of 28 x 28 x 3 and one named label")
+        y = table.pop("label").to_numpy(np.int64)
+        x = table.to_numpy()
+    except UNREADABLE as error:
+        raise _unreadable("ham10000", path, error) from error
+    counts = np.bincount(y).tolist()
+    if sorted(counts) != sorted(HAM10000.values()):
+        raise ValueError(
+            f"ham10000: {path} has {', '.join(map(str, counts))} images with the labels 0, 1, ..., but the published "
+            f"set has, in some order, {', '.join(map(str, sorted(HAM10000.values())))}. Replace it"
+        )
+    by_count = {count: name for name, count in HAM10000.items()}
+    digest = hashlib.sha256(plain_bytes(x))
+    digest.update(plain_bytes(y))
+    return Raw(
+        x.reshape(-1, 28, 28, 3).transpose(0, 3, 1, 2),
+        y,
+        label_names=tuple(by_count[count] for count in counts),
+        source=f"HAM10000 (Tschandl et al., 2018) as 28 x 28 pixels, {REGISTRY['ham10000'].origin.split(' ')[0]}",
+        notes=f"read from {path.name}; no published checksum known, sha256 of pixels and labels {digest.hexdigest()}; "
+        "several images may show the same lesion, members and non-members alike",
+    )

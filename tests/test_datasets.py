@@ -285,13 +285,15 @@ def test_the_registry_agrees_with_scikit_learn():
 # Nothing here and no network
 
 FILES = [name for name, entry in sources.REGISTRY.items() if entry.files]
+OFFERED = [name for name in FILES if sources.REGISTRY[name].remotes]
 
 
 def test_every_set_of_the_design_is_known():
-    assert set(FILES) == {*IMAGES, *TABLES, "location30", "adult", "lfw"}
+    assert set(FILES) == {*IMAGES, *TABLES, "location30", "adult", "lfw", "ham10000"}
+    assert set(FILES) - set(OFFERED) == {"ham10000"}
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", OFFERED)
 def test_without_network_one_message_says_which_file_to_put_where(monkeypatch, name):
     entry = sources.REGISTRY[name]
     remotes = tuple(r._replace(url=f"http://127.0.0.1:9/{r.file}") for r in entry.remotes)
@@ -609,6 +611,75 @@ def test_faces_from_an_npz(monkeypatch, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------------
+# Skin lesions
+
+LESIONS = {"akiec": 3, "bcc": 4, "bkl": 6, "df": 2, "mel": 7, "nv": 9, "vasc": 5}
+LESION_LABELS = ("df", "nv", "akiec", "mel", "bcc", "vasc", "bkl")
+
+
+def lesions(counts=LESIONS):
+    """Make a small table in the format of Kaggle's file: pixels row by row, red, green and blue of each, label last."""
+    y = np.repeat(np.arange(7), [counts[name] for name in LESION_LABELS])
+    x = np.random.default_rng(0).integers(0, 256, size=(len(y), 28, 28, 3), dtype=np.uint8)
+    header = ",".join([f"pixel{i:04}" for i in range(28 * 28 * 3)] + ["label"]) + "\n"
+    return header.encode() + csv(np.column_stack([x.reshape(len(y), -1), y])), x, y
+
+
+@pytest.fixture
+def few_lesions(monkeypatch, tmp_path):
+    change(monkeypatch, "ham10000", records=sum(LESIONS.values()))
+    monkeypatch.setattr(sources, "HAM10000", LESIONS)
+    monkeypatch.setenv("MIALAB_DATA", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("place", ["", "ham10000/"])
+def test_lesions_are_read_from_kaggles_table(few_lesions, place):
+    assert not datasets().loc["ham10000", "here"]
+    content, x, y = lesions()
+    write(few_lesions, {f"{place}hmnist_28_28_RGB.csv": content})
+    assert datasets().loc["ham10000", "here"]
+    pool = load("ham10000", size=20, validation=4, test=12)
+    assert (pool.kind, pool.x.shape, pool.x.dtype) == ("image", (20, 3, 28, 28), np.uint8)
+    parts = [(pool.x, pool.y), (pool.x_val, pool.y_val), (pool.x_test, pool.y_test)]
+    found = {k: v for part in parts for k, v in labels_of(*part).items()}
+    assert found == labels_of(np.moveaxis(x, -1, 1), y)
+    assert pool.label_names == LESION_LABELS  # known by their numbers
+    expected = hashlib.sha256(x.tobytes() + y.astype(np.int64).tobytes()).hexdigest()
+    assert f"sha256 of pixels and labels {expected}" in pool.notes
+
+
+def test_other_lesions_are_refused(few_lesions):
+    content, *_ = lesions(LESIONS | {"nv": 8})
+    header, *rows = content.splitlines(keepends=True)
+    for damaged, message in (
+        (content, r"has 2, 8, 3, 7, 4, 5, 6 images .* has, in some order, 2, 3, 4, 5, 6, 7, 9\. Replace it"),
+        (
+            header.replace(b"label", b"class") + rows[0],
+            r"cannot be read \(it has 2353 columns instead of .* label",
+        ),
+        (header[6:] + rows[0][2:], r"cannot be read"),
+        (header + rows[0].replace(b",", b",999,", 1), r"cannot be read"),
+        (b"", r"cannot be read"),
+    ):
+        write(few_lesions, {"hmnist_28_28_RGB.csv": damaged})
+        with pytest.raises(ValueError, match=message):
+            load("ham10000")
+
+
+def test_lesions_that_are_not_here_are_not_downloaded():
+    with pytest.raises(FileNotFoundError, match=r"^ham10000 is not here and is not downloaded") as caught:
+        load("ham10000")
+    for part in ("hmnist_28_28_RGB.csv", "kaggle.com", "MIALAB_DATA", str(sources.cache_folder() / "data")):
+        assert part in str(caught.value)
+
+
+def test_the_published_number_of_lesions():
+    assert sum(sources.HAM10000.values()) == sources.REGISTRY["ham10000"].records
+    assert len(set(sources.HAM10000.values())) == sources.REGISTRY["ham10000"].n_classes
+
+
+# ----------------------------------------------------------------------------------------------------
 # The real files, where they are
 
 KNOWN = {  # parts by default; records of the smallest and largest class in the whole set, as published
@@ -621,6 +692,7 @@ KNOWN = {  # parts by default; records of the smallest and largest class in the 
     "adult": ((10_000, 1000, 2000), (108,), (7841, 24_720)),
     "purchase100": ((36_000, 2000, 2000), (600,), None),
     "texas100": ((27_000, 1500, 1500), (6169,), None),
+    "ham10000": ((7000, 700, 2315), (3, 28, 28), (115, 6705)),
 }
 
 

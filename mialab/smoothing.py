@@ -1,0 +1,223 @@
+"""What weighted smoothing does to its records: the spread of its weights, and the floor under its loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from scipy.integrate import quad
+from scipy.special import erfcx, log_ndtr
+
+from mialab import models, queries
+from mialab.data import Pool
+from mialab.defenses import LabelSmoothing, WeightedSmoothing
+from mialab.defenses.hamp import label_probability
+from mialab.engine import Run, Training, train_group
+from mialab.membership import membership
+from mialab.models import Model
+from mialab.options import check_integer, check_number, choose
+
+
+def loss_floor(sigma: float, n_classes: int) -> float:
+    """Return the released code's mean loss at a perfect prediction, ``p_y = 1``, for a record of average weight.
+
+    There the gap is 1 and, with w = 0, so is the factor: the label's noisy probability is ``1 + sigma n_y`` and that
+    of every other class ``sigma n_i``, with independent standard Gaussian n. The absolute values and their sum give
+    the loss ``log(|1 + sigma n_y| + sigma sum |n_i|) - log |1 + sigma n_y|``. A network cannot get below its mean by
+    being surer, which is what label smoothing does too, see `matched_label_smoothing`.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the noise.
+    n_classes : int
+        Number of classes C, at least 2.
+
+    Returns
+    -------
+    float
+        In nats, by numerical integration.
+
+    Notes
+    -----
+    From ``log x = int (exp(-t) - exp(-t x)) / t dt`` over t > 0 it follows that the mean is the integral of
+    ``A(t) (1 - H(sigma t)^(C-1)) / t``, with the Laplace transforms A of ``|1 + sigma n|`` and H of ``|n|``.
+    """
+    check_number("sigma", sigma, low=0)
+    check_integer("n_classes", n_classes, low=2)
+    if not sigma:
+        return 0.0
+
+    def of_label(t: float) -> float:
+        return sum(_gaussian_laplace(sigma * t, sign / sigma) for sign in (1, -1))
+
+    def integrand(log_t: float) -> float:
+        t = np.exp(log_t)
+        return of_label(t) * -np.expm1((n_classes - 1) * np.log(erfcx(sigma * t / np.sqrt(2))))
+
+    ends = (-40.0, np.log(1 / (sigma * n_classes)), 0.0, np.log(1 / sigma) + 5, 40.0)
+    ends = sorted({float(np.clip(end, -40, 40)) for end in ends})
+    return float(sum(quad(integrand, a, b, limit=200)[0] for a, b in pairwise(ends)))
+
+
+def _gaussian_laplace(s: float, mean: float) -> float:
+    """Mean of ``exp(-s v)`` over v > 0, for a Gaussian v of this mean and variance 1."""
+    z = s - mean
+    if z > 0:  # erfcx neither overflows nor vanishes here
+        return float(np.exp(-(mean**2) / 2) * erfcx(z / np.sqrt(2)) / 2)
+    return float(np.exp(s**2 / 2 - s * mean + log_ndtr(-z)))
+
+
+def matched_label_smoothing(sigma: float, n_classes: int) -> LabelSmoothing:
+    """Return the label smoothing with the loss floor of weighted smoothing, see `loss_floor`.
+
+    The least cross-entropy against a smoothed label is the label's own entropy; the smoothing is the one for which
+    that is the floor.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the noise in weighted smoothing, as released.
+    n_classes : int
+        Number of classes, at least 2.
+
+    Raises
+    ------
+    ValueError
+        If the floor reaches ``log(n_classes)``, the entropy of labels that say nothing.
+    """
+    floor, most = loss_floor(sigma, n_classes), float(np.log(n_classes))
+    if floor >= most:
+        raise ValueError(
+            f"sigma={sigma!r} gives a loss floor of {floor:.3f}; label smoothing of {n_classes} classes cannot reach "
+            f"{most:.3f}, so sigma must be smaller."
+        )
+    return LabelSmoothing.with_probability(label_probability(floor / most, n_classes), n_classes)
+
+
+@dataclass(frozen=True)
+class _Watched(WeightedSmoothing):
+    """The same defense, which notes factors and gaps before each epoch."""
+
+    notes: list[dict[str, np.ndarray]] = field(default_factory=list, compare=False, repr=False)
+
+    def before_epoch(self, run: Run) -> None:
+        super().before_epoch(run)
+        if "factor" not in run.memory:
+            return
+        factor, size = run.memory["factor"], run.memory["factor"].abs()
+        if self.version == "code":
+            top = torch.softmax(run.predict(run.x), dim=-1).topk(2, dim=-1).values
+            size = size * (top[..., 0] - top[..., 1])
+        self.notes.append(
+            {"epoch": np.int64(run.epoch), "factor": factor.cpu().numpy(), "size": size.cpu().numpy()}
+        )
+
+
+def watch_noise(
+    pool: Pool,
+    model: str | Model,
+    defense: WeightedSmoothing,
+    *,
+    training: Training,
+    n_models: int = 2,
+    seed: int = 0,
+    device: str = "auto",
+) -> xr.Dataset:
+    """Train the first models of a game once more, and note the noise that each member gets in each epoch.
+
+    Parameters
+    ----------
+    pool, model, defense, training, seed
+        As in `mialab.play`: with the same ones, these are the same models.
+    n_models : int
+        How many, even.
+    device : {"auto", "cpu", "cuda"}
+        Where to train.
+
+    Returns
+    -------
+    xarray.Dataset
+        ``factor`` (epoch, model, record): of the noise, 1 - w with the usual weighting; ``size``: its absolute value,
+        in the released code times the gap of the probabilities when the epoch begins, so that ``sigma * size`` is the
+        standard deviation of the noise. NaN for non-members. Epochs without noise are left out.
+
+    Raises
+    ------
+    ValueError
+        If there is no epoch with noise.
+    """
+    check_integer("n_models", n_models, low=2)
+    check_integer("seed", seed)
+    if n_models % 2:
+        raise ValueError(f"n_models={n_models} must be even: models come in pairs.")
+    device = choose("device", device, ("auto", "cpu", "cuda"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not isinstance(defense, WeightedSmoothing):
+        raise TypeError(f"defense={defense!r} must be a WeightedSmoothing.")
+    if not defense.sigma or defense.warm_up >= (training.stop or training.epochs):
+        raise ValueError(f"{defense} adds no noise within {training.stop or training.epochs} epochs.")
+    member = membership(n_models, len(pool), seed)
+    found = []
+    for k in range(n_models):
+        watched = _Watched(**asdict(defense))
+        train_group(
+            [k],
+            pool=pool,
+            y=pool.y,
+            member=member[[k]],
+            build=models.make(model),
+            defense=watched,
+            training=training,
+            queries=queries.make("original", pool),
+            seed=seed,
+            device=device,
+        )
+        found.append(watched.notes)
+    arrays = {
+        name: np.where(member, np.stack([[n[name][0] for n in notes] for notes in found], axis=1), np.nan)
+        for name in ("factor", "size")
+    }
+    epochs = [int(note["epoch"]) for note in found[0]]
+    return xr.Dataset(
+        {name: (("epoch", "model", "record"), values) for name, values in arrays.items()}, {"epoch": epochs}
+    )
+
+
+def weight_spread(
+    noise: xr.Dataset,
+    name: str = "factor",
+    *,
+    quantiles: Sequence[float] = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99),
+) -> pd.DataFrame:
+    """Return how far the factor, or the size, of the noise differs between members, epoch by epoch.
+
+    Parameters
+    ----------
+    noise : xarray.Dataset
+        From `watch_noise`.
+    name : {"factor", "size"}
+        Which.
+    quantiles : sequence of float
+        Over the members of all models.
+
+    Returns
+    -------
+    DataFrame
+        Tidy: columns ``epoch``, ``quantile``, ``value``.
+    """
+    choose("name", name, ("factor", "size"))
+    for quantile in quantiles:
+        check_number("quantiles", quantile, low=0, high=1)
+    spread = noise[name].quantile(list(quantiles), dim=("model", "record"), skipna=True)
+    return (
+        spread.to_dataframe("value")
+        .reset_index()[["epoch", "quantile", "value"]]
+        .sort_values(["epoch", "quantile"], ignore_index=True)
+    )

@@ -1,0 +1,310 @@
+"""Distances to clusters, risk by decile, and what weighted smoothing does to its records."""
+
+import numpy as np
+import pytest
+import torch
+import toys
+
+import mialab as mia
+from mialab import metrics, neighbours, smoothing
+from mialab.defenses import HAMP, LabelSmoothing, WeightedSmoothing
+from mialab.defenses.base import cross_entropy
+from mialab.engine import Run
+from mialab.randomness import Streams, generator
+
+TRAINING = mia.Training(epochs=3)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Embeddings and distances
+
+
+def reference(pool, model, seed=0):
+    """Train the reference network by hand, and return it."""
+    held_out = mia.Pool("held out", x=pool.x_test, y=pool.y_test, n_classes=pool.n_classes, kind=pool.kind)
+    run = Run(
+        held_out,
+        held_out.y,
+        np.ones((1, len(held_out)), bool),
+        [0],
+        build=mia.models.make(model),
+        defense=mia.defenses.make(None),
+        training=TRAINING,
+        seed=int(generator(seed, "reference network").integers(2**31)),
+        device="cpu",
+    )
+    run.train()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("kind", "model"),
+    [
+        ("tabular", mia.models.MLP(hidden=(8, 5))),
+        ("tabular", mia.models.MLP(hidden=(512, 256))),  # trained one at a time
+        ("image", mia.models.CNN(channels=(2,), hidden=5)),
+    ],
+)
+def test_the_head_of_the_reference_network_makes_its_answers_of_the_embedding(kind, model):
+    pool = toys.pool(kind)
+    points = neighbours.embedding(pool, model, training=TRAINING, device="cpu")
+    run = reference(pool, model)
+    names = list(run.parameters)
+    weight, bias = (run.parameters[name].detach().numpy() for name in names[-2:])
+    weight, bias = (weight[0], bias[0]) if run.form == "stacked" else (weight, bias)
+    assert points.shape == (len(pool), weight.shape[1])
+    np.testing.assert_allclose(points @ weight.T + bias, run.predict(pool.x)[0], atol=1e-5)
+
+
+def test_the_embedding_depends_on_held_out_records_and_seed_alone():
+    pool, model = toys.pool(), mia.models.MLP(hidden=(8,))
+    made = [
+        neighbours.embedding(p, model, training=TRAINING, seed=seed, device="cpu")
+        for p, seed in ((pool, 0), (pool, 0), (pool, 1))
+    ]
+    assert np.array_equal(made[0], made[1])
+    assert np.abs(made[0] - made[2]).max() > 0.01
+    other = toys.pool(y=pool.y[::-1].copy())
+    assert np.array_equal(made[0], neighbours.embedding(other, model, training=TRAINING, device="cpu"))
+
+
+def test_an_embedding_needs_test_records_and_a_linear_layer():
+    with pytest.raises(ValueError, match=r"0 test records .* load it with test="):
+        neighbours.embedding(toys.pool(test=0), training=TRAINING)
+    with pytest.raises(ValueError, match="no linear layer"):
+        neighbours.embedding(toys.pool("image"), lambda shape, n: torch.nn.Flatten(), training=TRAINING)
+
+
+def test_the_kth_neighbour_of_the_same_class():
+    rng = np.random.default_rng(0)
+    points, y = rng.normal(size=(30, 2, 2)), rng.permutation(np.arange(30) % 3)
+    for k in (1, 4):
+        found = neighbours.neighbour_distance(points, y, k=k)
+        for i in range(30):
+            others = [j for j in range(30) if y[j] == y[i] and j != i]
+            expected = sorted(np.linalg.norm((points[others] - points[i]).reshape(len(others), -1), axis=1))
+            assert found[i] == pytest.approx(expected[k - 1])
+    with pytest.raises(ValueError, match=r"k=10 needs at least 11 records of each class; class \d has 10"):
+        neighbours.neighbour_distance(points, y, k=10)
+
+
+def test_duplicates_are_neighbours_at_distance_zero():
+    points = np.array([[0.0], [0.0], [1.0], [3.0]])
+    assert neighbours.neighbour_distance(points, np.zeros(4), k=1).tolist() == [0, 0, 1, 2]
+
+
+def test_the_distance_to_the_mean_of_the_class():
+    points, y = np.array([[0.0, 0], [2, 0], [5, 5], [5, 7]]), np.array([7, 7, 3, 3])
+    assert neighbours.centroid_distance(points, y).tolist() == [1, 1, 1, 1]
+    assert neighbours.centroid_distance([[0.0], [3], [0]], [0, 0, 0]).tolist() == [1, 2, 1]
+
+
+def test_deciles_are_tenths_in_order():
+    distance = np.random.default_rng(0).permutation(50) / 7
+    part = neighbours.deciles(distance)
+    assert np.bincount(part).tolist() == [0] + [5] * 10
+    assert all(distance[part == d].max() < distance[part == d + 1].min() for d in range(1, 10))
+    assert neighbours.deciles(np.zeros(4), n=2).tolist() == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("distance", "n", "message"),
+    [(np.zeros((2, 20)), 10, "one per record"), ([np.nan] * 20, 10, "finite"), (np.zeros(5), 10, "n=10")],
+)
+def test_distances_that_cannot_be_cut_are_refused(distance, n, message):
+    with pytest.raises(ValueError, match=message):
+        neighbours.deciles(distance, n=n)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Risk
+
+
+def uneven_game(n_records=400, signal=3.0, seed=0):
+    """Make a game in which only the first half of the records gives its members away."""
+    game = toys.random_game(n_models=8, n_records=n_records, seed=seed)
+    logits = game.logits.copy()
+    exposed = np.arange(n_records) < n_records // 2
+    logits[:, 0, np.arange(n_records), game.y] += signal * (game.member & exposed)
+    return toys.remade(game, logits=logits)
+
+
+def test_the_risk_of_a_decile_is_that_of_its_records_alone():
+    game = uneven_game()
+    distance = np.random.default_rng(1).random(400)
+    part = neighbours.deciles(distance, n=4)
+    outcome = mia.attacks.make("loss").run(game)
+    for metric, of in (("auc", metrics.auc), ("tpr@0.1", lambda s, m: metrics.tpr_at_fpr(s, m, 0.1))):
+        table = neighbours.risk_by_decile(game, "loss", distance, metric=metric, n=4, n_resamples=50)
+        assert table["records"].tolist() == [100] * 4
+        for row in table.itertuples():
+            inside = part == row.decile
+            assert row.value == pytest.approx(
+                of(outcome.score[:, inside].ravel(), game.member[:, inside].ravel())
+            )
+            assert row.low <= row.value <= row.high
+            assert row.distance == np.median(distance[inside])
+        expected = table["value"].iloc[0] - table["value"].iloc[-1]
+        found = neighbours.risk_difference(game, "loss", distance, metric=metric, n=4, n_resamples=50)
+        assert found.value == pytest.approx(expected)
+        assert found.low <= found.value <= found.high
+
+
+def test_where_the_risk_lies_is_found():
+    game = uneven_game()
+    near = np.arange(400.0)
+    for distance, sign in ((near, 1), (-near, -1)):
+        found = neighbours.risk_difference(game, "loss", distance)
+        assert min(sign * found.low, sign * found.high) > 0
+
+
+def test_chance_is_no_difference():
+    """Of 40 intervals of nominally 95 % on noise, more than 8 miss 0 with a chance below 1e-4."""
+    missed = 0
+    for seed in range(40):
+        game = toys.random_game(n_models=8, n_records=200, seed=seed)
+        distance = np.random.default_rng([seed, 1]).random(200)
+        found = neighbours.risk_difference(game, "loss", distance, n=2, n_resamples=200)
+        missed += not found.low <= 0 <= found.high
+    assert missed <= 8
+
+
+def test_a_rate_with_few_false_alarms_is_not_resolvable():
+    game, distance = toys.random_game(n_models=4, n_records=40), np.arange(40.0)
+    table = neighbours.risk_by_decile(game, "loss", distance, metric="tpr@0.01", n=2)
+    assert table[["value", "low", "high"]].isna().all(axis=None)
+    assert np.isnan(neighbours.risk_difference(game, "loss", distance, metric="tpr@0.01", n=2).value)
+
+
+@pytest.mark.parametrize("metric", ["tpr", "tpr@", "tpr@2", "tpr@1e-2", "precision", "auc@0.1"])
+def test_other_metrics_are_refused(metric):
+    game = toys.random_game()
+    with pytest.raises(ValueError, match=r"^metric="):
+        neighbours.risk_by_decile(game, "loss", np.arange(20.0), metric=metric)
+
+
+def test_one_distance_per_record():
+    with pytest.raises(ValueError, match=r"distance has shape \(3,\); it must be \(20,\)"):
+        neighbours.risk_by_decile(toys.random_game(), "loss", [1, 2, 3])
+
+
+def test_means_by_decile_leave_out_what_does_not_count():
+    rng = np.random.default_rng(0)
+    values, distance = rng.normal(size=(6, 40)), rng.random(40)
+    values[rng.random(values.shape) < 0.5] = np.nan
+    part = neighbours.deciles(distance, n=4)
+    table = neighbours.mean_by_decile(values, distance, partner=np.arange(6) ^ 1, n=4)
+    means = np.array([np.nanmean(values[:, part == d], axis=1) for d in range(1, 5)])
+    np.testing.assert_allclose(table["value"], means.mean(1))
+    expected = metrics.over_targets(means[0] - means[-1], partner=np.arange(6) ^ 1)
+    found = neighbours.mean_difference(values, distance, partner=np.arange(6) ^ 1, n=4)
+    np.testing.assert_allclose(found, expected)
+
+
+# ----------------------------------------------------------------------------------------------------
+# The noise of weighted smoothing
+
+
+@pytest.mark.parametrize("n_classes", [2, 10, 30])
+@pytest.mark.parametrize("sigma", [0.05, 0.3, 1.0])
+def test_the_loss_floor_is_the_mean_loss_of_sure_predictions(sigma, n_classes):
+    """By the defense's own loss; a deviation of 5 standard errors has a chance below 1e-6."""
+    defense, n, rounds = WeightedSmoothing(sigma=sigma, weighting="uniform"), 500, 40
+    index, y = torch.arange(n)[None], torch.zeros(1, n, dtype=torch.int64)
+    noise = Streams(0, [0], "test")
+    run = type("Run", (), {"memory": {"factor": torch.ones(1, n), "noise": noise}})
+    logits = torch.zeros(1, n, n_classes)
+    logits[..., 0] = 200
+    losses = [defense.loss(logits, y, run=run, index=index).item() for _ in range(rounds)]
+    expected = smoothing.loss_floor(sigma, n_classes)
+    assert abs(np.mean(losses) - expected) < 5 * np.std(losses, ddof=1) / np.sqrt(rounds)
+
+
+def test_the_loss_floor_grows_from_nothing():
+    assert smoothing.loss_floor(0, 10) == 0
+    floors = [smoothing.loss_floor(sigma, 10) for sigma in (1e-12, 1e-6, 0.01, 0.1, 1, 10)]
+    assert 0 < floors[0] < 1e-10
+    assert np.all(np.diff(floors) > 0)
+
+
+@pytest.mark.parametrize("n_classes", [2, 10])
+def test_label_smoothing_of_the_same_floor(n_classes):
+    defense = smoothing.matched_label_smoothing(0.1, n_classes)
+    assert isinstance(defense, LabelSmoothing)
+    label = torch.full((n_classes,), defense.smoothing / n_classes)
+    label[0] += 1 - defense.smoothing
+    logits = label.log()
+    least = defense.loss(logits[None, None], torch.zeros(1, 1, dtype=torch.int64)).item()
+    assert least == pytest.approx(smoothing.loss_floor(0.1, n_classes), abs=1e-6)
+    assert least == pytest.approx(cross_entropy(logits, label).item(), abs=1e-6)
+
+
+def test_a_floor_that_label_smoothing_cannot_reach():
+    with pytest.raises(ValueError, match=r"sigma=1 gives a loss floor of .* must be smaller"):
+        smoothing.matched_label_smoothing(1, 2)
+
+
+@pytest.mark.parametrize("version", ["code", "paper"])
+def test_watched_models_are_those_of_the_game(version, monkeypatch):
+    pool, model = toys.pool(), mia.models.MLP(hidden=(8,))
+    defense, training = WeightedSmoothing(sigma=0.3, version=version), mia.Training(epochs=8)
+    seen = []
+    train_group = smoothing.train_group
+
+    def watched(models, **options):
+        arrays = train_group(models, **options)
+        seen.append(arrays["logits"])
+        return arrays
+
+    monkeypatch.setattr(smoothing, "train_group", watched)
+    noise = smoothing.watch_noise(pool, model, defense, training=training, n_models=2, seed=3, device="cpu")
+    game = mia.play(pool, model, defense, training=training, n_models=4, seed=3)
+    np.testing.assert_allclose(np.concatenate(seen), game.logits[:2], atol=1e-5)
+    assert np.array_equal(
+        np.isfinite(noise["factor"]), np.broadcast_to(game.member[:2], noise["factor"].shape)
+    )
+    assert noise["epoch"].to_numpy().tolist() == list(range(defense.warm_up, 8))
+    size, factor = noise["size"].to_numpy(), np.abs(noise["factor"].to_numpy())
+    if version == "paper":
+        np.testing.assert_array_equal(size, factor)
+    else:  # the gap is below 1
+        assert np.nanmax(size - factor) < 0
+    # 1 - w has mean 1 in every class.
+    for label in range(3):
+        means = np.nanmean(noise["factor"].to_numpy()[..., pool.y == label], axis=-1)
+        np.testing.assert_allclose(means, 1, atol=1e-5)
+
+
+def test_the_spread_is_tidy():
+    pool, model = toys.pool(), mia.models.MLP(hidden=(8,))
+    noise = smoothing.watch_noise(
+        pool, model, WeightedSmoothing(), training=mia.Training(epochs=6), device="cpu"
+    )
+    table = smoothing.weight_spread(noise, quantiles=(0.25, 0.5))
+    assert table.columns.tolist() == ["epoch", "quantile", "value"]
+    assert table[["epoch", "quantile"]].to_numpy().tolist() == [[4, 0.25], [4, 0.5], [5, 0.25], [5, 0.5]]
+    expected = np.nanquantile(noise["factor"].to_numpy()[1], 0.25)
+    assert table["value"][2] == pytest.approx(expected)
+
+
+def test_uniform_weights_have_no_spread():
+    pool, model = toys.pool(), mia.models.MLP(hidden=(8,))
+    defense = WeightedSmoothing(weighting="uniform", version="paper")
+    noise = smoothing.watch_noise(pool, model, defense, training=mia.Training(epochs=6), device="cpu")
+    assert (smoothing.weight_spread(noise)["value"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"defense": WeightedSmoothing(sigma=0)}, "adds no noise"),
+        ({"defense": WeightedSmoothing(warm_up=6)}, "adds no noise within 6 epochs"),
+        ({"defense": HAMP()}, "must be a WeightedSmoothing"),
+        ({"n_models": 3}, "n_models=3 must be even"),
+        ({"device": "tpu"}, "device='tpu'"),
+    ],
+)
+def test_what_cannot_be_watched(changes, message):
+    options = {"defense": WeightedSmoothing(), "training": mia.Training(epochs=6), **changes}
+    with pytest.raises((ValueError, TypeError), match=message):
+        smoothing.watch_noise(toys.pool(), "mlp", options.pop("defense"), **options)
