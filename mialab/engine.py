@@ -176,11 +176,13 @@ def _has(network: nn.Module, *kinds: type[nn.Module]) -> bool:
     return any(isinstance(module, kinds) for module in network.modules())
 
 
-def _is_plain_mlp(network: nn.Module) -> bool:
+def is_plain_mlp(network: nn.Module) -> bool:
+    """Whether a network is a chain of linear layers, each with weights of its own, tanh, and ReLU."""
     plain = {nn.Flatten, nn.Linear, nn.Tanh, nn.ReLU}
-    return type(network) is nn.Sequential and all(
-        type(layer) in plain and getattr(layer, "bias", 0) is not None for layer in network
-    )
+    if type(network) is not nn.Sequential or len({*network}) < len(network):
+        return False
+    alike = all(type(layer) in plain and getattr(layer, "bias", 0) is not None for layer in network)
+    return alike and len([*network.parameters()]) == 2 * sum(type(layer) is nn.Linear for layer in network)
 
 
 def channels_last(network: nn.Module) -> bool:
@@ -408,7 +410,7 @@ class Run:
             self.parameters, _ = stack_module_state(networks)
             self.network = networks[0].to("meta")
             self._forward = vmap(self._call, randomness="different")
-            if _is_plain_mlp(self.network) and type(defense).weights is Defense.weights:
+            if is_plain_mlp(self.network) and type(defense).weights is Defense.weights:
                 self._forward = self._batched  # the same, without the time that vmap takes
         elif len(networks) == 1:
             if channels_last(self.network):

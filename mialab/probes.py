@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch.func import grad, vmap
 
-from mialab.defenses.base import cross_entropy
+from mialab.defenses.base import Defense, cross_entropy
+from mialab.engine import Forward, is_plain_mlp
 from mialab.options import check_integer, check_number, choose
 from mialab.randomness import Streams, generator
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mialab.data import Pool
     from mialab.engine import Run
 
+Norms = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Label = Callable[[torch.Tensor], torch.Tensor]
 #: Bytes of gradients in memory at once, and of records that stand at the boundary: what is larger is no faster.
 CHUNK_BYTES = 2**24
 #: Records whose gradients are computed at once, at most: networks of few parameters may have large activations.
@@ -97,6 +100,17 @@ class Gradient(Probe):
 def _gradient_norms(run: Run, index: int) -> np.ndarray:
     """Norms of one model's gradients, float32 (record, layer)."""
     forward, parameters = run.function(index)
+    plain = is_plain_mlp(run.network) and type(run.defense).weights is Defense.weights
+    measure = _by_factors(run.network, parameters) if plain else _by_record(forward, parameters, run)
+    numbers = 0 if plain else sum(value.numel() for value in parameters.values())
+    size = min(CHUNK_RECORDS, max(1, CHUNK_BYTES // (4 * max(1, numbers))))
+    blocks = torch.arange(len(run.y), device=run.device).split(size)
+    values = torch.cat([measure(run.inputs(block), run.y[block]) for block in blocks])
+    return (values / SCALE).cpu().numpy()
+
+
+def _by_record(forward: Forward, parameters: dict[str, torch.Tensor], run: Run) -> Norms:
+    """Norms from the gradients themselves, those of each record on its own: for any network."""
     parts = layers(parameters).values()
 
     def loss(parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -110,24 +124,43 @@ def _gradient_norms(run: Run, index: int) -> np.ndarray:
     def one_by_one(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return torch.stack([norms(*one) for one in zip(x, y, strict=True)])
 
-    bytes_of_one = 4 * max(1, sum(value.numel() for value in parameters.values()))
-    size = min(CHUNK_RECORDS, max(1, CHUNK_BYTES // bytes_of_one))
     together = vmap(norms)
     try:
         together(run.inputs(slice(2)), run.y[:2])
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError):  # vmap's own words for what it cannot do
-        together = one_by_one
-    blocks = [slice(start, start + size) for start in range(0, len(run.y), size)]
-    values = torch.cat([together(run.inputs(block), run.y[block]) for block in blocks])
-    return (values / SCALE).cpu().numpy()
+        return one_by_one
+    return together
+
+
+def _by_factors(network: nn.Module, parameters: dict[str, torch.Tensor]) -> Norms:
+    """Norms without the gradients, many times faster: for plain multilayer perceptrons.
+
+    The gradient of a layer's weights at one record is the outer product of the error at the layer's output and its
+    input, that of the biases the error (Goodfellow, 2015).
+    """
+
+    def norms(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        inputs, outputs = [], []
+        for name, layer in network.named_children():
+            if isinstance(layer, nn.Linear):
+                inputs.append(x)
+                x = nn.functional.linear(x, parameters[f"{name}.weight"], parameters[f"{name}.bias"])
+                outputs.append(x if outputs else x.requires_grad_())
+            else:
+                x = layer(x)
+        errors = torch.autograd.grad(SCALE * cross_entropy(x, y).sum(), outputs)
+        sizes = [(1 + x.square().sum(-1)).sqrt() for x in inputs]
+        return torch.stack(
+            [e.norm(dim=-1) * size.detach() for e, size in zip(errors, sizes, strict=True)], dim=-1
+        )
+
+    return norms
 
 
 # ----------------------------------------------------------------------------------------------------
 # Decision boundaries
-
-Label = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)

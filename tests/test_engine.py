@@ -166,8 +166,12 @@ def with_own_layer(shape, n_classes):
 
 @pytest.mark.parametrize("kind", ["tabular", "image"])
 def test_batched_products_give_what_vmap_gives(kind):
-    assert engine._is_plain_mlp(SMALL((6,), 3))
-    assert not engine._is_plain_mlp(with_own_layer((6,), 3))
+    assert engine.is_plain_mlp(SMALL((6,), 3))
+    assert not engine.is_plain_mlp(with_own_layer((6,), 3))
+    layer, tied = nn.Linear(3, 3), nn.Linear(3, 3)
+    tied.weight = layer.weight
+    assert not engine.is_plain_mlp(nn.Sequential(layer, nn.ReLU(), layer))
+    assert not engine.is_plain_mlp(nn.Sequential(layer, nn.ReLU(), tied))
     pool = toys.pool(kind)
     models = [0, 3, 4]
     ours, theirs = (train(models, pool, build)["logits"] for build in (SMALL, with_own_layer))

@@ -67,6 +67,7 @@ def test_gradients_of_a_linear_model_in_closed_form():
     ("kind", "build", "names"),
     [
         ("tabular", SMALL, ["0", "2"]),
+        ("image", MLP((300, 200), activation="relu"), ["1", "3", "5"]),
         ("image", CNN((2, 3), hidden=4), ["0", "4", "9", "11"]),
         ("image", CNN((2, 3), hidden=4, norm="batch"), ["0", "1", "4", "5", "9", "11"]),
     ],
@@ -123,6 +124,15 @@ class Halved(Defense):
 
     def weights(self, parameters, **_):
         return {name: value / 2 for name, value in parameters.items()}
+
+
+def test_gradients_by_factors_are_those_by_record(monkeypatch):
+    run = trained(toys.pool("image"), MLP((300, 200)), models=(0,))
+    fast = Gradient()(run)["gradient_norm"]
+    monkeypatch.setattr(probes, "is_plain_mlp", lambda network: False)
+    slow = Gradient()(run)["gradient_norm"]
+    assert not np.array_equal(fast, slow)
+    np.testing.assert_allclose(fast, slow, rtol=1e-4)
 
 
 @pytest.mark.parametrize("build", [MLP(()), MLP((300, 300))])  # stacked, and one at a time
