@@ -1,13 +1,27 @@
 """Queries: the record first, then the same changed copies for every model."""
 
+import pickle
+
 import numpy as np
 import pytest
 import toys
 from hypothesis import given
 from hypothesis import strategies as st
 
+import mialab
 from mialab import queries
-from mialab.queries import Flips, Noise, Original, Shifts
+from mialab.queries import Flips, Mixed, Noise, Original, Several, Shifts, kinds, mixtures, pairing
+
+
+def bytes_pool(**options):
+    """Make a pool of images stored as bytes."""
+    grey = toys.pool("image", **options)
+    return toys.pool(
+        "image",
+        **options,
+        **{name: np.rint(255 * getattr(grey, name)).astype(np.uint8) for name in ("x", "x_val", "x_test")},
+    )
+
 
 SUITABLE = [
     (Original(), "tabular"),
@@ -16,12 +30,23 @@ SUITABLE = [
     (Noise(n=2), "image"),
     (Shifts(pixels=2), "image"),
     (Shifts(pixels=1, mirror=False), "image"),
+    (Noise(n=2), "bytes"),
+    (Shifts(pixels=1), "bytes"),
+    (Mixed(), "tabular"),
+    (Mixed(shares=(0.3,)), "bytes"),
+    (Mixed(), "binary"),
+    (Several(Noise(n=2), Shifts(pixels=2, mirror=False), Mixed()), "image"),
+    (Several(Flips(n=2), Flips(n=2, seed=1)), "binary"),
 ]
+
+
+def records(kind):
+    return (bytes_pool() if kind == "bytes" else toys.pool(kind)).x
 
 
 @pytest.mark.parametrize(("asked", "kind"), SUITABLE)
 def test_the_record_comes_first_and_copies_keep_shape_and_type(asked, kind):
-    x = toys.pool(kind).x
+    x = records(kind)
     before = x.copy()
     copies = [asked(query, x) for query in range(len(asked))]
     np.testing.assert_array_equal(copies[0], x)
@@ -128,9 +153,171 @@ def test_queries_that_do_not_suit_the_records(asked, kind, message):
         queries.make(asked, toys.pool(kind))
 
 
-def test_noise_needs_numbers_with_a_point():
-    parts = {
-        name: (255 * getattr(toys.pool("image"), name)).astype(np.uint8) for name in ("x", "x_val", "x_test")
-    }
-    with pytest.raises(ValueError, match="add noise to features of a floating-point type; 'toy' has uint8"):
-        queries.make(Noise(), toys.pool("image", **parts))
+def test_noise_would_make_numbers_of_bits():
+    with pytest.raises(
+        ValueError, match=r"^queries=Noise.* make numbers of the binary features of 'toy': use Flips"
+    ):
+        queries.make(Noise(), toys.pool("binary"))
+
+
+# ----------------------------------------------------------------------------------------------------
+# Noise on images
+
+
+def test_noise_on_bytes_is_that_on_numbers():
+    pool = bytes_pool(n=400)
+    x = pool.x
+    x[:, 0, 0, :2] = 0, 255  # two pixels that never vary
+    x[:, 0, 1, :] = 128 + np.arange(400)[:, None] % 8  # far from both ends
+    noisy = Noise(n=1, scale=0.5)(1, x)
+    assert (noisy[:, 0, 0, :2] == [0, 255]).all()
+    added = noisy[:, 0, 1, :].astype(float) - x[:, 0, 1, :]
+    # 3,200 numbers of variance (0.5 * 2.29)^2, and 1/12 from rounding; 5 standard deviations, an error rate of 6e-7
+    assert added.var() == pytest.approx((0.5 * x[:, 0, 1, 0].std()) ** 2 + 1 / 12, rel=5 * (2 / 3200) ** 0.5)
+    numbers = Noise(n=1, scale=0.5)(1, (x / 255).astype(np.float32))
+    assert np.abs(noisy - 255.0 * numbers).max() <= 0.5 + 1e-3
+
+
+def test_noisy_pixels_stay_pixels():
+    x = toys.pool("image", n=200).x
+    noisy = Noise(n=1, scale=5)(1, x)
+    assert noisy.min() == 0
+    assert noisy.max() == 1
+    wider = 4 * x - 2  # pixels of another scale keep their range
+    noisy = Noise(n=1, scale=5)(1, wider)
+    assert (noisy.min(), noisy.max()) == (wider.min(), wider.max())
+    tabular = toys.pool(n=200).x
+    assert Noise(n=1, scale=5)(1, tabular).max() > 1.5 * tabular.max()
+
+
+def test_images_all_alike_stay_alike():
+    for x in (np.full((6, 1, 4, 4), 7, np.uint8), np.full((6, 1, 4, 4), 0.25, np.float32)):
+        np.testing.assert_array_equal(Noise()(1, x), x)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Several kinds, and mixtures
+
+
+@given(st.integers(1, 200), st.integers(0, 5))
+def test_pairs_are_mutual_and_fixed(half, seed):
+    other = pairing(2 * half, seed)
+    assert (other != np.arange(2 * half)).all()
+    np.testing.assert_array_equal(other[other], np.arange(2 * half))
+    np.testing.assert_array_equal(other, pairing(2 * half, seed))
+
+
+def test_pairs_are_drawn_evenly():
+    drawn = np.array([pairing(4, seed)[0] for seed in range(600)])
+    # 600 draws, each partner with probability 1/3: 5 standard deviations, an error rate of 2e-6 in all
+    assert np.abs(np.bincount(drawn, minlength=4)[1:] - 200).max() < 5 * (600 * 2 / 9) ** 0.5
+    with pytest.raises(ValueError, match=r"^n_records=5 must be even"):
+        pairing(5, 0)
+
+
+def test_mixtures_worked_by_hand():
+    x = np.array([[0.0, 1], [10, 3]], np.float32)  # two records are one another's partner, whatever the seed
+    np.testing.assert_allclose(Mixed(shares=(0.2, 0.5))(1, x), [[8, 2.6], [2, 1.4]], rtol=1e-6)
+    np.testing.assert_allclose(Mixed(shares=(0.2, 0.5))(2, x), [[5, 2], [5, 2]], rtol=1e-6)
+    pixels = np.array([0, 200, 255, 13], np.uint8).reshape(2, 1, 1, 2)
+    mixed = Mixed(shares=(0.3,))(1, pixels)
+    assert mixed.dtype == np.uint8
+    assert mixed.ravel().tolist() == [
+        178,
+        69,
+        76,
+        144,
+    ]  # 178.5, 69.1, 76.5 and 143.9; halves go to even numbers
+
+
+@given(st.integers(1, 6), st.integers(0, 3), st.sampled_from([0.2, 0.5, 0.7]))
+def test_mixtures_against_plain_loops(half, seed, share):
+    x = np.random.default_rng(seed).normal(size=(2 * half, 3)).astype(np.float32)
+    mixed = Mixed(shares=(share,), seed=seed)(1, x)
+    for i, j in enumerate(pairing(2 * half, seed)):
+        np.testing.assert_allclose(mixed[i], share * x[i] + (1 - share) * x[j], atol=1e-6)
+
+
+def test_several_asks_every_part_in_turn():
+    x = toys.pool("image").x
+    parts = Noise(n=2), Shifts(pixels=1, mirror=False), Mixed(seed=3)
+    asked = Several(*parts)
+    expected = [x, *(part(q, x) for part in parts for q in range(1, len(part)))]
+    assert len(asked) == len(expected) == 1 + 2 + 8 + 3
+    for query, copy in enumerate(expected):
+        np.testing.assert_array_equal(asked(query, x), copy)
+    assert asked.kinds == ("original", *2 * ("noise",), *8 * ("shift",), *3 * ("mixed",))
+    with pytest.raises(IndexError, match=r"^query=14 must be at most 13"):
+        asked(14, x)
+    assert repr(asked) == f"Several({parts[0]!r}, {parts[1]!r}, {parts[2]!r})"
+    assert Several(Several(parts[0], parts[1]), parts[2]) == asked
+    assert mixtures(asked) == parts[2]
+    assert mixtures(parts[2]) == parts[2]
+    assert mixtures(parts[0]) is None
+    assert pickle.loads(pickle.dumps(asked)) == asked
+
+
+@pytest.mark.parametrize(("asked", "kind"), SUITABLE)
+def test_every_query_has_a_kind(asked, kind):
+    assert len(asked.kinds) == len(asked)
+    assert asked.kinds[0] == "original"
+    assert set(asked.kinds[1:]) <= {"flip", "noise", "shift", "mixed"}
+    assert kinds(asked) == asked.kinds
+
+
+class Doubled:
+    """A user's own queries, which say nothing of kinds."""
+
+    def __len__(self):
+        return 3
+
+    def __call__(self, query, x):
+        return x * (1 + query)
+
+    def check(self, pool):
+        pass
+
+
+def test_queries_of_one_s_own_need_no_kinds(tmp_path):
+    assert kinds(Doubled()) == ("original", "changed", "changed")
+    assert kinds(Several(Doubled(), Mixed(shares=(0.5,)))) == ("original", "changed", "changed", "mixed")
+    asked = Several(Doubled(), Mixed(shares=(0.5,)))
+    training = mialab.Training(epochs=1)
+    game = mialab.play(toys.pool(), n_models=2, queries=asked, training=training, store=tmp_path)
+    assert game.query_kinds == ("original", "changed", "changed", "mixed")
+    wrong = Doubled()
+    wrong.kinds = ("original", "changed")
+    with pytest.raises(
+        ValueError, match=r"says kinds=\('original', 'changed'\); there must be one for each of its 3"
+    ):
+        queries.make(wrong, toys.pool())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Several(), "Several needs at least one kind of queries"),
+        (lambda: Several("augmented"), "Several: part='augmented' must be an instance such as"),
+        (lambda: Several(Noise), "Several: part=<class .*Noise'> must be an instance such as"),
+        (lambda: Several(Noise(), Noise()), r"Several has Noise\(.*\) twice: give one of them another seed"),
+        (lambda: Several(Mixed(), Several(Mixed(seed=1))), "Several has more than one Mixed"),
+        (lambda: Mixed(shares=()), r"shares=\(\) must be a sequence of numbers"),
+        (lambda: Mixed(shares=0.5), "shares=0.5 must be a sequence of numbers"),
+        (lambda: Mixed(shares=(0.5, 0)), "shares=0 must be greater than 0"),
+        (lambda: Mixed(shares=(1.0,)), "shares=1.0 must be less than 1"),
+        (lambda: Mixed(shares=(0.5, 0.5)), r"shares=\(0.5, 0.5\) must differ"),
+        (lambda: Mixed(seed=-1), "seed=-1 must be an integer of at least 0"),
+    ],
+)
+def test_wrong_parameters_of_several_and_mixed(make, message):
+    with pytest.raises(ValueError, match="^" + message):
+        make()
+
+
+def test_several_refuses_what_a_part_refuses():
+    with pytest.raises(ValueError, match=r"^queries=Flips.* needs binary records"):
+        queries.make(Several(Mixed(), Flips()), toys.pool())
+    with pytest.raises(
+        ValueError, match=r"^queries=Mixed.* pair the records of 'toy', but 41 is odd: load size=40"
+    ):
+        queries.make(Several(Noise(), Mixed()), toys.pool(n=41))

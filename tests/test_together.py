@@ -7,7 +7,7 @@ import pytest
 import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import norm, rankdata
 from sklearn.metrics import roc_auc_score
 from toys import random_game
 
@@ -323,6 +323,32 @@ def test_mixed_pairs_find_members_and_score_each_pair_once(design):
     seen = outcome.evaluated
     assert roc_auc_score(game.member[seen], outcome.score[seen]) > 0.7
     np.testing.assert_array_equal(outcome.said_member[seen], outcome.score[seen] >= 0)
+
+
+def mean_auc(game) -> float:
+    """Return the AUC of mixed pairs, the mean over targets."""
+    outcome, auc = MixedPairs().run(game), []
+    for member, score, seen in zip(game.member, outcome.score, outcome.evaluated, strict=True):
+        if seen.any():
+            rank, inside = rankdata(score[seen]), member[seen]
+            auc.append((rank[inside].mean() - (inside.sum() + 1) / 2) / (~inside).sum())
+    return np.mean(auc)
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_mixed_pairs_find_nothing_in_noise_because_of_whom_they_leave_out(design):
+    """Of 150 independent games: AUC 1/2 within 5 standard errors, an error rate of 5e-6 for all designs together.
+
+    With all other models as shadow models, the numbers of those with both records and with neither would tell.
+    """
+
+    def distance(values):
+        return (np.mean(values) - 0.5) / (np.std(values, ddof=1) / len(values) ** 0.5)
+
+    games = [random_game(design, n_models=24, n_records=60, n_mixed=1, seed=seed) for seed in range(150)]
+    assert abs(distance([mean_auc(game) for game in games])) < 5
+    if design != "random":
+        assert distance([mean_auc(game.plain_leave_one_out()) for game in games]) < -5
 
 
 def test_pairs_torn_apart_are_not_scored():
