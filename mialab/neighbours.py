@@ -301,6 +301,29 @@ def risk_difference(
     )[metric]
 
 
+def decisions(game: Game, attack: str | Attack, side: str) -> np.ndarray:
+    """Return what an attacker says at its own threshold, 1 for "member", of members or of non-members.
+
+    Parameters
+    ----------
+    game : Game
+        The game.
+    attack : str or Attack
+        The attack.
+    side : {"members", "non-members"}
+        Of whom.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (target, record)
+        NaN for the other side, and where the attack is not evaluated.
+    """
+    choose("side", side, ("members", "non-members"))
+    outcome = attacks.make(attack).run(game)
+    counted = outcome.evaluated & (game.member if side == "members" else ~game.member)
+    return np.where(counted, outcome.said_member, np.nan)
+
+
 def mean_by_decile(
     values: ArrayLike,
     distance: ArrayLike,

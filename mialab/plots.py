@@ -592,6 +592,288 @@ def privacy_utility(
     return ax
 
 
+def trade_off(
+    curves: Mapping[str, pd.DataFrame | Mapping[float, pd.DataFrame]],
+    *,
+    attack: str,
+    metric: str = "auc",
+    confidence: float = 0.95,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw an attack's strength against the test accuracy: a curve for each defense, over one of its parameters.
+
+    Parameters
+    ----------
+    curves : dict of str to (DataFrame or dict of float to DataFrame)
+        For each defense its table from `mialab.audit`, or one for each value of a parameter; these are joined in the
+        order of the values, which are written beside the points of the first curve.
+    attack, metric : str
+        Such as ``"lira"`` and ``"auc"``, pooled over targets; what is not resolvable is not drawn.
+    confidence : float
+        Of the interval of the mean accuracy over targets, see `metrics.over_targets`.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax, colours, markers = _axes(ax), _colours(curves), _markers(curves)
+    several = {name: tables for name, tables in curves.items() if not isinstance(tables, pd.DataFrame)}
+    for name, tables in curves.items():
+        ordered = dict(sorted(several[name].items())) if name in several else {None: tables}
+        points = []
+        for table in ordered.values():
+            rows = pooled_rows(table, metric)
+            row = rows[rows["attack"] == choose("attack", attack, set(rows["attack"]))].iloc[0]
+            x = metrics.over_targets(
+                table.attrs["test_accuracy"], partner=table.attrs["partner"], confidence=confidence
+            )
+            points.append((*x, row["value"], row["low"], row["high"]))
+        x, x_low, x_high, y, y_low, y_high = np.array(points).T
+        ax.errorbar(
+            x,
+            y,
+            xerr=np.nan_to_num([x - x_low, x_high - x]),
+            yerr=np.maximum(0, [y - y_low, y_high - y]),
+            color=colours[name],
+            marker=markers[name],
+            markersize=7,
+            elinewidth=1.2,
+            linewidth=1.2,
+            linestyle="-" if len(points) > 1 else "none",
+            label=name,
+        )
+        if several and name == next(iter(several)):
+            for value, *place in zip(ordered, x, y, strict=True):
+                ax.annotate(f"{value:g}", place, xytext=(5, 5), textcoords="offset points", fontsize="small")
+    if _chance(metric) is not None:
+        ax.axhline(_chance(metric), **_CHANCE, linestyle="--", label="chance")
+    ax.set(xlabel="Test accuracy", ylabel=f"{_title(metric)} ({attack.replace('_', ' ')})")
+    ax.margins(0.1)
+    _legend_below(ax, 2)
+    return ax
+
+
+def by_decile(
+    tables: Mapping[str, pd.DataFrame],
+    *,
+    ylabel: str,
+    chance: float | None = None,
+    label: str = "",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw what differs between the deciles of a distance: a line with intervals for each defense.
+
+    Parameters
+    ----------
+    tables : dict of str to DataFrame
+        From `mialab.neighbours.risk_by_decile` or `mialab.neighbours.mean_by_decile`.
+    ylabel : str
+        What the values are.
+    chance : float, optional
+        Where to draw the line of chance.
+    label : str
+        A title.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax, colours, markers = _axes(ax), _colours(tables), _markers(tables)
+    for i, (name, table) in enumerate(tables.items()):
+        ax.errorbar(
+            table["decile"] + 0.5 * (i + 0.5 - len(tables) / 2) / len(tables),
+            table["value"],
+            yerr=np.maximum(0, [table["value"] - table["low"], table["high"] - table["value"]]),
+            color=colours[name],
+            marker=markers[name],
+            markersize=5,
+            elinewidth=1.1,
+            linewidth=1.3,
+            label=name,
+        )
+    if chance is not None:
+        ax.axhline(chance, **_CHANCE, linestyle="--", label="chance")
+    last = max(int(table["decile"].max()) for table in tables.values())
+    ax.set_xticks(range(1, last + 1))
+    ax.set(xlabel="Decile of the distance: nearest to a cluster first", ylabel=ylabel, title=label)
+    _legend_below(ax, 2)
+    return ax
+
+
+def spread(tables: Mapping[str, pd.DataFrame], *, ylabel: str) -> Figure:
+    """Draw quantiles over epochs: a panel for each table, with bands between opposite quantiles.
+
+    Parameters
+    ----------
+    tables : dict of str to DataFrame
+        Defense to a table from `mialab.smoothing.weight_spread`.
+    ylabel : str
+        What the values are.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    colours = {name: colour(name) for name in tables}
+    figure, axes = plt.subplots(
+        1, len(tables), sharey=True, squeeze=False, layout="constrained", figsize=(6.4, 3.6)
+    )
+    for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
+        wide = table.pivot(index="epoch", columns="quantile", values="value")
+        below = sorted(q for q in wide if q < 0.5)
+        for i, q in enumerate(below):
+            above = min(wide.columns, key=lambda other, q=q: abs(other - (1 - q)))
+            looks = {"color": colours[name], "alpha": 0.15 + 0.15 * i, "linewidth": 0}
+            ax.fill_between(wide.index, wide[q], wide[above], **looks, label=f"{q:.0%} to {above:.0%}")
+        if 0.5 in wide:
+            ax.plot(wide.index, wide[0.5], color=colours[name], label="median")
+        ax.set(title=name, xlabel="Epoch")
+    axes[0, 0].set_ylabel(ylabel)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def trajectory(
+    frame: pd.DataFrame,
+    metric: str = "auc",
+    *,
+    attacks: Sequence[str] | None = None,
+    x: str = "epoch",
+    accuracy: bool = True,
+    label: str = "",
+) -> Figure:
+    """Draw figures over the epochs at which training might stop: a panel for each attack, a line for each defense.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `mialab.trajectory` or `mialab.trajectory.shares`.
+    metric : str
+        Such as ``"auc"`` or ``"auc minus none"``; what is not resolvable is not drawn.
+    attacks : sequence of str, optional
+        All in the frame by default.
+    x : {"epoch", "test_accuracy"}
+        What is across. With the test accuracy, lines join the epochs, the marker of the last one is large, and it has
+        intervals both ways: of two defenses at the same accuracy the lower one protects better.
+    accuracy : bool
+        Whether the test accuracy, or its difference, has a panel of its own over the epochs.
+    label : str
+        A title, such as the name of the data set.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    choose("x", x, ("epoch", "test_accuracy"))
+    choose("metric", metric, set(frame["metric"]))
+    rows = frame[frame["metric"] == metric]
+    names = list(dict.fromkeys(rows["attack"])) if attacks is None else list(attacks)
+    for name in names:
+        choose("attacks", name, set(rows["attack"]))
+    base, _, minus = metric.partition(" minus ")
+    ending = f", minus {minus}" if minus else ""
+    of_accuracy = frame[frame["metric"] == metric.replace(base, "test_accuracy", 1)]
+    panels = [(name.replace("_", " "), _title(base) + ending, rows[rows["attack"] == name]) for name in names]
+    if accuracy and x == "epoch" and not of_accuracy.empty and base != "test_accuracy":
+        panels.append(("", f"Test accuracy{ending}", of_accuracy))
+    labels = list(dict.fromkeys(rows["defense"]))
+    colours, markers = _colours(labels), _markers(labels)
+    dashes = _unlike(labels, {}, list(_ATTACKS.values()))
+    wide = min(2, len(panels))
+    deep = -(-len(panels) // wide)
+    figure, axes = plt.subplots(
+        deep,
+        wide,
+        squeeze=False,
+        layout="constrained",
+        figsize=(4.4 * wide if wide > 1 else 6.4, 3.1 * deep + 0.4 + 0.26 * -(-len(labels) // 2)),
+    )
+    for ax, (title, ylabel, part) in zip(axes.flat, panels, strict=False):
+        for name in labels:
+            own = part[part["defense"] == name].sort_values("epoch")
+            look = {"color": colours[name], "label": name.replace("_", " ")}
+            if x == "epoch":
+                ax.fill_between(own["epoch"], own["low"], own["high"], color=colours[name], alpha=0.1, lw=0)
+                if len(own) <= 12:
+                    look |= {"marker": markers[name], "markersize": 4.5}
+                ax.plot(own["epoch"], own["value"], linestyle=dashes[name], **look)
+            else:
+                reached = frame[(frame["metric"] == "test_accuracy") & (frame["defense"] == name)]
+                _draw_path(ax, reached.sort_values("epoch"), own, look, dashes[name], markers[name])
+        level = 0.0 if minus else _chance(base)
+        if level is not None and ylabel.startswith(_title(base)):
+            ax.axhline(level, **_CHANCE, linestyle="--", label="no difference" if minus else "chance")
+        ax.set(title=title, ylabel=ylabel, xlabel="Test accuracy" if x != "epoch" else "Epochs of training")
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    figure.suptitle(label)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def by_dataset(
+    frame: pd.DataFrame,
+    figures: Mapping[str, tuple[str, str]] | Sequence[tuple[str, str]],
+    *,
+    title: str = "",
+) -> Figure:
+    """Draw figures of several data sets after the last epoch: a panel for each figure, a row for each data set.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `mialab.trajectory.across`.
+    figures : sequence of (attack, metric)
+        What to draw, such as ``("loss", "balanced_accuracy")`` or ``("", "test_accuracy")``.
+    title : str
+        Of the whole figure.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    frame = frame[frame["epoch"] == frame.groupby("dataset")["epoch"].transform("max")]
+    datasets, labels = (list(dict.fromkeys(frame[column])) for column in ("dataset", "defense"))
+    colours, markers = _colours(labels), _markers(labels)
+    step = 0.6 / len(labels)
+    figure, axes = plt.subplots(
+        1,
+        len(figures),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+        figsize=(1.2 + 3.6 * len(figures), 1.6 + len(datasets) * (0.3 + 0.16 * len(labels))),
+    )
+    for ax, (attack, metric) in zip(axes[0], figures, strict=True):
+        part = frame[(frame["attack"] == attack) & (frame["metric"] == metric)]
+        for i, name in enumerate(labels):
+            own = part[part["defense"] == name]
+            ax.errorbar(
+                own["value"],
+                [datasets.index(d) + (i - (len(labels) - 1) / 2) * step for d in own["dataset"]],
+                xerr=np.maximum(0, [own["value"] - own["low"], own["high"] - own["value"]]),
+                color=colours[name],
+                marker=markers[name],
+                markersize=6,
+                elinewidth=1.4,
+                linestyle="none",
+                label=name.replace("_", " "),
+            )
+        chance = _chance(metric)
+        if chance is not None:
+            ax.axvline(chance, **_CHANCE, linestyle="--")
+        ax.set(xlabel=_title(metric), title=attack.replace("_", " "))
+        ax.grid(axis="y", visible=False)
+    axes[0, 0].set_yticks(range(len(datasets)), datasets)
+    axes[0, 0].set_ylim(len(datasets) - 0.5, -0.5)
+    figure.suptitle(title)
+    handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    return figure
+
+
 # ------------------------------------------------------------------------------------------------------ machinery
 
 
@@ -764,7 +1046,19 @@ def _draw_scores(
             ax.hist(np.clip(values, edges[0], edges[-1]), edges, weights=weight, **look)
 
 
-def _colours(labels: Mapping[str, object]) -> dict[str, str]:
+def _draw_path(
+    ax: Axes, accuracy: pd.DataFrame, figures: pd.DataFrame, look: dict, dash: tuple, shape: object
+) -> None:
+    """Draw figures (a row for each epoch) against the accuracy at the same epochs; the last one stands out."""
+    across, up = (table[["value", "low", "high"]].to_numpy().T for table in (accuracy, figures))
+    ax.plot(across[0], up[0], linestyle=dash, marker=".", markersize=5, linewidth=1.2, color=look["color"])
+    ends = [[[value[-1] - low[-1]], [high[-1] - value[-1]]] for value, low, high in (across, up)]
+    error = dict(zip(("xerr", "yerr"), np.nan_to_num(np.maximum(0, ends)), strict=True))
+    end = {"marker": shape, "markersize": 8, "linestyle": dash, "elinewidth": 1.4}
+    ax.errorbar(across[0, -1:], up[0, -1:], **error, **end, **look)
+
+
+def _colours(labels: Iterable[str]) -> dict[str, str]:
     """Colour of each label; where several share one (variants of a defense) they get shades of it."""
     same: dict[str, list[str]] = {}
     for label in labels:
@@ -825,4 +1119,4 @@ def _title(metric: str) -> str:
     kind, _, rate = metric.partition("@")
     if rate:
         return f"{kind.upper()} at {'FPR' if kind == 'tpr' else 'FNR'} {float(rate):g}"
-    return {"auc": "AUC", "f1": "F1", "balanced_accuracy": "Balanced accuracy"}.get(kind, kind.capitalize())
+    return {"auc": "AUC", "f1": "F1"}.get(kind, kind.replace("_", " ").capitalize())

@@ -15,7 +15,7 @@ from scipy.special import erfcx, log_ndtr
 
 from mialab import models, queries
 from mialab.data import Pool
-from mialab.defenses import LabelSmoothing, WeightedSmoothing
+from mialab.defenses import Defense, LabelSmoothing, WeightedSmoothing
 from mialab.defenses.hamp import label_probability
 from mialab.engine import Run, Training, train_group
 from mialab.membership import membership
@@ -98,6 +98,36 @@ def matched_label_smoothing(sigma: float, n_classes: int) -> LabelSmoothing:
             f"{most:.3f}, so sigma must be smaller."
         )
     return LabelSmoothing.with_probability(label_probability(floor / most, n_classes), n_classes)
+
+
+def arms(sigma: float, n_classes: int, *, warm_up: int | None = None) -> dict[str, Defense | None]:
+    """Return weighted smoothing with its control arms, each of which differs from it in one thing.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the noise, the same in all arms.
+    n_classes : int
+        Number of classes.
+    warm_up : int, optional
+        Epochs without noise; by default those of each version.
+
+    Returns
+    -------
+    dict of str to Defense or None
+        ``none``; ``weighted_smoothing``, as released; the same after the paper's algorithm; with ``uniform noise``,
+        ``inverted weights`` and ``clipped weights``; and ``label_smoothing`` with the same loss floor.
+    """
+    common = {"sigma": sigma, "warm_up": warm_up}
+    return {
+        "none": None,
+        "weighted_smoothing": WeightedSmoothing(**common),
+        "weighted_smoothing (paper)": WeightedSmoothing(version="paper", **common),
+        "uniform noise": WeightedSmoothing(weighting="uniform", **common),
+        "inverted weights": WeightedSmoothing(weighting="inverted", **common),
+        "clipped weights": WeightedSmoothing(weighting="clipped", **common),
+        "label_smoothing": matched_label_smoothing(sigma, n_classes),
+    }
 
 
 @dataclass(frozen=True)

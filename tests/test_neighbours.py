@@ -1,17 +1,21 @@
 """Distances to clusters, risk by decile, and what weighted smoothing does to its records."""
 
+import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import toys
 
 import mialab as mia
-from mialab import metrics, neighbours, smoothing
+from mialab import metrics, neighbours, plots, smoothing
 from mialab.defenses import HAMP, LabelSmoothing, WeightedSmoothing
 from mialab.defenses.base import cross_entropy
 from mialab.engine import Run
 from mialab.randomness import Streams, generator
 
+mpl.use("agg")
 TRAINING = mia.Training(epochs=3)
 
 
@@ -188,6 +192,16 @@ def test_one_distance_per_record():
         neighbours.risk_by_decile(toys.random_game(), "loss", [1, 2, 3])
 
 
+def test_decisions_of_one_side():
+    game = toys.random_game(n_models=6, n_records=30)
+    said = mia.attacks.make("loss").run(game).said_member
+    for side, counted in (("members", game.member), ("non-members", ~game.member)):
+        found = neighbours.decisions(game, "loss", side)
+        assert np.array_equal(found, np.where(counted, said, np.nan), equal_nan=True)
+    with pytest.raises(ValueError, match="side='all'"):
+        neighbours.decisions(game, "loss", "all")
+
+
 def test_means_by_decile_leave_out_what_does_not_count():
     rng = np.random.default_rng(0)
     values, distance = rng.normal(size=(6, 40)), rng.random(40)
@@ -242,6 +256,24 @@ def test_label_smoothing_of_the_same_floor(n_classes):
 def test_a_floor_that_label_smoothing_cannot_reach():
     with pytest.raises(ValueError, match=r"sigma=1 gives a loss floor of .* must be smaller"):
         smoothing.matched_label_smoothing(1, 2)
+
+
+def test_every_control_arm_differs_from_the_defense_in_one_thing():
+    arms = smoothing.arms(0.2, 10, warm_up=2)
+    assert arms["none"] is None
+    assert arms["label_smoothing"] == smoothing.matched_label_smoothing(0.2, 10)
+    base = vars(arms["weighted_smoothing"])
+    assert base == vars(WeightedSmoothing(sigma=0.2, warm_up=2))
+    others = {name: vars(arm) for name, arm in arms.items() if isinstance(arm, WeightedSmoothing)}
+    changed = {name: {k for k in base if base[k] != own[k]} for name, own in others.items()}
+    assert changed == {
+        "weighted_smoothing": set(),
+        "weighted_smoothing (paper)": {"version"},
+        "uniform noise": {"weighting"},
+        "inverted weights": {"weighting"},
+        "clipped weights": {"weighting"},
+    }
+    assert smoothing.arms(0.2, 10)["weighted_smoothing (paper)"].warm_up == 5
 
 
 @pytest.mark.parametrize("version", ["code", "paper"])
@@ -308,3 +340,56 @@ def test_what_cannot_be_watched(changes, message):
     options = {"defense": WeightedSmoothing(), "training": mia.Training(epochs=6), **changes}
     with pytest.raises((ValueError, TypeError), match=message):
         smoothing.watch_noise(toys.pool(), "mlp", options.pop("defense"), **options)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Figures
+
+
+@pytest.fixture
+def closed():
+    yield
+    plt.close("all")
+
+
+def drawn(ax):
+    """Return the points of each line with error bars, by its label."""
+    return {c.get_label(): c.lines[0].get_xydata() for c in ax.containers}
+
+
+def test_the_trade_off_joins_values_in_order(closed):
+    games = {seed: toys.random_game(n_models=8, n_records=100, signal=seed, seed=seed) for seed in range(4)}
+    tables = {k: mia.audit(game, ["loss"], fprs=(0.1,), fnrs=(), n_resamples=10) for k, game in games.items()}
+    for k, table in tables.items():
+        table.attrs["test_accuracy"] = np.linspace(0.5, 0.6, 8) + k / 10
+    curves = {"none": tables[0], "weighted_smoothing": {1.0: tables[3], 0.1: tables[1], 0.3: tables[2]}}
+    for metric in ("auc", "tpr@0.1"):
+        ax = plots.trade_off(curves, attack="loss", metric=metric)
+        value = {k: mia.pooled(table, "loss", metric).value for k, table in tables.items()}
+        np.testing.assert_allclose(drawn(ax)["none"], [[0.55, value[0]]])
+        expected = [[0.65, value[1]], [0.75, value[2]], [0.85, value[3]]]
+        np.testing.assert_allclose(drawn(ax)["weighted_smoothing"], expected)
+        assert [text.get_text() for text in ax.texts] == ["0.1", "0.3", "1"]
+    with pytest.raises(ValueError, match="attack='lira'"):
+        plots.trade_off(curves, attack="lira")
+
+
+def test_deciles_are_drawn_beside_each_other(closed):
+    table = neighbours.risk_by_decile(uneven_game(100), "loss", np.arange(100.0), n=5, n_resamples=10)
+    ax = plots.by_decile({"none": table, "weighted_smoothing": table}, ylabel="AUC", chance=0.5)
+    for i, points in enumerate(drawn(ax).values()):
+        np.testing.assert_allclose(points[:, 0], np.arange(1, 6) + (-0.125, 0.125)[i])
+        np.testing.assert_allclose(points[:, 1], table["value"])
+    labels = {t.get_text() for t in ax.get_legend().get_texts()}
+    assert labels == {"none", "weighted_smoothing", "chance"}
+
+
+def test_the_spread_has_bands_between_opposite_quantiles(closed):
+    rows = [(e, q, e + q) for e in (4, 5) for q in (0.05, 0.25, 0.5, 0.75, 0.95)]
+    table = pd.DataFrame(rows, columns=["epoch", "quantile", "value"])
+    figure = plots.spread({"weighted_smoothing": table, "uniform noise": table}, ylabel="factor")
+    assert [ax.get_title() for ax in figure.axes] == ["weighted_smoothing", "uniform noise"]
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), [[4, 4.5], [5, 5.5]])
+    heights = [band.get_paths()[0].get_extents().intervaly for band in figure.axes[0].collections]
+    np.testing.assert_allclose(heights, [(4.05, 5.95), (4.25, 5.75)])
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["5% to 95%", "25% to 75%", "median"]
