@@ -17,6 +17,7 @@ from mialab.differences import accuracy, changed_predictions, difference, pooled
 from mialab.engine import Training
 from mialab.game import Game, play
 from mialab.matrix import audit_each, matrix, missing, settings, strongest
+from mialab.trajectory import across, mixing_strength, same_accuracy, trajectory, worst
 
 if TYPE_CHECKING:
     from mialab import plots
@@ -27,6 +28,7 @@ __all__ = [
     "Pool",
     "Training",
     "accuracy",
+    "across",
     "against_shadows",
     "agreement",
     "applicable",
@@ -44,6 +46,7 @@ __all__ = [
     "matrix",
     "metrics",
     "missing",
+    "mixing_strength",
     "models",
     "one_of_each",
     "over_targets",
@@ -52,12 +55,15 @@ __all__ = [
     "pooled",
     "queries",
     "results",
+    "same_accuracy",
     "scale",
     "settings",
     "shifted",
     "show",
     "strongest",
     "summary",
+    "trajectory",
+    "worst",
 ]
 
 

@@ -749,7 +749,7 @@ def trajectory(
     Parameters
     ----------
     frame : DataFrame
-        From `mialab.trajectory` or `mialab.trajectory.shares`.
+        From `mialab.trajectory` or `mialab.mixing_strength`.
     metric : str
         Such as ``"auc"`` or ``"auc minus none"``; what is not resolvable is not drawn.
     attacks : sequence of str, optional
@@ -824,7 +824,7 @@ def by_dataset(
     Parameters
     ----------
     frame : DataFrame
-        From `mialab.trajectory.across`.
+        From `mialab.across`.
     figures : sequence of (attack, metric)
         What to draw, such as ``("loss", "balanced_accuracy")`` or ``("", "test_accuracy")``.
     title : str
