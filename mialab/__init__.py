@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from mialab import attacks, claims, defenses, metrics, models, queries, results, scale
 from mialab.audit import audit, compare, over_targets, show, summary
-from mialab.comparison import against_shadows, agreement, applicable, families, one_of_each, shifted
+from mialab.comparison import (
+    against_shadows,
+    agreement,
+    applicable,
+    families,
+    needing_shadows,
+    one_of_each,
+    shifted,
+)
 from mialab.data import Pool, datasets, load
 from mialab.differences import accuracy, changed_predictions, difference, pooled
 from mialab.engine import Training
@@ -48,6 +56,7 @@ __all__ = [
     "missing",
     "mixing_strength",
     "models",
+    "needing_shadows",
     "one_of_each",
     "over_targets",
     "play",

@@ -111,6 +111,25 @@ def one_of_each(attacks: Iterable[str | Attack] | None = None) -> list[str | Att
     return [best[key][1] for key in sorted(best, key=lambda key: _ORDER.index(key[0]))]
 
 
+def needing_shadows(game: Game, *, pool: Pool | None = None) -> list[str | Attack]:
+    """Choose attacks for figures on shadow models.
+
+    Parameters
+    ----------
+    game : Game
+    pool : Pool, optional
+        As in `applicable`.
+
+    Returns
+    -------
+    list of str or Attack
+        `one_of_each` of those that the game allows and that need shadow models for their score, without attacks on
+        sets of records; and first ``"loss"``, which needs none, to compare with.
+    """
+    able = [attack for attack in applicable(game, pool=pool)[0] if attack.shadows != "none"]
+    return ["loss", *_on_single_records(one_of_each(able))]
+
+
 def applicable(
     game: Game, attacks: Sequence[str | Attack] | None = None, *, pool: Pool | None = None
 ) -> tuple[list[Attack], pd.DataFrame]:
@@ -242,8 +261,7 @@ def against_shadows(
     game : Game
         Of models in pairs, from `mialab.play`.
     attacks : sequence of str or Attack, optional
-        By default `one_of_each` of those that the game allows and that need shadow models for their score, and
-        ``"loss"``, which does not; without attacks on sets of records.
+        By default those of `needing_shadows`.
     shadows : sequence of int
         Numbers of shadow models: even, at most the models of the game less 2.
     fprs : sequence of float
@@ -278,8 +296,7 @@ def against_shadows(
                 "and a target and its partner are no shadow models."
             )
     if attacks is None:
-        able = [a for a in applicable(game, pool=pool)[0] if a.shadows != "none"]
-        attacks = ["loss", *_on_single_records(one_of_each(able))]
+        attacks = needing_shadows(game, pool=pool)
     chosen = _chosen(attacks, pool)
     blocks = {n: _blocks(game.partner, n + 2) for n in shadows}
     parts = {n: [_block(game, models) for models, _ in blocks[n]] for n in shadows}
@@ -323,7 +340,8 @@ def shifted(
     *,
     other_model: str | Model | None = None,
     training: Training | None = None,
-    n_models: int = 16,
+    n_targets: int = 8,
+    n_shadows: int = 16,
     queries: str | Queries = "original",
     probes: Sequence = (),
     seed: int = 0,
@@ -331,7 +349,7 @@ def shifted(
     """Play the same targets against shadow models that are made of other data, or in another way.
 
     The targets are trained on halves of one half of the pool, so that the other half is left for an attacker who has
-    no record in common with them. The shadow models are separate ones, as many as targets, in all games.
+    no record in common with them. In all games the shadow models are separate ones.
 
     Parameters
     ----------
@@ -341,8 +359,10 @@ def shifted(
         The targets' network, and that of the shadow models but for ``"another network"``.
     other_model : str or callable, optional
         The network of these; without it that game is left out.
-    training, n_models, queries, probes, seed
-        As in `mialab.play`; ``n_models`` targets and as many shadow models.
+    n_targets, n_shadows : int
+        Numbers of targets and of shadow models, even.
+    training, queries, probes, seed
+        As in `mialab.play`.
 
     Returns
     -------
@@ -355,10 +375,9 @@ def shifted(
         raise ValueError(f"pool has {len(pool)} records; there must be at least 8, a quarter for each side.")
     mine = np.arange(2 * quarter)
     theirs = mine + 2 * quarter
-    common = {"training": training, "n_models": n_models, "queries": queries}
-    if probes:
-        common["probes"] = probes
-    targets = play(pool, model, candidates=mine, seed=seed, **common)
+    common = {"training": training, "queries": queries, "probes": probes}
+    targets = play(pool, model, candidates=mine, n_models=n_targets, seed=seed, **common)
+    common |= {"n_models": n_shadows, "seed": seed + 1}
     shadows = {
         "same data": {"candidates": mine},
         "fewer members": {"candidates": mine, "members": quarter // 2},
@@ -368,7 +387,7 @@ def shifted(
     if other_model is None:
         del shadows["another network"]
     return {
-        label: targets.with_shadows(play(pool, **({"model": model} | how | common), seed=seed + 1))
+        label: targets.with_shadows(play(pool, **({"model": model} | how | common)))
         for label, how in shadows.items()
     }
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mialab import data, defenses, models, progress
+from mialab import data, defenses, models, progress, queries
 from mialab.attacks.base import Attack, Refused
-from mialab.audit import COLUMNS, AuditTable, audit, compare, pooled_rows
+from mialab.audit import AuditTable, audit, compare, pooled_rows
 from mialab.comparison import _all, families, family
 from mialab.engine import Training
 from mialab.game import Game, play
 from mialab.options import choose
+from mialab.probes import PROBES
 
 if TYPE_CHECKING:
     from mialab.data import Pool
@@ -25,12 +26,18 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Data, network and training of a chapter's games, see `settings`."""
+    """Data, network, training and queries of a chapter's games, see `settings`."""
 
     pool: Pool
     model: Model
     training: Training
+    queries: Queries
+    probes: tuple[str, ...]
     other_model: Model | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return what `mialab.play` and `matrix` take of this."""
+        return {key: getattr(self, key) for key in ("model", "training", "queries", "probes")}
 
 
 def settings(given: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[str, Setting]:
@@ -40,15 +47,16 @@ def settings(given: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[s
     ----------
     given : dict
         Name of a data set to what is wanted of it: ``size``, ``model`` (``"mlp"``, the default, ``"cnn"`` or
-        ``"resnet"``), the parameters of that network, ``other_model`` (a dict of the same kind), and the parameters of
-        `mialab.Training`.
+        ``"resnet"``), the parameters of that network, ``other_model`` (a dict of the same kind), ``probes`` (all by
+        default), and the parameters of `mialab.Training`.
     seed : int
         Of the choice of records.
 
     Returns
     -------
     dict of str to Setting
-        ``pool``, ``model``, ``training`` and ``other_model`` of each.
+        ``pool``, ``model``, ``training``, ``queries`` (of every kind that suits the pool), ``probes`` and
+        ``other_model`` of each.
 
     Raises
     ------
@@ -60,10 +68,12 @@ def settings(given: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[s
         of_training = {field.name for field in dataclasses.fields(Training)}
         wanted = dict(wanted)
         size, other = wanted.pop("size", None), wanted.pop("other_model", None)
+        probes = tuple(wanted.pop("probes", PROBES))
         training = Training(**{key: wanted.pop(key) for key in list(wanted) if key in of_training})
         network = _network(wanted, f"datasets[{name!r}]")
         other = None if other is None else _network(other, f"datasets[{name!r}]['other_model']")
-        made[name] = Setting(data.load(name, size=size, seed=seed), network, training, other)
+        pool = data.load(name, size=size, seed=seed)
+        made[name] = Setting(pool, network, training, _every_query(pool), probes, other)
     return made
 
 
@@ -100,6 +110,8 @@ def audit_each(
     ------
     ValueError
         If an attack is unknown or named twice.
+    RuntimeError
+        If no attack works on any game.
     """
     wanted = _all(attacks, pool)
     options = {"pool": pool, "fprs": fprs, "fnrs": fnrs, "n_resamples": n_resamples, "seed": seed}
@@ -159,14 +171,14 @@ def matrix(
     ------
     ValueError, TypeError
         If a defense, an attack or a parameter of ``overrides`` is unknown, before any training.
+    RuntimeError
+        If no attack works on any defense.
     """
     training = Training() if training is None else training
     plan = _plan(defenses, overrides or {}, training)
     wanted = _all(attacks, pool)
     options = {"pool": pool, "fprs": fprs, "fnrs": fnrs, "n_resamples": n_resamples, "seed": seed}
-    common = {"n_models": n_models, "queries": queries, "seed": seed}
-    if probes:
-        common["probes"] = probes
+    common = {"n_models": n_models, "queries": queries, "probes": probes, "seed": seed}
     tables, missing = {}, []
     for name, (defense, how) in plan.items():
         try:
@@ -230,6 +242,12 @@ def strongest(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
 
 
 # ------------------------------------------------------------------------------------------------------ machinery
+
+
+def _every_query(pool: Pool) -> Queries:
+    """Return the record, copies changed in every way that suits the pool, and mixtures."""
+    parts = [] if pool.kind == "tabular" else [queries.default(pool)]
+    return queries.Several(*parts, queries.Noise(n=8), queries.Mixed())
 
 
 def _network(wanted: Mapping[str, Any], where: str) -> Model:
@@ -296,6 +314,11 @@ def _reason(error: Exception) -> str:
 
 
 def _stack(tables: Mapping[str, AuditTable], missing: list[dict[str, str]]) -> AuditTable:
-    table = compare(tables) if tables else AuditTable(columns=["defense", *COLUMNS])
+    if not tables:
+        first = missing[0]
+        raise RuntimeError(
+            f"Nothing could be measured: {first['attack']} against {first['defense']}: {first['reason']}"
+        )
+    table = compare(tables)
     table.attrs["missing"] = missing
     return table

@@ -223,13 +223,14 @@ def test_shifted_games(tmp_path, monkeypatch):
         mia.models.MLP(hidden=(4,)),
         other_model=mia.models.MLP(hidden=(6,)),
         training=mia.Training(epochs=2),
-        n_models=6,
+        n_targets=6,
+        n_shadows=8,
     )
     assert list(games) == ["same data", "fewer members", "disjoint records", "another network"]
     first = games["same data"]
     for game in games.values():
         np.testing.assert_array_equal(game.logits[:6], first.logits[:6])  # the same targets
-        assert game.shadow.sum() == 6
+        assert game.shadow.sum() == 8
         assert (game.member[:6].sum(1) == 12).all()
     shadows = {label: game.member[6:] for label, game in games.items()}
     assert (shadows["same data"].sum(1) == 12).all()
@@ -237,7 +238,9 @@ def test_shifted_games(tmp_path, monkeypatch):
     assert not (shadows["disjoint records"].any(0) & first.member[:6].any(0)).any()
     np.testing.assert_array_equal(shadows["another network"], shadows["same data"])
     assert (games["another network"].logits[6:] != first.logits[6:]).any()
-    assert "another network" not in mia.shifted(pool, mia.models.MLP(hidden=(4,)), n_models=6)
+    assert "another network" not in mia.shifted(
+        pool, mia.models.MLP(hidden=(4,)), training=mia.Training(epochs=2), n_targets=6, n_shadows=8
+    )
     with pytest.raises(ValueError, match="7 records"):
         mia.shifted(toys.pool(n=7))
 

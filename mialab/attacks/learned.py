@@ -225,11 +225,13 @@ class Shokri(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log odds of membership, (model, record); in two passes over the models' answers."""
-        fold = folds(game.partner, self.n_folds)
+        fold, n_targets = folds(game.partner, self.n_folds), game.n_models
+        if game.attrs.get("leave_one_out") == "first":  # the others are separate shadow models, and no targets
+            fold, n_targets = np.minimum(np.arange(game.n_models), 1), 1
         groups = game.y if self.attack_models == "per_class" else np.zeros_like(game.y)
         use = [
             training_rows(game.member, fold != f, self.max_rows, generator(0, "shokri", f))
-            for f in range(fold.max() + 1)
+            for f in range(fold[:n_targets].max() + 1)
         ]
         parts: list[list[np.ndarray]] = [[] for _ in use]
         for k in range(game.n_models):
@@ -241,7 +243,7 @@ class Shokri(Attack):
             for part, rows in zip(parts, use, strict=True)
         ]
         score = np.zeros(game.member.shape)
-        for k in range(game.n_models):
+        for k in range(n_targets):
             x = self._features(game, k)
             for group, attack_model in attack_models[fold[k]].items():
                 records = groups == group

@@ -1,0 +1,128 @@
+# %% [markdown]
+# # All results so far
+#
+# Every defense of the package against every attack of the package, on one table for each data set. The page is
+# generated: a new defense or a new attack appears on it by itself, and what could not be run is listed with the reason.
+# What the attacks are is told in {doc}`attacks`, how to read the measures in {doc}`game`.
+#
+# All defenses are trained on the same memberships, from the same first weights, and the shadow models are trained with
+# the defense, so that the attacker is an adaptive one. Parameters of the defenses are the default ones unless they are
+# changed below; a paper's chapter looks at one defense with care.
+
+# %% tags=["parameters"]
+# For each data set: its size, the network with its parameters, and those of `mialab.Training`.
+datasets = {
+    "clusters": {
+        "size": 600,
+        "model": "mlp",
+        "hidden": [64],
+        "activation": "relu",
+        "epochs": 40,
+    },
+}
+# For a defense: parameters other than its default ones, and what differs in its training.
+overrides = {
+    "hamp": {"gamma": 0.5, "training": {"epochs": 80}},
+}
+n_models = 10  # per defense; each plays the target in turn
+fprs = [0.01, 0.001]
+n_resamples = 100  # of the intervals
+seed = 0
+
+# %% tags=["hide-input"]
+import matplotlib.pyplot as plt
+import pandas as pd
+from IPython.display import display
+from myst_nb import glue
+
+import mialab as mia
+
+mia.plots.style()
+settings = mia.settings(datasets, seed=seed)
+glue("all_n_attacks", len(mia.attacks.available()), display=False)
+glue("all_n_defenses", len(mia.defenses.available()), display=False)
+glue("all_n_models", n_models, display=False)
+
+# %% [markdown]
+# {glue:text}`all_n_defenses:d` defenses, the undefended models among them, against {glue:text}`all_n_attacks:d` attacks, with
+# {glue:text}`all_n_models:d` models for each defense.
+
+# %%
+tables = {
+    name: mia.matrix(
+        s.pool,
+        n_models=n_models,
+        overrides=overrides,
+        fprs=fprs,
+        n_resamples=n_resamples,
+        seed=seed,
+        **s.options(),
+    )
+    for name, s in settings.items()
+}
+
+# %% [markdown]
+# ## AUC
+#
+# White is chance; the darker, the more is found on average over all thresholds. A hatched cell was not run. Figures are
+# pooled over all targets; "n/a" says that too few records stand behind a figure.
+
+# %% mystnb={"image": {"alt": "Heat map of the AUC, attacks in rows and defenses in columns."}} tags=["hide-input"]
+for name, table in tables.items():
+    mia.plots.matrix(table, "auc", label=name)
+    plt.show()
+
+# %% [markdown]
+# ## True-positive rate at a low false-positive rate
+#
+# The share of members that are named with hardly anybody named in error, in per cent. Colours are logarithmic.
+
+# %% mystnb={"image": {"alt": "Heat map of the true-positive rate at a low false-positive rate, attacks in rows and defenses in columns."}} tags=["hide-input"]
+for name, table in tables.items():
+    mia.plots.matrix(table, f"tpr@{fprs[0]:g}", label=name)
+    plt.show()
+
+# %% [markdown]
+# ## The strongest attack of each family
+#
+# A defense is as good as the strongest attack that it must face. AUC with 95 % intervals, which do not know that the
+# attack was chosen by its result:
+
+# %% tags=["hide-input"]
+for table in tables.values():
+    display(mia.strongest(table, "auc"))
+
+# %% [markdown]
+# ## Privacy against utility
+
+# %% mystnb={"image": {"alt": "Strongest AUC of any attack on single records against test accuracy, one marker for each defense."}} tags=["hide-input"]
+for name, table in tables.items():
+    single = table[~table["attack"].isin(mia.families().get("sets of records", []))]
+    mia.plots.privacy_utility(single).set_title(name)
+    plt.show()
+
+# %% [markdown]
+# ## All figures
+#
+# AUC, with 95 % intervals over targets and records:
+
+# %% tags=["hide-input", "scroll-output"]
+for table in tables.values():
+    display(mia.summary(table, "auc"))
+
+# %% [markdown]
+# True-positive rates:
+
+# %% tags=["hide-input", "scroll-output"]
+for table in tables.values():
+    display(mia.summary(table, f"tpr@{fprs[0]:g}"))
+
+# %% [markdown]
+# ## What is missing
+#
+# Defenses that could not be trained ("all") and attacks that could not run, and why:
+
+# %% tags=["hide-input"]
+pd.concat(
+    {name: mia.missing(table) for name, table in tables.items()}, names=["data", ""]
+).droplevel(1)
