@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t as student
+from sklearn.linear_model import RidgeCV
 from sklearn.metrics import roc_auc_score
 from test_null import measure
 from toys import pool, random_game
@@ -16,7 +17,7 @@ import mialab as mia
 from mialab import signals
 from mialab.attacks import AttackP, AttackR, Calibrated, LiRA, QuantileRegression, Refused, base, shadows
 from mialab.attacks.calibrated import STATISTICS, calibrated
-from mialab.attacks.quantile import features, gaussian_score, pinball_score
+from mialab.attacks.quantile import PENALTIES, features, gaussian_score, pinball_score
 from mialab.attacks.reference import attack_p, attack_r, percentile
 
 DESIGNS = ["paired", "balanced", "random"]
@@ -254,6 +255,29 @@ def test_blocks_of_records_change_nothing(monkeypatch):
 
 # ----------------------------------------------------------------------------------------------------
 # Quantile regression
+
+
+def gaussian_by_scikit_learn(x, phi, known):
+    mean = RidgeCV(PENALTIES, store_cv_results=True).fit(x[known], phi[known])
+    squares = mean.cv_results_[:, np.flatnonzero(mean.alpha_ == PENALTIES)[0]]
+    log_variance = RidgeCV(PENALTIES).fit(x[known], np.log(squares + 1e-3 * squares.mean()))
+    variance = np.exp(log_variance.predict(x))
+    variance *= np.mean(squares / variance[known])
+    return (phi - mean.predict(x)) / np.sqrt(variance)
+
+
+@pytest.mark.parametrize("n_features", [3, 60, 200])
+@given(seed=st.integers(0, 10_000), slope=st.sampled_from([0.0, 1.0, 30.0]))
+@settings(max_examples=8)
+def test_gaussian_scores_against_scikit_learn(n_features, seed, slope):
+    """With fewer features than known records, with about as many, and with more."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(120, n_features))
+    x[:, 0] = 1.0  # a feature that tells nothing
+    phi = slope * x[:, 1] + rng.normal(size=120)
+    known = rng.random(120) < 0.5
+    expected = gaussian_by_scikit_learn(x, phi, known)
+    np.testing.assert_allclose(gaussian_score(x, phi, known), expected, rtol=1e-6, atol=1e-6)
 
 
 def records_with_scale(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
