@@ -9,7 +9,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mialab import attacks, claims, defenses, metrics, models, queries, results, scale
+from mialab import attacks, claims, compression, defenses, metrics, models, queries, results, scale, selection
 from mialab.audit import audit, compare, over_targets, show, summary
 from mialab.comparison import (
     against_shadows,
@@ -46,6 +46,7 @@ __all__ = [
     "changed_predictions",
     "claims",
     "compare",
+    "compression",
     "datasets",
     "defenses",
     "difference",
@@ -66,6 +67,7 @@ __all__ = [
     "results",
     "same_accuracy",
     "scale",
+    "selection",
     "settings",
     "shifted",
     "show",

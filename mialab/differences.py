@@ -93,6 +93,7 @@ def difference(
     second: Attacked,
     *,
     metric: str = "auc",
+    relative: bool = False,
     records: ArrayLike | None = None,
     confidence: float = 0.95,
     n_resamples: int = 1000,
@@ -111,6 +112,9 @@ def difference(
     metric : str
         ``"auc"``, ``"tpr@0.01"`` (any rate), ``"tnr@0.001"``, ``"balanced_accuracy"``, ``"precision"``, ``"recall"`` or
         ``"f1"``, pooled over targets; or ``"test_accuracy"`` or ``"train_accuracy"``, over models.
+    relative : bool
+        Whether to divide the difference by the second figure, e.g. -0.1 where it is lower by a tenth of itself; not for
+        accuracies of models.
     records : mask or indices, optional
         Records to measure on, as in `mialab.audit`; all by default.
     confidence, n_resamples, seed
@@ -128,6 +132,8 @@ def difference(
             "play both with the same pool, n_models, canaries and seed."
         )
     if metric in ("test_accuracy", "train_accuracy"):
+        if relative:
+            raise ValueError(f"relative=True goes with figures of attacks, not with metric={metric!r}.")
         values = getattr(a, metric) - getattr(b, metric)
         return metrics.over_targets(values, partner=a.partner, confidence=confidence)
     columns = _columns(records, a.n_records)
@@ -146,6 +152,7 @@ def difference(
         *sides,
         member=a.member,
         partner=a.partner,
+        relative=relative,
         n_resamples=n_resamples,
         confidence=confidence,
         seed=seed,

@@ -289,6 +289,7 @@ def pooled_difference(
     first: Mapping[str, ArrayLike],
     second: Mapping[str, ArrayLike],
     *,
+    relative: bool = False,
     confidence: float = 0.95,
     **options: Any,
 ) -> dict[str, Interval]:
@@ -300,6 +301,8 @@ def pooled_difference(
     ----------
     first, second : mapping
         ``score``, ``said_member`` and ``evaluated`` of each, (K, N) as in `pooled_bootstrap`.
+    relative : bool
+        Whether to divide the difference by the second.
     confidence : float
         Coverage of the intervals.
     **options
@@ -316,7 +319,15 @@ def pooled_difference(
     masks = (side.get("evaluated") for side in (first, second))
     drawn = np.logical_or(*(everything if mask is None else mask for mask in masks))
     a, b = _pooled_draws(**first, **options, drawn=drawn), _pooled_draws(**second, **options, drawn=drawn)
-    return {name: _interval(a[name][0] - b[name][0], a[name][1] - b[name][1], confidence) for name in a}
+
+    def change(to: np.ndarray | float, of: np.ndarray | float) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.subtract(to, of) / (of if relative else 1.0)
+
+    return {
+        name: _interval(float(change(a[name][0], b[name][0])), change(a[name][1], b[name][1]), confidence)
+        for name in a
+    }
 
 
 def _pooled_draws(

@@ -107,9 +107,10 @@ class _Block(nn.Module):
         )
         same = stride == 1 and depth == channels
         self.shortcut = nn.Identity() if same else nn.Conv2d(depth, channels, 1, stride, bias=False)
+        self.activation = nn.ReLU()  # a module, so that a defense can find it
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.relu(self.residual(x) + self.shortcut(x))
+        return self.activation(self.residual(x) + self.shortcut(x))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from mialab.defenses.adamixup import AdaMixup, Mixup
 from mialab.defenses.base import Defense, available, make, register
 from mialab.defenses.hamp import HAMP
 from mialab.defenses.label_smoothing import LabelSmoothing
+from mialab.defenses.quantization import Quantization
 from mialab.defenses.weighted_smoothing import WeightedSmoothing
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Defense",
     "LabelSmoothing",
     "Mixup",
+    "Quantization",
     "WeightedSmoothing",
     "available",
     "make",
