@@ -1,6 +1,6 @@
 """Scoring against plain loops: one process, one thread, CPU seconds, the smallest of the repeats.
 
-    python benchmarks/scoring.py [--only lira rmia thresholds curves audit] [--json FILE]
+    python benchmarks/scoring.py [--only lira rmia thresholds curves audit attacks] [--json FILE]
 
 plain    one target after the other, from its own shadow models, as careful NumPy code has it; for RMIA with the matrix
          of all records by all of the population. Where a run over all targets would take minutes, a few targets are
@@ -10,6 +10,9 @@ mialab   `mialab.attacks.lira.lira`, `mialab.attacks.rmia.rmia` and the threshol
 Both get the same arrays, and the benchmark fails where their scores differ. Memory is what is allocated beyond the
 input, the scores included. The audit of a game on disk runs in a process of its own, with two limits for the memory
 beyond the libraries: none, and one below the size of the game's logits.
+
+The registered attacks on one query per record, one after the other, run in a process of their own with as many threads
+as the libraries take; their seconds are wall clock, with thresholds, and with the signals that they share.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ import tempfile  # noqa: E402
 import time  # noqa: E402
 import tracemalloc  # noqa: E402
 from collections.abc import Callable  # noqa: E402
+from dataclasses import replace  # noqa: E402
 from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any, NamedTuple  # noqa: E402
@@ -41,6 +45,7 @@ from mialab.attacks.base import shadow_thresholds  # noqa: E402
 from mialab.attacks.lira import VARIANCE_FLOOR, lira  # noqa: E402
 from mialab.attacks.rmia import rmia  # noqa: E402
 from mialab.membership import membership  # noqa: E402
+from mialab.signals import SIGNALS  # noqa: E402
 
 ATTACKS = ("loss", "lira", "rmia")
 
@@ -343,9 +348,93 @@ def audit_rows(quick: bool) -> tuple[list[Row], list[dict[str, Any]]]:
     return rows, facts
 
 
+#: Rows of registered attacks; those on changed copies or probes, which take more than answers, are in none.
+WORKLOADS = ("all attacks but boundary, white-box and learned", "learned attacks", "quantile regression")
+
+
+def workload_of(attack: mia.attacks.Attack) -> str | None:
+    if attack.needs_probe or attack.needs_kinds or attack.min_queries > 1:
+        return None
+    every, learned, quantile = WORKLOADS
+    if attack.needs_pool:
+        return quantile
+    return learned if isinstance(attack, mia.attacks.Shokri | mia.attacks.Nasr) else every
+
+
+def made_up_game(n_models: int, n_records: int, n_classes: int) -> tuple[mia.Game, mia.Pool]:
+    """Make up answers, higher for members, and records of 50 features that tell nothing."""
+    rng = np.random.default_rng(0)
+    member = membership(n_models, n_records, seed=0)
+    y = rng.integers(n_classes, size=n_records)
+    logits = rng.standard_normal((n_models, n_records, n_classes), dtype=np.float32)
+    logits[:, np.arange(n_records), y] += 2 + 2 * member
+    game = mia.Game.from_arrays(logits=logits, member=member, y=y, partner=np.arange(n_models) ^ 1)
+    x = rng.standard_normal((n_records, 50), dtype=np.float32)
+    return game, mia.Pool("made up", x=x, y=y, n_classes=n_classes, kind="tabular")
+
+
+def attack_seconds(workload: str, game: mia.Game, pool: mia.Pool) -> dict[str, tuple[float, float]]:
+    """Return wall and CPU seconds of the signals, and of each attack of a workload."""
+    attacks = {name: mia.attacks.make(name) for name in mia.attacks.available().index}
+    attacks = {
+        name: replace(attack, pool=pool) if attack.needs_pool else attack
+        for name, attack in attacks.items()
+        if workload_of(attack) == workload
+    }
+    game = mia.Game(game.dataset)  # a new one: signals are computed once per game
+    seconds = {}
+    jobs = {"signals": lambda: [mia.attacks.signal(game, name) for name in SIGNALS]}
+    for name, job in (jobs | {name: partial(attack.run, game) for name, attack in attacks.items()}).items():
+        wall, cpu = time.perf_counter(), time.process_time()
+        job()
+        seconds[name] = time.perf_counter() - wall, time.process_time() - cpu
+    return seconds
+
+
+def fastest_attacks(
+    workload: str, size: tuple[int, int, int], repeats: int
+) -> dict[str, tuple[float, float]]:
+    """Return the seconds of the fastest of the repeats; runs in the process of that workload."""
+    attack_seconds(workload, *made_up_game(8, 200, 3))  # imports what is not to be measured
+    game, pool = made_up_game(*size)
+    runs = [attack_seconds(workload, game, pool) for _ in range(repeats)]
+    return min(runs, key=lambda run: sum(wall for wall, _ in run.values()))
+
+
+def attack_rows(quick: bool, repeats: int) -> tuple[list[Row], list[dict[str, Any]]]:
+    """The registered attacks: a row for the sum over each workload, and seconds by family."""
+    size = (8, 200, 3) if quick else (64, 10_000, 30)
+    common.default_threads()
+    rows, families = [], []
+    for workload in WORKLOADS:
+        with common.FreshProcess() as process:
+            seconds, _ = process.run(fastest_attacks, workload, size, repeats)
+        total = sum(wall for wall, _ in seconds.values())
+        rows.append(Row(f"{workload}, {size[0]} x {size[1]:,} x {size[2]}", "mialab, wall clock", total))
+        print(f"{rows[-1].workload}: {total:.3g} s", flush=True)
+        by_family: dict[str, list[tuple[str, float, float]]] = {}
+        for name, (wall, cpu) in seconds.items():
+            family = name if name == "signals" else type(mia.attacks.make(name)).__name__
+            by_family.setdefault(family, []).append((name, wall, cpu))
+        for family, members in by_family.items():
+            slowest, most, _ = max(members, key=lambda member: member[1])
+            families.append(
+                {
+                    "workload": workload,
+                    "family": family,
+                    "attacks": len(members),
+                    "wall": sum(wall for _, wall, _ in members),
+                    "CPU": sum(cpu for *_, cpu in members),
+                    "slowest": slowest,
+                    "its wall": most,
+                }
+            )
+    return rows, families
+
+
 def main() -> int:
     parser = common.parser(__doc__)
-    parts = ("lira", "rmia", "thresholds", "curves", "audit")
+    parts = ("lira", "rmia", "thresholds", "curves", "audit", "attacks")
     parser.add_argument("--only", nargs="+", choices=parts, default=parts, metavar="PART")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of the plain loops (default: 3)")
     options = parser.parse_args()
@@ -364,6 +453,9 @@ def main() -> int:
         rows += found
     if "audit" in options.only:
         found, details["audits"] = audit_rows(options.quick)
+        rows += found
+    if "attacks" in options.only:  # last: it lets processes take more threads
+        found, details["attacks"] = attack_rows(options.quick, repeats)
         rows += found
     common.report(rows, options.json, **details)
     return 0

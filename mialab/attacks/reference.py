@@ -109,8 +109,9 @@ def attack_p(log_p: np.ndarray, known: np.ndarray, groups: np.ndarray) -> np.nda
     score = np.empty(log_p.shape)
     for group in np.unique(groups):
         here = np.flatnonzero(groups == group)
-        for k, row in enumerate(log_p[:, here]):
-            score[k, here] = percentile(row[None], row[None, known[k, here]])[0]
+        for k, row in enumerate(log_p):
+            records = here[row[here].argsort()]  # sorted values are found several times as fast
+            score[k, records] = percentile(row[None, records], row[None, here[known[k, here]]])[0]
     return score
 
 
