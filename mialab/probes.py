@@ -233,7 +233,7 @@ class Boundary(Probe):
         def label(x: torch.Tensor) -> torch.Tensor:
             x = x.reshape(-1, *shape)
             logits = run.predict(x)
-            if run.defense.changes_answers:
+            if run.defense.changes_answers and not run.defense.keeps_labels:
                 logits = run.defense.answer(logits, x, predict=run.predict, rng=chance, pool=run.pool)
             return logits[0].argmax(-1)
 

@@ -386,7 +386,7 @@ PLAY = [
     ({"model": 5}, "model=5 is unknown. Known: cnn, mlp, resnet."),
     (
         {"defense": "hampp"},
-        r"defense='hampp' is unknown. Did you mean 'hamp'\? Known: .*label_smoothing, none",
+        r"defense='hampp' is unknown. Did you mean 'hamp'\? Known: .*hamp, label_smoothing, ",
     ),
     ({"defense": 0.5}, "defense=0.5 is unknown. Known: "),
     ({"queries": "flips"}, "queries='flips' is unknown. Known: augmented, original."),

@@ -31,6 +31,7 @@ from mialab import store as store_module
 from mialab.defenses import HAMP, Defense, LabelSmoothing
 from mialab.identity import describe
 from mialab.models import CNN, MLP
+from mialab.probes import Gradient
 from mialab.queries import Flips, Original
 from mialab.store import Store, games_root
 
@@ -526,6 +527,7 @@ CHANGES = {
         f"training.{name}": {"training": mia.Training(**{"epochs": 1, "optimizer": "sgd"} | {name: value})}
         for name, value in {
             "epochs": 2,
+            "stop": 1,
             "batch_size": 8,
             "optimizer": "adamw",
             "lr": 0.1,
@@ -544,6 +546,10 @@ CHANGES = {
     "queries": {"queries": Flips()},
     "n_models": {"n_models": 6},
     "canaries": {"canaries": 2},
+    "members": {"members": 5},
+    "candidates": {"candidates": np.arange(40) < 20},
+    "other candidates": {"candidates": np.arange(40) < 22},
+    "probes": {"probes": (Gradient(),)},
     "seed": {"seed": 1},
     "keep": {"keep": "scores"},
     "answers": {"answers": "float16"},

@@ -87,21 +87,23 @@ def _moments(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Deviations from the mean over a target's shadow models on one side, sums of squares, degrees of freedom.
 
-    Each of shape (target, record). They follow from those over all n models of the side: without a value that
-    deviates from the mean by d, the mean is lower by ``shift = d / (n - 1)``, and the sum of squares by
-    ``n (n - 1) shift^2``.
+    Each of shape (target, record). They follow from the deviations d from the mean over all models of the side:
+    without some of them, whose deviations have the sum L, the mean of the n' others is lower by ``L / n'``, and the
+    sum of squares is that of their d^2 less ``L^2 / n'``.
     """
     inside = side.astype(np.float64)
-    n = inside.sum(0)
-    deviation = phi - np.einsum("ki,ki->i", inside, phi) / n
+    deviation = phi - np.einsum("ki,ki->i", inside, phi) / inside.sum(0)
     own = inside * deviation
-    squares = np.einsum("ki,ki->i", own, deviation)
-    own /= n - 1
-    shift = lost(own, left_out)
-    deviation += shift
-    shift *= shift
-    shift *= n * (1 - n)
-    return deviation, np.add(squares, shift, out=shift), (n - 1) - lost(inside, left_out)
+    n = inside.sum(0) - lost(inside, left_out)
+    total = lost(own, left_out)
+    own *= own
+    squares = own.sum(0) - lost(own, left_out)
+    total /= n
+    deviation += total
+    total *= total
+    total *= n
+    squares -= total
+    return deviation, np.maximum(squares, 0, out=squares), n - 1
 
 
 def _log_density(deviation: np.ndarray, var: np.ndarray) -> np.ndarray:

@@ -52,6 +52,8 @@ class Defense:
     name: ClassVar[str] = "none"
     #: Whether `answer` changes what a query returns; the game then keeps the answers before that step as well.
     changes_answers: ClassVar[bool] = False
+    #: Whether the predicted label survives `answer`; who asks for labels alone is then spared that step.
+    keeps_labels: ClassVar[bool] = False
 
     def check(self, pool: Pool) -> None:
         """Refuse, before any training, a pool that this defense cannot protect (ValueError)."""

@@ -117,6 +117,7 @@ class HAMP(Defense):
     """
 
     name: ClassVar[str] = "hamp"
+    keeps_labels: ClassVar[bool] = True
     gamma: float = 0.5
     alpha: float = 0.001
     output_step: bool = True
