@@ -297,7 +297,7 @@ def _stackable(network: nn.Module, x: torch.Tensor) -> bool:
         return False
     stack = {name: p.detach()[None] for name, p in network.train().named_parameters()}
     try:
-        vmap(lambda parameters: functional_call(network, parameters, (x,)))(stack)
+        vmap(lambda parameters, x: functional_call(network, parameters, (x,)))(stack, x[None])
     except (RuntimeError, ValueError):  # vmap's own words for what it cannot do, random numbers among it
         return False
     return True

@@ -686,6 +686,15 @@ def test_form(network, shape, cpu, cuda):
     assert form(network, x, "cuda") == cuda
 
 
+def test_a_network_that_looks_at_its_input_is_not_stacked():
+    class Looks(nn.Linear):
+        def forward(self, x):
+            return super().forward(x if x.sum() > 0 else -x)
+
+    assert form(nn.Linear(6, 3), torch.zeros(2, 6)) == "stacked"
+    assert form(Looks(6, 3), torch.zeros(2, 6)) == "single"
+
+
 @pytest.mark.parametrize(
     ("network", "has", "expected"),
     [
