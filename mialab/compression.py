@@ -17,10 +17,11 @@ from mialab.defenses.quantization import Quantization
 from mialab.differences import difference
 from mialab.engine import initialise
 from mialab.game import Game, play
+from mialab.options import choose
 from mialab.store import ANSWERS
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
     from mialab.attacks.base import Attack
     from mialab.data import Pool
@@ -132,7 +133,7 @@ def changes(
     games: Mapping[str, Game],
     reference: Game,
     attack: str | Attack,
-    metrics: Sequence[str] = ("balanced_accuracy", "recall", "precision", "f1"),
+    figures: Sequence[str] = ("balanced_accuracy", "recall", "precision", "f1"),
     **options: Any,
 ) -> pd.DataFrame:
     """Return how an attack's figures change against a reference, in points and relative to it, with intervals.
@@ -145,8 +146,8 @@ def changes(
         The game that each is compared with, of the same members.
     attack : str or Attack
         The attack.
-    metrics : sequence of str
-        Figures, see `mialab.difference`.
+    figures : sequence of str
+        See the metrics of `mialab.difference`.
     **options
         The others of `mialab.difference`.
 
@@ -162,7 +163,7 @@ def changes(
 
     cells = {
         (metric, reading): {label: change(game, metric, relative) for label, game in games.items()}
-        for metric in metrics
+        for metric in figures
         for reading, relative in (("points", False), ("relative", True))
     }
     return pd.DataFrame(cells)
@@ -216,72 +217,98 @@ def _defense_of(game: Game) -> Defense | None:
     return Quantization(**game.attrs["defense_parameters"])
 
 
-def plot_widths(
-    table: pd.DataFrame,
-    attack: str,
-    metric: str = "auc",
-    *,
-    controls: Sequence[str] = ("none",),
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw a figure of an attack, or the test accuracy, against the width of weights.
+def overview(table: pd.DataFrame, attack: str, figures: Sequence[str] = ("auc",)) -> pd.DataFrame:
+    """Lay the widths out for a page: a row for each arm and width, with its size, accuracy and an attack's figures.
 
     Parameters
     ----------
     table : DataFrame
         From `widths`.
     attack : str
-        The attack; empty for the metric ``"test_accuracy"``.
-    metric : str
-        The metric.
-    controls : sequence of str
-        Arms with a single game: drawn as horizontal lines with their intervals.
-    ax : matplotlib Axes, optional
+        The attack.
+    figures : sequence of str
+        Its figures, such as ``"auc"``.
 
     Returns
     -------
-    matplotlib Axes
+    pandas.DataFrame of str
+        Columns ``kbit`` (size of the model in thousands of bits), ``test accuracy``, and the figures.
+    """
+    choose("attack", attack, set(table["attack"]) - {""})
+    rows = {}
+    for (arm, bits), own in table.groupby(["arm", "bits"], sort=False):
+        cells = {"kbit": f"{own['size'].iloc[0] / 1000:,.1f}"}
+        for metric in ("test_accuracy", *figures):
+            right = (own["metric"] == metric) & (
+                own["attack"] == ("" if metric == "test_accuracy" else attack)
+            )
+            value = _interval(own[right])
+            cells[metric.replace("_", " ")] = f"{value:.3f}"
+        rows[arm, str(bits)] = cells
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=["arm", "bits"])
+
+
+def _interval(rows: pd.DataFrame) -> metrics.Interval:
+    """Return the interval in a single row."""
+    return metrics.Interval(*rows[["value", "low", "high"]].to_numpy(dtype=np.float64)[0].tolist())
+
+
+def plot_widths(table: pd.DataFrame, attack: str, metric: str = "auc") -> Figure:
+    """Draw a figure of an attack, and beside it the test accuracy, against the width of weights.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `widths`. Arms that are no quantisation are drawn as horizontal lines with their intervals.
+    attack : str
+        The attack.
+    metric : str
+        The metric.
+
+    Returns
+    -------
+    matplotlib Figure
     """
     import matplotlib.pyplot as plt
 
     from mialab import plots
 
-    ax = plt.subplots(layout="constrained")[1] if ax is None else ax
-    rows = table[(table["attack"] == attack) & (table["metric"] == metric)]
-    if rows.empty:
-        raise ValueError(f"attack={attack!r} with metric={metric!r} is not in the table.")
-    given = list(dict.fromkeys(rows.loc[~rows["arm"].isin(controls), "bits"]))
-    order = sorted(given, key=_width, reverse=True)
-    place = {bits: i for i, bits in enumerate(order)}
-    arms = [arm for arm in dict.fromkeys(rows["arm"]) if arm not in controls]
-    colours, shifts = (
-        plots._colours(dict.fromkeys([*arms, *controls])),
-        np.linspace(-0.15, 0.15, max(2, len(arms))),
-    )
-    for arm in controls:
-        row = rows[rows["arm"] == arm].iloc[0]
-        ax.axhline(row["value"], color=colours[arm], linewidth=1.4, linestyle=(0, (5, 2)), label=arm)
-        ax.axhspan(row["low"], row["high"], color=colours[arm], alpha=0.1, linewidth=0)
-    for arm, shift, marker in zip(arms, shifts, "PosD^vX"[: len(arms)], strict=False):
-        own = rows[rows["arm"] == arm].sort_values("bits", key=lambda b: b.map(place))
-        ax.errorbar(
-            own["bits"].map(place) + shift,
-            own["value"],
-            yerr=np.maximum(0, [own["value"] - own["low"], own["high"] - own["value"]]),
-            color=colours[arm],
-            marker=marker,
-            markersize=6,
-            elinewidth=1.2,
-            linewidth=1.4,
-            label=arm,
+    choose("attack", attack, set(table["attack"]) - {""})
+    arms = list(dict.fromkeys(table["arm"]))
+    lines = [arm for arm in arms if arm.startswith(Quantization.name)]
+    order = sorted(set(table.loc[table["arm"].isin(lines), "bits"]), key=_width, reverse=True)
+    place, colours = {bits: i for i, bits in enumerate(order)}, plots._colours(dict.fromkeys(arms))
+    shifts = dict(zip(lines, np.linspace(-0.12, 0.12, max(2, len(lines))), strict=False))
+    markers = dict(zip(lines, "PosDX^v", strict=False))
+    figure, panels = plt.subplots(1, 2, figsize=(10.4, 4.6), layout="constrained")
+    for ax, name, of in zip(panels, (metric, "test_accuracy"), (attack, ""), strict=True):
+        rows = table[(table["attack"] == of) & (table["metric"] == name)]
+        for arm in arms:
+            own = rows[rows["arm"] == arm]
+            if arm not in lines:
+                value, low, high = _interval(own)
+                ax.axhline(value, color=colours[arm], linewidth=1.4, linestyle=(0, (5, 2)), label=arm)
+                ax.axhspan(low, high, color=colours[arm], alpha=0.1, linewidth=0)
+                continue
+            own = own.sort_values("bits", key=lambda column: column.map(place))
+            ax.errorbar(
+                own["bits"].map(place).to_numpy() + shifts[arm],
+                own["value"],
+                yerr=np.maximum(0, [own["value"] - own["low"], own["high"] - own["value"]]),
+                color=colours[arm],
+                marker=markers[arm],
+                markersize=6,
+                elinewidth=1.2,
+                linewidth=1.4,
+                label=arm,
+            )
+        ax.set_xticks(
+            range(len(order)), [f"{bits} bits" if isinstance(bits, int) else bits for bits in order]
         )
-    ax.set_xticks(range(len(order)), [f"{b} bits" if isinstance(b, int) else b for b in order])
-    title = {"test_accuracy": "Test accuracy"}.get(metric) or plots._title(metric)
-    ax.set(
-        xlabel="Width of the inner layers' weights",
-        ylabel=title + (f" ({attack.replace('_', ' ')})" if attack else ""),
-    )
-    return ax
+        title = f"{plots._title(name)} ({attack.replace('_', ' ')})" if of else "Test accuracy"
+        ax.set(xlabel="Weights of the inner layers", ylabel=title)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
 
 
 def _width(bits: Bits) -> float:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 import mialab as mia
-from mialab.compression import changes, join_answers, matched_stop, model_bits, widths
+from mialab.compression import changes, join_answers, matched_stop, model_bits, overview, widths
 from mialab.defenses import Quantization
 from mialab.defenses.quantization import (
     best_clip,
@@ -468,7 +468,7 @@ def test_the_stop_that_matches_an_accuracy(games):
 
 def test_changes_are_differences(games):
     _, full, quantised = games
-    table = changes({"ternary": quantised}, full, "loss", metrics=("recall",), n_resamples=50)
+    table = changes({"ternary": quantised}, full, "loss", figures=("recall",), n_resamples=50)
     plain = mia.difference((quantised, "loss"), (full, "loss"), metric="recall", n_resamples=50)
     share = mia.difference(
         (quantised, "loss"), (full, "loss"), metric="recall", relative=True, n_resamples=50
@@ -479,6 +479,10 @@ def test_changes_are_differences(games):
     assert table.loc["ternary", ("recall", "relative")] == f"{share:+.3f}"
     with pytest.raises(ValueError, match="relative=True goes with figures of attacks"):
         mia.difference((quantised, None), (full, None), metric="test_accuracy", relative=True)
+
+
+def quantised_audit(games):
+    return mia.audit(games[2], ["loss"], n_resamples=10)
 
 
 def test_a_table_of_widths(games):
@@ -494,8 +498,21 @@ def test_a_table_of_widths(games):
     assert set(table.loc[table["bits"] == 32, "size"]) == {model_bits(pool, DEEP)}
     rows = table[(table["metric"] == "test_accuracy") & (table["bits"] == 32)]
     assert rows["value"].item() == pytest.approx(full.test_accuracy.mean())
-    ax = mia.compression.plot_widths(table, "loss", "auc")
-    assert len(ax.get_lines())
+    page = overview(table, "loss")
+    assert page.loc[("none", "32"), "kbit"] == f"{model_bits(pool, DEEP) / 1000:,.1f}"
+    assert (
+        page.loc[("quantization", "ternary"), "auc"]
+        == f"{mia.pooled(quantised_audit(games), 'loss', 'auc'):.3f}"
+    )
+    figure = mia.compression.plot_widths(table, "loss")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    assert set(labels) == {"quantization", "none"}
+    assert (
+        handles[labels.index("none")].get_ydata()[0]
+        == mia.pooled(mia.audit(full, ["loss"], n_resamples=10), "loss", "auc").value
+    )
+    with pytest.raises(ValueError, match="attack='lira' is unknown"):
+        mia.compression.plot_widths(table, "lira")
 
 
 # ----------------------------------------------------------------------------------------------------
