@@ -9,7 +9,6 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import torch
-import xarray as xr
 from scipy.integrate import quad
 from scipy.special import erfcx, log_ndtr
 
@@ -18,6 +17,7 @@ from mialab.data import Pool
 from mialab.defenses import Defense, LabelSmoothing, WeightedSmoothing
 from mialab.defenses.hamp import label_probability
 from mialab.engine import Run, Training, train_group
+from mialab.game import Game
 from mialab.membership import membership
 from mialab.models import Model
 from mialab.options import check_integer, check_number, choose
@@ -101,12 +101,12 @@ def matched_label_smoothing(sigma: float, n_classes: int) -> LabelSmoothing:
 
 
 def arms(sigma: float, n_classes: int, *, warm_up: int | None = None) -> dict[str, Defense | None]:
-    """Return weighted smoothing with its control arms, each of which differs from it in one thing.
+    """Return weighted smoothing with its control arms.
 
     Parameters
     ----------
     sigma : float
-        Standard deviation of the noise, the same in all arms.
+        Standard deviation of the noise.
     n_classes : int
         Number of classes.
     warm_up : int, optional
@@ -116,7 +116,13 @@ def arms(sigma: float, n_classes: int, *, warm_up: int | None = None) -> dict[st
     -------
     dict of str to Defense or None
         ``none``; ``weighted_smoothing``, as released; the same after the paper's algorithm; with ``uniform noise``,
-        ``inverted weights`` and ``clipped weights``; and ``label_smoothing`` with the same loss floor.
+        ``inverted weights`` and ``clipped weights``; uniform noise of ``equal power``; and ``label_smoothing`` with the
+        same loss floor.
+
+    Notes
+    -----
+    In each class the factor 1 - w has mean 1 and mean square 2, and so has 1 + w, but uniform noise has mean square 1:
+    with the same sigma it is weaker. Of equal power is the one with ``sqrt(2) sigma``.
     """
     common = {"sigma": sigma, "warm_up": warm_up}
     return {
@@ -124,42 +130,67 @@ def arms(sigma: float, n_classes: int, *, warm_up: int | None = None) -> dict[st
         "weighted_smoothing": WeightedSmoothing(**common),
         "weighted_smoothing (paper)": WeightedSmoothing(version="paper", **common),
         "uniform noise": WeightedSmoothing(weighting="uniform", **common),
+        "uniform noise (equal power)": WeightedSmoothing(
+            sigma=2**0.5 * sigma, warm_up=warm_up, weighting="uniform"
+        ),
         "inverted weights": WeightedSmoothing(weighting="inverted", **common),
         "clipped weights": WeightedSmoothing(weighting="clipped", **common),
         "label_smoothing": matched_label_smoothing(sigma, n_classes),
     }
 
 
+def noise_size(game: Game, defense: WeightedSmoothing) -> np.ndarray:
+    """Return the size of the noise that one more epoch would give each member of the trained models.
+
+    It follows from the models' answers alone, so the game may be that of any arm: the defense's own, or another one
+    to see what its noise would be there.
+
+    Parameters
+    ----------
+    game : Game
+        The game.
+    defense : WeightedSmoothing
+        Whose noise.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (model, record)
+        In units of sigma: the factor's absolute value, in the released code times the gap between the two greatest
+        probabilities. NaN for non-members.
+    """
+    logits, y = torch.as_tensor(game.logits[:, 0]).float(), torch.as_tensor(game.y)
+    size = np.full(game.member.shape, np.nan)
+    for k, row in enumerate(game.member):
+        own, labels = logits[k : k + 1, row], y[None, row]
+        scale = defense.scale(torch.softmax(own, dim=-1), defense.factor(own, labels))
+        size[k, row] = scale[0].abs().numpy()
+    return size
+
+
 @dataclass(frozen=True)
 class _Watched(WeightedSmoothing):
-    """The same defense, which notes factors and gaps before each epoch."""
+    """The same defense, which notes factors before each epoch."""
 
-    notes: list[dict[str, np.ndarray]] = field(default_factory=list, compare=False, repr=False)
+    notes: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     def before_epoch(self, run: Run) -> None:
         super().before_epoch(run)
-        if "factor" not in run.memory:
-            return
-        factor, size = run.memory["factor"], run.memory["factor"].abs()
-        if self.version == "code":
-            top = torch.softmax(run.predict(run.x), dim=-1).topk(2, dim=-1).values
-            size = size * (top[..., 0] - top[..., 1])
-        self.notes.append(
-            {"epoch": np.int64(run.epoch), "factor": factor.cpu().numpy(), "size": size.cpu().numpy()}
-        )
+        if "factor" in run.memory:
+            self.notes[run.epoch] = run.memory["factor"].gather(1, run.members).cpu().numpy()
 
 
-def watch_noise(
+def weight_spread(
     pool: Pool,
     model: str | Model,
     defense: WeightedSmoothing,
     *,
     training: Training,
     n_models: int = 2,
+    quantiles: Sequence[float] = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99),
     seed: int = 0,
     device: str = "auto",
-) -> xr.Dataset:
-    """Train the first models of a game once more, and note the noise that each member gets in each epoch.
+) -> pd.DataFrame:
+    """Train the first models of a game once more, and note how far the factor of the noise differs between members.
 
     Parameters
     ----------
@@ -167,15 +198,15 @@ def watch_noise(
         As in `mialab.play`: with the same ones, these are the same models.
     n_models : int
         How many, even.
+    quantiles : sequence of float
+        Over the members of all these models.
     device : {"auto", "cpu", "cuda"}
         Where to train.
 
     Returns
     -------
-    xarray.Dataset
-        ``factor`` (epoch, model, record): of the noise, 1 - w with the usual weighting; ``size``: its absolute value,
-        in the released code times the gap of the probabilities when the epoch begins, so that ``sigma * size`` is the
-        standard deviation of the noise. NaN for non-members. Epochs without noise are left out.
+    DataFrame
+        Tidy: columns ``epoch``, ``quantile``, ``value``. Epochs without noise are left out.
 
     Raises
     ------
@@ -186,6 +217,8 @@ def watch_noise(
     check_integer("seed", seed)
     if n_models % 2:
         raise ValueError(f"n_models={n_models} must be even: models come in pairs.")
+    for quantile in quantiles:
+        check_number("quantiles", quantile, low=0, high=1)
     device = choose("device", device, ("auto", "cpu", "cuda"))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -194,60 +227,23 @@ def watch_noise(
     if not defense.sigma or defense.warm_up >= (training.stop or training.epochs):
         raise ValueError(f"{defense} adds no noise within {training.stop or training.epochs} epochs.")
     member = membership(n_models, len(pool), seed)
-    found = []
-    for k in range(n_models):
-        watched = _Watched(**asdict(defense))
+    watched = [_Watched(**asdict(defense)) for _ in member]
+    for k, one in enumerate(watched):
         train_group(
             [k],
             pool=pool,
             y=pool.y,
             member=member[[k]],
             build=models.make(model),
-            defense=watched,
+            defense=one,
             training=training,
             queries=queries.make("original", pool),
             seed=seed,
             device=device,
         )
-        found.append(watched.notes)
-    arrays = {
-        name: np.where(member, np.stack([[n[name][0] for n in notes] for notes in found], axis=1), np.nan)
-        for name in ("factor", "size")
-    }
-    epochs = [int(note["epoch"]) for note in found[0]]
-    return xr.Dataset(
-        {name: (("epoch", "model", "record"), values) for name, values in arrays.items()}, {"epoch": epochs}
-    )
-
-
-def weight_spread(
-    noise: xr.Dataset,
-    name: str = "factor",
-    *,
-    quantiles: Sequence[float] = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99),
-) -> pd.DataFrame:
-    """Return how far the factor, or the size, of the noise differs between members, epoch by epoch.
-
-    Parameters
-    ----------
-    noise : xarray.Dataset
-        From `watch_noise`.
-    name : {"factor", "size"}
-        Which.
-    quantiles : sequence of float
-        Over the members of all models.
-
-    Returns
-    -------
-    DataFrame
-        Tidy: columns ``epoch``, ``quantile``, ``value``.
-    """
-    choose("name", name, ("factor", "size"))
-    for quantile in quantiles:
-        check_number("quantiles", quantile, low=0, high=1)
-    spread = noise[name].quantile(list(quantiles), dim=("model", "record"), skipna=True)
-    return (
-        spread.to_dataframe("value")
-        .reset_index()[["epoch", "quantile", "value"]]
-        .sort_values(["epoch", "quantile"], ignore_index=True)
-    )
+    rows = [
+        (epoch, quantile, float(np.quantile([one.notes[epoch] for one in watched], quantile)))
+        for epoch in watched[0].notes
+        for quantile in sorted(quantiles)
+    ]
+    return pd.DataFrame(rows, columns=["epoch", "quantile", "value"])

@@ -258,7 +258,7 @@ def test_a_floor_that_label_smoothing_cannot_reach():
         smoothing.matched_label_smoothing(1, 2)
 
 
-def test_every_control_arm_differs_from_the_defense_in_one_thing():
+def test_every_control_arm_differs_from_the_defense_in_one_thing_but_that_of_equal_power():
     arms = smoothing.arms(0.2, 10, warm_up=2)
     assert arms["none"] is None
     assert arms["label_smoothing"] == smoothing.matched_label_smoothing(0.2, 10)
@@ -270,60 +270,82 @@ def test_every_control_arm_differs_from_the_defense_in_one_thing():
         "weighted_smoothing": set(),
         "weighted_smoothing (paper)": {"version"},
         "uniform noise": {"weighting"},
+        "uniform noise (equal power)": {"weighting", "sigma"},
         "inverted weights": {"weighting"},
         "clipped weights": {"weighting"},
     }
+    assert arms["uniform noise (equal power)"].sigma ** 2 == pytest.approx(2 * 0.2**2)
     assert smoothing.arms(0.2, 10)["weighted_smoothing (paper)"].warm_up == 5
 
 
+@pytest.mark.parametrize("weighting", ["modified_entropy", "clipped"])
 @pytest.mark.parametrize("version", ["code", "paper"])
-def test_watched_models_are_those_of_the_game(version, monkeypatch):
+def test_the_size_of_the_noise_is_that_of_one_more_epoch(version, weighting):
+    """That epoch is begun by hand, with the models that the game's seed gives."""
     pool, model = toys.pool(), mia.models.MLP(hidden=(8,))
-    defense, training = WeightedSmoothing(sigma=0.3, version=version), mia.Training(epochs=8)
+    defense = WeightedSmoothing(sigma=0.3, version=version, weighting=weighting, warm_up=2)
+    game = mia.play(pool, model, defense, training=mia.Training(epochs=6, stop=5), n_models=2)
+    found = smoothing.noise_size(game, defense)
+    run = Run(
+        pool,
+        pool.y,
+        game.member,
+        [0, 1],
+        build=model,
+        defense=defense,
+        training=mia.Training(epochs=6, stop=5),
+        seed=0,
+        device="cpu",
+    )
+    run.train()
+    run.epoch = 5
+    defense.before_epoch(run)
+    p = torch.softmax(run.predict(run.x), -1).sort(-1).values
+    size = run.memory["factor"].abs() * (p[..., -1] - p[..., -2] if version == "code" else 1)
+    np.testing.assert_allclose(found, np.where(game.member, size, np.nan), atol=1e-4)
+
+
+def test_the_factor_has_mean_1_and_mean_square_2_in_each_class():
+    game = toys.random_game(n_models=4, n_records=200)
+    size = smoothing.noise_size(game, WeightedSmoothing(version="paper"))
+    for k in range(4):
+        for label in range(4):
+            own = game.member[k] & (game.y == label)
+            assert (size[k, own] ** 2).mean() == pytest.approx(2, rel=1e-4)
+    assert np.isnan(size[~game.member]).all()
+
+
+def test_the_spread_is_that_of_the_game(monkeypatch):
+    pool, model = toys.pool(), mia.models.MLP(hidden=(8,))
+    defense, training = WeightedSmoothing(sigma=0.3), mia.Training(epochs=6)
     seen = []
     train_group = smoothing.train_group
 
     def watched(models, **options):
         arrays = train_group(models, **options)
-        seen.append(arrays["logits"])
+        seen.append((arrays["logits"], options["defense"].notes))
         return arrays
 
     monkeypatch.setattr(smoothing, "train_group", watched)
-    noise = smoothing.watch_noise(pool, model, defense, training=training, n_models=2, seed=3, device="cpu")
+    table = smoothing.weight_spread(
+        pool, model, defense, training=training, quantiles=(0.5, 0.25), seed=3, device="cpu"
+    )
     game = mia.play(pool, model, defense, training=training, n_models=4, seed=3)
-    np.testing.assert_allclose(np.concatenate(seen), game.logits[:2], atol=1e-5)
-    assert np.array_equal(
-        np.isfinite(noise["factor"]), np.broadcast_to(game.member[:2], noise["factor"].shape)
-    )
-    assert noise["epoch"].to_numpy().tolist() == list(range(defense.warm_up, 8))
-    size, factor = noise["size"].to_numpy(), np.abs(noise["factor"].to_numpy())
-    if version == "paper":
-        np.testing.assert_array_equal(size, factor)
-    else:  # the gap is below 1
-        assert np.nanmax(size - factor) < 0
-    # 1 - w has mean 1 in every class.
-    for label in range(3):
-        means = np.nanmean(noise["factor"].to_numpy()[..., pool.y == label], axis=-1)
-        np.testing.assert_allclose(means, 1, atol=1e-5)
-
-
-def test_the_spread_is_tidy():
-    pool, model = toys.pool(), mia.models.MLP(hidden=(8,))
-    noise = smoothing.watch_noise(
-        pool, model, WeightedSmoothing(), training=mia.Training(epochs=6), device="cpu"
-    )
-    table = smoothing.weight_spread(noise, quantiles=(0.25, 0.5))
+    np.testing.assert_allclose(np.concatenate([logits for logits, _ in seen]), game.logits[:2], atol=1e-5)
     assert table.columns.tolist() == ["epoch", "quantile", "value"]
     assert table[["epoch", "quantile"]].to_numpy().tolist() == [[4, 0.25], [4, 0.5], [5, 0.25], [5, 0.5]]
-    expected = np.nanquantile(noise["factor"].to_numpy()[1], 0.25)
-    assert table["value"][2] == pytest.approx(expected)
+    both = np.concatenate([notes[5][0] for _, notes in seen])
+    assert both.size == len(pool)
+    assert table["value"][2] == pytest.approx(np.quantile(both, 0.25))
+    assert both.mean() == pytest.approx(1, abs=1e-5)
 
 
 def test_uniform_weights_have_no_spread():
     pool, model = toys.pool(), mia.models.MLP(hidden=(8,))
-    defense = WeightedSmoothing(weighting="uniform", version="paper")
-    noise = smoothing.watch_noise(pool, model, defense, training=mia.Training(epochs=6), device="cpu")
-    assert (smoothing.weight_spread(noise)["value"] == 1).all()
+    table = smoothing.weight_spread(
+        pool, model, WeightedSmoothing(weighting="uniform"), training=mia.Training(epochs=6), device="cpu"
+    )
+    assert (table["value"] == 1).all()
 
 
 @pytest.mark.parametrize(
@@ -334,12 +356,13 @@ def test_uniform_weights_have_no_spread():
         ({"defense": HAMP()}, "must be a WeightedSmoothing"),
         ({"n_models": 3}, "n_models=3 must be even"),
         ({"device": "tpu"}, "device='tpu'"),
+        ({"quantiles": (2,)}, "quantiles=2"),
     ],
 )
 def test_what_cannot_be_watched(changes, message):
     options = {"defense": WeightedSmoothing(), "training": mia.Training(epochs=6), **changes}
     with pytest.raises((ValueError, TypeError), match=message):
-        smoothing.watch_noise(toys.pool(), "mlp", options.pop("defense"), **options)
+        smoothing.weight_spread(toys.pool(), "mlp", options.pop("defense"), **options)
 
 
 # ----------------------------------------------------------------------------------------------------

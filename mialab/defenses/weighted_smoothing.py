@@ -127,15 +127,40 @@ class WeightedSmoothing(Defense):
         if run.epoch < self.warm_up or not self.sigma:
             return
         y = run.y[run.members]
-        w = class_z_scores(modified_entropy(run.predict(run.x[run.members]), y), y, run.pool.n_classes)
+        factor = self.factor(run.predict(run.x[run.members]), y)
+        run.memory["factor"] = torch.zeros(len(y), len(run.pool), device=y.device).scatter(
+            1, run.members, factor
+        )
+
+    def factor(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return the factor of the noise of each member, given the model's answers to all of them.
+
+        Parameters
+        ----------
+        logits : torch.Tensor, shape (model, member, classes)
+            Answers.
+        y : torch.Tensor of int64, shape (model, member)
+            Labels.
+
+        Returns
+        -------
+        torch.Tensor, shape (model, member)
+        """
+        w = class_z_scores(modified_entropy(logits, y), y, logits.shape[-1])
         factors = {
             "modified_entropy": 1 - w,
             "uniform": torch.ones_like(w),
             "inverted": 1 + w,
             "clipped": (1 - w).clamp(0, 2),
         }
-        factor = torch.zeros(len(w), len(run.pool), device=w.device)
-        run.memory["factor"] = factor.scatter(1, run.members, factors[self.weighting])
+        return factors[self.weighting]
+
+    def scale(self, p: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+        """Return what a standard Gaussian is multiplied with besides sigma, for probabilities ``p`` (..., classes)."""
+        if self.version == "paper":
+            return factor
+        top = p.detach().topk(2, dim=-1).values
+        return factor * (top[..., 0] - top[..., 1])
 
     def loss(
         self,
@@ -149,10 +174,7 @@ class WeightedSmoothing(Defense):
         if run is None or "factor" not in run.memory:
             return cross_entropy(logits, target).mean(-1)
         p = torch.softmax(logits, dim=-1)
-        size = self.sigma * run.memory["factor"].gather(1, index)
-        if self.version == "code":
-            top = p.detach().topk(2, dim=-1).values
-            size = size * (top[..., 0] - top[..., 1])
+        size = self.sigma * self.scale(p, run.memory["factor"].gather(1, index))
         noisy = p + size.unsqueeze(-1) * run.memory["noise"].normal(*p.shape[1:])
         positive = noisy.abs() if self.version == "code" else noisy.clamp(min=FLOOR)
         q = (positive / positive.sum(-1, keepdim=True)).clamp(FLOOR, 1)
