@@ -52,6 +52,10 @@ DEFENSES: dict[str, tuple[str, str]] = {
     "selena": ("#cc6677", "s"),
     "dmp": ("#661100", "^"),
     "distillation": ("#6699cc", "v"),
+    # Control arms of weighted smoothing.
+    "uniform_noise": ("#9467bd", "o"),
+    "inverted_weights": ("#a50f15", "^"),
+    "clipped_weights": ("#8c6d31", "s"),
 }
 _SPARE = ("#7f7fbf", "#bf7f3f", "#3fbfbf", "#afaf2f", "#7fbf7f", "#bf3f7f", "#997766", "#5f9f3f")
 _MARKERS = "osD^vP<>Xph"
