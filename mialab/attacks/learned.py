@@ -226,7 +226,7 @@ class Shokri(Attack):
     def scores(self, game: Game) -> np.ndarray:
         """Return the log odds of membership, (model, record); in two passes over the models' answers."""
         fold, n_targets = folds(game.partner, self.n_folds), game.n_models
-        if game.attrs.get("leave_one_out") == "first":  # the others are separate shadow models, and no targets
+        if game.attrs.get("leave_one_out") == "first":  # the others are separate shadow models
             fold, n_targets = np.minimum(np.arange(game.n_models), 1), 1
         groups = game.y if self.attack_models == "per_class" else np.zeros_like(game.y)
         use = [
