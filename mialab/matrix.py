@@ -11,6 +11,7 @@ import pandas as pd
 from mialab import data, defenses, models, progress, queries
 from mialab.attacks.base import Attack, Refused
 from mialab.audit import AuditTable, audit, compare, pooled_rows
+from mialab.claims import ClaimsTable
 from mialab.comparison import _all, families, family
 from mialab.engine import Training
 from mialab.game import Game, play
@@ -193,7 +194,7 @@ def matrix(
     return _stack(tables, missing)
 
 
-def missing(table: pd.DataFrame) -> pd.DataFrame:
+def missing(table: pd.DataFrame) -> ClaimsTable:
     """Return what a table lacks, and why, with one row for each reason.
 
     Parameters
@@ -203,12 +204,12 @@ def missing(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    DataFrame
-        Columns ``attack``, ``against`` and ``reason``.
+    ClaimsTable
+        Columns ``attack``, ``reason`` and ``against``; a page shows the reasons in full.
     """
     rows = pd.DataFrame(table.attrs.get("missing", []), columns=["defense", "attack", "reason"])
     rows = rows.groupby(["attack", "reason"], sort=False)["defense"].agg(", ".join).reset_index()
-    return rows.rename(columns={"defense": "against"})[["attack", "against", "reason"]]
+    return ClaimsTable(rows.rename(columns={"defense": "against"})[["attack", "reason", "against"]])
 
 
 def strongest(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
@@ -224,8 +225,8 @@ def strongest(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row per family (`mialab.comparison.families`), a column per defense: name, value and interval. The interval
-        does not know that the attack was chosen by its result.
+        A row per family (`mialab.comparison.families`), a column per defense: value and name. The best of many, chosen
+        by its result, looks better than it is.
     """
     rows = pd.DataFrame(pooled_rows(table, metric)).dropna(subset=["value"])
     if "defense" not in rows:
@@ -233,9 +234,7 @@ def strongest(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
     rows = rows.assign(family=[family(name) for name in rows["attack"]])
     order = list(families(dict.fromkeys(rows["attack"])))
     best = rows.loc[rows.groupby(["family", "defense"], sort=False)["value"].idxmax()]
-    best = best.assign(
-        cell=[f"{r.attack}: {r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in best.itertuples()]
-    )
+    best = best.assign(cell=[f"{r.value:.3f} {r.attack}" for r in best.itertuples()])
     wide = best.pivot(index="family", columns="defense", values="cell")
     columns = [name for name in dict.fromkeys(rows["defense"]) if name in wide]
     return wide.loc[order, columns].fillna("-").rename_axis(index=None, columns="attacker")
@@ -246,8 +245,8 @@ def strongest(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
 
 def _every_query(pool: Pool) -> Queries:
     """Return the record, copies changed in every way that suits the pool, and mixtures."""
-    parts = [] if pool.kind == "tabular" else [queries.default(pool)]
-    return queries.Several(*parts, queries.Noise(n=8), queries.Mixed())
+    noise = {"image": [queries.Noise(n=8)]}.get(pool.kind, [])  # of tabular records it is the default
+    return queries.Several(queries.default(pool), *noise, queries.Mixed())
 
 
 def _network(wanted: Mapping[str, Any], where: str) -> Model:

@@ -221,17 +221,16 @@ def roc_by_family(
     groups: dict[str, list[str]] = {}
     for name, attack in chosen.items():
         groups.setdefault(family(attack), []).append(name)
-    groups = {f: groups[f] for f in families(chosen.values()) if groups[f] != [base]}
+    groups = {f: groups[f] for f in families(chosen.values()) if groups[f] != [base]} or groups
     every = np.ones(game.n_records, bool)
     curves = {
         name: _curve(game, attack, every, confidence, n_resamples, seed)
         for name, attack in ({base: base_attack} | chosen).items()
     }
-    rows = -(-len(groups) // 2)
     figure, axes = plt.subplots(
-        max(1, rows), 2, squeeze=False, layout="constrained", figsize=(8.4, 0.4 + 4.3 * max(1, rows))
+        len(groups), 1, squeeze=False, layout="constrained", figsize=(6.4, 0.5 + 2.7 * len(groups))
     )
-    for ax, (title, names) in zip(axes.flat, groups.items(), strict=False):
+    for ax, (title, names) in zip(axes[:, 0], groups.items(), strict=True):
         drawn = []
         if base not in names:
             drawn.append((*curves[base][:2], f"{base} ({curves[base][2]:.3f})", "0.55", (0, ())))
@@ -240,13 +239,10 @@ def roc_by_family(
             grid, tpr, auc = curves[name]
             drawn.append((grid, tpr, f"{name} ({auc:.3f})", shade, dash))
         _draw_curves(ax, drawn, hatch_label=None)
-        ax.set_title(title)
-        ax.set_xlabel("False-positive rate", labelpad=1)
-        ax.legend(
-            loc="upper center", bbox_to_anchor=(0.45, -0.2), fontsize=11, handlelength=2.6, borderpad=0.1
-        )
-    for ax in axes.flat[len(groups) :]:
-        ax.remove()
+        ax.set_xlabel("False-positive rate" if ax is axes[-1, 0] else "")
+        ax.set_ylabel("TPR")
+        ax.set_title(title, loc="left", fontsize=12)
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=11, handlelength=2.2)
     figure.suptitle(str(game.attrs.get("dataset")) if label is None else label)
     return figure
 
@@ -279,7 +275,7 @@ def matrix(table: pd.DataFrame, metric: str = "auc", *, label: str = "") -> Axes
     palette, norm, write = _scale(metric)
 
     lines = sum(len(names) + 1 for names in groups.values())
-    wide = max(4.2, 0.62 * len(defenses))
+    wide = max(4.0, 0.5 * len(defenses))
     ax = plt.subplots(layout="constrained", figsize=(2.4 + wide, 1.6 + 0.27 * lines))[1]
     position, ticks = 0, {}
     for title, names in groups.items():
@@ -293,7 +289,7 @@ def matrix(table: pd.DataFrame, metric: str = "auc", *, label: str = "") -> Axes
                 _draw_cell(ax, j, position, value.at[name, defense] if known else None, palette, norm, write)
             position += 1
     ax.set(xlim=(-0.5, len(defenses) - 0.5), ylim=(position - 0.5, -0.5))
-    turned = {"rotation": 40, "ha": "left", "rotation_mode": "anchor"} if len(defenses) > 4 else {}
+    turned = {"rotation": 90} if len(defenses) > 4 else {}
     names = [
         name.replace("_", " " if turned else "\n").replace(" ", " " if turned else "\n") for name in defenses
     ]
