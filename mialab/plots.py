@@ -778,9 +778,11 @@ def trajectory(
     panels = [(name.replace("_", " "), _title(base) + ending, rows[rows["attack"] == name]) for name in names]
     if accuracy and x == "epoch" and not of_accuracy.empty and base != "test_accuracy":
         panels.append(("", f"Test accuracy{ending}", of_accuracy))
-    labels = list(dict.fromkeys(rows["defense"]))
+    labels = list(dict.fromkeys(frame["defense"]))
     colours, markers = _colours(labels), _markers(labels)
-    dashes = _unlike(labels, {}, list(_ATTACKS.values()))
+    whole: dict[str, object] = {name: "-" for name in labels if name in DEFENSES}  # variants are dashed
+    dashes = _unlike(labels, whole, list(_ATTACKS.values())[1:])
+    labels = [name for name in labels if name in set(rows["defense"])]
     wide = min(2, len(panels))
     deep = -(-len(panels) // wide)
     figure, axes = plt.subplots(
@@ -788,12 +790,16 @@ def trajectory(
         wide,
         squeeze=False,
         layout="constrained",
-        figsize=(4.4 * wide if wide > 1 else 6.4, 3.1 * deep + 0.4 + 0.26 * -(-len(labels) // 2)),
+        figsize=(4.4 * wide if wide > 1 else 6.4, 3.3 * deep + 0.4 + 0.26 * -(-len(labels) // 2)),
     )
     for ax, (title, ylabel, part) in zip(axes.flat, panels, strict=False):
         for name in labels:
             own = part[part["defense"] == name].sort_values("epoch")
-            look = {"color": colours[name], "label": name.replace("_", " ")}
+            look = {
+                "color": colours[name],
+                "label": name.replace("_", " "),
+                "zorder": 2 + (name in whole) / 2,
+            }
             if x == "epoch":
                 ax.fill_between(own["epoch"], own["low"], own["high"], color=colours[name], alpha=0.1, lw=0)
                 if len(own) <= 12:
@@ -803,7 +809,7 @@ def trajectory(
                 reached = frame[(frame["metric"] == "test_accuracy") & (frame["defense"] == name)]
                 _draw_path(ax, reached.sort_values("epoch"), own, look, dashes[name], markers[name])
         level = 0.0 if minus else _chance(base)
-        if level is not None and ylabel.startswith(_title(base)):
+        if level is not None and x == "epoch" and ylabel.startswith(_title(base)):
             ax.axhline(level, **_CHANCE, linestyle="--", label="no difference" if minus else "chance")
         ax.set(title=title, ylabel=ylabel, xlabel="Test accuracy" if x != "epoch" else "Epochs of training")
     for ax in axes.flat[len(panels) :]:
@@ -1047,14 +1053,14 @@ def _draw_scores(
 
 
 def _draw_path(
-    ax: Axes, accuracy: pd.DataFrame, figures: pd.DataFrame, look: dict, dash: tuple, shape: object
+    ax: Axes, accuracy: pd.DataFrame, figures: pd.DataFrame, look: dict, dash: object, shape: object
 ) -> None:
     """Draw figures (a row for each epoch) against the accuracy at the same epochs; the last one stands out."""
     across, up = (table[["value", "low", "high"]].to_numpy().T for table in (accuracy, figures))
     ax.plot(across[0], up[0], linestyle=dash, marker=".", markersize=5, linewidth=1.2, color=look["color"])
     ends = [[[value[-1] - low[-1]], [high[-1] - value[-1]]] for value, low, high in (across, up)]
     error = dict(zip(("xerr", "yerr"), np.nan_to_num(np.maximum(0, ends)), strict=True))
-    end = {"marker": shape, "markersize": 8, "linestyle": dash, "elinewidth": 1.4}
+    end = {"marker": shape, "markersize": 7, "linestyle": dash, "elinewidth": 1.4}
     ax.errorbar(across[0, -1:], up[0, -1:], **error, **end, **look)
 
 
@@ -1063,7 +1069,7 @@ def _colours(labels: Iterable[str]) -> dict[str, str]:
     same: dict[str, list[str]] = {}
     for label in labels:
         same.setdefault(colour(label), []).append(label)
-    return {k: s for c, ks in same.items() for k, s in zip(ks, _shades(c, len(ks)), strict=True)}
+    return {k: s for c, ks in same.items() for k, s in zip(ks, _variants(c, len(ks)), strict=True)}
 
 
 def _markers(labels: Iterable[str]) -> dict[str, object]:
@@ -1075,8 +1081,17 @@ def _shades(base: str, n: int) -> list[str]:
     return [_mix(base, white) for white in np.linspace(0, 0.55, n)] if n > 1 else [base]
 
 
-def _mix(base: str, white: float) -> str:
-    return to_hex(np.array(to_rgb(base)) * (1 - white) + white)
+def _variants(base: str, n: int) -> list[str]:
+    """Colours of variants; of many, darker and lighter ones in turn, since so many lighter ones would look alike."""
+    if n < 4 or max(to_rgb(base)) < 0.5:
+        return _shades(base, n)
+    steps = np.linspace(0.25, 0.65, n // 2)
+    return [base, *(_mix(base, step, end) for step in steps for end in (0.0, 1.0))][:n]
+
+
+def _mix(base: str, share: float, end: float = 1.0) -> str:
+    """Mix a colour with white, or with black (``end`` 0)."""
+    return to_hex(np.array(to_rgb(base)) * (1 - share) + share * end)
 
 
 def _unlike(names: Iterable[str], known: Mapping[str, object], choices: Sequence) -> dict[str, object]:

@@ -182,3 +182,16 @@ def test_figures(frame):
     with pytest.raises(ValueError, match="metric"):
         plots.trajectory(frame, "aux")
     plt.close("all")
+
+
+def test_many_variants_of_a_defense_have_colours_of_their_own(frame):
+    names = ["adamixup", *(f"adamixup ({i})" for i in range(5))]
+    many = pd.concat([frame[frame["defense"] == "adamixup"].assign(defense=name) for name in names])
+    (ax,) = plots.trajectory(many, "auc", attacks=["loss"], accuracy=False).axes
+    lines = {line.get_label(): line for line in ax.get_lines()}
+    assert lines["adamixup"].get_color() == plots.colour("adamixup")
+    assert lines["adamixup"].get_linestyle() == "-"
+    rgb = np.array([mpl.colors.to_rgb(lines[name].get_color()) for name in names])
+    apart = np.abs(rgb[:, None] - rgb).max(axis=-1)
+    assert apart[~np.eye(6, dtype=bool)].min() > 0.1
+    plt.close("all")

@@ -45,7 +45,7 @@ class AdaMixup(Defense):
 
     References
     ----------
-    Y. Chen, J. Chen, Z. Weng, C. Chang, L. Yu and G. Lin, "AdaMixup: A dynamic defense framework for membership
+    Y. Chen, J. Chen, Y. Weng, C. Chang, D. Yu and G. Lin, "AdaMixup: A dynamic defense framework for membership
     inference attack mitigation", arXiv 2501.02182, 2025.
 
     H. Zhang, M. Cisse, Y. Dauphin and D. Lopez-Paz, "mixup: Beyond empirical risk minimization", ICLR 2018.
