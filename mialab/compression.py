@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mialab import metrics, models
+from mialab import attacks, metrics, models
 from mialab.audit import audit, pooled_rows
 from mialab.defenses.base import Defense
 from mialab.defenses.quantization import Quantization
-from mialab.differences import difference
 from mialab.engine import initialise
-from mialab.game import Game, play
+from mialab.game import Game
 from mialab.options import choose
 from mialab.store import ANSWERS
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from mialab.attacks.base import Attack
     from mialab.data import Pool
     from mialab.defenses.quantization import Bits
-    from mialab.engine import Training
     from mialab.models import Model
 
 
@@ -89,100 +87,108 @@ def join_answers(quantised: Game, full: Game) -> Game:
     return Game(rest.assign(joined.data_vars).assign_attrs(about))
 
 
-def matched_stop(
-    pool: Pool,
-    model: str | Model,
-    target: Game,
-    *,
-    training: Training,
-    stops: Sequence[int],
-    defense: Defense | None = None,
-    **options: Any,
-) -> tuple[int, Game, pd.DataFrame]:
-    """Stop training early where the accuracy is that of other models: the control for what lower accuracy alone does.
+def nearest_accuracy(games: Mapping[Any, Game], target: Game) -> Any:
+    """Return the label of the game whose mean test accuracy is nearest to that of another one; of equal ones the first.
+
+    It finds the control for what lower accuracy alone does, such as training that stopped early.
 
     Parameters
     ----------
-    pool, model, defense, training
-        What is trained, see `mialab.play`.
+    games : dict of Game
+        The games to choose from, by label.
     target : Game
-        The models whose mean test accuracy is to be met.
-    stops : sequence of int
-        Epochs to stop after, each of which is tried.
-    **options
-        The others of `mialab.play`, such as ``n_models`` and ``seed``.
-
-    Returns
-    -------
-    tuple of int, Game and pandas.DataFrame
-        The stop with the nearest mean test accuracy (of equal ones the first), its game, and for each stop the ``test
-        accuracy`` and its ``gap`` to the target's.
+        The game whose accuracy is to be met.
     """
-    if not stops:
-        raise ValueError("stops=() must name at least one number of epochs.")
-    games = {
-        stop: play(pool, model, defense, training=replace(training, stop=stop), **options) for stop in stops
-    }
-    table = pd.DataFrame({"test accuracy": {stop: game.test_accuracy.mean() for stop, game in games.items()}})
-    table["gap"] = table["test accuracy"] - target.test_accuracy.mean()
-    best = int(table["gap"].abs().idxmin())
-    return best, games[best], table.rename_axis(index="stop")
+    if not games:
+        raise ValueError("games={} must hold at least one game to choose from.")
+    aim = target.test_accuracy.mean()
+    return min(games, key=lambda label: abs(games[label].test_accuracy.mean() - aim))
 
 
 def changes(
-    games: Mapping[str, Game],
+    games: Mapping[Any, Game],
     reference: Game,
     attack: str | Attack,
     figures: Sequence[str] = ("balanced_accuracy", "recall", "precision", "f1"),
-    **options: Any,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Return how an attack's figures change against a reference, in points and relative to it, with intervals.
 
+    The same as `mialab.difference` for each figure, but that each game is attacked once.
+
     Parameters
     ----------
-    games : dict of str to Game
+    games : dict of Game
         Label to game.
     reference : Game
         The game that each is compared with, of the same members.
     attack : str or Attack
         The attack.
     figures : sequence of str
-        See the metrics of `mialab.difference`.
-    **options
-        The others of `mialab.difference`.
+        ``"auc"`` and figures of decisions, see `mialab.difference`.
+    n_resamples, seed
+        Of the intervals.
 
     Returns
     -------
-    pandas.DataFrame of str
-        A row for each game; columns (metric, "points") and (metric, "relative"), as fractions.
+    pandas.DataFrame of Interval
+        A row for each game; columns (figure, "points") and (figure, "relative"), as fractions.
+
+    Raises
+    ------
+    ValueError
+        If members differ, or a figure is unknown.
     """
-
-    def change(game: Game, metric: str, relative: bool) -> str:
-        both = (game, attack), (reference, attack)
-        return f"{difference(*both, metric=metric, relative=relative, **options):+.3f}"
-
-    cells = {
-        (metric, reading): {label: change(game, metric, relative) for label, game in games.items()}
-        for metric in figures
-        for reading, relative in (("points", False), ("relative", True))
-    }
-    return pd.DataFrame(cells)
+    attack = attacks.make(attack)
+    known = ("auc", "balanced_accuracy", "precision", "recall", "f1")
+    for figure in figures:
+        choose("figures", figure, known)
+    before = vars(attack.run(reference))
+    rows = {}
+    for label, game in games.items():
+        if game.member.shape != reference.member.shape or (game.member != reference.member).any():
+            raise ValueError(
+                f"games[{label!r}] has other members than the reference: play both with the same seed."
+            )
+        after = vars(attack.run(game))
+        found = {
+            reading: metrics.pooled_difference(
+                after,
+                before,
+                relative=reading == "relative",
+                member=game.member,
+                partner=game.partner,
+                fprs=(),
+                n_resamples=n_resamples,
+                seed=seed,
+            )
+            for reading in ("points", "relative")
+        }
+        rows[label] = [found[reading][figure] for figure in figures for reading in found]
+    columns = pd.MultiIndex.from_product([figures, ["points", "relative"]])
+    table = pd.DataFrame(index=pd.Index(list(rows), dtype=object), columns=columns, dtype=object)
+    for label, cells in rows.items():
+        for column, cell in zip(columns, cells, strict=True):
+            table.at[label, column] = cell
+    return table
 
 
 def widths(
-    games: Mapping[str, Mapping[Bits, Game]],
+    games: Mapping[str, Mapping[Any, Game]],
     attacks: Sequence[str | Attack],
     *,
     pool: Pool,
     model: str | Model,
     **options: Any,
 ) -> pd.DataFrame:
-    """Measure games of several widths: sizes, accuracies, and the figures of attacks.
+    """Measure games of several widths, and their controls: sizes, accuracies, and the figures of attacks.
 
     Parameters
     ----------
     games : dict of str to dict
-        Label of the kind of quantisation, or of a control, to width to game.
+        Arm, a kind of quantisation or a control, to what was varied (the width, or the epochs of a control) to game.
     attacks : sequence of str or Attack
         The attacks.
     pool, model
@@ -193,21 +199,25 @@ def widths(
     Returns
     -------
     pandas.DataFrame
-        Columns ``arm``, ``bits``, ``size`` (of the model in bits), ``attack``, ``metric``, ``value``, ``low``,
-        ``high``; with the metric ``"test_accuracy"``, without an attack, means over models.
+        Columns ``arm``, ``setting`` (what was varied), ``size`` (of the model in bits), ``attack``, ``metric``,
+        ``value``, ``low``, ``high``; with the metric ``"test_accuracy"``, without an attack, means over models.
     """
     parts = []
-    for arm, by_width in games.items():
-        for bits, game in by_width.items():
+    for arm, varied in games.items():
+        for setting, game in varied.items():
             table = audit(game, attacks, **options)
             rows = pd.concat([pooled_rows(table, metric) for metric in dict.fromkeys(table["metric"])])
             accuracy = metrics.over_targets(game.test_accuracy, partner=game.partner)
             own = pd.DataFrame([{"attack": "", "metric": "test_accuracy", **accuracy._asdict()}])
             rows = pd.concat([pd.DataFrame(rows)[["attack", "metric", "value", "low", "high"]], own])
             size = model_bits(pool, model, _defense_of(game))
-            parts.append(rows.assign(arm=arm, bits=bits, size=size))
-    columns = ["arm", "bits", "size", "attack", "metric", "value", "low", "high"]
-    return pd.concat(parts, ignore_index=True)[columns].astype({"bits": object})
+            parts.append(
+                rows.assign(
+                    arm=arm, size=size, setting=pd.Series(len(rows) * [setting], rows.index, dtype=object)
+                )
+            )
+    columns = ["arm", "setting", "size", "attack", "metric", "value", "low", "high"]
+    return pd.concat(parts, ignore_index=True)[columns]
 
 
 def _defense_of(game: Game) -> Defense | None:
@@ -218,7 +228,7 @@ def _defense_of(game: Game) -> Defense | None:
 
 
 def overview(table: pd.DataFrame, attack: str, figures: Sequence[str] = ("auc",)) -> pd.DataFrame:
-    """Lay the widths out for a page: a row for each arm and width, with its size, accuracy and an attack's figures.
+    """Lay the widths out for a page: a row for each arm and setting, with its size, accuracy and an attack's figures.
 
     Parameters
     ----------
@@ -234,26 +244,19 @@ def overview(table: pd.DataFrame, attack: str, figures: Sequence[str] = ("auc",)
     pandas.DataFrame of str
         Columns ``kbit`` (size of the model in thousands of bits), ``test accuracy``, and the figures.
     """
-    choose("attack", attack, set(table["attack"]) - {""})
-    rows = {}
-    for (arm, bits), own in table.groupby(["arm", "bits"], sort=False):
-        cells = {"kbit": f"{own['size'].iloc[0] / 1000:,.1f}"}
-        for metric in ("test_accuracy", *figures):
-            right = (own["metric"] == metric) & (
-                own["attack"] == ("" if metric == "test_accuracy" else attack)
-            )
-            value = _interval(own[right])
-            cells[metric.replace("_", " ")] = f"{value:.3f}"
-        rows[arm, str(bits)] = cells
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=["arm", "bits"])
+    sought = {"test_accuracy": "", **dict.fromkeys(figures, attack)}
+    parts = {
+        metric: _figure(table, of, metric).set_index(["arm", "setting"]) for metric, of in sought.items()
+    }
+    cells = {"kbit": [f"{size / 1000:,.1f}" for size in parts["test_accuracy"]["size"]]}
+    for metric, rows in parts.items():
+        cells[metric.replace("_", " ")] = [f"{interval:.3f}" for interval in _intervals(rows)]
+    return pd.DataFrame(cells, index=parts["test_accuracy"].index)
 
 
-def _interval(rows: pd.DataFrame) -> metrics.Interval:
-    """Return the interval in a single row."""
-    return metrics.Interval(*rows[["value", "low", "high"]].to_numpy(dtype=np.float64)[0].tolist())
-
-
-def plot_widths(table: pd.DataFrame, attack: str, metric: str = "auc") -> Figure:
+def plot_widths(
+    table: pd.DataFrame, attack: str, metric: str = "auc", *, controls: Mapping[str, Any] | None = None
+) -> Figure:
     """Draw a figure of an attack, and beside it the test accuracy, against the width of weights.
 
     Parameters
@@ -264,51 +267,109 @@ def plot_widths(table: pd.DataFrame, attack: str, metric: str = "auc") -> Figure
         The attack.
     metric : str
         The metric.
+    controls : dict, optional
+        Which setting of those arms is drawn; the first one by default.
 
     Returns
     -------
     matplotlib Figure
     """
-    import matplotlib.pyplot as plt
+    import matplotlib.pyplot as plt  # when a figure is wanted, never by worker processes
 
-    from mialab import plots
-
-    choose("attack", attack, set(table["attack"]) - {""})
+    panels = {metric: _figure(table, attack, metric), "test_accuracy": _figure(table, "", "test_accuracy")}
     arms = list(dict.fromkeys(table["arm"]))
     lines = [arm for arm in arms if arm.startswith(Quantization.name)]
-    order = sorted(set(table.loc[table["arm"].isin(lines), "bits"]), key=_width, reverse=True)
-    place, colours = {bits: i for i, bits in enumerate(order)}, plots._colours(dict.fromkeys(arms))
-    shifts = dict(zip(lines, np.linspace(-0.12, 0.12, max(2, len(lines))), strict=False))
-    markers = dict(zip(lines, "PosDX^v", strict=False))
-    figure, panels = plt.subplots(1, 2, figsize=(10.4, 4.6), layout="constrained")
-    for ax, name, of in zip(panels, (metric, "test_accuracy"), (attack, ""), strict=True):
-        rows = table[(table["attack"] == of) & (table["metric"] == name)]
-        for arm in arms:
+    order = sorted(set(table.loc[table["arm"].isin(lines), "setting"]), key=_width, reverse=True)
+    place, shifts = {bits: i for i, bits in enumerate(order)}, np.linspace(-0.12, 0.12, max(2, len(lines)))
+    figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.6), layout="constrained")
+    for ax, (name, rows) in zip(axes, panels.items(), strict=True):
+        for arm, looks in _looks(arms).items():
             own = rows[rows["arm"] == arm]
             if arm not in lines:
-                value, low, high = _interval(own)
-                ax.axhline(value, color=colours[arm], linewidth=1.4, linestyle=(0, (5, 2)), label=arm)
-                ax.axhspan(low, high, color=colours[arm], alpha=0.1, linewidth=0)
+                chosen = (controls or {}).get(arm, own["setting"].iloc[0])
+                value, low, high = _intervals(own[own["setting"] == chosen])[0]
+                ax.axhline(value, color=looks["color"], linewidth=1.4, linestyle=(0, (5, 2)), label=arm)
+                ax.axhspan(low, high, color=looks["color"], alpha=0.1, linewidth=0)
                 continue
-            own = own.sort_values("bits", key=lambda column: column.map(place))
-            ax.errorbar(
-                own["bits"].map(place).to_numpy() + shifts[arm],
-                own["value"],
-                yerr=np.maximum(0, [own["value"] - own["low"], own["high"] - own["value"]]),
-                color=colours[arm],
-                marker=markers[arm],
-                markersize=6,
-                elinewidth=1.2,
-                linewidth=1.4,
-                label=arm,
-            )
-        ax.set_xticks(
-            range(len(order)), [f"{bits} bits" if isinstance(bits, int) else bits for bits in order]
-        )
-        title = f"{plots._title(name)} ({attack.replace('_', ' ')})" if of else "Test accuracy"
-        ax.set(xlabel="Weights of the inner layers", ylabel=title)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+            own = own.sort_values("setting", key=lambda column: column.map(place))
+            x = own["setting"].map(place).to_numpy() + shifts[lines.index(arm)]
+            ax.errorbar(x, own["value"], yerr=_bars(own), **looks)
+        ax.set_xticks(range(len(order)), [_text(bits) for bits in order])
+        ax.set(xlabel="Weights of the inner layers", ylabel=_label(name, attack))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
+
+
+def plot_tradeoff(table: pd.DataFrame, attack: str, metric: str = "auc") -> Axes:
+    """Draw a figure of an attack against the test accuracy, a line through the settings of each arm.
+
+    The setting of each line with the lowest accuracy is named.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `widths`.
+    attack : str
+        The attack.
+    metric : str
+        The metric.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    import matplotlib.pyplot as plt  # when a figure is wanted, never by worker processes
+
+    strength, accuracy = _figure(table, attack, metric), _figure(table, "", "test_accuracy")
+    figure, ax = plt.subplots(figsize=(7.2, 5.6), layout="constrained")
+    for arm, looks in _looks(list(dict.fromkeys(table["arm"]))).items():
+        y, x = (rows[rows["arm"] == arm] for rows in (strength, accuracy))
+        ax.errorbar(x["value"], y["value"], xerr=_bars(x), yerr=_bars(y), **looks)
+        if len(x) > 1:
+            lowest = int(x["value"].argmin())
+            at, setting = (x["value"].iloc[lowest], y["value"].iloc[lowest]), x["setting"].iloc[lowest]
+            ax.annotate(_text(setting), at, xytext=(5, 5), textcoords="offset points", fontsize="small")
+    ax.set(xlabel="Test accuracy", ylabel=_label(metric, attack))
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return ax
+
+
+def _figure(table: pd.DataFrame, attack: str, metric: str) -> pd.DataFrame:
+    """Return the rows of one figure."""
+    if attack:
+        choose("attack", attack, set(table["attack"]) - {""})
+    choose("metric", metric, set(table["metric"]))
+    return table[(table["attack"] == attack) & (table["metric"] == metric)]
+
+
+def _intervals(rows: pd.DataFrame) -> list[metrics.Interval]:
+    return [metrics.Interval(*row) for row in rows[["value", "low", "high"]].to_numpy(np.float64).tolist()]
+
+
+def _bars(rows: pd.DataFrame) -> np.ndarray:
+    return np.maximum(0, [rows["value"] - rows["low"], rows["high"] - rows["value"]])
+
+
+def _looks(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and lines of each arm; the kinds of quantisation share a colour and differ in shade and marker."""
+    from mialab import plots
+
+    colours, own = plots._colours(dict.fromkeys(arms)), iter("PosDX^v")
+    markers = {arm: next(own) if arm.startswith(Quantization.name) else plots.marker(arm) for arm in arms}
+    lines = {"markersize": 6, "elinewidth": 1.2, "linewidth": 1.4}
+    return {arm: {"color": colours[arm], "marker": markers[arm], "label": arm, **lines} for arm in arms}
+
+
+def _label(metric: str, attack: str) -> str:
+    from mialab import plots
+
+    if metric == "test_accuracy":
+        return "Test accuracy"
+    return f"{plots._title(metric)} ({attack.replace('_', ' ')})"
+
+
+def _text(setting: Any) -> str:
+    return f"{setting} bits" if isinstance(setting, int) else str(setting)
 
 
 def _width(bits: Bits) -> float:

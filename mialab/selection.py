@@ -110,6 +110,8 @@ class PrivacyObjective:
         Models that each choice is measured on.
     seed : int
         Of the games; take another one than that of the models to be judged.
+    groups : int, optional
+        Number of groups of neighbouring layers that share a width; by default each layer has its own.
     attack : str
         Name of the attack.
 
@@ -129,22 +131,34 @@ class PrivacyObjective:
         mu: float,
         n_models: int = 4,
         seed: int = 1,
+        groups: int | None = None,
         attack: str = "modified_entropy",
     ) -> None:
         check_number("mu", mu, low=0)
+        network = initialise(model, pool, 0, 0)
+        layers = max(0, len(replace(defense, per_layer=None).layer_bits(network)) - 2)
+        check_integer("groups", layers if groups is None else groups, low=1)
+        if groups is not None and groups > layers:
+            raise ValueError(
+                f"groups={groups} must be at most {layers}, the layers between the first and the last one."
+            )
+        self._sizes = [len(part) for part in np.array_split(np.arange(layers), groups or layers)]
         self.pool, self.model, self.defense, self.training = pool, model, defense, training
         self.mu, self.n_models, self.seed, self.attack = mu, n_models, seed, attack
         self.measured = pd.DataFrame()
 
     @property
     def n_layers(self) -> int:
-        """Number of layers between the first and the last one."""
-        network = initialise(self.model, self.pool, 0, 0)
-        return max(0, len(replace(self.defense, per_layer=None).layer_bits(network)) - 2)
+        """Number of layers, or groups of layers, that have a width of their own."""
+        return len(self._sizes)
+
+    def per_layer(self, bits: Sequence[Bits]) -> tuple[Bits, ...]:
+        """Return the width of each layer between the first and the last one, given those of the groups."""
+        return tuple(b for b, size in zip(bits, self._sizes, strict=True) for _ in range(size))
 
     def __call__(self, bits: Sequence[Bits]) -> float:
-        """Return the objective where the inner layers have these widths."""
-        defense = replace(self.defense, per_layer=tuple(bits))
+        """Return the objective where the inner layers, or groups of them, have these widths."""
+        defense = replace(self.defense, per_layer=self.per_layer(bits))
         options = {"training": self.training, "n_models": self.n_models, "seed": self.seed}
         game = play(self.pool, self.model, defense, **options)
         loss = -float(signal(game, "loss")[:, 0][~game.member].mean())

@@ -11,7 +11,7 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 import mialab as mia
-from mialab.compression import changes, join_answers, matched_stop, model_bits, overview, widths
+from mialab.compression import changes, join_answers, model_bits, nearest_accuracy, overview, widths
 from mialab.defenses import Quantization
 from mialab.defenses.quantization import (
     best_clip,
@@ -414,9 +414,20 @@ def test_impossible_trainings():
         mia.play(toys.pool(), DEEP, Quantization(per_layer=(2,)), training=training())
     with pytest.raises(ValueError, match="select='best_validation'"):
         run_of(Quantization(2), pool=toys.pool(validation=6), select="best_validation").train()
-    with pytest.raises(ValueError, match="stops after 3 epochs and quantisation begins after 4"):
-        run_of(Quantization(2), stop=3).train()
-    run_of(Quantization(32), stop=3).train()
+    run_of(Quantization(32), pool=toys.pool(validation=6), select="best_validation").train()
+
+
+@pytest.mark.parametrize("quantizer", ["uniform", "sigmoid"])
+def test_training_that_is_over_before_is_rounded_then(quantizer):
+    for options in ({"epochs": 1}, {"stop": 3}):
+        run = run_of(Quantization(2, quantizer=quantizer), **options)
+        run.train()
+        used = run.defense.weights(run.function(0)[1])
+        assert len(used["2.weight"].unique()) == len(used["4.weight"].unique()) == 4
+        other = run_of(Quantization(2, start="after_training"), **options)
+        other.train()
+        if quantizer == "uniform":
+            assert torch.equal(run.predict(run.x), other.predict(other.x))
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -454,65 +465,70 @@ def test_answers_of_other_games_are_not_joined(games):
         join_answers(quantised, full.subset(4))
 
 
-def test_the_stop_that_matches_an_accuracy(games):
-    pool, _, quantised = games
-    stop, game, table = matched_stop(
-        pool, DEEP, quantised, training=training(), stops=(1, 2, 8), n_models=8, seed=3
-    )
-    gaps = (table["test accuracy"] - quantised.test_accuracy.mean()).abs()
-    assert stop == gaps.idxmin()
-    assert game.test_accuracy.mean() == table.loc[stop, "test accuracy"]
-    assert game.attrs["training"]["stop"] == stop
-    assert list(table.index) == [1, 2, 8]
+def test_the_nearest_accuracy():
+    def game(accuracy):
+        return toys.remade(toys.random_game(), test_accuracy=np.full(8, accuracy))
+
+    games = {1: game(0.3), 2: game(0.52), 3: game(0.48), 4: game(0.9)}
+    assert nearest_accuracy(games, game(0.55)) == 2
+    assert nearest_accuracy(games, game(0.45)) == 3
+    assert nearest_accuracy(games, game(0.1)) == 1
+    with pytest.raises(ValueError, match="at least one game"):
+        nearest_accuracy({}, game(0.5))
 
 
 def test_changes_are_differences(games):
     _, full, quantised = games
-    table = changes({"ternary": quantised}, full, "loss", figures=("recall",), n_resamples=50)
-    plain = mia.difference((quantised, "loss"), (full, "loss"), metric="recall", n_resamples=50)
-    share = mia.difference(
-        (quantised, "loss"), (full, "loss"), metric="recall", relative=True, n_resamples=50
-    )
-    before = mia.pooled(mia.audit(full, ["loss"], n_resamples=10), "loss", "recall").value
-    assert share.value == pytest.approx(plain.value / before)
-    assert table.loc["ternary", ("recall", "points")] == f"{plain:+.3f}"
-    assert table.loc["ternary", ("recall", "relative")] == f"{share:+.3f}"
+    table = changes({"ternary": quantised}, full, "loss", figures=("recall", "auc"), n_resamples=50)
+    for figure in ("recall", "auc"):
+        plain = mia.difference((quantised, "loss"), (full, "loss"), metric=figure, n_resamples=50)
+        share = mia.difference(
+            (quantised, "loss"), (full, "loss"), metric=figure, relative=True, n_resamples=50
+        )
+        before = mia.pooled(mia.audit(full, ["loss"], n_resamples=10), "loss", figure).value
+        assert share.value == pytest.approx(plain.value / before)
+        assert share.low < share.value < share.high
+        assert table.loc["ternary", (figure, "points")] == pytest.approx(plain)
+        assert table.loc["ternary", (figure, "relative")] == pytest.approx(share)
     with pytest.raises(ValueError, match="relative=True goes with figures of attacks"):
         mia.difference((quantised, None), (full, None), metric="test_accuracy", relative=True)
-
-
-def quantised_audit(games):
-    return mia.audit(games[2], ["loss"], n_resamples=10)
+    with pytest.raises(ValueError, match="figures='tpr' is unknown"):
+        changes({"ternary": quantised}, full, "loss", figures=("tpr",))
+    with pytest.raises(ValueError, match="games\\['ternary'\\] has other members"):
+        changes({"ternary": quantised}, full.subset(4), "loss")
 
 
 def test_a_table_of_widths(games):
     pool, full, quantised = games
-    table = widths(
-        {"quantization": {"ternary": quantised}, "none": {32: full}},
-        ["loss"],
-        pool=pool,
-        model=DEEP,
-        n_resamples=10,
-    )
-    assert set(table["bits"]) == {"ternary", 32}
-    assert set(table.loc[table["bits"] == 32, "size"]) == {model_bits(pool, DEEP)}
-    rows = table[(table["metric"] == "test_accuracy") & (table["bits"] == 32)]
+    arms = {"quantization": {"ternary": quantised, 32: full}, "none": {"8 epochs": full, "others": quantised}}
+    table = widths(arms, ["loss"], pool=pool, model=DEEP, n_resamples=10)
+    assert list(dict.fromkeys(table["setting"])) == ["ternary", 32, "8 epochs", "others"]
+    assert set(table.loc[table["setting"] == 32, "size"]) == {model_bits(pool, DEEP)}
+    rows = table[(table["metric"] == "test_accuracy") & (table["setting"] == 32)]
     assert rows["value"].item() == pytest.approx(full.test_accuracy.mean())
     page = overview(table, "loss")
-    assert page.loc[("none", "32"), "kbit"] == f"{model_bits(pool, DEEP) / 1000:,.1f}"
-    assert (
-        page.loc[("quantization", "ternary"), "auc"]
-        == f"{mia.pooled(quantised_audit(games), 'loss', 'auc'):.3f}"
-    )
-    figure = mia.compression.plot_widths(table, "loss")
+    assert page.loc[("none", "8 epochs"), "kbit"] == f"{model_bits(pool, DEEP) / 1000:,.1f}"
+    aucs = [
+        mia.pooled(mia.audit(game, ["loss"], n_resamples=10), "loss", "auc") for game in (quantised, full)
+    ]
+    assert list(page["auc"]) == [f"{auc:.3f}" for auc in (*aucs, *aucs[::-1])]
+
+    figure = mia.compression.plot_widths(table, "loss", controls={"none": "others"})
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["32 bits", "ternary"]
     handles, labels = figure.axes[0].get_legend_handles_labels()
     assert set(labels) == {"quantization", "none"}
-    assert (
-        handles[labels.index("none")].get_ydata()[0]
-        == mia.pooled(mia.audit(full, ["loss"], n_resamples=10), "loss", "auc").value
-    )
-    with pytest.raises(ValueError, match="attack='lira' is unknown"):
-        mia.compression.plot_widths(table, "lira")
+    assert handles[labels.index("none")].get_ydata()[0] == aucs[0].value
+    drawn = handles[labels.index("quantization")].lines[0].get_ydata()
+    np.testing.assert_array_equal(drawn, [aucs[1].value, aucs[0].value])
+
+    ax = mia.compression.plot_tradeoff(table, "loss")
+    handles, labels = ax.get_legend_handles_labels()
+    line = handles[labels.index("quantization")].lines[0]
+    np.testing.assert_array_equal(line.get_xdata(), [g.test_accuracy.mean() for g in (quantised, full)])
+    np.testing.assert_array_equal(line.get_ydata(), [auc.value for auc in aucs])
+    for draw in (mia.compression.plot_widths, mia.compression.plot_tradeoff):
+        with pytest.raises(ValueError, match="attack='lira' is unknown"):
+            draw(table, "lira")
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -568,3 +584,18 @@ def test_the_objective_adds_validation_loss_and_leakage():
     assert objective.n_layers == 2
     assert list(objective.measured.index) == ["2, binary"]
     assert objective.measured["validation loss"].item() == pytest.approx(loss)
+
+
+def test_layers_that_share_a_width():
+    pool, model = toys.pool(n=40), MLP(hidden=(4,) * 6)
+    options = {"training": training(1), "mu": 1.0, "n_models": 2}
+    objective = PrivacyObjective(pool, model, Quantization(), groups=2, **options)
+    assert objective.n_layers == 2
+    assert objective.per_layer((4, 2)) == (4, 4, 4, 2, 2)
+    alone = PrivacyObjective(pool, model, Quantization(), **options)
+    assert alone.per_layer((8, 4, 3, 2, "binary")) == (8, 4, 3, 2, "binary")
+    assert objective((4, 2)) == alone((4, 4, 4, 2, 2))
+    with pytest.raises(ValueError, match="groups=6 must be at most 5"):
+        PrivacyObjective(pool, model, Quantization(), groups=6, **options)
+    with pytest.raises(ValueError, match="groups=0"):
+        PrivacyObjective(pool, MLP(hidden=(4,)), Quantization(), **options)

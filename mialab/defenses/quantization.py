@@ -223,7 +223,8 @@ class Quantization(Defense):
         Width of the activations; ``"same"`` for that of the layer that they go into; 32 for full precision.
     start : {"full_precision", "scratch", "after_training"}
         Training is in full precision at first and quantised from a share of the epochs on; quantised from the first
-        step; or never, and weights and activations are rounded once it is over (post-training quantisation).
+        step; or never, and weights and activations are rounded once it is over (post-training quantisation), as they
+        also are where training is over before that share.
     share : float
         That share, of the first kind, in [0, 1).
     quantizer : {"uniform", "sigmoid"}
@@ -243,8 +244,10 @@ class Quantization(Defense):
 
     The sum of sigmoids (Yang et al., 2019) has as many levels as the uniform quantiser. As in the released code,
     thresholds are midpoints between clusters of the layer's weights when quantisation begins, ``beta`` begins at 5/4 of
-    the highest level over the greatest weight and ``alpha`` at its inverse, and the temperature grows linearly from 20
-    to 700. Ours is that the logarithms of alpha and beta are learned, their gradients divided as those of clips are.
+    the highest level over the greatest weight, and the temperature grows linearly from 20 to 700. Ours is that
+    ``alpha`` begins where the levels fit the weights best (there: at 1 / beta, too large for weights with a few great
+    ones, which many epochs make up for), and that logarithms of alpha and beta are learned, their gradients divided
+    as those of clips are.
 
     References
     ----------
@@ -400,30 +403,17 @@ class Quantization(Defense):
 
     def before_epoch(self, run: Run) -> None:
         """Set the highest levels of activations, and scales and thresholds when quantisation begins."""
-        training = run.training
-        first = self.full_precision_epochs(training.epochs)
-        end = training.stop or training.epochs
-        if run.epoch == 0 and not self.is_full_precision:
-            self._check_training(training.select, first, end)
-        calibrated = (
-            range(end - 1, end) if self.start == "after_training" else range(first, first + CALIBRATIONS)
-        )
-        if run.epoch in calibrated:
+        training, first = run.training, self.full_precision_epochs(run.training.epochs)
+        if training.select != "last" and first and not self.is_full_precision:
+            raise ValueError(
+                f"select={training.select!r} may release a model of an epoch in full precision: with "
+                f"start={self.start!r} train with select='last'."
+            )
+        begin = min(first, (training.stop or training.epochs) - 1)
+        if begin <= run.epoch < begin + CALIBRATIONS:
             self._calibrate(run)
-        if run.epoch == first:
+        if run.epoch == begin:
             _set_thresholds(run)
-
-    def _check_training(self, select: str, first: int, end: int) -> None:
-        if select != "last" and self.start != "scratch":
-            raise ValueError(
-                f"select={select!r} may release a model of an epoch in full precision: with start={self.start!r} train "
-                "with select='last'."
-            )
-        if self.start == "full_precision" and first >= end:
-            raise ValueError(
-                f"Training stops after {end} epochs and quantisation begins after {first}: lower share={self.share}, "
-                "or take start='after_training'."
-            )
 
     @torch.no_grad()
     def _calibrate(self, run: Run) -> None:
@@ -476,4 +466,6 @@ def _set_thresholds(run: Run) -> None:
             beta = 1.25 * (n / 2) / w.abs().amax().clamp(min=TINY)
             thresholds.copy_(cluster_thresholds(beta * w.flatten(), n))
             _own(run, f"{prefix}log_beta", k).copy_(beta.log())
-            _own(run, f"{prefix}log_alpha", k).copy_(-beta.log())
+            levels = sigmoid_sum(w, torch.ones_like(beta), beta, thresholds, None)
+            alpha = (w * levels).sum() / levels.square().sum().clamp(min=TINY)
+            _own(run, f"{prefix}log_alpha", k).copy_(alpha.clamp(min=TINY).log())
