@@ -433,7 +433,11 @@ if save_as:
 for arm in ("none", "adamixup", "early_stopping"):
     auc = mia.pooled(results, "lira_pooled", "auc", defense=arm).value
     glue(f"adamixup_lira_{arm}", auc, display=False)
-    glue(f"adamixup_accuracy_{arm}", games[arm].test_accuracy.mean(), display=False)
+    glue(
+        f"adamixup_accuracy_{arm}",
+        float(games[arm].test_accuracy.mean()),
+        display=False,
+    )
 
 # %% [markdown]
 # In this run LiRA has an AUC of {glue:text}`adamixup_lira_none:.3f` against the undefended models,

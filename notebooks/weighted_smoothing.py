@@ -539,8 +539,8 @@ for key, name in {
 }.items():
     auc = mia.pooled(results, "lira_pooled", "auc", defense=name).value
     glue(f"ws_lira_{key}", auc, display=False)
-glue("ws_near", by_lira["none"]["value"].iloc[0], display=False)
-glue("ws_far", by_lira["none"]["value"].iloc[-1], display=False)
+glue("ws_near", float(by_lira["none"]["value"].iloc[0]), display=False)
+glue("ws_far", float(by_lira["none"]["value"].iloc[-1]), display=False)
 
 # %% [markdown]
 # On the main data set LiRA has an AUC of {glue:text}`ws_lira_none:.3f` against undefended models, of

@@ -71,6 +71,9 @@ def test_notebook_runs_at_tiny_size(notebook, tmp_path):
     code = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code if cell.source.strip())
     assert any(cell.outputs for cell in code), "a page without any output"
+    # The book formats what is glued as Python reads it, and knows nothing of NumPy.
+    glued = [o for cell in code for o in cell.outputs if "scrapbook" in o.get("metadata", {})]
+    assert not [o.metadata.scrapbook.name for o in glued if "np." in str(o.data)]
 
 
 def test_plain_papermill_runs_a_committed_notebook(tmp_path):
