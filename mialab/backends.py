@@ -134,13 +134,13 @@ class Cluster:
 
     def size(self, work: float, *, threads: bool = False) -> int:
         """Return how many workers there are; small work goes to the cluster too."""
-        threads = self.client.nthreads().values()
-        if max(threads) > 1:
+        each = self.client.nthreads().values()
+        if max(each) > 1:
             raise ValueError(
-                f"Workers of the cluster have up to {max(threads)} threads, but a worker trains one group at a time: "
+                f"Workers of the cluster have up to {max(each)} threads, but a worker trains one group at a time: "
                 "start it with one thread per process (threads_per_worker=1, nthreads=1, or processes=cores)."
             )
-        return self.workers or len(threads)
+        return self.workers or len(each)
 
     def run(
         self, function: Callable[..., Result], groups: Sequence[list[int]], workers: int, **options: object

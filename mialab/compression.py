@@ -12,7 +12,7 @@ import xarray as xr
 from mialab import attacks, metrics, models
 from mialab.audit import audit, pooled_rows
 from mialab.defenses.base import Defense
-from mialab.defenses.quantization import Quantization
+from mialab.defenses.quantization import Quantization, steps
 from mialab.engine import initialise
 from mialab.game import Game
 from mialab.options import choose
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from mialab.attacks.base import Attack
     from mialab.data import Pool
-    from mialab.defenses.quantization import Bits
     from mialab.models import Model
 
 
@@ -279,7 +278,7 @@ def plot_widths(
     panels = {metric: _figure(table, attack, metric), "test_accuracy": _figure(table, "", "test_accuracy")}
     arms = list(dict.fromkeys(table["arm"]))
     lines = [arm for arm in arms if arm.startswith(Quantization.name)]
-    order = sorted(set(table.loc[table["arm"].isin(lines), "setting"]), key=_width, reverse=True)
+    order = sorted(set(table.loc[table["arm"].isin(lines), "setting"]), key=steps, reverse=True)
     place, shifts = {bits: i for i, bits in enumerate(order)}, np.linspace(-0.12, 0.12, max(2, len(lines)))
     figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.6), layout="constrained")
     for ax, (name, rows) in zip(axes, panels.items(), strict=True):
@@ -370,7 +369,3 @@ def _label(metric: str, attack: str) -> str:
 
 def _text(setting: Any) -> str:
     return f"{setting} bits" if isinstance(setting, int) else str(setting)
-
-
-def _width(bits: Bits) -> float:
-    return {"binary": 1.0, "ternary": 1.5}.get(bits) or float(bits)  # type: ignore[call-overload]

@@ -791,11 +791,18 @@ def play(
 
 def _resolve(device: str, training: Training, network: torch.nn.Module) -> tuple[str, Training]:
     """Say on which kind of device, and with which arithmetic, this machine trains."""
+    device = device_here(device)
+    return device, engine.resolve(training, network, device)
+
+
+def device_here(device: str) -> str:
+    """Return ``"cpu"`` or ``"cuda"`` for a device that a user asks for; ValueError if it is unknown or not here."""
+    choose("device", device, ("auto", "cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda' is not available here; use device='auto'.")
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return device, engine.resolve(training, network, device)
+    return device
 
 
 def _lay_out(store: Store, plan: Plan, member: np.ndarray, y: np.ndarray, canary: np.ndarray) -> None:

@@ -20,7 +20,7 @@ from mialab.attacks.base import Attack
 from mialab.data import Pool
 from mialab.defenses.base import Defense
 from mialab.engine import Run, Training, train_group
-from mialab.game import Game
+from mialab.game import Game, device_here
 from mialab.metrics import Interval, rate_name
 from mialab.models import Model
 from mialab.options import check_integer, check_number, choose
@@ -95,14 +95,12 @@ def embedding(
     ValueError
         If the pool has no test records, or the network no linear layer.
     """
-    device = choose("device", device, ("auto", "cpu", "cuda"))
+    device = device_here(device)
     check_integer("seed", seed)
     if len(pool.y_test) < 2:
         raise ValueError(
             f"{pool.name!r} has {len(pool.y_test)} test records to train a reference network on: load it with test=...."
         )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     build, training = models.make(model), Training() if training is None else training
     _last_linear(build(pool.x.shape[1:], pool.n_classes))
     training.check(pool)

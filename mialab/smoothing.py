@@ -17,10 +17,10 @@ from mialab.data import Pool
 from mialab.defenses import Defense, LabelSmoothing, WeightedSmoothing
 from mialab.defenses.hamp import label_probability
 from mialab.engine import Run, Training, train_group
-from mialab.game import Game
+from mialab.game import Game, device_here
 from mialab.membership import membership
 from mialab.models import Model
-from mialab.options import check_integer, check_number, choose
+from mialab.options import check_integer, check_number
 
 
 def loss_floor(sigma: float, n_classes: int) -> float:
@@ -219,9 +219,7 @@ def weight_spread(
         raise ValueError(f"n_models={n_models} must be even: models come in pairs.")
     for quantile in quantiles:
         check_number("quantiles", quantile, low=0, high=1)
-    device = choose("device", device, ("auto", "cpu", "cuda"))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_here(device)
     if not isinstance(defense, WeightedSmoothing):
         raise TypeError(f"defense={defense!r} must be a WeightedSmoothing.")
     if not defense.sigma or defense.warm_up >= (training.stop or training.epochs):

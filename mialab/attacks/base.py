@@ -148,6 +148,16 @@ class Attack(ABC):
                 "give the attack calibrate='known_half', or play with more models."
             )
 
+    def _check_halves(self, game: Game) -> None:
+        """Refuse a game with too few records to learn from a half of each target's."""
+        members = game.member[~game.shadow].sum(1)
+        fewest = np.minimum(members, game.n_records - members).min()
+        if fewest < 4:
+            raise Refused(
+                f"Attack {self.name!r} learns from a half of each target's members and non-members, and needs at "
+                f"least 4 of each; here some target has only {fewest}: play the game with more records."
+            )
+
     def _check_shadows(self, game: Game) -> None:
         if self.shadows == "none":
             return

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
-from mialab.attacks.base import Attack, Refused, known_half, register
+from mialab.attacks.base import Attack, known_half, register
 from mialab.attacks.signals import signal
 from mialab.options import check_integer, choose
 from mialab.randomness import Streams, generator
@@ -402,13 +402,7 @@ class Nasr(Attack):
     def check(self, game: Game) -> None:
         """Refuse a game with too few records to train on; see `Attack.check`."""
         super().check(game)
-        members = game.member.sum(1)
-        fewest = np.minimum(members, game.n_records - members).min()
-        if fewest < 4:
-            raise Refused(
-                f"Attack {self.name!r} learns from a half of each target's members and non-members, and needs at "
-                f"least 4 of each; here some target has only {fewest}: play the game with more records."
-            )
+        self._check_halves(game)
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log odds of membership, (model, record)."""

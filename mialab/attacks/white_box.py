@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mialab.attacks.base import Attack, Refused, known_half, register
+from mialab.attacks.base import Attack, known_half, register
 from mialab.attacks.calibrated import calibrated
 from mialab.attacks.signals import signal
 from mialab.options import check_number
@@ -110,13 +110,7 @@ class WhiteBox(Attack):
     def check(self, game: Game) -> None:
         """Refuse a game with too few records to train on; see `Attack.check`."""
         super().check(game)
-        members = game.member[~game.shadow].sum(1)
-        fewest = np.minimum(members, game.n_records - members).min()
-        if fewest < 4:
-            raise Refused(
-                f"Attack {self.name!r} learns from a half of each target's members and non-members, and needs at "
-                f"least 4 of each; here some target has only {fewest}: play the game with more records."
-            )
+        self._check_halves(game)
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log odds of membership, (model, record)."""

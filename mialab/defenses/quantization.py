@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Bits = int | str
 
+#: Bits that numbers of few values are stored in, which is also how many steps there are between those values.
+FEW_VALUES: dict[Bits, int] = {"binary": 1, "ternary": 2}
 #: Width of what is not quantised.
 FULL = 32
 #: Ranges that are tried for a tensor, as shares of its greatest absolute value, and on how many of its numbers.
@@ -38,12 +40,12 @@ TINY = 1e-12
 
 def storage(bits: Bits) -> int:
     """Return the bits that a number of this width is stored in: 1 for ``"binary"``, 2 for ``"ternary"``."""
-    return {"binary": 1, "ternary": 2}.get(bits, bits)  # type: ignore[arg-type, return-value]
+    return FEW_VALUES.get(bits) or int(bits)
 
 
 def steps(bits: Bits) -> int:
     """Return the steps from the lowest to the highest level: 2^bits - 1, or 1 for ``"binary"``, 2 for ``"ternary"``."""
-    return {"binary": 1, "ternary": 2}.get(bits) or 2 ** int(bits) - 1  # type: ignore[call-overload]
+    return FEW_VALUES.get(bits) or 2 ** int(bits) - 1
 
 
 def uniform(x: torch.Tensor, clip: torch.Tensor, n: int, *, signed: bool) -> torch.Tensor:
