@@ -1,0 +1,88 @@
+"""How good generated records are: for training classifiers, by their distribution, and whether they are copies."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mialab import engine
+from mialab.data import Pool
+from mialab.defenses.base import Defense
+from mialab.engine import Training
+from mialab.models import CNN, MLP, Model
+from mialab.options import check_integer
+from mialab.randomness import generator
+
+#: Training steps and batch size of the classifiers that judge samples, whatever the number of samples.
+STEPS, BATCH = 400, 64
+#: Images of at least so many pixels a side are classified by a convolutional network, all else by an MLP.
+CONVOLUTIONS_FROM = 16
+
+
+def train_on_synthetic(
+    samples: np.ndarray, sample_y: np.ndarray, pool: Pool, *, seed: int, model: int
+) -> float:
+    """Accuracy on real test records of a classifier trained on generated records alone.
+
+    A small classifier (`classifier`) is trained for 400 steps on batches of 64 with their hard labels. What samples
+    are good for downstream is the utility that Ji et al. report (the paper with a ResNet-18 on fresh batches).
+
+    Parameters
+    ----------
+    samples : numpy.ndarray of float32, shape (sample, ...)
+        Records in [0, 1].
+    sample_y : numpy.ndarray of int, shape (sample,)
+        Their labels.
+    pool : Pool
+        Gives number of classes, kind, and the test part.
+    seed, model : int
+        The result depends on them alone, besides the samples.
+
+    Returns
+    -------
+    float
+        A fraction; NaN without test records, or if all samples have one label, as those of unconditional networks.
+
+    Raises
+    ------
+    ValueError
+        If shapes or values of the samples do not fit the pool.
+    """
+    check_integer("model", model)
+    samples, sample_y = np.ascontiguousarray(samples, np.float32), np.asarray(sample_y, np.int64)
+    if samples.shape[1:] != pool.x.shape[1:]:
+        raise ValueError(
+            f"samples has shape {samples.shape}; with this pool it must be (sample, *{pool.x.shape[1:]})."
+        )
+    if not len(pool.x_test) or len(np.unique(sample_y)) < 2:
+        return float("nan")
+    own = int(generator(seed, "train on synthetic", model).integers(2**31))
+    run = _trained(Pool("samples", samples, sample_y, pool.n_classes, pool.kind), own)
+    return float(run.accuracy(pool.x_test, pool.y_test)[0])
+
+
+def classifier(pool: Pool) -> Model:
+    """Return the builder of the small network that judges samples of this pool, with 64 features before its answer."""
+    large = pool.kind == "image" and min(pool.x.shape[-2:]) >= CONVOLUTIONS_FROM
+    return CNN(channels=(16, 32), hidden=64) if large else MLP(hidden=(128, 64), activation="relu")
+
+
+def _trained(data: Pool, seed: int) -> engine.Run:
+    """Train the small network on all records of a pool, for `STEPS` steps."""
+    n = len(data)
+    training = Training(
+        epochs=max(1, round(STEPS / -(-n // BATCH))), batch_size=min(BATCH, n), lr=2e-3, precision="float32"
+    )
+    everything = np.ones((1, n), bool)
+    run = engine.Run(
+        data,
+        data.y,
+        everything,
+        [0],
+        build=classifier(data),
+        defense=Defense(),
+        training=training,
+        seed=seed,
+        device="cpu",
+    )
+    run.train()
+    return run
