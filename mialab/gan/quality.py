@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import numpy as np
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from mialab import engine
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from mialab import engine, metrics
 from mialab.data import Pool
 from mialab.defenses.base import Defense
 from mialab.engine import Training
@@ -12,10 +19,19 @@ from mialab.models import CNN, MLP, Model
 from mialab.options import check_integer
 from mialab.randomness import generator
 
+if TYPE_CHECKING:
+    from mialab.gan.game import GeneratorGame
+
 #: Training steps and batch size of the classifiers that judge samples, whatever the number of samples.
 STEPS, BATCH = 400, 64
 #: Images of at least so many pixels a side are classified by a convolutional network, all else by an MLP.
 CONVOLUTIONS_FROM = 16
+#: Most records in a kernel matrix of the KID; of more, subsets of so many are averaged.
+KERNEL_RECORDS = 1000
+#: Models whose members are judged as if they had been generated, at most: each costs the training of a classifier.
+REAL_MODELS = 8
+#: Name of the row of real records in a table of quality.
+REAL = "real records"
 
 
 def train_on_synthetic(
@@ -23,8 +39,8 @@ def train_on_synthetic(
 ) -> float:
     """Accuracy on real test records of a classifier trained on generated records alone.
 
-    A small classifier (`classifier`) is trained for 400 steps on batches of 64 with their hard labels. What samples
-    are good for downstream is the utility that Ji et al. report (the paper with a ResNet-18 on fresh batches).
+    A small network (`classifier`) is trained for about 400 steps on batches of 64 records with their hard labels.
+    Ji et al. measure the utility of generated records in this way, with a ResNet-18 for images.
 
     Parameters
     ----------
@@ -51,7 +67,7 @@ def train_on_synthetic(
     samples, sample_y = np.ascontiguousarray(samples, np.float32), np.asarray(sample_y, np.int64)
     if samples.shape[1:] != pool.x.shape[1:]:
         raise ValueError(
-            f"samples has shape {samples.shape}; with this pool it must be (sample, *{pool.x.shape[1:]})."
+            f"samples has shape {samples.shape}; with this pool it must be (sample, {_sizes(pool)})."
         )
     if not len(pool.x_test) or len(np.unique(sample_y)) < 2:
         return float("nan")
@@ -69,20 +85,303 @@ def classifier(pool: Pool) -> Model:
 def _trained(data: Pool, seed: int) -> engine.Run:
     """Train the small network on all records of a pool, for `STEPS` steps."""
     n = len(data)
+    batches = -(-n // BATCH)
     training = Training(
-        epochs=max(1, round(STEPS / -(-n // BATCH))), batch_size=min(BATCH, n), lr=2e-3, precision="float32"
+        epochs=max(1, round(STEPS / batches)), batch_size=min(BATCH, n), lr=2e-3, precision="float32"
     )
-    everything = np.ones((1, n), bool)
-    run = engine.Run(
-        data,
-        data.y,
-        everything,
-        [0],
-        build=classifier(data),
-        defense=Defense(),
-        training=training,
-        seed=seed,
-        device="cpu",
-    )
+    plan = {"build": classifier(data), "defense": Defense(), "training": training}
+    run = engine.Run(data, data.y, np.ones((1, n), bool), [0], **plan, seed=seed, device="cpu")
     run.train()
     return run
+
+
+# ----------------------------------------------------------------------------------------- distances of distributions
+
+
+class Extractor(nn.Module):
+    """What a small classifier sees of records before it answers: 64 features of mean variance 1, float64.
+
+    Parameters
+    ----------
+    network : torch.nn.Sequential
+        The classifier without its last layer.
+    x : torch.Tensor, shape (record, ...)
+        Records whose features get a mean variance of 1.
+
+    Attributes
+    ----------
+    num_features : int
+        Number of features.
+    scale : torch.Tensor
+        What features are divided by: the root of their mean variance, one number for all.
+    """
+
+    def __init__(self, network: nn.Sequential, x: torch.Tensor) -> None:
+        super().__init__()
+        self.network = network.eval()
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        features = self(x)
+        self.num_features = features.shape[1]
+        self.scale = features.var(0).mean().sqrt().clamp_min(1e-12)
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Features of records in [0, 1], float64 (record, feature)."""
+        return torch.cat([self.network(part) for part in x.split(1024)]).double() / self.scale
+
+
+def extractor(pool: Pool, seed: int = 0) -> Extractor:
+    """Train the network whose features FID and KID compare: on the pool's validation part, which no model has seen.
+
+    It isn't the Inception network of published figures, which is of no use for 8x8 images or tables: values can be
+    compared with each other on this pool, with this seed, and with nothing else.
+
+    Parameters
+    ----------
+    pool : Pool
+        With a validation part.
+    seed : int
+        Of weights and batches.
+
+    Raises
+    ------
+    ValueError
+        If the pool has no validation part, or one with records of a single class.
+    """
+    check_integer("seed", seed)
+    if len(np.unique(pool.y_val)) < 2:
+        raise ValueError(
+            f"pool has {len(pool.y_val)} validation records of {len(np.unique(pool.y_val))} classes; features are "
+            "learnt from held-out records of at least 2 classes: load the pool with validation=...."
+        )
+    held_out = Pool("held out", pool.x_val, pool.y_val, pool.n_classes, pool.kind)
+    run = _trained(held_out, int(generator(seed, "extractor").integers(2**31)))
+    network = classifier(pool)(pool.x.shape[1:], pool.n_classes)
+    network.load_state_dict(run.function(0)[1])
+    return Extractor(network[:-1], _records(pool.x_val))
+
+
+def distances(
+    real: np.ndarray | torch.Tensor,
+    generated: np.ndarray | torch.Tensor,
+    features: nn.Module,
+    *,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Return FID (Heusel et al., 2017) and KID (Binkowski et al., 2018), by torchmetrics.
+
+    The FID is the squared Frechet distance of two Gaussians fitted to the features; fitted to few records it is too
+    large, so values can be compared only at equal numbers. The KID, an unbiased estimate of a squared distance of
+    means of a cubic kernel, is right on average at any number, and below 0 at times.
+
+    Parameters
+    ----------
+    real, generated : shape (record, ...)
+        Records, with numbers in [0, 1] or pixels as bytes: at least 2 of each.
+    features : torch.nn.Module
+        Gives the features, with an attribute ``num_features``; see `extractor`.
+    seed : int
+        Of the subsets that the KID averages over, where there are more than 1,000 records.
+    """
+    from mialab._torchvision import torchvision  # noqa: F401, I001  # torchmetrics needs it to be there
+    from torchmetrics.image.fid import FrechetInceptionDistance
+    from torchmetrics.image.kid import KernelInceptionDistance
+
+    real, generated = _records(real), _records(generated)
+    n = min(len(real), len(generated))
+    if n < 2:
+        raise ValueError(f"There are {len(real)} real and {len(generated)} generated records; 2 are needed.")
+    size = min(n, KERNEL_RECORDS)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*will save all extracted features.*")
+        kid = KernelInceptionDistance(
+            feature=features, subsets=-(-n // size), subset_size=size, normalize=True
+        )
+    fid = FrechetInceptionDistance(feature=features, normalize=True)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for metric in (fid, kid):
+            metric.update(real, real=True)
+            metric.update(generated, real=False)
+        return float(fid.compute()), float(kid.compute()[0])
+
+
+def quality(
+    games: Mapping[str, GeneratorGame], pool: Pool, *, confidence: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
+    """Measure what generated records are worth: FID and KID to test records, and accuracy of classifiers.
+
+    All distances are between equal numbers of records, the least of: samples of a model, members of a model, test
+    records. The last rows, ``"real records"``, are what a generator would reach that gives its members away as
+    samples: distances of members to test records, and the accuracy of classifiers trained on all members, for the
+    first 8 models of the first game. Intervals are about new models, with the same test records for all: what these
+    happen to be shifts all rows alike, so the KID of real records may differ from 0 by more than its interval says.
+
+    Parameters
+    ----------
+    games : dict of str to GeneratorGame
+        Label, such as the defense, to its game on this pool.
+    pool : Pool
+        The records, with a validation part, from which features are learnt (`extractor`), and a test part.
+    confidence : float
+        Of the t intervals over models, see `mialab.metrics.over_targets`.
+    seed : int
+        Of the extractor, of which records are compared, and of the classifiers trained on members.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``defense, metric, value, low, high, models, records``: metrics ``fid``, ``kid`` and ``accuracy``; of
+        so many models, and so many records on either side of a distance, or to train on.
+
+    Raises
+    ------
+    ValueError
+        If a game has no samples or was not played with this pool, or the pool lacks a part.
+    """
+    if not games:
+        raise ValueError("games is an empty dict; it must hold at least one game, e.g. {'none': game}.")
+    for label, game in games.items():
+        _check(game, pool, label)
+    if len(pool.x_test) < 2:
+        raise ValueError(f"pool has {len(pool.x_test)} test records; samples are compared with at least 2.")
+    features = extractor(pool, seed)
+    first = next(iter(games.values()))
+    n = min(
+        first.member[~first.shadow].sum(1).min(),
+        len(pool.x_test),
+        *(g.samples.shape[1] for g in games.values()),
+    )
+    test = pool.x_test[generator(seed, "test records").permutation(len(pool.x_test))[:n]]
+
+    rows = []
+    for label, game in games.items():
+        targets = np.flatnonzero(~game.shadow)
+        samples = game.samples
+        away = [distances(test, samples[k, :n], features, seed=seed) for k in targets]
+        found = {
+            "fid": [a[0] for a in away],
+            "kid": [a[1] for a in away],
+            "accuracy": game.test_accuracy[targets],
+        }
+        rows += _rows(label, found, _partners(game, targets), n, game.samples.shape[1], confidence)
+
+    targets = np.flatnonzero(~first.shadow)[:REAL_MODELS]
+    found = {"fid": [], "kid": [], "accuracy": []}
+    for k in targets:
+        members = generator(seed, "members", k).permutation(np.flatnonzero(first.member[k]))
+        fid, kid = distances(test, pool.x[members[:n]], features, seed=seed)
+        real = _records(pool.x[members]).numpy()
+        accuracy = train_on_synthetic(real, pool.y[members], pool, seed=seed, model=int(k))
+        for name, value in (("fid", fid), ("kid", kid), ("accuracy", accuracy)):
+            found[name].append(value)
+    rows += _rows(REAL, found, _partners(first, targets), n, len(members), confidence)
+    return pd.DataFrame(rows, columns=["defense", "metric", "value", "low", "high", "models", "records"])
+
+
+def _rows(
+    label: str, found: Mapping[str, list], partner: np.ndarray, n: int, trained_on: int, confidence: float
+) -> list[tuple]:
+    """Rows of one label: means over models, within the range of the metric."""
+    least, most = {"kid": -np.inf}, {"accuracy": 1.0}
+    rows = []
+    for name, values in found.items():
+        interval = metrics.over_targets(values, partner=partner, confidence=confidence)
+        ends = np.clip(interval, least.get(name, 0.0), most.get(name, np.inf)).tolist()
+        rows.append((label, name, *ends, len(values), int(trained_on if name == "accuracy" else n)))
+    return rows
+
+
+# --------------------------------------------------------------------------------------------------------- memorisation
+
+
+def memorisation(game: GeneratorGame, pool: Pool, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
+    """Compare how close samples come to members with how close they come to as many non-members.
+
+    Members and non-members of a model are drawn alike, so of a generator that has learnt nothing but the distribution
+    half of the samples are closer to a member. Copies show as a larger share. A share of 0.5 is no proof of privacy:
+    it sees only what is close in Euclidean distance.
+
+    Parameters
+    ----------
+    game : GeneratorGame
+        With samples.
+    pool : Pool
+        The records.
+    confidence : float
+        Of the t intervals over models, see `mialab.metrics.over_targets`.
+    seed : int
+        Of which members or non-members are left out where there are more of them than of the others.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``metric, value, low, high, models``; metrics are ``closer to a member``, the share of samples, of which
+        ties count half, and the mean Euclidean distances ``to nearest member`` and ``to nearest non-member``.
+
+    Raises
+    ------
+    ValueError
+        If the game has no samples or was not played with this pool.
+    """
+    _check(game, pool, "game")
+    x, released = _records(pool.x).flatten(1), game.samples
+    targets = np.flatnonzero(~game.shadow)
+    closer, inside, outside = np.empty((3, len(targets)))
+    for i, k in enumerate(targets):
+        rng = generator(seed, "memorisation", int(k))
+        sides = [
+            rng.permutation(np.flatnonzero(side))
+            for side in (game.member[k], ~game.member[k] & game.candidate)
+        ]
+        n = min(map(len, sides))
+        samples = _records(released[k]).flatten(1)
+        to_member, to_other = (nearest(samples, x[side[:n]]).double().numpy() for side in sides)
+        closer[i] = np.mean((to_member < to_other) + (to_member == to_other) / 2)
+        inside[i], outside[i] = to_member.mean(), to_other.mean()
+    found = {"closer to a member": closer, "to nearest member": inside, "to nearest non-member": outside}
+    rows = []
+    for name, values in found.items():
+        interval = metrics.over_targets(values, partner=_partners(game, targets), confidence=confidence)
+        ends = np.clip(interval, 0, 1 if name == "closer to a member" else np.inf).tolist()
+        rows.append((name, *ends, len(targets)))
+    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "models"])
+
+
+def nearest(x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Euclidean distance of each row of ``x`` to the nearest row of ``others``, shape (row,)."""
+    found = torch.cat([torch.cdist(part, others).argmin(1) for part in x.split(256)])
+    return torch.linalg.vector_norm(x - others[found], dim=1)  # exactly 0 of a copy, which cdist doesn't give
+
+
+# --------------------------------------------------------------------------------------------------------------- checks
+
+
+def _check(game: GeneratorGame, pool: Pool, label: str) -> None:
+    """Refuse a game without samples, or of other records."""
+    if "samples" not in game.dataset:
+        raise ValueError(
+            f"{label!r} has no samples to judge: play it with samples=1000, or give samples=...."
+        )
+    shape = game.samples.shape
+    same = game.attrs.get("fingerprint", pool.fingerprint) == pool.fingerprint
+    if not same or shape[2:] != pool.x.shape[1:] or game.n_records != len(pool):
+        raise ValueError(
+            f"{label!r} has samples of shape {shape[2:]} and {game.n_records} records; pool has {len(pool)} records of "
+            f"shape {pool.x.shape[1:]}: give the pool that the game was played with."
+        )
+
+
+def _partners(game: GeneratorGame, targets: np.ndarray) -> np.ndarray:
+    """Partner of each target among the targets, or -1."""
+    place = {int(k): i for i, k in enumerate(targets)}
+    return np.array([place.get(int(game.partner[k]), -1) for k in targets])
+
+
+def _records(x: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Return records as float32 in [0, 1]."""
+    return engine.prepare(torch.as_tensor(np.ascontiguousarray(x))).float()
+
+
+def _sizes(pool: Pool) -> str:
+    return ", ".join(map(str, pool.x.shape[1:]))
