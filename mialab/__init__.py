@@ -9,7 +9,19 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from mialab import attacks, claims, compression, defenses, metrics, models, queries, results, scale, selection
+from mialab import (
+    attacks,
+    claims,
+    compression,
+    defenses,
+    gan,
+    metrics,
+    models,
+    queries,
+    results,
+    scale,
+    selection,
+)
 from mialab.audit import audit, compare, over_targets, show, summary
 from mialab.comparison import (
     against_shadows,
@@ -51,6 +63,7 @@ __all__ = [
     "defenses",
     "difference",
     "families",
+    "gan",
     "load",
     "matrix",
     "metrics",

@@ -146,7 +146,9 @@ class Training:
         return self.lr * self.decay ** sum(epoch >= m for m in self.milestones)
 
 
-def form(network: nn.Module, x: torch.Tensor, device: str = "cpu") -> Literal["stacked", "single"]:
+def form(
+    network: nn.Module, x: torch.Tensor | tuple[torch.Tensor, ...], device: str = "cpu"
+) -> Literal["stacked", "single"]:
     """Decide how networks of this kind are trained.
 
     Stacked training needs networks that `torch.func.vmap` can run, that have no state besides their parameters (no
@@ -159,16 +161,17 @@ def form(network: nn.Module, x: torch.Tensor, device: str = "cpu") -> Literal["s
     network : torch.nn.Module
         One of the networks.
     x : torch.Tensor, shape (record, ...)
-        A few inputs to try it on.
+        A few inputs to try it on; a tuple of tensors for networks with several inputs.
     device : str
         ``"cpu"`` or ``"cuda"``.
     """
-    if device == "cpu" and (_n_parameters(network) > STACKED_PARAMETERS or _has(network, nn.Conv2d)):
+    if device == "cpu" and (count_parameters(network) > STACKED_PARAMETERS or _has(network, nn.Conv2d)):
         return "single"
     return "stacked" if _stackable(network, x) else "single"
 
 
-def _n_parameters(network: nn.Module) -> int:
+def count_parameters(network: nn.Module) -> int:
+    """Return how many numbers a network learns."""
     return sum(p.numel() for p in network.parameters())
 
 
@@ -211,7 +214,7 @@ def resolve(training: Training, network: nn.Module, device: str = "cpu") -> Trai
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         has = torch.cpu.get_capabilities()
-        large = _n_parameters(network) > BFLOAT_PARAMETERS or _has(network, nn.Conv2d)
+        large = count_parameters(network) > BFLOAT_PARAMETERS or _has(network, nn.Conv2d)
         fast = large and bool(has.get("avx512_bf16") or has.get("amx_bf16"))
     return replace(training, precision="bfloat16" if fast else "float32")
 
@@ -272,7 +275,7 @@ def models_per_group(network: nn.Module, pool: Pool, training: Training, device:
     device : str
         ``"cpu"`` or ``"cuda"``.
     """
-    n_parameters = _n_parameters(network)
+    n_parameters = count_parameters(network)
     if device == "cpu":
         return max(1, min(GROUP_MODELS, GROUP_PARAMETERS // max(1, n_parameters)))
     free, _ = torch.cuda.mem_get_info()
@@ -292,12 +295,15 @@ def models_per_group(network: nn.Module, pool: Pool, training: Training, device:
     return max(1, int(GPU_SHARE * free / one))
 
 
-def _stackable(network: nn.Module, x: torch.Tensor) -> bool:
+def _stackable(network: nn.Module, x: torch.Tensor | tuple[torch.Tensor, ...]) -> bool:
     if any(True for _ in network.buffers()):
         return False
     stack = {name: p.detach()[None] for name, p in network.train().named_parameters()}
+    inputs = x if isinstance(x, tuple) else (x,)
     try:
-        vmap(lambda parameters, x: functional_call(network, parameters, (x,)))(stack, x[None])
+        vmap(lambda parameters, *x: functional_call(network, parameters, x))(
+            stack, *(i[None] for i in inputs)
+        )
     except (RuntimeError, ValueError):  # vmap's own words for what it cannot do, random numbers among it
         return False
     return True
@@ -327,7 +333,8 @@ def _tensor(array: np.ndarray | torch.Tensor, device: str) -> torch.Tensor:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
+    """Train on one processor core for a while."""
     # A group is one thread's work: other cores train other groups, and small operations gain nothing from two. Torch
     # keeps the number for each thread and, for new ones, for the process: the last group to end restores it.
     global _threads
@@ -346,7 +353,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _own_chance(seed: int, model: int) -> Iterator[None]:
+def own_chance(seed: int, model: int) -> Iterator[None]:
+    """Give networks numbers from torch's own generator that depend on ``(seed, model)`` alone."""
     # For networks that draw from torch's own generator, such as those with dropout.
     with torch.random.fork_rng():
         torch.manual_seed(int(generator(seed, "torch", model).integers(2**63)))
@@ -618,14 +626,14 @@ def train_group(
         If a model's answers are not finite numbers, or do not fit the type of the answers.
     """
     began = time.perf_counter()
-    with _one_thread(), ExitStack() as own_chance:
+    with one_thread(), ExitStack() as stack:
         run = Run(
             pool, y, member, models, build=build, defense=defense, training=training, seed=seed, device=device
         )
         if (
             run.form == "single"
         ):  # stacked ones draw no numbers of torch's, so other threads may train meanwhile
-            own_chance.enter_context(_own_chance(seed, models[0]))
+            stack.enter_context(own_chance(seed, models[0]))
         run.train()
         arrays, correct = _answers(run, queries, keep, np.dtype(answers))
         for probe in probes:

@@ -9,11 +9,11 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -42,10 +42,9 @@ except ImportError:  # not on Windows
 #: Source files that decide what a trained model is, besides those of the options in use; a change in one of them,
 #: other than in comments and docstrings, makes stored games outdated.
 SOURCES = ("randomness.py", "membership.py", "engine.py", "augmentation.py", "defenses/base.py")
-#: Which probe fills which array.
-PROBE_OF = {probe.array: probe.name for probe in PROBES.values()}
 #: Only one group at a time in a process, unless it is stacked: all threads share torch's random numbers.
 ONE_GROUP = threading.Lock()
+Team = backends.Processes | backends.Cluster
 
 
 class Game:
@@ -62,6 +61,13 @@ class Game:
     attrs : dict
         How the game was made.
     """
+
+    #: What is attacked: classifiers here, generators in `mialab.gan.GeneratorGame`.
+    victim: ClassVar[str] = "classifier"
+    #: What shadow models must have in common with their targets.
+    alike: ClassVar[tuple[str, ...]] = ("fingerprint", "queries", "n_classes", "keep")
+    #: Which probe fills which array.
+    probe_of: ClassVar[dict[str, str]] = {probe.array: probe.name for probe in PROBES.values()}
 
     def __init__(self, dataset: xr.Dataset) -> None:
         mixed = dataset.attrs.get("mixed")
@@ -198,7 +204,7 @@ class Game:
                 attrs={
                     "dataset": name,
                     "defense": "unknown",
-                    "probes": [PROBE_OF[key] for key in MEASURED if key in given],
+                    "probes": [cls.probe_of[key] for key in MEASURED if key in given],
                     "layers": [f"layer {i}" for i in range(n_layers)],
                     **dict.fromkeys(("seed", "device", "seconds")),
                     **provenance.collect(),
@@ -306,7 +312,7 @@ class Game:
 
     def _measured(self, name: str) -> np.ndarray:
         if name not in self.dataset:
-            raise ValueError(f"This game has no {name}: play it with probes=[{PROBE_OF[name]!r}].")
+            raise ValueError(f"This game has no {name}: play it with probes=[{self.probe_of[name]!r}].")
         return self.dataset[name].to_numpy().astype(np.float64)
 
     @cached_property
@@ -332,7 +338,7 @@ class Game:
     @property
     def n_queries(self) -> int:
         """Number of queries per record."""
-        return self.dataset.sizes["query"]
+        return self.dataset.sizes.get("query", 1)
 
     @property
     def n_records(self) -> int:
@@ -423,7 +429,7 @@ class Game:
         ValueError
             If records, labels or queries differ, or both games have the same memberships.
         """
-        for name in ("fingerprint", "queries", "n_classes", "keep"):
+        for name in self.alike:
             mine, other = self.attrs.get(name), shadows.attrs.get(name)
             if mine != other:
                 raise ValueError(
@@ -436,7 +442,7 @@ class Game:
                 f"shadows have the memberships of the targets: play them with another seed than {self.attrs['seed']}."
             )
         probes = [name for name in self.probes if _measured_alike(name, self.attrs, shadows.attrs)]
-        dropped = ["shadow", *(array for array, name in PROBE_OF.items() if name not in probes)]
+        dropped = ["shadow", *(array for array, name in self.probe_of.items() if name not in probes)]
         both = [game.dataset.drop_vars(dropped, errors="ignore") for game in (self, shadows)]
         both[1] = both[1].assign(partner=both[1]["partner"] + self.n_models * (both[1]["partner"] >= 0))
         shared = [v for v in both[0].variables if v in both[1].variables]
@@ -521,33 +527,27 @@ def _describe(value: object) -> str:
         return os.urandom(16).hex()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything that determines a game, checked."""
+    """Everything that determines a game, checked; the part that is the same for all kinds of models."""
 
     pool: Pool
-    model: Model
-    defense: Defense
-    training: Training
+    defense: Any
+    training: Any
     queries: Queries
     n_models: int
-    canaries: int
     seed: int
-    keep: Literal["logits", "scores"]
-    answers: Literal["float32", "float16"]
     members: int | None = None
     candidates: np.ndarray | None = None
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[Any, ...] = ()
+
+    #: Trains a group of models, see `mialab.engine.train_group`.
+    train_group: ClassVar[Callable[..., dict[str, np.ndarray]]]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.training, Training):
-            raise TypeError(
-                f"training={self.training!r} must be a mialab.Training, e.g. Training(epochs=50)."
-            )
         _check_models(self.n_models)
         check_integer("seed", self.seed)
-        check_integer("canaries", self.canaries)
-        for name in ("n_models", "seed", "canaries"):
+        for name in ("n_models", "seed"):
             object.__setattr__(self, name, int(getattr(self, name)))
         n = len(self.pool)
         if self.candidates is not None:
@@ -562,19 +562,6 @@ class Plan:
             check_integer("members", self.members, low=1)
             if self.members > n // 2:
                 raise ValueError(f"members={self.members} must be at most {n // 2}, half of the candidates.")
-        if self.canaries and (self.members is not None or self.candidates is not None):
-            raise ValueError(f"canaries={self.canaries} do not go with members or candidates.")
-        if self.canaries % 2 or self.canaries > n:
-            raise ValueError(f"canaries={self.canaries} must be even and at most {n}, the number of records.")
-        choose("keep", self.keep, ("logits", "scores"))
-        choose("answers", self.answers, ("float32", "float16"))
-        if self.keep == "scores" and self.answers != "float32":
-            raise ValueError(f"answers={self.answers!r} goes with keep='logits': scores are float32 always.")
-        self.training.check(self.pool)
-        self.defense.check(self.pool)
-        for probe in self.probes:
-            probe.check(self.pool)
-        self._try_model()
 
     def _check_candidates(self) -> None:
         candidates, n = np.asarray(self.candidates), len(self.pool)
@@ -592,10 +579,115 @@ class Plan:
             )
         object.__setattr__(self, "candidates", candidates)
 
+    @property
+    def n_members(self) -> int:
+        """Members of each model."""
+        n = len(self.pool) if self.candidates is None else int(self.candidates.sum())
+        return n // 2 if self.members is None else self.members
+
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the labels that are trained on, int64 (record,), and which records are canaries, bool (record,)."""
+        return self.pool.y, np.zeros(len(self.pool), bool)
+
     def member(self, canary: np.ndarray) -> np.ndarray:
         """Draw who is a member of which model, bool (model, record)."""
         n, options = len(self.pool), {"candidate": self.candidates, "members": self.members}
         return membership(self.n_models, n, self.seed, canary, **options)
+
+    def resolve(self, team: Team, device: str) -> tuple[str, Self]:
+        """Return on which kind of device the machines that train do so, and what of the plan follows from that."""
+        raise NotImplementedError
+
+    def fixed(self) -> dict[str, np.ndarray]:
+        """Return what is known before training besides who is a member."""
+        y, canary = self.labels()
+        return {
+            "member": self.member(canary),
+            "partner": np.arange(self.n_models) ^ 1,
+            "y": y,
+            "canary": canary,
+        }
+
+    def layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Return shape and type of every array of the game."""
+        raise NotImplementedError
+
+    def options(self, device: str) -> dict[str, Any]:
+        """Return what `train_group` needs besides the models, the pool, labels and members."""
+        raise NotImplementedError
+
+    def form(self, team: Team, device: str) -> tuple[str, int]:
+        """Return how the machines that train do so, and how many models in a group at most."""
+        raise NotImplementedError
+
+    def seconds_of_work(self) -> float:
+        """Estimate how long one processor core takes for one model."""
+        raise NotImplementedError
+
+    def key(self) -> str:
+        """Name and hash under which the game is stored."""
+        digest = hashlib.sha256("\0".join(self._parts()).encode()).hexdigest()[:16]
+        return f"{self.pool.name}-{self.defense.name}-{digest}"
+
+    def _parts(self) -> list[str]:
+        raise NotImplementedError
+
+    def attrs(self) -> dict:
+        """Return what the game is, JSON-friendly."""
+        mixed = mixtures(self.queries)
+        pairs = {"shares": mixed.shares, "seed": mixed.seed, "n_records": len(self.pool)} if mixed else None
+        return {
+            "dataset": self.pool.name,
+            "fingerprint": self.pool.fingerprint,
+            "defense": self.defense.name,
+            "defense_parameters": dataclasses.asdict(self.defense),
+            "training": dataclasses.asdict(self.training),
+            "queries": repr(self.queries),
+            "query_kinds": list(kinds(self.queries)),
+            "mixed": pairs,
+            "n_models": self.n_models,
+            "members": self.members,
+            "n_candidates": None if self.candidates is None else int(self.candidates.sum()),
+            "seed": self.seed,
+            "n_classes": self.pool.n_classes,
+            "probes": [probe.name for probe in self.probes],
+            "probe_parameters": {probe.name: dataclasses.asdict(probe) for probe in self.probes},
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierPlan(Plan):
+    """Everything that determines a game of classifiers, checked."""
+
+    model: Model
+    canaries: int
+    keep: Literal["logits", "scores"]
+    answers: Literal["float32", "float16"]
+
+    train_group: ClassVar[Callable[..., dict[str, np.ndarray]]] = staticmethod(engine.train_group)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.training, Training):
+            raise TypeError(
+                f"training={self.training!r} must be a mialab.Training, e.g. Training(epochs=50)."
+            )
+        check_integer("canaries", self.canaries)
+        object.__setattr__(self, "canaries", int(self.canaries))
+        super().__post_init__()
+        if self.canaries and (self.members is not None or self.candidates is not None):
+            raise ValueError(f"canaries={self.canaries} do not go with members or candidates.")
+        n = len(self.pool)
+        if self.canaries % 2 or self.canaries > n:
+            raise ValueError(f"canaries={self.canaries} must be even and at most {n}, the number of records.")
+        choose("keep", self.keep, ("logits", "scores"))
+        choose("answers", self.answers, ("float32", "float16"))
+        if self.keep == "scores" and self.answers != "float32":
+            raise ValueError(f"answers={self.answers!r} goes with keep='logits': scores are float32 always.")
+        self.training.check(self.pool)
+        self.defense.check(self.pool)
+        for probe in self.probes:
+            probe.check(self.pool)
+        self._try_model()
 
     def _try_model(self) -> None:
         network = self.network()
@@ -613,8 +705,38 @@ class Plan:
         """Build one of the networks, as an example."""
         return engine.initialise(self.model, self.pool, self.seed, 0, self.defense)
 
-    def key(self) -> str:
-        """Name and hash under which the game is stored."""
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels with those of canaries changed, and which records are canaries."""
+        return mislabel(self.pool.y, self.pool.n_classes, self.canaries, self.seed)
+
+    def resolve(self, team: Team, device: str) -> tuple[str, Self]:
+        """Let a machine that trains choose device and precision."""
+        device, training = team.ask(_resolve, device, self.training, self.network().to("meta"))
+        return device, dataclasses.replace(self, training=training)
+
+    def layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Return shape and type of every array of the game."""
+        sizes = {"model": self.n_models, "query": len(self.queries), "record": len(self.pool)}
+        sizes |= {"label": self.pool.n_classes, "layer": len(self.layers())}
+        measured = [probe.array for probe in self.probes]
+        return layout(sizes, self.keep, self.answers, raw=self.defense.changes_answers, measured=measured)
+
+    def options(self, device: str) -> dict[str, Any]:
+        """Return what `mialab.engine.train_group` needs besides."""
+        names = ("defense", "training", "queries", "seed", "keep", "answers", "probes")
+        return {name: getattr(self, name) for name in names} | {"build": self.model, "device": device}
+
+    def form(self, team: Team, device: str) -> tuple[str, int]:
+        """Let a machine that trains say how it does so."""
+        names = ("defense", "training", "seed")
+        options = {name: getattr(self, name) for name in names}
+        return team.ask_of_pool(_form, build=self.model, device=device, **options)
+
+    def seconds_of_work(self) -> float:
+        """Estimate by `mialab.engine.seconds_of_work`."""
+        return engine.seconds_of_work(self.network(), self.pool, self.training)
+
+    def _parts(self) -> list[str]:
         sources = SOURCES + ("signals.py",) * (self.keep == "scores") + ("probes.py",) * bool(self.probes)
         parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, provenance.source_hash(*sources)]
         parts += [_describe(v) for v in (self.model, self.defense, self.training, self.queries)]
@@ -623,34 +745,16 @@ class Plan:
             str(self.members),
             "" if self.candidates is None else np.packbits(self.candidates).tobytes().hex(),
         ]
-        parts += [_describe(probe) for probe in self.probes]
-        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-        return f"{self.pool.name}-{self.defense.name}-{digest}"
+        return parts + [_describe(probe) for probe in self.probes]
 
     def attrs(self) -> dict:
         """Return what the game is, JSON-friendly."""
-        mixed = mixtures(self.queries)
-        pairs = {"shares": mixed.shares, "seed": mixed.seed, "n_records": len(self.pool)} if mixed else None
         return {
-            "dataset": self.pool.name,
-            "fingerprint": self.pool.fingerprint,
+            **super().attrs(),
             "model": _name(self.model),
-            "defense": self.defense.name,
-            "defense_parameters": dataclasses.asdict(self.defense),
-            "training": dataclasses.asdict(self.training),
-            "queries": repr(self.queries),
-            "query_kinds": list(kinds(self.queries)),
-            "mixed": pairs,
-            "n_models": self.n_models,
             "canaries": self.canaries,
-            "members": self.members,
-            "n_candidates": None if self.candidates is None else int(self.candidates.sum()),
-            "seed": self.seed,
             "keep": self.keep,
             "answers": self.answers,
-            "n_classes": self.pool.n_classes,
-            "probes": [probe.name for probe in self.probes],
-            "probe_parameters": {probe.name: dataclasses.asdict(probe) for probe in self.probes},
             "layers": self.layers(),
         }
 
@@ -754,7 +858,7 @@ def play(
     if not isinstance(pool, Pool):
         given = repr(pool) if isinstance(pool, str) else f"a {type(pool).__name__}"
         raise TypeError(f"pool is {given}; it must be a Pool, e.g. mialab.load('digits').")
-    plan = Plan(
+    plan = ClassifierPlan(
         pool=pool,
         model=models.make(model),
         defense=defenses.make(defense),
@@ -769,24 +873,36 @@ def play(
         answers=answers,
         probes=make_probes(probes),
     )
+    return Game(carry_out(plan, workers=workers, device=device, store=store))
+
+
+def carry_out(
+    plan: Plan, *, workers: int | None, device: str, store: str | os.PathLike[str] | None
+) -> xr.Dataset:
+    """Train what is not in the store yet, and open the game.
+
+    Parameters
+    ----------
+    plan : Plan
+        Everything that determines the game.
+    workers, device, store
+        See `play`.
+    """
     games = games_root(store)
-    team = backends.find(pool, workers, shared=is_shared(games))
-    device, training = team.ask(_resolve, device, plan.training, plan.network().to("meta"))
-    plan = dataclasses.replace(plan, training=training)
+    team = backends.find(plan.pool, workers, shared=is_shared(games))
+    device, plan = plan.resolve(team, device)
     kept = Store(games, plan.key())
-    y, canary = mislabel(pool.y, pool.n_classes, canaries, seed)
-    member = plan.member(canary)
     with kept.lock():
-        _lay_out(kept, plan, member, y, canary)
+        kept.create(plan.layout(), plan.fixed(), plan.attrs())
         absent, damaged = kept.missing()
         if damaged:
             warnings.warn(
-                f"Stored answers of models {damaged} are damaged; they are trained again.", stacklevel=2
+                f"Stored answers of models {damaged} are damaged; they are trained again.", stacklevel=3
             )
         todo = sorted(absent + damaged)
         if todo:
             _train(kept, plan, todo, team, device)
-    return Game(kept.open())
+    return kept.open()
 
 
 def _resolve(device: str, training: Training, network: torch.nn.Module) -> tuple[str, Training]:
@@ -805,43 +921,21 @@ def device_here(device: str) -> str:
     return device
 
 
-def _lay_out(store: Store, plan: Plan, member: np.ndarray, y: np.ndarray, canary: np.ndarray) -> None:
-    pool, partner = plan.pool, np.arange(plan.n_models) ^ 1
-    sizes = {"model": plan.n_models, "query": len(plan.queries), "record": len(pool), "label": pool.n_classes}
-    sizes["layer"] = len(plan.layers())
-    measured = [probe.array for probe in plan.probes]
-    arrays = layout(sizes, plan.keep, plan.answers, raw=plan.defense.changes_answers, measured=measured)
-    store.create(arrays, {"member": member, "partner": partner, "y": y, "canary": canary}, plan.attrs())
-
-
-def _train(
-    store: Store, plan: Plan, todo: list[int], team: backends.Processes | backends.Cluster, device: str
-) -> None:
+def _train(store: Store, plan: Plan, todo: list[int], team: Team, device: str) -> None:
     began = time.perf_counter()
-    options = {
-        "build": plan.model,
-        "defense": plan.defense,
-        "training": plan.training,
-        "queries": plan.queries,
-        "seed": plan.seed,
-        "device": device,
-        "keep": plan.keep,
-        "answers": plan.answers,
-        "probes": plan.probes,
-    }
-    how, most = team.ask_of_pool(
-        _form, build=plan.model, defense=plan.defense, training=plan.training, seed=plan.seed, device=device
-    )
+    how, most = plan.form(team, device)
     # Processes pay for large games only; a GPU is kept busy by one.
-    work = len(todo) * engine.seconds_of_work(plan.network(), plan.pool, plan.training)
+    work = len(todo) * plan.seconds_of_work()
     workers = team.size(work if device == "cpu" else 0, threads=how == "stacked" and device == "cpu")
     groups = _groups(todo, most, workers, device)
     workers = min(workers, len(groups))
-    before = store.attrs()
+    before, options = store.attrs(), plan.options(device)
     peak = before.get("peak_mb", 0.0)
     with progress.bar(len(todo), f"training {plan.defense.name} on {plan.pool.name}") as advance:
         # A group is stored where it was trained, as soon as it is; an error or a kill loses only what is under way.
-        for group, peak_mb in team.run(_train_group, groups, workers, store=store, form=how, **options):
+        for group, peak_mb in team.run(
+            _train_group, groups, workers, store=store, form=how, train=plan.train_group, **options
+        ):
             peak = max(peak, peak_mb)
             advance(len(group))
     store.set_attrs(
@@ -881,7 +975,12 @@ def _groups(todo: list[int], most: int, workers: int, device: str) -> list[list[
 
 
 def _train_group(
-    models: list[int], *, store: Store, form: str = "single", **options: Any
+    models: list[int],
+    *,
+    store: Store,
+    train: Callable[..., dict[str, np.ndarray]],
+    form: str = "single",
+    **options: Any,
 ) -> tuple[list[int], float]:
     """Train and store a group; return it with the peak memory of this process.
 
@@ -890,15 +989,17 @@ def _train_group(
     """
     with ONE_GROUP if form == "single" else nullcontext():
         absent, damaged = store.missing(models)
-        _train_and_store(sorted(absent + damaged), store, y=store.read("y"), **options)
+        _train_and_store(sorted(absent + damaged), store, train, y=store.read("y"), **options)
     return models, _peak_mb()
 
 
-def _train_and_store(models: list[int], store: Store, **options: Any) -> None:
+def _train_and_store(
+    models: list[int], store: Store, train: Callable[..., dict[str, np.ndarray]], **options: Any
+) -> None:
     if not models:
         return
     try:
-        store.write(models, engine.train_group(models, member=store.read("member", models), **options))
+        store.write(models, train(models, member=store.read("member", models), **options))
         return
     except torch.OutOfMemoryError as error:
         if len(models) == 1:
@@ -910,7 +1011,7 @@ def _train_and_store(models: list[int], store: Store, **options: Any) -> None:
     torch.cuda.empty_cache()
     half = len(models) // 2
     for part in (models[:half], models[half:]):
-        _train_and_store(part, store, **options)
+        _train_and_store(part, store, train, **options)
 
 
 def _peak_mb() -> float:

@@ -28,11 +28,18 @@ ANSWERS = ("logits", *SIGNALS)
 RAW = tuple(f"raw_{name}" for name in ANSWERS)
 #: What probes measure, see `mialab.probes`; in games that were played with them.
 MEASURED = ("gradient_norm", "boundary_distance")
+#: What critics say, and samples, of games of generative models, see `mialab.gan`; and what is measured on those.
+GENERATED = ("critic", "critic_max", "critic_loss", "samples")
+RECONSTRUCTED = ("reconstruction", "partial_reconstruction", "shadow_critic")
 #: Arrays of which every model writes its part, in the order of its checksum.
-PER_MODEL = (*ANSWERS, *RAW, *MEASURED, "train_accuracy", "validation_accuracy", "test_accuracy", "seconds")
+_ASKED = (*ANSWERS, *RAW, *MEASURED, *GENERATED, *RECONSTRUCTED)
+PER_MODEL = (*_ASKED, "train_accuracy", "validation_accuracy", "test_accuracy", "seconds")
 DIMENSIONS = {
     **dict.fromkeys(PER_MODEL, ("model",)),
-    **dict.fromkeys((*ANSWERS, *RAW), ("model", "query", "record")),
+    **dict.fromkeys((*ANSWERS, *RAW, *GENERATED), ("model", "query", "record")),
+    **dict.fromkeys(RECONSTRUCTED, ("model", "record")),
+    "samples": ("model", "sample", "feature"),
+    "sample_y": ("sample",),
     "logits": ("model", "query", "record", "label"),
     "raw_logits": ("model", "query", "record", "label"),
     "gradient_norm": ("model", "record", "layer"),
@@ -79,15 +86,30 @@ def layout(
     kept += tuple(f"raw_{name}" for name in kept) if raw else ()
     dtypes = FIXED | dict.fromkeys(kept, answers if keep == "logits" else "float32")
     dtypes |= dict.fromkeys(measured, "float32")
-    dtypes |= {name: "float64" for name in PER_MODEL if name not in ANSWERS + RAW + MEASURED}
-    dtypes |= {"checksum": "uint8"}
+    dtypes |= {name: "float64" for name in PER_MODEL if name not in _ASKED}
+    return shapes(dtypes, sizes)
+
+
+def shapes(
+    dtypes: Mapping[str, Any], sizes: Mapping[str, int]
+) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Return shape and type of some arrays of a game, and of its checksums.
+
+    Parameters
+    ----------
+    dtypes : mapping of str to dtype
+        Types of the arrays, names from ``DIMENSIONS``.
+    sizes : mapping of str to int
+        Sizes of their dimensions.
+    """
+    dtypes = {**dtypes, "checksum": "uint8"}
     sizes = {**sizes, "byte": hashlib.sha256().digest_size}
     return {name: (tuple(sizes[d] for d in DIMENSIONS[name]), np.dtype(dtypes[name])) for name in dtypes}
 
 
 def _chunks(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...] | Literal["auto"]:
     """Cut what is said of records into chunks of one model and as many records as fit, about the same in each."""
-    if name in FIXED:
+    if name not in PER_MODEL and name != "checksum":
         return "auto"
     if "record" not in DIMENSIONS[name]:
         return (1, *shape[1:])

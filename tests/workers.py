@@ -15,7 +15,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 import mialab as mia
 from mialab.defenses import Defense
-from mialab.game import Plan
+from mialab.game import ClassifierPlan
 from mialab.models import MLP
 
 
@@ -148,7 +148,7 @@ def own_model(shape: tuple[int, ...], n_classes: int) -> torch.nn.Module:
     return helper(WIDTH)(shape, n_classes)
 
 
-def own_plan(**changes: object) -> Plan:
+def own_plan(**changes: object) -> ClassifierPlan:
     """Return the plan of a game with the user's own code."""
     options = {
         "pool": toys.pool("binary", validation=10),
@@ -162,7 +162,7 @@ def own_plan(**changes: object) -> Plan:
         "keep": "logits",
         "answers": "float32",
     }
-    return Plan(**options | changes)
+    return ClassifierPlan(**options | changes)
 
 
 def write_key(answer: str) -> None:

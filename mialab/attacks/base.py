@@ -57,6 +57,8 @@ class Attack(ABC):
         rate that the attacker allows. By default the first of what the attack offers (`calibrations`).
     """
 
+    #: What is attacked: "classifier", or "generator" (see `mialab.gan`).
+    victim: ClassVar[str] = "classifier"
     #: What the attacker sees of an answer: only the predicted label, the ranking of the classes, or the logits.
     sees: ClassVar[str] = "logits"
     #: Whether the logits themselves are needed: signals, as games with ``keep="scores"`` have them, will not do.
@@ -120,6 +122,11 @@ class Attack(ABC):
         Refused
             Saying what is missing and how to get it.
         """
+        if self.victim != game.victim:
+            raise Refused(
+                f"Attack {self.name!r} is on {self.victim}s, but the models of this game are {game.victim}s: choose one "
+                f"of mialab.attacks.available({game.victim!r})."
+            )
         if self.needs_kinds and not set(self.needs_kinds) & set(game.query_kinds):
             made = " or ".join(f"mialab.queries.{MAKERS[k]}" for k in self.needs_kinds if k in MAKERS)
             raise Refused(
@@ -418,8 +425,13 @@ def _queries_needed(attack: Attack) -> str:
     return attack.budget or f"{attack.min_queries}" + ("+" if attack.min_queries > 1 else "")
 
 
-def available() -> pd.DataFrame:
+def available(victim: str = "classifier") -> pd.DataFrame:
     """Return all attacks with what each needs: a row per attack, from the attacks' own statements.
+
+    Parameters
+    ----------
+    victim : {"classifier", "generator"}
+        What is attacked.
 
     Returns
     -------
@@ -431,8 +443,11 @@ def available() -> pd.DataFrame:
         ``queries`` per record; ``source``.
     """
     rows = []
-    for name in sorted(ATTACKS):
-        attack = ATTACKS[name]()
+    choose("victim", victim, ("classifier", "generator"))
+    every = {name: make_one() for name, make_one in sorted(ATTACKS.items())}
+    for name, attack in every.items():
+        if attack.victim != victim:
+            continue
         rows.append(
             {
                 "attack": name,

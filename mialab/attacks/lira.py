@@ -124,9 +124,10 @@ class LiRA(Attack):
     ----------
     online : bool
         Whether the attacker has shadow models that were trained on the record.
-    statistic : {"scaled_logit", "hinge"}
+    statistic : {"scaled_logit", "hinge", "critic"}
         What phi is: ``z_y - logsumexp(other z)``, the log odds of the label; or ``z_y - max(other z)``, by how much
-        the label is ahead of, or behind, the next class. See `mialab.signals`.
+        the label is ahead of, or behind, the next class; see `mialab.signals`. ``"critic"`` is for generative models,
+        what their critic says of the record minus what it says of generated ones (Ji et al.), see `mialab.gan`.
     variance : {"per_record", "pooled"}
         A variance for each record, or one shared by all records of a side, which is steadier with few shadows
         (Carlini et al., 2022, section VI-D).
@@ -152,7 +153,7 @@ class LiRA(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choose("statistic", self.statistic, ("scaled_logit", "hinge"))
+        choose("statistic", self.statistic, ("scaled_logit", "hinge", "critic"))
         choose("variance", self.variance, ("per_record", "pooled"))
         choose("offline", self.offline, ("z_score", "density"))
         choose("queries", self.queries, ("original", "all"))
@@ -163,6 +164,16 @@ class LiRA(Attack):
         return ("ratio", "known_half") if self.online else ("shadows", "known_half")
 
     @property
+    def victim(self) -> str:
+        """Generators, with the statistic of their critics."""
+        return "generator" if self.statistic == "critic" else "classifier"
+
+    @property
+    def sees(self) -> str:
+        """The answer, or the critic."""
+        return "critic" if self.statistic == "critic" else "logits"
+
+    @property
     def shadows(self) -> str:
         """Shadow models that were trained on the record are needed online only."""
         return "IN and OUT" if self.online else "OUT"
@@ -171,6 +182,7 @@ class LiRA(Attack):
     def base_name(self) -> str:
         """Name of the variant, e.g. ``"lira_offline_pooled"``."""
         parts = {
+            "critic": self.statistic == "critic",
             "lira": True,
             "hinge": self.statistic == "hinge",
             "offline": not self.online,
@@ -187,7 +199,7 @@ class LiRA(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log likelihood ratio, or the offline score, (model, record)."""
-        phi = signal(game, self.statistic)
+        phi = -game.critic_loss if self.statistic == "critic" else signal(game, self.statistic)
         first, *others = game.unmixed if self.queries == "all" else [0]
         options = {"online": self.online, "variance": self.variance, "offline": self.offline}
         score = lira(phi[:, first], game.member, game.left_out, **options)
@@ -202,5 +214,7 @@ for _online in (True, False):
         register(partial(LiRA, online=_online, variance=_variance))
 for _variance in ("per_record", "pooled"):
     register(partial(LiRA, online=False, offline="density", variance=_variance))
+    for _online in (True, False):
+        register(partial(LiRA, statistic="critic", online=_online, variance=_variance))
 register(partial(LiRA, statistic="hinge"))
 register(partial(LiRA, queries="all"))

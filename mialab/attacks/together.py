@@ -112,6 +112,11 @@ class CoMembership(Together):
         return ("ratio", "known_half") if "ratio" in self.base.calibrations else ("known_half",)
 
     @property
+    def victim(self) -> str:
+        """What the attack on single records attacks."""
+        return self.base.victim
+
+    @property
     def sees(self) -> str:
         """What the attack on single records sees."""
         return self.base.sees
@@ -236,11 +241,15 @@ class MixedPairs(Together):
                 "models, at least 16."
             )
 
+    def answers(self, game: Game) -> np.ndarray:
+        """Return the statistic of every model's answers to the mixtures of each record, float64 (model, record)."""
+        return mixed_label_loss(game)
+
     def of_sets(self, game: Game) -> tuple[np.ndarray, np.ndarray]:
         """Return the log likelihood ratios of pairs at the first record of each, and where there are any."""
         first, second = _pairs(game)
         both, neither = _sides(game, first, second)
-        answers = mixed_label_loss(game)
+        answers = self.answers(game)
         ratio, enough = pair_ratio(
             (answers[:, first] + answers[:, second]) / 2,
             both,

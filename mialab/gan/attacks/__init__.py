@@ -1,0 +1,7 @@
+"""Attacks on generative models, one file a family; they are registered with those on classifiers."""
+
+from mialab.gan.attacks.critic import Logan, LoganBlackBox
+from mialab.gan.attacks.density import Domias, LoganAuxiliary, NeighbourRatio
+from mialab.gan.attacks.samples import GanLeaks, MonteCarlo
+
+__all__ = ["Domias", "GanLeaks", "Logan", "LoganAuxiliary", "LoganBlackBox", "MonteCarlo", "NeighbourRatio"]

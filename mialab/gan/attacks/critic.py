@@ -1,0 +1,131 @@
+"""LOGAN: what a critic says of a record (Hayes et al., 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from mialab.attacks.base import Attack, Outcome, Refused, _spread, register
+from mialab.options import choose
+
+if TYPE_CHECKING:
+    from mialab.game import Game
+
+#: Which array of a game holds what the critics say.
+ARRAYS = {"mean": "critic", "max": "critic_max"}
+
+
+def centred(said: np.ndarray) -> np.ndarray:
+    """Subtract from what each model's critic says the median over the records that it was asked about.
+
+    A Wasserstein critic is trained on differences alone: a constant added to all that it says changes nothing. So a
+    threshold can be shared by several models only after their constants are gone; within a model, the order of the
+    records stays the same.
+
+    Parameters
+    ----------
+    said : numpy.ndarray of float, shape (model, record)
+        What the critics say.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (model, record)
+    """
+    said = np.asarray(said, dtype=np.float64)
+    return said - np.median(said, axis=1, keepdims=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logan(Attack):
+    """Call a record a member if the model's own critic takes it for real, the white-box form of LOGAN.
+
+    The score is what the critic says of the record with its label, before any sigmoid, less the median over all
+    records. The paper ranks the records of one target and calls as many of them members as there are, which with half
+    of the records as members is a threshold of 0; the median is ours [assumed], so that scores of several targets may
+    be compared, see `centred`.
+
+    Parameters
+    ----------
+    critics : {"mean", "max"}
+        For models with several critics, what is taken of all they say. Each critic saw another part of the members, so
+        the largest finds a member of any part.
+    per_class, calibrate
+        See `mialab.attacks.Attack`.
+    """
+
+    victim: ClassVar[str] = "generator"
+    sees: ClassVar[str] = "critic"
+    source: ClassVar[str] = "Hayes et al. (2019), section 4.1"
+
+    critics: str = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose("critics", self.critics, ARRAYS)
+
+    @property
+    def base_name(self) -> str:
+        """Name of the variant: ``"logan"`` or ``"logan_max"``."""
+        return "logan" + "_max" * (self.critics == "max")
+
+    def check(self, game: Game) -> None:
+        """Refuse a game that holds nothing of what critics say; see `mialab.attacks.Attack.check`."""
+        super().check(game)
+        array = ARRAYS[self.critics]
+        if array not in game.dataset:
+            raise Refused(
+                f"Attack {self.name!r} needs what the critics say of the records, and this game has no {array!r}: "
+                "play it with mialab.gan.play, or give the array to GeneratorGame.from_arrays."
+            )
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return what the critics say of the records themselves, centred, (model, record)."""
+        return centred(getattr(game, ARRAYS[self.critics])[:, 0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoganBlackBox(Attack):
+    """Call a record a member if the critic of a GAN that was trained on the model's samples takes it for real.
+
+    The black-box form of LOGAN without auxiliary knowledge; see `mialab.gan.probes.ShadowCritic` and, for the median
+    that is subtracted, `Logan`. Records that the probe did not ask about are not evaluated.
+
+    Parameters
+    ----------
+    per_class, calibrate
+        See `mialab.attacks.Attack`.
+    """
+
+    victim: ClassVar[str] = "generator"
+    sees: ClassVar[str] = "samples"
+    needs_probe: ClassVar[str] = "shadow_critic"
+    source: ClassVar[str] = "Hayes et al. (2019), section 4.2"
+
+    @property
+    def base_name(self) -> str:
+        """Name of the attack."""
+        return "logan_black_box"
+
+    def run(self, game: Game) -> Outcome:
+        """Attack the records that the probe asked about; see `mialab.attacks.Attack.run`."""
+        self.check(game)
+        asked = np.isfinite(game.measured("shadow_critic")).all(0)
+        if asked.all():
+            return super().run(game)
+        if not asked.any():
+            raise Refused(
+                f"Attack {self.name!r}: the probe 'shadow_critic' asked about no record of this game."
+            )
+        return _spread(self.run(game.of_records(asked)), asked)
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return what the critics that were trained on samples say, centred, (model, record)."""
+        return centred(game.measured("shadow_critic"))
+
+
+for _critics in ARRAYS:
+    register(partial(Logan, critics=_critics))
+register(LoganBlackBox)
