@@ -29,7 +29,7 @@ SLOPE = 0.2
 SMALLEST_MAP = 4
 
 
-class Architecture(Protocol):
+class GAN(Protocol):
     """Anything that builds generators and critics for records of a shape and a number of classes.
 
     Attributes
@@ -146,7 +146,7 @@ class Conv:
     The critic halves an image with strided convolutions of ``width``, ``2 width``, ... channels while its sides are
     even and larger than 4 pixels, then maps what is left to one number; the generator is its mirror image: 8 and 32
     pixels start from 4, 28 pixels from 7. With ``width=64, latent=256, kernel=5`` and images of 64 pixels that is the
-    network of Mixup training for GANs (Li et al., 2024), except that
+    network of Ji et al. (2023), except that
 
     - the generator ends in tanh, shifted from [-1, 1] to [0, 1], and the critic sees [-1, 1] (the paper: sigmoid and
       [0, 1], which is the same up to the scale of initial weights);
@@ -268,13 +268,13 @@ def _check_flag(name: str, value: object) -> None:
 NETWORKS: dict[str, type[MLP] | type[Conv]] = {"conv": Conv, "mlp": MLP}
 
 
-def make(networks: str | Architecture) -> Architecture:
+def make(networks: str | GAN) -> GAN:
     """Return the architecture that ``networks`` names, or ``networks`` itself if it is one already.
 
     Parameters
     ----------
-    networks : {"mlp", "conv"} or Architecture
-        A name, an instance such as ``Conv(width=32)``, or an object of your own with the methods of `Architecture`.
+    networks : {"mlp", "conv"} or GAN
+        A name, an instance such as ``Conv(width=32)``, or an object of your own with the methods of `GAN`.
     """
     if isinstance(networks, type) and networks in NETWORKS.values():
         return networks()
