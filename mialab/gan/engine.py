@@ -22,7 +22,7 @@ from mialab import engine
 from mialab.data import Pool
 from mialab.engine import prepare
 from mialab.gan.defenses.base import Defense
-from mialab.gan.quality import train_on_synthetic
+from mialab.gan.utility import train_on_synthetic
 from mialab.queries import Queries, mixtures, pairing
 from mialab.randomness import Streams, generator
 

@@ -33,7 +33,7 @@ SOURCES = (
     "membership.py",
     "gan/engine.py",
     "gan/training.py",
-    "gan/quality.py",
+    "gan/utility.py",
     "gan/defenses/base.py",
 )
 

@@ -1,4 +1,4 @@
-"""How good generated records are: for training classifiers, by their distribution, and whether they are copies."""
+"""How good generated records are: by their distribution, for training classifiers, and whether they are copies."""
 
 from __future__ import annotations
 
@@ -13,86 +13,19 @@ from torch import nn
 
 from mialab import engine, metrics
 from mialab.data import Pool
-from mialab.defenses.base import Defense
-from mialab.engine import Training
-from mialab.models import CNN, MLP, Model
+from mialab.gan.utility import classifier, train_on_synthetic, trained
 from mialab.options import check_integer
 from mialab.randomness import generator
 
 if TYPE_CHECKING:
     from mialab.gan.game import GeneratorGame
 
-#: Training steps and batch size of the classifiers that judge samples, whatever the number of samples.
-STEPS, BATCH = 400, 64
-#: Images of at least so many pixels a side are classified by a convolutional network, all else by an MLP.
-CONVOLUTIONS_FROM = 16
 #: Most records in a kernel matrix of the KID; of more, subsets of so many are averaged.
 KERNEL_RECORDS = 1000
 #: Models whose members are judged as if they had been generated, at most: each costs the training of a classifier.
 REAL_MODELS = 8
 #: Name of the row of real records in a table of quality.
 REAL = "real records"
-
-
-def train_on_synthetic(
-    samples: np.ndarray, sample_y: np.ndarray, pool: Pool, *, seed: int, model: int
-) -> float:
-    """Accuracy on real test records of a classifier trained on generated records alone.
-
-    A small network (`classifier`) is trained for about 400 steps on batches of 64 records with their hard labels.
-    Ji et al. measure the utility of generated records in this way, with a ResNet-18 for images.
-
-    Parameters
-    ----------
-    samples : numpy.ndarray of float32, shape (sample, ...)
-        Records in [0, 1].
-    sample_y : numpy.ndarray of int, shape (sample,)
-        Their labels.
-    pool : Pool
-        Gives number of classes, kind, and the test part.
-    seed, model : int
-        The result depends on them alone, besides the samples.
-
-    Returns
-    -------
-    float
-        A fraction; NaN without test records, or if all samples have one label, as those of unconditional networks.
-
-    Raises
-    ------
-    ValueError
-        If shapes or values of the samples do not fit the pool.
-    """
-    check_integer("model", model)
-    samples, sample_y = np.ascontiguousarray(samples, np.float32), np.asarray(sample_y, np.int64)
-    if samples.shape[1:] != pool.x.shape[1:]:
-        raise ValueError(
-            f"samples has shape {samples.shape}; with this pool it must be (sample, {_sizes(pool)})."
-        )
-    if not len(pool.x_test) or len(np.unique(sample_y)) < 2:
-        return float("nan")
-    own = int(generator(seed, "train on synthetic", model).integers(2**31))
-    run = _trained(Pool("samples", samples, sample_y, pool.n_classes, pool.kind), own)
-    return float(run.accuracy(pool.x_test, pool.y_test)[0])
-
-
-def classifier(pool: Pool) -> Model:
-    """Return the builder of the small network that judges samples of this pool, with 64 features before its answer."""
-    large = pool.kind == "image" and min(pool.x.shape[-2:]) >= CONVOLUTIONS_FROM
-    return CNN(channels=(16, 32), hidden=64) if large else MLP(hidden=(128, 64), activation="relu")
-
-
-def _trained(data: Pool, seed: int) -> engine.Run:
-    """Train the small network on all records of a pool, for `STEPS` steps."""
-    n = len(data)
-    batches = -(-n // BATCH)
-    training = Training(
-        epochs=max(1, round(STEPS / batches)), batch_size=min(BATCH, n), lr=2e-3, precision="float32"
-    )
-    plan = {"build": classifier(data), "defense": Defense(), "training": training}
-    run = engine.Run(data, data.y, np.ones((1, n), bool), [0], **plan, seed=seed, device="cpu")
-    run.train()
-    return run
 
 
 # ----------------------------------------------------------------------------------------- distances of distributions
@@ -155,7 +88,7 @@ def extractor(pool: Pool, seed: int = 0) -> Extractor:
             "learnt from held-out records of at least 2 classes: load the pool with validation=...."
         )
     held_out = Pool("held out", pool.x_val, pool.y_val, pool.n_classes, pool.kind)
-    run = _trained(held_out, int(generator(seed, "extractor").integers(2**31)))
+    run = trained(held_out, int(generator(seed, "extractor").integers(2**31)))
     network = classifier(pool)(pool.x.shape[1:], pool.n_classes)
     network.load_state_dict(run.function(0)[1])
     return Extractor(network[:-1], _records(pool.x_val))
@@ -381,7 +314,3 @@ def _partners(game: GeneratorGame, targets: np.ndarray) -> np.ndarray:
 def _records(x: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Return records as float32 in [0, 1]."""
     return engine.prepare(torch.as_tensor(np.ascontiguousarray(x))).float()
-
-
-def _sizes(pool: Pool) -> str:
-    return ", ".join(map(str, pool.x.shape[1:]))
