@@ -23,8 +23,8 @@ def train_on_synthetic(
 ) -> float:
     """Accuracy on real test records of a classifier trained on generated records alone.
 
-    A small network (`classifier`) is trained for about 400 steps, or once through, on batches of 64 records with their hard labels.
-    Ji et al. measure the utility of generated records in this way, with a ResNet-18 for images.
+    A small network (`classifier`) is trained for about 400 steps, or for one epoch if that is more, on batches of 64
+    records with their hard labels. Ji et al. measure the utility of samples in this way, with a ResNet-18 for images.
 
     Parameters
     ----------
