@@ -124,7 +124,7 @@ class Attack(ABC):
         """
         if self.victim != game.victim:
             raise Refused(
-                f"Attack {self.name!r} is on {self.victim}s, but the models of this game are {game.victim}s: choose one "
+                f"Attack {self.name!r} is on {self.victim}s, but the models of this game are {game.victim}s: take one "
                 f"of mialab.attacks.available({game.victim!r})."
             )
         if self.needs_kinds and not set(self.needs_kinds) & set(game.query_kinds):
