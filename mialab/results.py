@@ -75,6 +75,8 @@ def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
     tables: dict[str, Any] = {"provenance": provenance}
     for file in sorted(folder.glob(f"{name}-*.csv")):
         table = pd.read_csv(file)
+        texts = table.select_dtypes(exclude="number").columns
+        table[texts] = table[texts].fillna("")  # an empty text is no missing number
         key = file.stem.removeprefix(f"{name}-")
         if "target" in table:
             table = AuditTable(table)
