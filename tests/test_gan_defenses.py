@@ -242,6 +242,17 @@ def test_the_privacy_classifier_learns_the_parts():
     assert fresh > 0.4
 
 
+def test_each_step_of_the_privacy_classifier_is_of_its_batch_alone():
+    classifier = PrivacyClassifier(6, 2, streams(), lr=1e-3, betas=(0.5, 0.999))
+    first, second = torch.rand(2, 3, 2, 4, 6)
+    classifier.learn(first)
+    loss = classifier.loss(second, own(second), learn=True).mean((1, 2)).sum()
+    expected = torch.autograd.grad(loss, classifier.parameters)
+    classifier.learn(second)
+    for parameter, gradient in zip(classifier.parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
 def test_the_privacy_loss_of_two_generators():
     """With two generators, the other one is no matter of chance."""
     defense = PrivGAN(weight=3.0, pretraining=5)
