@@ -111,8 +111,8 @@ def bounds(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axe
     """Draw the measured AUC of each game over the distance of its scores, below the curve that bounds it.
 
     A marker stands at the mean AUC over targets, with its interval, and at the distance that a threshold shows
-    (``distance_threshold``); the horizontal bar goes from the estimate that errs downwards to the one that errs upwards.
-    A cross of the same colour is the bound for Gaussians, at the same place.
+    (``distance_threshold``); the horizontal bar goes from the estimate that errs downwards to the one that errs
+    upwards. A cross of the same colour is the bound for Gaussians, at the same place.
 
     Parameters
     ----------
@@ -159,6 +159,8 @@ def bounds(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axe
 def shifts(table: pd.DataFrame, quantity: str = "ratio falls") -> Figure:
     """Draw how often a defense lowers the likelihood ratio, by separation: a panel each for members and non-members.
 
+    The tenth of highest separation, the outliers, is at the right.
+
     Parameters
     ----------
     table : DataFrame
@@ -188,8 +190,7 @@ def shifts(table: pd.DataFrame, quantity: str = "ratio falls") -> Figure:
             ax.errorbar(place, own["value"], yerr=np.maximum(0, ends), elinewidth=1, **looks, label=label)
         ax.set_title(side, loc="left")
         ax.set_xticks([1, 4, 7, 10])
-        ax.set_ylim(-0.02, 1.02)
-    figure.supxlabel("Tenth of the separation: 10 = outliers", fontsize=13)
+        ax.set(ylim=(-0.02, 1.02), xlabel="Tenth by separation")
     axes[0].set_ylabel(f"Share: {quantity}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

@@ -176,10 +176,10 @@ def bounds(
     -------
     pandas.DataFrame
         Columns ``quantity, value, low, high, targets``. Quantities are ``auc``; ``distance_histogram``,
-        ``distance_threshold`` and ``distance_cross_fitted``, estimates of the total variation distance of which the first
-        errs upwards and the last downwards (`total_variation`); ``bound_histogram``, ``bound_threshold`` and
-        ``bound_cross_fitted``, the bounds of the AUC from them: the AUC is never above the second, and may be above the
-        last; and ``bound_gaussian``, which takes the scores for Gaussian with the means and variances that they
+        ``distance_threshold`` and ``distance_cross_fitted``, estimates of the total variation distance of which the
+        first errs upwards and the last downwards (`total_variation`); ``bound_histogram``, ``bound_threshold`` and
+        ``bound_cross_fitted``, the bounds of the AUC from them: the AUC is never above the second, and may be above
+        the last; and ``bound_gaussian``, which takes the scores for Gaussian with the means and variances that they
         have. That holds if a record's losses have the same variance with and without it (Ji et al., lemma 1); where
         it doesn't, this is no bound.
 
@@ -309,7 +309,8 @@ def ratio_shifts(
         counting half. ``of`` is ``"members"`` or ``"non-members"``; ``part`` is 0 for all records, or 1 to 10, the part
         of equal size of each target's records by separation, 10 for the highest. Quantities are ``ratio falls``;
         ``loss rises``; and ``ratio falls if loss rises``. Without any effect of the defense, the first two are 1/2; the
-        last is 1 wherever both Gaussians have the same variance and the mean with the record is the lower one.
+        last is 1 wherever both Gaussians have the same variance and the mean with the record is the lower one. Where
+        the separation is estimated below 0, as of many records with few models, a higher loss raises the ratio.
 
     Raises
     ------
