@@ -156,7 +156,7 @@ def applicable(
         If an attack is unknown or named twice.
     """
     able, refused = [], []
-    for attack in _all(attacks, pool):
+    for attack in _all(attacks, pool, game.victim):
         try:
             if attack.needs_pool and attack.pool is None:
                 raise Refused(f"Attack {attack.name!r} looks at the records: pass pool=.")
@@ -395,8 +395,10 @@ def shifted(
 # ------------------------------------------------------------------------------------------------------ machinery
 
 
-def _all(attacks: Sequence[str | Attack] | None, pool: Pool | None) -> list[Attack]:
-    names = list(_attacks.available().index) if attacks is None else attacks
+def _all(
+    attacks: Sequence[str | Attack] | None, pool: Pool | None, victim: str = "classifier"
+) -> list[Attack]:
+    names = list(_attacks.available(victim).index) if attacks is None else attacks
     return list(_chosen(names, pool).values())
 
 

@@ -541,9 +541,6 @@ class Plan:
     candidates: np.ndarray | None = None
     probes: tuple[Any, ...] = ()
 
-    #: Trains a group of models, see `mialab.engine.train_group`.
-    train_group: ClassVar[Callable[..., dict[str, np.ndarray]]]
-
     def __post_init__(self) -> None:
         _check_models(self.n_models)
         check_integer("seed", self.seed)
@@ -612,6 +609,11 @@ class Plan:
         """Return shape and type of every array of the game."""
         raise NotImplementedError
 
+    @property
+    def train_group(self) -> Callable[..., dict[str, np.ndarray]]:
+        """The function that trains a group of models, such as `mialab.engine.train_group`."""
+        raise NotImplementedError
+
     def options(self, device: str) -> dict[str, Any]:
         """Return what `train_group` needs besides the models, the pool, labels and members."""
         raise NotImplementedError
@@ -663,8 +665,6 @@ class ClassifierPlan(Plan):
     canaries: int
     keep: Literal["logits", "scores"]
     answers: Literal["float32", "float16"]
-
-    train_group: ClassVar[Callable[..., dict[str, np.ndarray]]] = staticmethod(engine.train_group)
 
     def __post_init__(self) -> None:
         if not isinstance(self.training, Training):
@@ -720,6 +720,11 @@ class ClassifierPlan(Plan):
         sizes |= {"label": self.pool.n_classes, "layer": len(self.layers())}
         measured = [probe.array for probe in self.probes]
         return layout(sizes, self.keep, self.answers, raw=self.defense.changes_answers, measured=measured)
+
+    @property
+    def train_group(self) -> Callable[..., dict[str, np.ndarray]]:
+        """The engine's."""
+        return engine.train_group
 
     def options(self, device: str) -> dict[str, Any]:
         """Return what `mialab.engine.train_group` needs besides."""

@@ -95,7 +95,7 @@ def audit_each(
     games : dict of str to Game
         Label, which the column ``defense`` holds, to game.
     attacks : sequence of str or Attack, optional
-        All that are registered by default.
+        All that are registered by default, those on generators for games of generators.
     pool : Pool, optional
         The records that were played with, for attacks that look at them.
     fprs, fnrs, n_resamples, seed
@@ -114,7 +114,8 @@ def audit_each(
     RuntimeError
         If no attack works on any game.
     """
-    wanted = _all(attacks, pool)
+    victim = next((game.victim for game in games.values()), "classifier")
+    wanted = _all(attacks, pool, victim)
     options = {"pool": pool, "fprs": fprs, "fnrs": fnrs, "n_resamples": n_resamples, "seed": seed}
     tables, missing = {}, []
     for label, game in games.items():

@@ -255,8 +255,6 @@ class GeneratorPlan(Plan):
     samples: int
     fakes: int
 
-    train_group: ClassVar[Callable[..., dict[str, np.ndarray]]] = staticmethod(train_group)
-
     def __post_init__(self) -> None:
         if not isinstance(self.training, Training):
             raise TypeError(
@@ -294,6 +292,11 @@ class GeneratorPlan(Plan):
         dtypes |= dict.fromkeys((*GENERATED[:-1], *(probe.array for probe in self.probes)), "float32")
         dtypes |= {"samples": self.pool.x.dtype, "test_accuracy": "float64", "seconds": "float64"}
         return shapes(dtypes, sizes)
+
+    @property
+    def train_group(self) -> Callable[..., dict[str, np.ndarray]]:
+        """That of the engine of generators."""
+        return train_group
 
     def options(self, device: str) -> dict[str, Any]:
         """Return what `mialab.gan.engine.train_group` needs besides."""
