@@ -1,0 +1,109 @@
+"""GAN-Leaks with the generator at hand: how well it can be made to generate a record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+from mialab.attacks.base import Attack, Outcome, Refused, _spread, register
+from mialab.attacks.calibrated import calibrated
+from mialab.gan.probes import PartialBlackBox, WhiteBox
+from mialab.options import choose
+
+if TYPE_CHECKING:
+    from mialab.gan.game import GeneratorGame
+
+PROBES = {"white_box": WhiteBox, "partial": PartialBlackBox}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction(Attack):
+    """Call a record a member if the generator can be made to generate something close to it.
+
+    The score is minus the error that `mialab.gan.probes.WhiteBox` or `PartialBlackBox` measured (Chen et al., 2020,
+    sections 5.4 and 5.3). Where ``calibrated``, the mean error of the shadow generators that were not trained on the
+    record (OUT) is subtracted from the error, as the paper does with a single reference generator (section 5.6). Only
+    records that were asked about are evaluated.
+
+    Parameters
+    ----------
+    access : {"white_box", "partial"}
+        What the attacker has: the generator itself, or an interface that generates a record from a given z.
+    calibrated : bool
+        Whether the error is compared with that of OUT shadow generators.
+    per_class, calibrate
+        See `Attack`.
+    """
+
+    victim: ClassVar[str] = "generator"
+
+    access: str = "white_box"
+    calibrated: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        choose("access", self.access, PROBES)
+
+    @property
+    def sees(self) -> str:
+        """What the attacker sees."""
+        return {"white_box": "generator", "partial": "latents and samples"}[self.access]
+
+    @property
+    def needs_probe(self) -> str:
+        """The probe that measures the errors."""
+        return PROBES[self.access].name
+
+    @property
+    def budget(self) -> str:
+        """Evaluations of the generator."""
+        return str(WhiteBox().steps if self.access == "white_box" else PartialBlackBox().evaluations)
+
+    @property
+    def shadows(self) -> str:
+        """Kind of shadow models that the score needs."""
+        return "OUT" if self.calibrated else "none"
+
+    @property
+    def source(self) -> str:
+        """Paper."""
+        section = {"white_box": "5.4", "partial": "5.3"}[self.access]
+        return f"Chen et al. (2020), section{'s' * self.calibrated} {section}" + " and 5.6" * self.calibrated
+
+    @property
+    def base_name(self) -> str:
+        """Name of the variant, e.g. ``"gan_leaks_white_box"`` or ``"gan_leaks_partial_calibrated"``."""
+        return f"gan_leaks_{self.access}" + "_calibrated" * self.calibrated
+
+    def check(self, game: GeneratorGame) -> None:
+        """Refuse games of which no record was asked about; see `Attack.check`."""
+        super().check(game)
+        if not self._asked(game).any():
+            raise Refused(
+                f"Attack {self.name!r} needs records that all models were asked about; there are none."
+            )
+
+    def _errors(self, game: GeneratorGame) -> np.ndarray:
+        return game.measured(PROBES[self.access].array)
+
+    def _asked(self, game: GeneratorGame) -> np.ndarray:
+        """Which records all models were asked about, bool (record,)."""
+        return ~np.isnan(self._errors(game)).any(0)
+
+    def scores(self, game: GeneratorGame) -> np.ndarray:
+        """Return minus the errors, as they are or compared with OUT shadow generators, (model, record)."""
+        score = -self._errors(game)
+        return calibrated(score, game.member, game.left_out) if self.calibrated else score
+
+    def _run(self, game: GeneratorGame) -> Outcome:
+        """Attack each target at the records that were asked about."""
+        records = self._asked(game)
+        return _spread(super()._run(game.of_records(records)), records)
+
+
+for _access in PROBES:
+    register(partial(Reconstruction, access=_access))
+    register(partial(Reconstruction, access=_access, calibrated=True))
