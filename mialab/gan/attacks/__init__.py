@@ -2,6 +2,16 @@
 
 from mialab.gan.attacks.critic import Logan, LoganBlackBox
 from mialab.gan.attacks.density import Domias, LoganAuxiliary, NeighbourRatio
+from mialab.gan.attacks.pairs import CriticMixedPairs
 from mialab.gan.attacks.samples import GanLeaks, MonteCarlo
 
-__all__ = ["Domias", "GanLeaks", "Logan", "LoganAuxiliary", "LoganBlackBox", "MonteCarlo", "NeighbourRatio"]
+__all__ = [
+    "CriticMixedPairs",
+    "Domias",
+    "GanLeaks",
+    "Logan",
+    "LoganAuxiliary",
+    "LoganBlackBox",
+    "MonteCarlo",
+    "NeighbourRatio",
+]

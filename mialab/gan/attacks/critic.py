@@ -58,7 +58,7 @@ class Logan(Attack):
 
     victim: ClassVar[str] = "generator"
     sees: ClassVar[str] = "critic"
-    source: ClassVar[str] = "Hayes et al. (2019), section 4.1"
+    source: ClassVar[str] = "Hayes et al. (2019), white box"
 
     critics: str = "mean"
 
@@ -102,7 +102,7 @@ class LoganBlackBox(Attack):
     victim: ClassVar[str] = "generator"
     sees: ClassVar[str] = "samples"
     needs_probe: ClassVar[str] = "shadow_critic"
-    source: ClassVar[str] = "Hayes et al. (2019), section 4.2"
+    source: ClassVar[str] = "Hayes et al. (2019), black box"
 
     @property
     def base_name(self) -> str:

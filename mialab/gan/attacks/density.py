@@ -74,7 +74,7 @@ class Domias(OnSamples):
         See `mialab.attacks.Attack`.
     """
 
-    source: ClassVar[str] = "van Breugel et al. (2023), equation 2"
+    source: ClassVar[str] = "van Breugel et al. (2023)"
 
     components: int = 16
 
@@ -152,8 +152,8 @@ class NeighbourRatio(OnSamples):
 class LoganAuxiliary(OnSamples):
     """Call a record a member if a network that tells samples from reference records takes it for a sample.
 
-    LOGAN with auxiliary knowledge of non-members alone (Hayes et al., 2019, section 4.3), in the form of van Breugel
-    et al. (2023): a network with ReLU units and Adam at a rate of 0.001. Its log odds estimate the log ratio of
+    LOGAN with auxiliary knowledge of non-members alone (Hayes et al., 2019), in the form of van Breugel et al.
+    (2023): a network with ReLU units and Adam at a rate of 0.001. Its log odds estimate the log ratio of
     densities of `Domias`. It sees principal components of variance 1 [assumed]. All models have the same initial
     weights and order of batches.
 
@@ -171,7 +171,7 @@ class LoganAuxiliary(OnSamples):
         See `mialab.attacks.Attack`.
     """
 
-    source: ClassVar[str] = "Hayes et al. (2019), section 4.3; van Breugel et al. (2023)"
+    source: ClassVar[str] = "Hayes et al. (2019), with auxiliary knowledge; van Breugel et al. (2023)"
 
     components: int = 40
     hidden: tuple[int, ...] = (256, 256)

@@ -70,11 +70,11 @@ def projection(pool: Pool, components: int, *, whiten: bool = False) -> Callable
         If all reference records are equal.
     """
     reference = flat(pool.x_val).astype(np.float64)
+    if not np.ptp(reference, axis=0).any():
+        raise Refused(f"{pool!r} has reference records (x_val) that are all equal: load others.")
     n_components = min(components, len(reference) - 1, reference.shape[1])
     pca = PCA(n_components, random_state=0).fit(reference)
     kept = pca.explained_variance_ > NO_VARIANCE * pca.explained_variance_[0]
-    if not kept.any():
-        raise Refused(f"{pool!r} has reference records (x_val) that are all equal: load others.")
     axes = pca.components_[kept].T / (np.sqrt(pca.explained_variance_[kept]) if whiten else 1)
     return lambda x: (x - pca.mean_) @ axes
 
@@ -257,7 +257,7 @@ class MonteCarlo(OnSamples):
         See `mialab.attacks.Attack`.
     """
 
-    source: ClassVar[str] = "Hilprecht et al. (2019), section 4.1"
+    source: ClassVar[str] = "Hilprecht et al. (2019)"
 
     components: int = 40
     score: str = "count"
@@ -307,8 +307,8 @@ class GanLeaks(OnSamples):
     """Call a record a member if some sample is close to it: the full black-box attack of GAN-Leaks.
 
     The score is minus the Euclidean distance between the record and the nearest of all samples, of whatever class
-    (Chen et al., 2020, section 5.2). Calibrated, the distance that a generator would have without the record is
-    subtracted from the distance (section 5.6); the distances themselves, not their squares [assumed].
+    (Chen et al., 2020). Calibrated, the distance that a generator would have without the record is subtracted from
+    the distance; the distances themselves, not their squares [assumed].
 
     Parameters
     ----------
@@ -323,7 +323,7 @@ class GanLeaks(OnSamples):
         See `mialab.attacks.Attack`.
     """
 
-    source: ClassVar[str] = "Chen et al. (2020), sections 5.2 and 5.6"
+    source: ClassVar[str] = "Chen et al. (2020), full black box"
 
     calibrated: bool = False
     reference: str = "models"
