@@ -3,6 +3,7 @@
 from mialab.gan.attacks.critic import Logan, LoganBlackBox
 from mialab.gan.attacks.density import Domias, LoganAuxiliary, NeighbourRatio
 from mialab.gan.attacks.pairs import CriticMixedPairs
+from mialab.gan.attacks.reconstruction import Reconstruction
 from mialab.gan.attacks.samples import GanLeaks, MonteCarlo
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "LoganBlackBox",
     "MonteCarlo",
     "NeighbourRatio",
+    "Reconstruction",
 ]
