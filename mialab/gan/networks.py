@@ -64,8 +64,20 @@ class _Generator(nn.Module):
         return self.layers(torch.cat([z, y], 1) if self.conditional else z)
 
 
-class _Critic(nn.Module):
-    """A first layer, to whose outputs a linear map of the label is added, and the layers behind it."""
+class Critic(nn.Module):
+    """A first layer, to whose outputs a linear map of the label is added, and the layers behind it.
+
+    Parameters
+    ----------
+    first : torch.nn.Module
+        The first layer, a function of records.
+    width : int
+        Units, or channels, of what it returns.
+    n_classes : int
+        Number of classes; 0 if labels are ignored.
+    rest : torch.nn.Module
+        The other layers, from ``width`` units to one number.
+    """
 
     def __init__(self, first: nn.Module, width: int, n_classes: int, rest: nn.Module) -> None:
         super().__init__()
@@ -73,6 +85,7 @@ class _Critic(nn.Module):
         self.label = nn.Linear(n_classes, width, bias=False) if n_classes else None
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Judge records, (batch, ...), with labels as rows of weights: (batch,)."""
         out = self.first(x)
         if self.label is not None:
             said = self.label(y)
@@ -136,7 +149,7 @@ class MLP:
         widths = [prod(shape), *reversed(self.hidden), 1]
         layers = [part for pair in pairwise(widths) for part in (nn.LeakyReLU(SLOPE), nn.Linear(*pair))]
         first = nn.Sequential(nn.Flatten(), layers[1])
-        return _Critic(first, widths[1], n_classes * self.conditional, nn.Sequential(*layers[2:]))
+        return Critic(first, widths[1], n_classes * self.conditional, nn.Sequential(*layers[2:]))
 
 
 @dataclass(frozen=True)
@@ -219,7 +232,7 @@ class Conv:
             # Group norm with a group for each channel is instance norm.
             rest += [nn.Identity() if bare else nn.GroupNorm(deeper, deeper), nn.LeakyReLU(SLOPE)]
         rest += [nn.Flatten(), nn.Linear(channels[-1] * prod(sides[-1]), 1)]
-        return _Critic(first, channels[0], n_classes * self.conditional, nn.Sequential(*rest))
+        return Critic(first, channels[0], n_classes * self.conditional, nn.Sequential(*rest))
 
     def _smaller(self, depth: int, channels: int, *, bias: bool) -> nn.Module:
         return nn.Conv2d(depth, channels, self.kernel, 2, padding=(self.kernel - 1) // 2, bias=bias)

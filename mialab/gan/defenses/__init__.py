@@ -1,6 +1,7 @@
 """The defenses of generative models, one file each; every one overrides hooks of `Defense`."""
 
 from mialab.gan.defenses.base import Defense, available, make, register
+from mialab.gan.defenses.dp_critic import DPCritic
 from mialab.gan.defenses.megan import MEGAN
 from mialab.gan.defenses.mixup import Mixup
 from mialab.gan.defenses.par_gan import ParGAN
@@ -9,6 +10,7 @@ from mialab.gan.defenses.relaxloss import RelaxLoss, reference_level
 
 __all__ = [
     "MEGAN",
+    "DPCritic",
     "Defense",
     "Mixup",
     "ParGAN",

@@ -1,0 +1,405 @@
+from copy import deepcopy
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+import toys
+from scipy import optimize, stats
+from torch import nn
+from torch.func import functional_call, stack_module_state
+from torch.nn.functional import one_hot, softplus
+
+from mialab import gan
+from mialab.gan import Training
+from mialab.gan.defenses import dp_critic
+from mialab.gan.defenses.base import Defense, make
+from mialab.gan.defenses.dp_critic import DPCritic, clipped_sum, epsilon, poisson_batch
+from mialab.gan.engine import Run
+from mialab.gan.networks import MLP, Conv
+
+SMALL = MLP((12,), latent=4)
+
+
+def a_run(defense, models=(0, 1), networks=SMALL, *, pool=None, members=30, seed=0, **training):
+    pool = pool or toys.pool("image", n=60)
+    rows = np.stack([np.random.default_rng([7, k]).permutation(len(pool))[:members] for k in models])
+    return Run(
+        torch.as_tensor(pool.x),
+        torch.as_tensor(pool.y),
+        torch.as_tensor(rows),
+        models,
+        pool=pool,
+        networks=networks,
+        defense=defense,
+        training=Training(**({"steps": 3, "batch_size": 10} | training)),
+        seed=seed,
+        device="cpu",
+    )
+
+
+def stepped(run):
+    """Labels and flat gradients, (model, parameter), of one step of the critics."""
+    if not run.memory:
+        run.defense.start(run)
+    labels = run.defense.critic_step(run)
+    return labels, torch.cat(
+        [p.grad.reshape(len(run.models), -1) for p in run.critics.parameters.values()], 1
+    )
+
+
+def no_gradients(monkeypatch):
+    """Take the gradients away: noise is left. Return the list of weights that members are given."""
+    weights = []
+
+    def nothing(critic, parameters, x, y, weight, sign, max_norm):
+        weights.extend([weight.clone()] * (sign == -1))
+        return {name: torch.zeros_like(p) for name, p in parameters.items()}
+
+    monkeypatch.setattr(dp_critic, "clipped_sum", nothing)
+    return weights
+
+
+# ------------------------------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize(
+    "networks",
+    [SMALL, MLP((9, 5), conditional=False), MLP(()), Conv(2, norm="group"), Conv(2, norm="none"), Conv(2)],
+    ids=str,
+)
+def test_clipped_sum_is_that_of_a_plain_loop(networks, sign):
+    torch.manual_seed(0)
+    shape, size = (1, 12, 12), 7
+    critics = [networks.critic(shape, 3) for _ in range(3)]
+    x, y = torch.rand(3, size, *shape), torch.rand(3, size, 3)
+    weight = (torch.rand(3, size) < 0.7).float()
+
+    each = []
+    for critic, own_x, own_y in zip(critics, x, y, strict=True):
+        said = [softplus(sign * critic(a[None], b[None]))[0] for a, b in zip(own_x, own_y, strict=True)]
+        each.append([torch.autograd.grad(loss, [*critic.parameters()]) for loss in said])
+    norms = [[torch.cat([g.flatten() for g in record]).norm().item() for record in own] for own in each]
+    bound = float(np.median(norms))
+    assert np.min(norms) < bound < np.max(norms)
+
+    names = [name for name, _ in critics[0].named_parameters()]
+    parameters = {name: p.detach() for name, p in stack_module_state(critics)[0].items()}
+    total = clipped_sum(critics[0].to("meta"), parameters, x, y, weight, sign, bound)
+    for i in range(3):
+        for place, name in enumerate(names):
+            expected = sum(
+                w * min(1.0, bound / norm) * record[place]
+                for w, norm, record in zip(weight[i].tolist(), norms[i], each[i], strict=True)
+            )
+            torch.testing.assert_close(total[name][i], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("networks", [SMALL, Conv(2, norm="group")], ids=str)
+def test_one_record_moves_the_gradient_by_no_more_than_its_bound(networks):
+    torch.manual_seed(0)
+    critic = networks.critic((1, 8, 8), 3)
+    parameters, _ = stack_module_state([critic])
+    parameters = {name: 3 * p.detach() for name, p in parameters.items()}
+    x, y = torch.rand(1, 9, 1, 8, 8), torch.rand(1, 9, 3)
+    with_it, without = torch.ones(1, 9), torch.ones(1, 9)
+    without[0, 4] = 0
+    sums = [clipped_sum(critic, parameters, x, y, w, -1, 0.01) for w in (with_it, without)]
+    change = torch.cat([(a - b).flatten() for a, b in zip(sums[0].values(), sums[1].values(), strict=True)])
+    assert change.norm().item() == pytest.approx(0.01, rel=1e-3)  # a record beyond the bound uses it up
+
+
+def test_a_step_of_training_is_the_clipped_mean_of_members_and_of_generated_records():
+    defense = DPCritic(noise_multiplier=1e-9, max_grad_norm=0.3)
+    run = a_run(defense, members=10)  # all members are in each batch
+    before = {name: p.detach().clone() for name, p in run.critics.parameters.items()}
+    seen = {}
+    run.generate = lambda y, generate=run.generate: seen.setdefault("fake", generate(y))
+    labels, got = stepped(run)
+    critic = SMALL.critic((1, 8, 8), 3)
+    for m in range(2):
+        parameters = {name: p[m].requires_grad_() for name, p in before.items()}
+        members = run.members[m, 0]
+        parts = [
+            (run.x[members], one_hot(run.y[members], 3).float(), -1),
+            (seen["fake"][m, 0], labels[m, 0], 1),
+        ]
+        total = 0
+        for x, y, sign in parts:
+            for a, b in zip(x, y, strict=True):
+                loss = softplus(sign * functional_call(critic, parameters, (a[None], b[None])))[0]
+                flat = torch.cat([g.flatten() for g in torch.autograd.grad(loss, [*parameters.values()])])
+                total = total + flat * min(1.0, 0.3 / flat.norm().item())
+        torch.testing.assert_close(got[m], total / 10, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_replaced_member_moves_a_step_by_no_more_than_two_bounds(seed):
+    pool = toys.pool("image", n=60)
+    defense = DPCritic(noise_multiplier=0.7, max_grad_norm=0.05)
+    labels, grads = stepped(a_run(defense, pool=pool, seed=seed))
+    place = int(a_run(defense, pool=pool).members[0, 0, 3])
+    x, y = pool.x.copy(), pool.y.copy()
+    x[place], y[place] = 1 - x[place], (y[place] + 1) % 3
+    other = toys.pool("image", n=60, x=x, y=y)
+    other_labels, other_grads = stepped(a_run(defense, pool=other, seed=seed))
+    assert torch.equal(labels, other_labels)
+    assert (grads[0] - other_grads[0]).norm() <= 2 * 0.05 / 10 * 1.001
+
+
+def test_only_chosen_members_matter():
+    pool = toys.pool("image", n=60)
+    defense = DPCritic()
+    run = a_run(defense, pool=pool)
+    chosen = run.streams["defense"].uniform(1, 30) < 10 / 30  # the first numbers of a step
+    out = run.members[0, 0][~chosen[0, 0]]
+    x = pool.x.copy()
+    x[out] = 1 - x[out]
+    a, b = (stepped(a_run(defense, (0,), pool=p))[1] for p in (pool, toys.pool("image", n=60, x=x, y=pool.y)))
+    assert torch.equal(a, b)
+    x = pool.x.copy()
+    x[run.members[0, 0][chosen[0, 0]]] = 0
+    c = stepped(a_run(defense, (0,), pool=toys.pool("image", n=60, x=x, y=pool.y)))[1]
+    assert not torch.allclose(a, c, atol=1e-4)
+
+
+# -------------------------------------------------------------------------------------------- sampling
+
+
+def test_poisson_batch():
+    members = torch.tensor([[[10, 11, 12, 13]], [[20, 21, 22, 23]]])
+    chosen = torch.tensor([[[True, False, True, True]], [[False, False, False, True]]])
+    index, weight = poisson_batch(members, chosen)
+    assert index.shape == weight.shape == (2, 1, 3)
+    assert index[0].tolist() == [[10, 12, 13]]
+    assert index[1, 0, 0] == 23
+    assert weight.tolist() == [[[1, 1, 1]], [[1, 0, 0]]]
+    index, weight = poisson_batch(members, torch.zeros_like(chosen))
+    assert index.shape == (2, 1, 1)
+    assert not weight.any()
+
+
+def test_poisson_sampling(monkeypatch):
+    # Three tests at 1e-4 each: the test fails by chance once in 3,000 seeds.
+    weights = no_gradients(monkeypatch)
+    run = a_run(DPCritic(), models=[0, 1], members=30, batch_size=10)
+    for _ in range(400):
+        stepped(run)
+    sizes = torch.cat([w.sum(1) for w in weights]).numpy()
+    assert len(sizes) == 800
+    total = stats.binomtest(int(sizes.sum()), 800 * 30, 1 / 3)
+    assert total.pvalue > 1e-4
+    # Batch sizes are binomial, not all the same.
+    bins = np.bincount(np.clip(sizes.astype(int), 6, 14), minlength=15)[6:]
+    law = stats.binom(30, 1 / 3)
+    expected = np.array([law.cdf(6), *law.pmf(np.arange(7, 14)), law.sf(13)])
+    assert stats.chisquare(bins, 800 * expected).pvalue > 1e-4
+    # Batches in a row have nothing in common: no passes over the members.
+    assert abs(np.corrcoef(sizes[:-2:2], sizes[2::2])[0, 1]) * np.sqrt(399) < 3.9
+
+
+def test_labels_of_generated_records_do_not_come_from_members(monkeypatch):
+    # Chi-squared at 1e-4. All members have label 0.
+    no_gradients(monkeypatch)
+    pool = toys.pool("image", n=60)
+    run = a_run(DPCritic(), pool=toys.pool("image", n=60, x=pool.x, y=np.zeros(60, np.int64)))
+    labels = torch.cat([stepped(run)[0] for _ in range(100)])
+    assert labels.shape == (200, 1, 10, 3)
+    assert labels.sum(-1).eq(1).all()
+    assert stats.chisquare(labels.sum((0, 1, 2)).numpy()).pvalue > 1e-4
+
+
+# ----------------------------------------------------------------------------------------------- noise
+
+
+def test_noise(monkeypatch):
+    # Four tests at 1e-4 each: the test fails by chance once in 2,500 seeds.
+    no_gradients(monkeypatch)
+    run = a_run(DPCritic(noise_multiplier=1.5, max_grad_norm=0.2), batch_size=8)
+    draws = torch.stack([stepped(run)[1] for _ in range(20)]).numpy() / (1.5 * 0.2 / 8)
+    assert draws.shape[:2] == (20, 2)
+    flat = draws.ravel()
+    assert stats.kstest(flat, "norm").pvalue > 1e-4
+    squares = (flat**2).sum()
+    assert 1e-4 < stats.chi2(len(flat)).cdf(squares) < 1 - 1e-4
+    for a, b in ((draws[:, 0], draws[:, 1]), (draws[:-1], draws[1:])):  # of two models, of steps in a row
+        assert stats.pearsonr(a.ravel(), b.ravel()).pvalue > 1e-4
+
+
+# --------------------------------------------------------------------------------------------- epsilon
+
+
+@pytest.mark.parametrize(("sigma", "rate", "steps"), [(1.0, 0.01, 1000), (2.0, 0.1, 500), (0.7, 0.001, 5000)])
+def test_epsilon_is_opacus(sigma, rate, steps):
+    from opacus.accountants import RDPAccountant
+
+    accountant = RDPAccountant()
+    for _ in range(3):
+        accountant.step(noise_multiplier=sigma, sample_rate=rate)
+    assert epsilon(sigma, rate, 3, 1e-5) <= accountant.get_epsilon(1e-5) + 1e-9
+    accountant.history = [(sigma, rate, steps)]
+    assert epsilon(sigma, rate, steps, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
+
+
+def exact_epsilon(sigma, steps, delta):
+    """Epsilon of ``steps`` Gaussian mechanisms together (Balle and Wang, 2018, theorem 8)."""
+    s = sigma / np.sqrt(steps)
+
+    def excess(e):
+        return stats.norm.cdf(0.5 / s - e * s) - np.exp(e + stats.norm.logcdf(-0.5 / s - e * s)) - delta
+
+    return optimize.brentq(excess, 0, 1e4)
+
+
+@pytest.mark.parametrize(("sigma", "steps"), [(1.0, 1), (5.0, 1), (10.0, 200), (3.0, 100)])
+def test_epsilon_without_sampling(sigma, steps):
+    # Rényi divergences of Gaussians: order / (2 sigma^2); conversion of Balle et al. (2020), over all orders.
+    def at(order):
+        return (
+            steps * order / (2 * sigma**2)
+            + np.log1p(-1 / order)
+            - (np.log(1e-5) + np.log(order)) / (order - 1)
+        )
+
+    best = optimize.minimize_scalar(at, bounds=(1.0001, 500), method="bounded").fun
+    ours = epsilon(sigma, 1.0, steps, 1e-5)
+    assert best <= ours <= 1.01 * best
+    exact = exact_epsilon(sigma, steps, 1e-5)
+    assert exact <= ours <= 1.25 * exact
+
+
+def test_epsilon_of_abadi_et_al():
+    # Their section 3.2: q = 0.01, sigma = 4, 10,000 steps, delta = 1e-5 gives 1.26; the conversion here is tighter.
+    assert 0.9 < epsilon(4.0, 0.01, 10_000, 1e-5) < 1.26
+
+
+def test_about_counts_the_steps_that_are_made():
+    defense = DPCritic(noise_multiplier=2.0)
+    about = defense.about(Training(steps=500, stop=100, batch_size=20), 400)
+    assert about == {"epsilon": epsilon(2.0, 0.05, 100, 1e-5), "delta": 1e-5, "sample_rate": 0.05}
+    few = defense.about(Training(steps=100, batch_size=64), 40)
+    assert few["sample_rate"] == 1
+    assert few["epsilon"] == epsilon(2.0, 1.0, 100, 1e-5)
+
+
+# -------------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("networks", [SMALL, Conv(2, 4)], ids=str)
+def test_models_do_not_depend_on_their_group(networks):
+    groups = [(0, 1, 2), (2,)] if networks is SMALL else [(2,), (2,)]
+    runs = [a_run(DPCritic(), models, networks, steps=10, n_critic=2) for models in groups]
+    for run in runs:
+        run.train()
+    y = torch.eye(3).expand(1, 1, 3, 3)
+    said, made = [], []
+    for run in runs:
+        each = (len(run.models), 1, -1, -1)
+        z = torch.linspace(-1, 1, 3 * run.latent).view(1, 1, 3, run.latent)
+        with torch.no_grad():
+            made.append(run.generate(y.expand(each), z.expand(each))[-1])
+            said.append(run.criticise(run.x[:3].expand(len(run.models), 1, 3, 1, 8, 8), y.expand(each))[-1])
+    torch.testing.assert_close(said[0], said[1], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(made[0], made[1], rtol=1e-3, atol=1e-4)
+
+
+def separation(defense):
+    """AUC of what critics say, member against not, of eight models with 20 members each."""
+    pool, networks = toys.pool("image", n=40), MLP((64,), latent=8)
+    run = a_run(defense, range(8), networks, members=20, pool=pool, steps=300, lr=5e-3, objective="bce")
+    run.train()
+    said = run.judge(run.x, run.onehot(run.y))[:, 0].numpy()
+    member = np.zeros((8, 40), bool)
+    np.put_along_axis(member, run.members[:, 0].numpy(), True, 1)
+    return np.mean(
+        [stats.mannwhitneyu(s[m], s[~m]).statistic / 400 for s, m in zip(said, member, strict=True)]
+    )
+
+
+def test_members_are_seen_without_it_and_not_with_much_noise():
+    # The AUC of a critic that knows nothing has standard deviation 0.0925, eight of them 0.0925 / sqrt(8): it is more
+    # than four of those from 0.5 once in 15,000 seeds.
+    chance = 4 * 0.0925 / np.sqrt(8)
+    assert separation(Defense()) > 0.5 + chance
+    assert abs(separation(DPCritic(noise_multiplier=400.0)) - 0.5) < chance
+
+
+# --------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "1", None, True])
+@pytest.mark.parametrize("name", ["noise_multiplier", "max_grad_norm", "delta"])
+def test_bad_parameters(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value!r} must be greater than 0"):
+        DPCritic(**{name: value})
+
+
+def test_delta():
+    with pytest.raises(ValueError, match=r"delta=1.0 must be less than 1\."):
+        DPCritic(delta=1.0)
+    with pytest.raises(ValueError, match=r"delta=0.02 must be less than 1 / members = 0.02"):
+        DPCritic(delta=0.02).check(toys.pool("image"), Training(), 50)
+
+
+def test_a_large_epsilon_is_called_so(recwarn):
+    DPCritic(noise_multiplier=30.0).check(toys.pool("image"), Training(steps=100), 500)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"epsilon = .* \(delta = 1e-05\) bounds no attack"):
+        DPCritic(noise_multiplier=0.5).check(toys.pool("image"), Training(steps=100), 500)
+
+
+class Centred(nn.Module):
+    def forward(self, x):
+        return x - x.mean(0)
+
+
+@dataclass(frozen=True)
+class Odd(MLP):
+    layer: nn.Module = field(default=None, compare=False)
+
+    def critic(self, shape, n_classes):
+        critic = super().critic(shape, n_classes)
+        critic.first.append(deepcopy(self.layer))
+        return critic
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.BatchNorm1d(12), r"\(BatchNorm1d\)"),
+        (nn.BatchNorm1d(12, track_running_stats=False), "depends on the batch"),
+        (Centred(), "depends on the batch"),
+    ],
+    ids=repr,
+)
+def test_critics_that_tie_records_together(layer, message):
+    defense = DPCritic()
+    run = a_run(defense, [0], Odd((12,), latent=4, layer=layer))
+    with pytest.raises(ValueError, match=f"each record by itself.*{message}"):
+        defense.start(run)
+
+
+def test_critics_of_ones_own():
+    # A non-linearity unknown here: gradients are those of the general way.
+    _, got = stepped(a_run(DPCritic(), [0], Odd((12,), latent=4, layer=nn.Identity())))
+    _, same = stepped(a_run(DPCritic(), [0], SMALL))
+    torch.testing.assert_close(got, same)
+
+
+def test_game():
+    assert make("dp_critic") == DPCritic()
+    defense = DPCritic(noise_multiplier=0.3)
+    with pytest.warns(UserWarning, match="bounds no attack"):
+        game = gan.play(
+            toys.pool("image", n=40),
+            networks=SMALL,
+            defense=defense,
+            training=Training(steps=4, batch_size=10),
+            n_models=2,
+            samples=30,
+            fakes=4,
+        )
+    about = game.attrs["about_defense"]
+    assert about == defense.about(Training(steps=4, batch_size=10), 20)
+    assert np.isfinite(game.critic).all()
