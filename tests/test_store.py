@@ -371,7 +371,7 @@ def test_a_group_that_is_given_out_again_is_finished_only(fresh_cache, monkeypat
         trained.clear()
         patch.setattr(engine, "train_group", lambda models, **_: trained.extend(models) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            game._train_group([0, 1, 2, 3], store=store)
+            game._train_group([0, 1, 2, 3], store=store, train=engine.train_group)
     assert trained == [2, 3]
 
 
@@ -416,7 +416,7 @@ def test_a_worker_that_cannot_reach_the_store(tmp_path):
         with pytest.raises(
             FileNotFoundError, match=r"^There is no game .*/key.zarr as seen from .*: set MIALAB_GAMES"
         ):
-            game._train_group([0], store=Store(root, "key"))
+            game._train_group([0], store=Store(root, "key"), train=engine.train_group)
 
 
 def test_a_store_that_fails_is_an_error_about_the_store(fresh_cache, monkeypatch):
