@@ -22,7 +22,7 @@ from mialab import (
     scale,
     selection,
 )
-from mialab.audit import audit, compare, over_targets, show, summary
+from mialab.audit import audit, compare, over_targets, show, summary, wide
 from mialab.comparison import (
     against_shadows,
     agreement,
@@ -87,6 +87,7 @@ __all__ = [
     "strongest",
     "summary",
     "trajectory",
+    "wide",
     "worst",
 ]
 

@@ -266,6 +266,27 @@ def summary(
     return wide.rename_axis(columns=None) if len(keys) > 1 else wide.rename_axis(index=None, columns="attack")
 
 
+def wide(table: pd.DataFrame, *, index: str, columns: str) -> pd.DataFrame:
+    """Lay any table of values with intervals out for a page: cells such as ``0.612 [0.601, 0.624]``.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With the columns ``value``, ``low`` and ``high``.
+    index, columns : str
+        Columns that name the rows and the columns of the page's table, in the order in which they come.
+
+    Returns
+    -------
+    DataFrame of str
+    """
+    cells = [_cell("", *row) for row in zip(table["value"], table["low"], table["high"], strict=True)]
+    laid = pd.DataFrame(table[[index, columns]]).assign(cell=cells)
+    laid = laid.pivot(index=index, columns=columns, values="cell").fillna("-")
+    rows, names = (list(dict.fromkeys(table[name])) for name in (index, columns))
+    return laid.loc[rows, names].rename_axis(index=None, columns=index)
+
+
 def compare(tables: Mapping[str, pd.DataFrame]) -> AuditTable:
     """Stack the audits of several defenses.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -152,6 +153,29 @@ def judge(
         rows.append((claim.text, claim.published, measured, verdict))
     columns = ["claim", "published", "measured here", "verdict"]
     return ClaimsTable(rows, columns=columns, index=_numbers(claims))
+
+
+def where_played(
+    games: Mapping[str, Any], wanted: Mapping[str, tuple[str, Callable[[Any], Interval]]]
+) -> dict[str, Interval | str]:
+    """Return findings that need an arm of a comparison, and why there is none where it was not played.
+
+    Parameters
+    ----------
+    games : mapping of str to Game
+        The arms that were played.
+    wanted : mapping of str to (str, callable)
+        For each claim the arm's label, and a function of its game that measures.
+
+    Returns
+    -------
+    dict of str to Interval or str
+        For `judge`.
+    """
+    return {
+        name: measure(games[label]) if label in games else f"this run was played without the arm {label!r}"
+        for name, (label, measure) in wanted.items()
+    }
 
 
 def _number(x: float) -> str:

@@ -983,7 +983,7 @@ def _train_group(
     models: list[int],
     *,
     store: Store,
-    train: Callable[..., dict[str, np.ndarray]],
+    train: Callable[..., dict[str, np.ndarray]] = engine.train_group,
     form: str = "single",
     **options: Any,
 ) -> tuple[list[int], float]:

@@ -56,6 +56,11 @@ DEFENSES: dict[str, tuple[str, str]] = {
     "uniform_noise": ("#9467bd", "o"),
     "inverted_weights": ("#a50f15", "^"),
     "clipped_weights": ("#8c6d31", "s"),
+    # Of generative models.
+    "par_gan": ("#7570b3", "p"),
+    "privgan": ("#a6761d", "h"),
+    "megan": ("#e7298a", "d"),
+    "dp_critic": ("#5e2f0d", "*"),
 }
 _SPARE = ("#7f7fbf", "#bf7f3f", "#3fbfbf", "#afaf2f", "#7fbf7f", "#bf3f7f", "#997766", "#5f9f3f")
 _MARKERS = "osD^vP<>Xph"

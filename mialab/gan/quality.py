@@ -14,7 +14,8 @@ from torch import nn
 from mialab import engine, metrics
 from mialab.data import Pool
 from mialab.gan.utility import classifier, train_on_synthetic, trained
-from mialab.options import check_integer
+from mialab.metrics import Interval
+from mialab.options import check_integer, choose
 from mialab.randomness import generator
 
 if TYPE_CHECKING:
@@ -176,17 +177,8 @@ def quality(
         raise ValueError("games is an empty dict; it must hold at least one game, e.g. {'none': game}.")
     for label, game in games.items():
         _check(game, pool, label)
-    if len(pool.x_test) < 2:
-        raise ValueError(f"pool has {len(pool.x_test)} test records; samples are compared with at least 2.")
-    features = extractor(pool, seed)
+    features, n, test = _ruler(games, pool, seed)
     first = next(iter(games.values()))
-    n = min(
-        first.member[~first.shadow].sum(1).min(),
-        len(pool.x_test),
-        *(g.samples.shape[1] for g in games.values()),
-    )
-    test = pool.x_test[generator(seed, "test records").permutation(len(pool.x_test))[:n]]
-
     rows = []
     for label, game in games.items():
         targets = np.flatnonzero(~game.shadow)
@@ -212,6 +204,21 @@ def quality(
     return pd.DataFrame(rows, columns=["defense", "metric", "value", "low", "high", "models", "records"])
 
 
+def _ruler(games: Mapping[str, GeneratorGame], pool: Pool, seed: int) -> tuple[Extractor, int, np.ndarray]:
+    """Return the extractor, how many records are compared, and test records to compare with."""
+    if len(pool.x_test) < 2:
+        raise ValueError(f"pool has {len(pool.x_test)} test records; samples are compared with at least 2.")
+    features = extractor(pool, seed)
+    first = next(iter(games.values()))
+    n = min(
+        first.member[~first.shadow].sum(1).min(),
+        len(pool.x_test),
+        *(g.samples.shape[1] for g in games.values()),
+    )
+    test = pool.x_test[generator(seed, "test records").permutation(len(pool.x_test))[:n]]
+    return features, n, test
+
+
 def _rows(
     label: str, found: Mapping[str, list], partner: np.ndarray, n: int, trained_on: int, confidence: float
 ) -> list[tuple]:
@@ -228,17 +235,19 @@ def _rows(
 # --------------------------------------------------------------------------------------------------------- memorisation
 
 
-def memorisation(game: GeneratorGame, pool: Pool, *, confidence: float = 0.95, seed: int = 0) -> pd.DataFrame:
+def memorisation(
+    games: Mapping[str, GeneratorGame], pool: Pool, *, confidence: float = 0.95, seed: int = 0
+) -> pd.DataFrame:
     """Compare how close samples come to members with how close they come to as many non-members.
 
-    Members and non-members of a model are drawn alike, so of a generator that has learnt nothing but the distribution
+    If a generator knows nothing of its members but what they have in common with other records of their kind, about
     half of the samples are closer to a member. Copies show as a larger share. A share of 0.5 is no proof of privacy:
     it sees only what is close in Euclidean distance.
 
     Parameters
     ----------
-    game : GeneratorGame
-        With samples.
+    games : dict of str to GeneratorGame
+        Label, such as the defense, to its game on this pool, with samples.
     pool : Pool
         The records.
     confidence : float
@@ -249,36 +258,72 @@ def memorisation(game: GeneratorGame, pool: Pool, *, confidence: float = 0.95, s
     Returns
     -------
     pandas.DataFrame
-        Columns ``metric, value, low, high, models``; metrics are ``closer to a member``, the share of samples, of which
-        ties count half, and the mean Euclidean distances ``to nearest member`` and ``to nearest non-member``.
+        Columns ``defense, metric, value, low, high, models``; metrics are ``closer to a member``, the share of samples,
+        of which ties count half, and the mean Euclidean distances ``to nearest member`` and ``to nearest non-member``.
 
     Raises
     ------
     ValueError
-        If the game has no samples or was not played with this pool.
+        If a game has no samples or was not played with this pool.
     """
-    _check(game, pool, "game")
-    x, released = _records(pool.x).flatten(1), game.samples
-    targets = np.flatnonzero(~game.shadow)
-    closer, inside, outside = np.empty((3, len(targets)))
-    for i, k in enumerate(targets):
-        rng = generator(seed, "memorisation", int(k))
-        sides = [
-            rng.permutation(np.flatnonzero(side))
-            for side in (game.member[k], ~game.member[k] & game.candidate)
-        ]
-        n = min(map(len, sides))
-        samples = _records(released[k]).flatten(1)
-        to_member, to_other = (nearest(samples, x[side[:n]]).double().numpy() for side in sides)
-        closer[i] = np.mean((to_member < to_other) + (to_member == to_other) / 2)
-        inside[i], outside[i] = to_member.mean(), to_other.mean()
-    found = {"closer to a member": closer, "to nearest member": inside, "to nearest non-member": outside}
+    x = _records(pool.x).flatten(1)
     rows = []
-    for name, values in found.items():
-        interval = metrics.over_targets(values, partner=_partners(game, targets), confidence=confidence)
-        ends = np.clip(interval, 0, 1 if name == "closer to a member" else np.inf).tolist()
-        rows.append((name, *ends, len(targets)))
-    return pd.DataFrame(rows, columns=["metric", "value", "low", "high", "models"])
+    for label, game in games.items():
+        _check(game, pool, label)
+        released, targets = game.samples, np.flatnonzero(~game.shadow)
+        closer, inside, outside = np.empty((3, len(targets)))
+        for i, k in enumerate(targets):
+            rng = generator(seed, "memorisation", int(k))
+            sides = [
+                rng.permutation(np.flatnonzero(side))
+                for side in (game.member[k], ~game.member[k] & game.candidate)
+            ]
+            n = min(map(len, sides))
+            samples = _records(released[k]).flatten(1)
+            to_member, to_other = (nearest(samples, x[side[:n]]).double().numpy() for side in sides)
+            closer[i] = np.mean((to_member < to_other) + (to_member == to_other) / 2)
+            inside[i], outside[i] = to_member.mean(), to_other.mean()
+        found = {"closer to a member": closer, "to nearest member": inside, "to nearest non-member": outside}
+        for name, values in found.items():
+            interval = metrics.over_targets(values, partner=_partners(game, targets), confidence=confidence)
+            ends = np.clip(interval, 0, 1 if name == "closer to a member" else np.inf).tolist()
+            rows.append((label, name, *ends, len(targets)))
+    return pd.DataFrame(rows, columns=["defense", "metric", "value", "low", "high", "models"])
+
+
+def quality_difference(
+    one: GeneratorGame,
+    other: GeneratorGame,
+    pool: Pool,
+    metric: str = "fid",
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Return the mean difference of two games in FID or KID, model by model, with an interval over models.
+
+    Parameters
+    ----------
+    one, other : GeneratorGame
+        With the same members; the difference is ``one - other``.
+    pool : Pool
+        The records.
+    metric : {"fid", "kid"}
+        Which distance to the test records, as in `quality`.
+    confidence, seed
+        As in `quality`.
+    """
+    choose("metric", metric, ("fid", "kid"))
+    if one.member.shape != other.member.shape or (one.member != other.member).any():
+        raise ValueError("one and other differ in their members: play both with the same n_models and seed.")
+    for label, game in (("one", one), ("other", other)):
+        _check(game, pool, label)
+    features, n, test = _ruler({"one": one, "other": other}, pool, seed)
+    first, second = (
+        np.array([distances(test, x[:n], features, seed=seed)[metric == "kid"] for x in game.samples])
+        for game in (one, other)
+    )
+    return metrics.over_targets(first - second, partner=one.partner, confidence=confidence)
 
 
 def nearest(x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from mialab import attacks, metrics
 from mialab.attacks.lira import VARIANCE_FLOOR, _log_density, _moments
+from mialab.metrics import Interval
 from mialab.neighbours import deciles
 from mialab.options import check_integer, choose
 from mialab.randomness import generator
@@ -349,6 +350,25 @@ def ratio_shifts(
                     interval = metrics._interval(_mean(event, among), draws, confidence)
                     rows.append((label, of, number, quantity, *interval, int((among > 0).sum())))
     return pd.DataFrame(rows, columns=["defense", "of", "part", "quantity", "value", "low", "high", "pairs"])
+
+
+def shift(
+    table: pd.DataFrame, defense: str, of: str, *, part: int = 0, quantity: str = "ratio falls"
+) -> Interval:
+    """Return one share of a table of `ratio_shifts` with its interval.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `ratio_shifts`.
+    defense, of, part, quantity
+        Values of the columns of that name.
+    """
+    choose("defense", defense, set(table["defense"]))
+    choose("of", of, ("members", "non-members"))
+    choose("quantity", quantity, set(table["quantity"]))
+    rows = table.query("defense == @defense and of == @of and part == @part and quantity == @quantity")
+    return Interval(*rows[["value", "low", "high"]].to_numpy(dtype=np.float64)[0].tolist())
 
 
 def _quantities(

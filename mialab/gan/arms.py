@@ -1,0 +1,94 @@
+"""Several games of generators at once: from plain parameters, for chapters and profiles."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from mialab import data
+from mialab.data import Pool
+from mialab.gan.defenses.base import Defense
+from mialab.gan.game import GeneratorGame, play
+from mialab.gan.networks import GAN, NETWORKS
+from mialab.gan.training import Training
+from mialab.options import choose
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A pool, networks and a training; from `settings`."""
+
+    pool: Pool
+    networks: GAN
+    training: Training
+
+
+def settings(given: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[str, Setting]:
+    """Make pools, networks and trainings of plain parameters, such as those of a profile.
+
+    Parameters
+    ----------
+    given : dict
+        Name of a data set to what is wanted of it: ``size``, ``reference`` (records held out as the pool's validation
+        part), ``test``, ``networks`` (``"mlp"``, the default, or ``"conv"``), the parameters of those networks, and of
+        `mialab.gan.Training`.
+    seed : int
+        Of the choice of records.
+
+    Returns
+    -------
+    dict of str to Setting
+
+    Raises
+    ------
+    ValueError
+        If a parameter is unknown.
+    """
+    made = {}
+    for name, wanted in given.items():
+        wanted = dict(wanted)
+        kind = NETWORKS[choose(f"datasets[{name!r}]['networks']", wanted.pop("networks", "mlp"), NETWORKS)]
+        parts = {"size": "size", "reference": "validation", "test": "test"}
+        records = {to: wanted.pop(key) for key, to in parts.items() if key in wanted}
+        of_training, of_networks = ({f.name for f in dataclasses.fields(c)} for c in (Training, kind))
+        for key in wanted:
+            choose(f"datasets[{name!r}]", key, of_training | of_networks)
+        made[name] = Setting(
+            data.load(name, seed=seed, **records),
+            kind(**{key: value for key, value in wanted.items() if key in of_networks}),
+            Training(**{key: value for key, value in wanted.items() if key in of_training}),
+        )
+    return made
+
+
+def play_each(
+    setting: Setting,
+    arms: Mapping[str, str | Defense | Mapping[str, Any] | None],
+    **common: Any,
+) -> dict[str, GeneratorGame]:
+    """Play a game for each arm of a comparison: same records and members, first weights and latent vectors.
+
+    Parameters
+    ----------
+    setting : Setting
+        From `settings`.
+    arms : dict of str to (str, Defense, None or dict)
+        Label to a defense; or to a dict of those parameters of `mialab.gan.play` that this arm does not share, of which
+        ``training`` and ``networks`` may be dicts of what is different in the setting's.
+    **common
+        Parameters of `mialab.gan.play` for all arms.
+
+    Returns
+    -------
+    dict of str to GeneratorGame
+    """
+    games = {}
+    for label, arm in arms.items():
+        own = dict(arm) if isinstance(arm, Mapping) else {"defense": arm}
+        for name in ("training", "networks"):
+            changes = own.get(name, {})
+            if isinstance(changes, Mapping):
+                own[name] = dataclasses.replace(getattr(setting, name), **changes)
+        games[label] = play(setting.pool, **{**common, **own})
+    return games
