@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mialab.attacks.base import Attack, register
+from mialab.attacks.base import Attack, Refused, register
 from mialab.attacks.shadows import blocks, lost
 from mialab.attacks.signals import signal
 from mialab.options import choose
@@ -197,6 +197,12 @@ class LiRA(Attack):
         """At least one changed copy, where they are to be asked."""
         return 2 if self.queries == "all" else 1
 
+    def check(self, game: Game) -> None:
+        """Refuse also a game of generators that lacks the loss of their critics; see `Attack.check`."""
+        super().check(game)
+        if self.statistic == "critic":
+            check_critic_loss(self, game)
+
     def scores(self, game: Game) -> np.ndarray:
         """Return the log likelihood ratio, or the offline score, (model, record)."""
         phi = -game.critic_loss if self.statistic == "critic" else signal(game, self.statistic)
@@ -207,6 +213,15 @@ class LiRA(Attack):
             score += lira(phi[:, query], game.member, game.left_out, **options)
         score /= 1 + len(others)
         return score
+
+
+def check_critic_loss(attack: Attack, game: Game) -> None:
+    """Refuse a game of generators without the loss of their critics."""
+    if "critic_loss" not in game.dataset:
+        raise Refused(
+            f"Attack {attack.name!r} needs the loss of the critics, and this game has no 'critic_loss': play it with "
+            "mialab.gan.play, or give the array to GeneratorGame.from_arrays."
+        )
 
 
 for _online in (True, False):

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from mialab import data
 from mialab.data import Pool
 from mialab.gan.defenses.base import Defense
-from mialab.gan.game import GeneratorGame, play
+from mialab.gan.game import GeneratorGame, make_plan, play
 from mialab.gan.networks import GAN, NETWORKS
 from mialab.gan.training import Training
 from mialab.options import choose
+
+#: Parameters of `mialab.gan.play` that say how a game is played, not which.
+HOW = ("workers", "device", "store")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +57,7 @@ def settings(given: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[s
         records = {to: wanted.pop(key) for key, to in parts.items() if key in wanted}
         of_training, of_networks = ({f.name for f in dataclasses.fields(c)} for c in (Training, kind))
         for key in wanted:
-            choose(f"datasets[{name!r}]", key, of_training | of_networks)
+            choose(f"datasets[{name!r}]", key, of_training | of_networks | {*parts, "networks"})
         made[name] = Setting(
             data.load(name, seed=seed, **records),
             kind(**{key: value for key, value in wanted.items() if key in of_networks}),
@@ -82,13 +86,26 @@ def play_each(
     Returns
     -------
     dict of str to GeneratorGame
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a parameter of any arm is unknown or wrong, before any training.
     """
-    games = {}
+    known = inspect.signature(play)
+    options = {}
     for label, arm in arms.items():
-        own = dict(arm) if isinstance(arm, Mapping) else {"defense": arm}
+        own = {**common, **(arm if isinstance(arm, Mapping) else {"defense": arm})}
+        for name in own:
+            choose(f"arms[{label!r}]", name, {*known.parameters} - {"pool"})
         for name in ("training", "networks"):
-            changes = own.get(name, {})
+            changes, usual = own.get(name, {}), getattr(setting, name)
             if isinstance(changes, Mapping):
-                own[name] = dataclasses.replace(getattr(setting, name), **changes)
-        games[label] = play(setting.pool, **{**common, **own})
-    return games
+                for key in changes:
+                    choose(f"arms[{label!r}][{name!r}]", key, {f.name for f in dataclasses.fields(usual)})
+                own[name] = dataclasses.replace(usual, **changes) if changes else usual
+        options[label] = own
+        whole = known.bind(setting.pool, **own)
+        whole.apply_defaults()
+        make_plan(**{name: value for name, value in whole.arguments.items() if name not in HOW})
+    return {label: play(setting.pool, **own) for label, own in options.items()}

@@ -45,7 +45,14 @@ class GeneratorGame(Game):
     """
 
     victim: ClassVar[str] = "generator"
-    alike: ClassVar[tuple[str, ...]] = ("fingerprint", "queries", "n_classes", "fakes", "n_samples")
+    alike: ClassVar[tuple[str, ...]] = (
+        "fingerprint",
+        "queries",
+        "n_classes",
+        "conditional",
+        "fakes",
+        "n_samples",
+    )
     probe_of: ClassVar[dict[str, str]] = {probe.array: probe.name for probe in PROBES.values()}
 
     @classmethod
@@ -77,8 +84,8 @@ class GeneratorGame(Game):
             (model, record) stands for a single query, here and below.
         critic, critic_max : array_like of float, shape (model, query, record), optional
             What the critics say of the record: their mean, and the largest.
-        samples : array_like of float, shape (model, sample, ...), optional
-            Generated records, in [0, 1].
+        samples : array_like, shape (model, sample, ...), optional
+            Generated records, of numbers in [0, 1] or of bytes.
         sample_y : array_like of int, shape (sample,), optional
             Labels of the samples, the same for all models; without, generators know no labels.
         y : array_like of int, shape (record,), optional
@@ -120,7 +127,9 @@ class GeneratorGame(Game):
                 given[key] = value[:, None] if value.ndim == 2 else value
         queries = {given[key].shape[1] for key in said if key in given and given[key].ndim == 3}
         if len(queries) > 1:
-            raise ValueError(f"critic_loss, critic and critic_max have {sorted(queries)} queries each.")
+            raise ValueError(
+                f"critic_loss, critic and critic_max are of {sorted(queries)} queries; they must be of as many each."
+            )
         for key, value in probes.items():
             given[choose("probes", key, RECONSTRUCTED)] = np.asarray(value)
         if test_accuracy is not None:
@@ -129,20 +138,38 @@ class GeneratorGame(Game):
         shape: tuple[int, ...] = ()
         if samples is not None:
             samples = np.asarray(samples)
+            if samples.ndim < 2 or len(samples) != n_models or not samples.size:
+                raise ValueError(
+                    f"samples has shape {samples.shape}; with member {member.shape} it must be ({n_models}, sample, "
+                    "...)."
+                )
             shape = samples.shape[2:]
             given["samples"] = samples.reshape(*samples.shape[:2], -1)
             given["sample_y"] = (
                 np.zeros(samples.shape[1], np.int64) if sample_y is None else np.asarray(sample_y)
             )
             sizes |= {"sample": samples.shape[1], "feature": given["samples"].shape[2]}
+        elif sample_y is not None:
+            raise ValueError("sample_y is given without samples: give both or neither.")
         for key, value in given.items():
             expected = tuple(sizes[d] for d in DIMENSIONS[key])
             if value.shape != expected:
                 raise ValueError(
                     f"{key} has shape {value.shape}; with member {member.shape} it must be {expected}."
                 )
-            if key not in RECONSTRUCTED and not np.isfinite(value).all():
-                raise ValueError(f"{key} has values that are not finite numbers.")
+            _check_values(key, value)
+        labels = {key: given[key] for key in ("y", "sample_y") if key in given}
+        if n_classes is None:
+            n_classes = max(2, *(1 + int(value.max()) for value in labels.values()))
+        check_integer("n_classes", n_classes, low=2)
+        for key, value in labels.items():
+            if not np.issubdtype(value.dtype, np.integer) or value.min() < 0 or value.max() >= n_classes:
+                raise ValueError(
+                    f"{key} must hold integers from 0 to {n_classes - 1}; it is {value.dtype} from {value.min()} to "
+                    f"{value.max()}."
+                )
+            given[key] = value.astype(np.int64)
+        given["shadow"] = given["shadow"].astype(bool)
         for k in np.flatnonzero(~given["shadow"]):
             if member[k].all() or not member[k].any():
                 raise ValueError(
@@ -151,8 +178,6 @@ class GeneratorGame(Game):
         if given["shadow"].all():
             raise ValueError("shadow is True for all models: one at least must be a target.")
         _check_partners(given["partner"], member)
-        labels = [given["y"], given.get("sample_y", given["y"][:0])]
-        most = 1 + max(int(part.max(initial=0)) for part in labels)
         return cls(
             xr.Dataset(
                 {key: (DIMENSIONS[key], value) for key, value in given.items()},
@@ -160,9 +185,10 @@ class GeneratorGame(Game):
                     "dataset": name,
                     "defense": "unknown",
                     "n_models": n_models,
-                    "n_classes": max(2, most) if n_classes is None else n_classes,
+                    "n_classes": n_classes,
                     "conditional": sample_y is not None,
                     "shape": list(shape),
+                    "n_samples": sizes.get("sample", 0),
                     "probes": [cls.probe_of[key] for key in probes],
                     **dict.fromkeys(("seed", "device", "seconds")),
                     **provenance.collect(),
@@ -247,6 +273,25 @@ class GeneratorGame(Game):
         return np.zeros(self.n_samples, np.int64)
 
 
+def _check_values(key: str, value: np.ndarray) -> None:
+    """Refuse values of `GeneratorGame.from_arrays` that are no numbers, or none of the right kind (ValueError)."""
+    if not np.issubdtype(value.dtype, np.number) and value.dtype != bool:
+        raise ValueError(f"{key} must hold numbers; it is {value.dtype}.")
+    if np.isinf(value).any() or (key not in RECONSTRUCTED and np.isnan(value).any()):
+        raise ValueError(f"{key} has values that are not finite numbers.")
+    if key == "shadow" and not np.isin(value, (0, 1)).all():
+        raise ValueError(f"shadow must be True or False (or 1 and 0); it holds {np.unique(value)[:5]}.")
+    if (
+        key == "samples"
+        and value.dtype != np.uint8
+        and value.size
+        and not 0 <= value.min() <= value.max() <= 1
+    ):
+        raise ValueError(
+            f"samples has numbers from {value.min():.3g} to {value.max():.3g}; they must lie in [0, 1], or be bytes."
+        )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GeneratorPlan(Plan):
     """Everything that determines a game of generators, checked."""
@@ -269,9 +314,23 @@ class GeneratorPlan(Plan):
                 f"Models have {self.n_members} members, for {n} critics; each critic needs at least 2."
             )
         self.networks.check(self.pool)
+        self._try_networks()
         self.defense.check(self.pool, self.training, self.n_members)
         for probe in self.probes:
             probe.check(self.pool)
+
+    def _try_networks(self) -> None:
+        shape, n_classes = self.pool.x.shape[1:], self.pool.n_classes
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            y = torch.nn.functional.one_hot(torch.arange(2) % n_classes, n_classes).float()
+            made = self.networks.generator(shape, n_classes)(torch.zeros(2, self.networks.latent), y)
+            said = self.networks.critic(shape, n_classes)(torch.zeros(2, *shape), y)
+        for what, answer, right in (("generator", made, (2, *shape)), ("critic", said, (2,))):
+            if tuple(answer.shape) != right:
+                raise ValueError(
+                    f"networks={self.networks!r}: the {what} answers 2 inputs with shape {tuple(answer.shape)}; it "
+                    f"must be {right}."
+                )
 
     def resolve(self, team: Team, device: str) -> tuple[str, Self]:
         """Let a machine that trains choose the device."""
@@ -436,20 +495,43 @@ def play(
     device = choose("device", device, ("auto", "cpu", "cuda"))
     if workers is not None:
         check_integer("workers", workers, low=1)
+    plan = make_plan(
+        pool,
+        networks,
+        defense,
+        training=training,
+        n_models=n_models,
+        queries=queries,
+        members=members,
+        candidates=candidates,
+        samples=samples,
+        fakes=fakes,
+        probes=probes,
+        seed=seed,
+    )
+    return GeneratorGame(carry_out(plan, workers=workers, device=device, store=store))
+
+
+def make_plan(
+    pool: Pool,
+    networks: str | GAN = "mlp",
+    defense: str | Defense | None = None,
+    *,
+    training: Training | None = None,
+    queries: str | Queries = "original",
+    probes: str | Probe | Iterable[str | Probe] = (),
+    **options: Any,
+) -> GeneratorPlan:
+    """Check the parameters of `play` that determine a game, without playing it."""
     if not isinstance(pool, Pool):
-        raise TypeError(f"pool is {pool!r}; it must be a Pool, e.g. mialab.load('digits').")
-    plan = GeneratorPlan(
+        given = repr(pool) if isinstance(pool, str) else f"a {type(pool).__name__}"
+        raise TypeError(f"pool is {given}; it must be a Pool, e.g. mialab.load('digits').")
+    return GeneratorPlan(
         pool=pool,
         networks=make_networks(networks),
         defense=defenses.make(defense),
         training=Training() if training is None else training,
         queries=make_queries(queries, pool),
-        n_models=n_models,
-        members=members,
-        candidates=candidates,
-        samples=samples,
-        fakes=fakes,
-        seed=seed,
         probes=make_probes(probes),
+        **options,
     )
-    return GeneratorGame(carry_out(plan, workers=workers, device=device, store=store))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,13 +57,13 @@ class Training:
         choose("objective", self.objective, OBJECTIVES)
         check_number("penalty", self.penalty, low=0)
         check_number("lr", self.lr, above=0)
-        if len(tuple(self.betas)) != 2:
+        if not isinstance(self.betas, Sequence) or isinstance(self.betas, str) or len(self.betas) != 2:
             raise ValueError(f"betas={self.betas!r} must be two numbers, e.g. (0.5, 0.999).")
-        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
         for beta in self.betas:
             check_number("betas", beta, low=0)
             if beta >= 1:
                 raise ValueError(f"betas={self.betas!r} must be less than 1.")
+        object.__setattr__(self, "betas", tuple(float(beta) for beta in self.betas))
 
     @property
     def last(self) -> int:

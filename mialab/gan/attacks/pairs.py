@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab.attacks.base import register
+from mialab.attacks.lira import check_critic_loss
 from mialab.attacks.together import CoMembership, MixedPairs
 
 if TYPE_CHECKING:
@@ -37,6 +38,11 @@ class CriticMixedPairs(MixedPairs):
     def base_name(self) -> str:
         """Name of the variant."""
         return f"critic_{super().base_name}"
+
+    def check(self, game: GeneratorGame) -> None:
+        """Refuse also games that lack the loss of critics; see `mialab.attacks.MixedPairs`."""
+        super().check(game)
+        check_critic_loss(self, game)
 
     def answers(self, game: GeneratorGame) -> np.ndarray:
         """Return minus the loss of the critic, a mean over each record's mixtures, float64 (model, record)."""
