@@ -53,14 +53,23 @@ class GAN(Protocol):
         """Return a new critic: x ``(batch, *shape)`` in [0, 1], y ``(batch, n_classes)`` to ``(batch,)``."""
 
 
-class _Generator(nn.Module):
-    """A network of z, followed by the label's weights where it is conditional."""
+class Generator(nn.Module):
+    """Layers of z, followed by the label's weights where it is conditional.
+
+    Parameters
+    ----------
+    layers : torch.nn.Sequential
+        From (batch, latent), or (batch, latent + classes), to records in [0, 1].
+    conditional : bool
+        Whether labels matter.
+    """
 
     def __init__(self, layers: nn.Sequential, *, conditional: bool) -> None:
         super().__init__()
         self.layers, self.conditional = layers, conditional
 
     def forward(self, z: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Generate records, (batch, ...), from (batch, latent) and labels as rows of weights."""
         return self.layers(torch.cat([z, y], 1) if self.conditional else z)
 
 
@@ -142,7 +151,7 @@ class MLP:
         widths = [self.latent + n_classes * self.conditional, *self.hidden]
         layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU())]
         layers += [nn.Linear(widths[-1], prod(shape)), nn.Sigmoid(), nn.Unflatten(1, tuple(shape))]
-        return _Generator(nn.Sequential(*layers), conditional=self.conditional)
+        return Generator(nn.Sequential(*layers), conditional=self.conditional)
 
     def critic(self, shape: tuple[int, ...], n_classes: int) -> nn.Module:
         """Build a critic of records of ``shape``."""
@@ -218,7 +227,7 @@ class Conv:
         for depth, thinner in pairwise(channels):
             layers += [self._larger(depth, thinner, bias=bias), norm(thinner), nn.ReLU()]
         layers += [self._larger(channels[-1], shape[0], bias=True), _Pixels()]
-        return _Generator(nn.Sequential(*layers), conditional=self.conditional)
+        return Generator(nn.Sequential(*layers), conditional=self.conditional)
 
     def critic(self, shape: tuple[int, ...], n_classes: int) -> nn.Module:
         """Build a critic of images of ``shape`` (channels, height, width)."""
