@@ -533,3 +533,23 @@ glue("quantization_stopped_auc", auc, display=False)
 
 # %% tags=["hide-input"]
 itables.show(table.round(4), classes="display compact", showIndex=False)
+
+# %% [markdown]
+# ## The reference run
+#
+# The page above shows the run that built this book. What follows comes from the last reference run on the paper's headline data set,
+# CIFAR-10, with 1,000 members of 2,000 records and a small convolutional network of ours (`make book PROFILE=standard`). It is read
+# from `results/`.
+
+# %% tags=["hide-input"]
+reference = mia.results.load("quantization-standard")
+reference["verdicts"]
+
+# %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: every attack against every arm, AUC with 95 % intervals.", "name": "fig-quantization-reference"}, "image": {"alt": "Dot plot with intervals: a row for each attack on CIFAR-10, a dot for full precision, quantised models and control arms."}} tags=["hide-input"]
+mia.plots.strength(reference["audit"], metric="auc")
+plt.show()
+# %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: LiRA against test accuracy, a line for each way of quantising over the widths, and early stopping.", "name": "fig-quantization-reference-tradeoff"}, "image": {"alt": "Lines of the AUC of LiRA over test accuracy, one for each way of quantising, their points labelled by width, and one of early stopping."}} tags=["hide-input"]
+mia.compression.plot_tradeoff(reference["widths"], "lira_pooled")
+plt.show()
+# %% tags=["hide-input"]
+reference["facts"]

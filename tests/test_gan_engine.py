@@ -374,7 +374,6 @@ class Nested(MLP):
         return Critic(nn.Linear(int(np.prod(shape)), 8), 8, n_classes, nn.Sequential(chain, nn.Linear(6, 1)))
 
 
-@pytest.mark.xfail(reason="products without vmap are taken for chains of bare layers alone", strict=False)
 def test_networks_of_other_parts_are_trained_stacked_as_they_are_singly():
     nets = Nested((8,), latent=4)
     pool = toys.pool("binary", test=0)
@@ -565,7 +564,6 @@ def test_a_critic_that_ignores_the_record_loses_nothing():
     np.testing.assert_allclose(arrays["critic_loss"], 0, atol=1e-6)
 
 
-@pytest.mark.xfail(reason="each label has generated records of its own", strict=False)
 def test_without_labels_all_records_are_compared_with_the_same_generated_ones():
     arrays, _ = train(nets=MLP((8,), latent=4, conditional=False), lr=0.01, steps=40)
     of_fakes = arrays["critic_loss"] + arrays["critic"]

@@ -1,4 +1,5 @@
 import dataclasses
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -7,13 +8,13 @@ import toys
 from scipy import linalg
 from torch import nn
 
-from mialab.gan import quality as q
 from mialab.gan import utility
 from mialab.gan.game import GeneratorGame
 from mialab.gan.utility import train_on_synthetic
 from mialab.membership import membership
 from mialab.metrics import over_targets
 
+q = import_module("mialab.gan.quality")  # the package has a function of that name
 POOL = toys.pool("image", n=120, validation=60, test=60)
 
 
@@ -131,7 +132,7 @@ def test_models_that_are_shadows_only_do_not_count():
     table = q.quality({"none": g}, POOL).set_index(["defense", "metric"])
     assert table.at[("none", "accuracy"), "value"] == pytest.approx(0.75)
     assert set(table["models"]) == {2}
-    assert set(q.memorisation(g, POOL)["models"]) == {2}
+    assert set(q.memorisation({"none": g}, POOL)["models"]) == {2}
 
 
 # ------------------------------------------------------------------------------------------- train on synthetic
@@ -176,7 +177,7 @@ def test_tables_and_larger_images_are_classified_too(kind, monkeypatch):
 
 
 def test_copies_are_found():
-    table = q.memorisation(game(), POOL).set_index("metric")["value"]
+    table = q.memorisation({"none": game()}, POOL).set_index("metric")["value"]
     assert table["closer to a member"] == 1
     assert table["to nearest member"] == 0
     assert table["to nearest non-member"] > 0.1
@@ -186,7 +187,7 @@ def test_records_that_no_model_has_seen_are_as_close_to_either_side():
     # Three members to a non-member would give about 3/4 if numbers were not made equal.
     member = np.random.default_rng(0).random((12, 120)) < 0.75
     g = game(source="test", n_models=12, samples=200, member=member, partner=np.full(12, -1))
-    row = q.memorisation(g, POOL, confidence=0.999).set_index("metric").loc["closer to a member"]
+    row = q.memorisation({"none": g}, POOL, confidence=0.999).set_index("metric").loc["closer to a member"]
     assert row["low"] < 0.5 < row["high"]  # false once in 1,000 draws
     assert abs(row["value"] - 0.5) < 0.1
 
@@ -212,11 +213,22 @@ def test_what_does_not_fit_is_refused():
         q.quality({}, POOL)
     with pytest.raises(ValueError, match="'none' has samples of shape"):
         q.quality({"none": g}, toys.pool("image", n=100, validation=60))
+    empty = GeneratorGame.from_arrays(member=g.member, critic_loss=np.zeros(g.member.shape))
     with pytest.raises(ValueError, match="has no samples"):
-        q.memorisation(GeneratorGame.from_arrays(member=g.member, critic_loss=np.zeros(g.member.shape)), POOL)
+        q.memorisation({"none": empty}, POOL)
     with pytest.raises(ValueError, match="2 are needed"):
         q.distances(POOL.x[:1], POOL.x[:5], Identity())
     with pytest.raises(ValueError, match="samples has records of shape"):
         train_on_synthetic(POOL.x[..., 0], POOL.y, POOL, seed=0, model=0)
     with pytest.raises(ValueError, match="model=-1"):
         train_on_synthetic(POOL.x, POOL.y, POOL, seed=0, model=-1)
+
+
+def test_differences_in_quality_are_those_of_the_tables():
+    one, other = game(), game(seed=1)
+    table = (
+        q.quality({"one": one, "other": other}, POOL).query("metric == 'fid'").set_index("defense")["value"]
+    )
+    found = q.quality_difference(one, other, POOL, "fid")
+    assert found.value == pytest.approx(table["one"] - table["other"])
+    assert q.quality_difference(one, one, POOL, "kid") == (0, 0, 0)

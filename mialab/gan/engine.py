@@ -130,8 +130,16 @@ class Networks:
 
 def _is_plain(network: nn.Module) -> bool:
     """Whether a network is a critic or generator of `mialab.gan.networks.MLP`, or made alike."""
-    plain = {nn.Linear, nn.LeakyReLU, nn.ReLU, nn.Sigmoid, nn.Flatten, nn.Unflatten, nn.Sequential}
-    return type(network) in (Critic, Generator) and {type(m) for m in [*network.modules()][1:]} <= plain
+    if type(network) not in (Critic, Generator):
+        return False
+    parts = [network.layers] if isinstance(network, Generator) else [network.first, network.rest]
+    plain = {nn.Linear, nn.LeakyReLU, nn.ReLU, nn.Sigmoid, nn.Flatten, nn.Unflatten}
+    return all(
+        type(part) is nn.Sequential
+        and {type(layer) for layer in part} <= plain
+        and all(getattr(layer, "bias", 0) is not None for layer in part)
+        for part in parts
+    )
 
 
 def form(gan: GAN, pool: Pool, device: str) -> Literal["stacked", "single"]:
@@ -538,6 +546,8 @@ def _asked(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
             labels = share * y + (1 - share) * y[other]
             rows = run.y * run.n_classes + run.y[other]
             mixed_number += 1
+        if not run.networks.conditional:
+            rows = torch.zeros_like(rows)
         x = prepare(torch.as_tensor(np.array(queries(query, run.pool.x)), device=run.device))
         said = run.judge(x, labels)
         if not torch.isfinite(said).all():

@@ -31,11 +31,17 @@ from mialab.store import DIMENSIONS, GENERATED, RECONSTRUCTED, shapes
 SOURCES = (
     "randomness.py",
     "membership.py",
+    "engine.py",
+    "models.py",
     "gan/engine.py",
     "gan/training.py",
     "gan/utility.py",
     "gan/defenses/base.py",
 )
+
+
+#: Models of a stacked group on a CPU, at most: games of GANs are small, and each core should have some.
+GROUP_MODELS = 4
 
 
 class GeneratorGame(Game):
@@ -309,9 +315,10 @@ class GeneratorPlan(Plan):
         check_integer("fakes", self.fakes, low=1)
         super().__post_init__()
         n = self.defense.n_critics
-        if self.n_members < 2 * n:
+        if self.n_members < 2 * n or self.n_members % n:
             raise ValueError(
-                f"Models have {self.n_members} members, for {n} critics; each critic needs at least 2."
+                f"Models have {self.n_members} members, for {n} critics with equal parts of at least 2: give "
+                f"members={max(2, self.n_members // n) * n}, or load another size."
             )
         self.networks.check(self.pool)
         self._try_networks()
@@ -425,7 +432,7 @@ def _form(*, pool: Pool, networks: GAN, defense: Defense, training: Training, de
             )
         ]
     if device == "cpu":
-        return "stacked", max(1, min(engine.GROUP_MODELS, engine.GROUP_PARAMETERS // sum(sizes)))
+        return "stacked", max(1, min(GROUP_MODELS, engine.GROUP_PARAMETERS // sum(sizes)))
     free, _ = torch.cuda.mem_get_info()
     # Weight, gradient, two numbers of optimizer state; a batch's values, several times for gradients of gradients.
     values = 4 * training.batch_size * defense.n_critics * int(np.prod(shape)) * 200
