@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 #: attack belongs to the first that fits.
 FAMILIES = {
     "sets of records": lambda a: isinstance(a, Together),
+    "samples": lambda a: a.victim == "generator" and a.sees == "samples",
+    "the critic": lambda a: a.victim == "generator" and a.sees == "critic" and a.shadows == "none",
+    "critics of reference models": lambda a: a.victim == "generator" and a.sees == "critic",
+    "the generator": lambda a: a.victim == "generator",
     "label or ranking only": lambda a: a.sees in ("label", "ranking"),
     "more than answers": lambda a: a.sees != "logits",
     "known half of the target's records": lambda a: a.needs_known_half,
@@ -46,6 +50,10 @@ _ORDER = [
     "OUT shadow models",
     "IN and OUT shadow models",
     "more than answers",
+    "samples",
+    "the generator",
+    "the critic",
+    "critics of reference models",
     "sets of records",
     "other",
 ]
@@ -76,7 +84,7 @@ def families(attacks: Iterable[str | Attack] | None = None) -> dict[str, list[st
 def family(attack: str | Attack) -> str:
     """Return the group of an attack, see `families`."""
     if isinstance(attack, str):
-        if attack not in _attacks.available().index:
+        if attack not in _attacks.base.ATTACKS:
             return "other"
         attack = _attacks.make(attack)
     return next((name for name, fits in FAMILIES.items() if fits(attack)), "other")
