@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from mialab.gan import attacks, defenses, networks, probes, published, theory
-from mialab.gan.arms import Setting, play_each, settings
+from mialab.gan.arms import Setting, across, play_each, settings
 from mialab.gan.game import GeneratorGame, play
 from mialab.gan.quality import memorisation, quality, quality_difference
 from mialab.gan.scores import audit_scores
@@ -24,6 +24,7 @@ __all__ = [
     "GeneratorGame",
     "Setting",
     "Training",
+    "across",
     "attacks",
     "audit_scores",
     "defenses",

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from mialab import data
+import numpy as np
+import pandas as pd
+
+from mialab import data, metrics
+from mialab.audit import audit, pooled_rows
 from mialab.data import Pool
 from mialab.gan.defenses.base import Defense
 from mialab.gan.game import GeneratorGame, make_plan, play
@@ -17,6 +21,10 @@ from mialab.options import choose
 
 #: Parameters of `mialab.gan.play` that say how a game is played, not which.
 HOW = ("workers", "device", "store")
+
+
+if TYPE_CHECKING:
+    from mialab.attacks.base import Attack
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,3 +117,46 @@ def play_each(
         whole.apply_defaults()
         make_plan(**{name: value for name, value in whole.arguments.items() if name not in HOW})
     return {label: play(setting.pool, **own) for label, own in options.items()}
+
+
+def across(
+    settings: Mapping[str, Setting],
+    arms: Mapping[str, str | Defense | Mapping[str, Any] | None],
+    *,
+    attacks: Sequence[str | Attack],
+    n_resamples: int = 200,
+    **common: Any,
+) -> pd.DataFrame:
+    """Compare some arms on several data sets.
+
+    Parameters
+    ----------
+    settings : dict of str to Setting
+        From `settings`; may be empty.
+    arms
+        See `play_each`.
+    attacks : sequence of str or Attack
+        Of which the AUC is shown.
+    n_resamples : int
+        Of the intervals of the AUCs.
+    **common
+        Parameters of `mialab.gan.play` for all arms.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``game`` (data set and arm), ``measure``, ``value``, ``low``, ``high``: the pooled AUC of each attack,
+        and the mean accuracy of classifiers trained on samples.
+    """
+    rows = []
+    for name, setting in settings.items():
+        games = play_each(setting, arms, **common)
+        for arm, game in games.items():
+            table = audit(game, attacks, pool=setting.pool, n_resamples=n_resamples)
+            aucs = pooled_rows(table, "auc")
+            rows += [
+                (f"{name}: {arm}", f"AUC of {r.attack}", r.value, r.low, r.high) for r in aucs.itertuples()
+            ]
+            accuracy = metrics.over_targets(game.test_accuracy, partner=game.partner)
+            rows.append((f"{name}: {arm}", "accuracy", *np.clip(accuracy, 0, 1)))
+    return pd.DataFrame(rows, columns=["game", "measure", "value", "low", "high"])
