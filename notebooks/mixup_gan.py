@@ -569,3 +569,29 @@ mia.summary(
         n_resamples=n_resamples,
     )
 )
+
+# %% [markdown]
+# ## The reference run
+#
+# The page above shows the run that built this book, on images of 8x8 pixels. What follows comes from the last reference run on
+# Fashion-MNIST, with CIFAR-10 and Location30 beside it: small convolutional GANs, 256 members each (`make book PROFILE=standard`). It is
+# read from `results/`.
+
+# %% tags=["hide-input"]
+reference = mia.results.load("mixup-gan-standard")
+reference["verdicts"]
+
+# %% tags=["hide-input"]
+gan.published.beside(reference["audit"], reference["quality"], dataset="Fashion-MNIST")
+
+# %% tags=["hide-input"]
+mia.wide(reference["elsewhere"], index="game", columns="measure")
+
+# %% mystnb={"figure": {"caption": "The reference run on Fashion-MNIST: every attack against every arm, AUC pooled over target models. Hatched: what an arm was not played for.", "name": "fig-gan-reference"}, "image": {"alt": "Matrix of AUCs on Fashion-MNIST, a row for each attack grouped by what the attacker sees, a column for each arm."}} tags=["hide-input"]
+mia.plots.matrix(reference["audit"], label="fashion_mnist")
+plt.show()
+# %% mystnb={"figure": {"caption": "The reference run: how often mixup lowers the likelihood ratio, by tenths of the separation of the two Gaussians; outliers are on the right.", "name": "fig-gan-reference-shifts"}, "image": {"alt": "Two panels of points with intervals over ten parts of equal size: the share of pairs on Fashion-MNIST whose ratio falls, for members and for non-members."}} tags=["hide-input"]
+gan.plots.shifts(reference["shifts"])
+plt.show()
+# %% tags=["hide-input"]
+reference["facts"]

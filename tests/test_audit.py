@@ -290,3 +290,16 @@ def test_the_pool_reaches_attacks_that_look_at_records():
         mia.audit(game, ["quantile"])
     own = mia.audit(game, [mia.attacks.QuantileRegression(pool=pool)], n_resamples=10)
     pd.testing.assert_frame_equal(mia.audit(game, ["quantile"], pool=pool, n_resamples=10), own)
+
+
+def test_any_table_is_laid_out_in_its_order():
+    rows = [("b", "fid", 1.5, 1, 2), ("b", "kid", 0.25, -0.5, 1), ("a", "fid", 3, 2, 4)]
+    table = mia.wide(
+        pd.DataFrame(rows, columns=["defense", "metric", "value", "low", "high"]),
+        index="defense",
+        columns="metric",
+    )
+    assert list(table.index) == ["b", "a"]
+    assert list(table.columns) == ["fid", "kid"]
+    assert table.loc["b", "fid"] == "1.500 [1.000, 2.000]"
+    assert table.loc["a", "kid"] == "-"

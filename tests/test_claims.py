@@ -74,3 +74,9 @@ def test_results_round_trip(tmp_path):
     assert back["verdicts"].to_dict() == verdicts.to_dict()
     with pytest.raises(ValueError, match="Did you mean 'demo'"):
         mia.results.load("dem", folder=tmp_path)
+
+
+def test_claims_on_arms_that_were_not_played_say_so():
+    found = mia.claims.where_played({"a": 2}, {"one": ("a", lambda g: Interval(g, 1, 3)), "two": ("b", None)})
+    assert found["one"] == (2, 1, 3)
+    assert "without the arm 'b'" in found["two"]
