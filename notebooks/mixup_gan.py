@@ -10,8 +10,8 @@
 # %% [markdown]
 # ## Parameters
 #
-# Everything below follows from these; {doc}`/book/rerun` shows how to run the chapter with others. For the arm that matters
-# most to you, `arms` can be cut short.
+# Everything below follows from these; {doc}`/book/rerun` shows how to run the chapter with others. `arms` may name some of the
+# other arms, to play no more than those.
 
 # %% tags=["parameters"]
 dataset = "digits"  # the data set that most of the chapter is about
@@ -241,7 +241,10 @@ mia.claims.list_claims(claims)
 #   64 generated records for the target but one for the references. Here the target is left out, and all losses are means over
 #   as many.
 # * RelaxLoss and PAR-GAN are re-implemented after their papers, not after the baselines published with this one, which update
-#   the generator with one critic only, and use thresholds from models trained on the same records.
+#   the generator with one critic only, and use thresholds from models trained on the same records. RelaxLoss's level, the loss of
+#   reference critics at the end of their training, is kept throughout.
+# * MEGAN: no formula of its paper was available to us. Here the generator's loss is half the usual one, and half minus the entropy of what
+#   the critic says.
 # ```
 #
 # **Variants**: a Beta distribution with other $\alpha$; a share for each *record* instead of each batch; the *dominant*
