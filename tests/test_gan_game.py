@@ -942,7 +942,7 @@ PLAY = [
     ({"defense": RelaxLoss()}, ".*level"),
     (
         {"defense": ParGAN(critics=11)},
-        "Models have 20 members, for 11 critics; each critic needs at least 2.",
+        "Models have 20 members, for 11 critics; that must be a multiple of 11, at least 22",
     ),
     ({"queries": "mixed"}, "queries='mixed' is unknown. Known: augmented, original."),
     ({"queries": queries.Flips()}, "queries=Flips.* needs binary records; 'toy' has image ones"),
@@ -954,7 +954,7 @@ PLAY = [
     ({"fakes": True}, "fakes=True must be an integer of at least 1."),
     ({"seed": -1}, "seed=-1 must be an integer of at least 0."),
     ({"members": 21}, "members=21 must be at most 20, half of the candidates."),
-    ({"members": 1}, "Models have 1 members, for 1 critics; each critic needs at least 2."),
+    ({"members": 1}, "Models have 1 members, for 1 critics; that must be a multiple of 1, at least 2"),
     ({"candidates": np.arange(41)}, "candidates holds indices beyond the pool's 40 records."),
     ({"candidates": np.arange(31)}, "There are 31 records that may be members; complementary halves need"),
     ({"pool": toys.pool("image", n=41)}, "There are 41 records that may be members; complementary halves"),

@@ -317,8 +317,8 @@ class GeneratorPlan(Plan):
         n = self.defense.n_critics
         if self.n_members < 2 * n or self.n_members % n:
             raise ValueError(
-                f"Models have {self.n_members} members, for {n} critics with equal parts of at least 2: give "
-                f"members={max(2, self.n_members // n) * n}, or load another size."
+                f"Models have {self.n_members} members, for {n} critics; that must be a multiple of {n}, at least "
+                f"{2 * n}: give members=..., or load another size."
             )
         self.networks.check(self.pool)
         self._try_networks()
