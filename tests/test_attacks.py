@@ -463,7 +463,10 @@ def test_attacks_are_made_by_name():
     ("make", "message"),
     [
         (lambda: Threshold(statistic="losss"), "statistic='losss' is unknown. Did you mean 'loss'?"),
-        (lambda: LiRA(statistic="margin"), "statistic='margin' is unknown. Known: critic, hinge, scaled_logit."),
+        (
+            lambda: LiRA(statistic="margin"),
+            "statistic='margin' is unknown. Known: critic, hinge, scaled_logit.",
+        ),
         (lambda: LiRA(variance="pool"), "variance='pool' is unknown. Did you mean 'pooled'?"),
         (lambda: LiRA(queries="augmented"), "queries='augmented' is unknown."),
         (lambda: LiRA(offline="z"), "offline='z' is unknown. Known: density, z_score."),
