@@ -51,9 +51,7 @@ seed = 0
 # The defense, its variants, and other defenses
 alpha = 1.0  # of the Beta distribution of shares; the paper's code has 1
 other_alphas = [0.2, 5.0]
-relax_factors = [
-    1.5
-]  # RelaxLoss: other levels, in units of the reference critics' loss
+relax_factors = [1.5]  # other levels of RelaxLoss, as multiples of its own
 n_critics = 4  # of PAR-GAN
 privacy_weight = 1.0  # of PrivGAN
 noise_multiplier = 1.0  # of the private critic
