@@ -70,14 +70,18 @@ def sample_grid(
             )
     labelled = [labels for _, labels in blocks.values() if labels is not None]
     classes = np.unique(np.concatenate(labelled))[:columns] if labelled else np.arange(columns)
+    names = pool.label_names if pool is not None and pool.label_names else ()
+    shown = [names[c] if names else str(c) for c in classes]
+    longest = max(map(len, shown))
     figure, axes = plt.subplots(
         len(blocks),
         1,
         squeeze=False,
         layout="constrained",
-        figsize=(6.4, len(blocks) * (0.35 + rows * 6.2 / len(classes))),
+        figsize=(6.4, len(blocks) * (0.35 + rows * 6.2 / len(classes)) + 0.12 * longest),
     )
-    names = pool.label_names if pool is not None and pool.label_names else ()
+    # Classes are named once, below the last block whose columns they are.
+    last = next((label for label in reversed(blocks) if blocks[label][1] is not None), None)
     for ax, (label, (x, labels)) in zip(axes[:, 0], blocks.items(), strict=True):
         image = _tiles(x, labels, classes, rows)
         ax.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
@@ -86,12 +90,11 @@ def sample_grid(
         ax.spines[:].set_visible(False)
         width = x.shape[-1] + 1
         ticks = width * np.arange(len(classes)) + (width - 1) / 2
-        shown = [names[c] if names else str(c) for c in classes] if labels is not None else []
-        ax.set_xticks(ticks if shown else [], shown)
+        ax.set_xticks([])
         ax.set_yticks([])
+        if label == last:
+            ax.set_xticks(ticks, shown, rotation=90 if longest > 3 else 0)
         ax.tick_params(length=0)
-        if shown and max(map(len, shown)) > 3:
-            ax.tick_params(axis="x", rotation=90)
     return figure
 
 
