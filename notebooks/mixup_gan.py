@@ -278,6 +278,8 @@ probes = [
 games = gan.play_each(main, main_arms, probes=probes, seed=seed, **paired)
 glue("gan_n_critic", main.training.n_critic, display=False)
 glue("gan_dataset", dataset, display=False)
+glue("gan_n_models", n_models, display=False)
+glue("gan_n_others", n_others, display=False)
 
 # %%
 private = gan.defenses.DPCritic(noise_multiplier=noise_multiplier)
@@ -330,7 +332,7 @@ plt.show()
 # reproduces a record best, here without the perceptual distance, whose network we cannot load; and LiRA {cite:p}`carlini2022lira`
 # compares the loss $\ell = \overline{D(G(z, y), y)} - D(x, y)$ with the losses of reference models trained with the record and without
 # it. All models are the target once, and the others, but its partner with the complementary half, are its references, trained with the
-# same defense.
+# same defense. Here are the two main arms with {glue:text}`gan_n_models:d` models each.
 
 # %%
 paper_attacks = [
@@ -340,14 +342,11 @@ paper_attacks = [
     "gan_leaks_white_box",
     "gan_leaks_white_box_calibrated",
 ]
-every = mia.attacks.available("generator").index.drop("logan_auxiliary")
-attacks = [*every, gan.attacks.LoganAuxiliary(epochs=auxiliary_epochs)]
+main_games = {name: games[name] for name in main_arms}
 results = mia.audit_each(
-    games, attacks, pool=main.pool, fprs=(fpr,), n_resamples=n_resamples
+    main_games, paper_attacks, fprs=(fpr,), n_resamples=n_resamples
 )
-mia.summary(
-    results, "auc", attacks=[a for a in paper_attacks if a in set(results["attack"])]
-).T
+mia.summary(results, "auc", attacks=paper_attacks).T
 
 # %% [markdown]
 # **What samples are worth.** Classifiers are trained on samples with their hard labels and tested on real records. FID
@@ -361,15 +360,27 @@ worth = gan.quality(games, main.pool)
 # %% tags=["hide-input"]
 mia.wide(worth, index="defense", columns="metric")
 
+# %% [markdown]
+# **All arms.** LiRA gets stronger with the number of references, so from here on arms are compared with
+# {glue:text}`gan_n_others:d` models each, the first ones of the main arms.
+
+# %%
+every = mia.attacks.available("generator").index.drop("logan_auxiliary")
+attacks = [*every, gan.attacks.LoganAuxiliary(epochs=auxiliary_epochs)]
+equal = {label: game.subset(n_others) for label, game in games.items()}
+comparison = mia.audit_each(
+    equal, attacks, pool=main.pool, fprs=(fpr,), n_resamples=n_resamples
+)
+
 # %% mystnb={"figure": {"caption": "LiRA (one variance for all records) against the accuracy of classifiers trained on samples, with 95 % intervals both ways. The best corner is the lower right one.", "name": "fig-gan-utility"}, "image": {"alt": "A marker for each defense, the AUC of LiRA over the accuracy of classifiers trained on samples, with intervals both ways."}} tags=["hide-input"]
-labelled = results[results["defense"] != "none (no labels)"]
+labelled = comparison[comparison["defense"] != "none (no labels)"]
 mia.plots.privacy_utility(labelled, attack="critic_lira_pooled")
 plt.show()
 # %% [markdown]
 # **Published figures beside ours.** The data sets differ, so that only the order of the defenses can be compared.
 
 # %% tags=["hide-input"]
-gan.published.beside(results, worth)
+gan.published.beside(comparison, worth)
 
 # %% [markdown]
 # **On other data sets.** `compared` names them; in the `standard` profile these are CIFAR-10 and Location30, a binary table.
@@ -401,12 +412,12 @@ mia.wide(elsewhere, index="game", columns="measure")
 mia.attacks.available("generator")[["sees", "shadow models", "features", "probe"]]
 
 # %% mystnb={"figure": {"caption": "Every attack against every arm: AUC pooled over target models. Hatched: what an arm was not played for, such as probes, mixed queries, or an attack that needs labels or more models.", "name": "fig-gan-matrix"}, "image": {"alt": "Matrix of AUCs, a row for each attack grouped by what the attacker sees, a column for each arm."}} tags=["hide-input"]
-mia.plots.matrix(results, label=dataset)
+mia.plots.matrix(comparison, label=dataset)
 plt.show()
 # %% mystnb={"figure": {"caption": "LiRA (one variance for all records) against undefended GANs, mixup and its controls, both axes logarithmic. Bands: 95 % intervals over targets and records, point by point.", "name": "fig-gan-roc"}, "image": {"alt": "Log-log ROC curves of LiRA with bands for several arms, and the diagonal of chance."}} tags=["hide-input"]
 shown = ("none", "mixup", "relaxloss", "par_gan", f"early_stopping ({stops[-1]:.0%})")
 mia.plots.roc(
-    {label: games[label] for label in shown if label in games},
+    {label: equal[label] for label in shown if label in equal},
     "critic_lira_pooled",
     n_resamples=n_resamples,
 )
@@ -453,9 +464,9 @@ mia.wide(gan.memorisation(games, main.pool), index="defense", columns="metric")
 # %% mystnb={"figure": {"caption": "The measured AUC of LiRA and its bound. A marker stands at the distance that the best threshold shows; its bar reaches from an estimate that errs downwards to one that errs upwards. Crosses: the bound for Gaussians.", "name": "fig-gan-bounds"}, "image": {"alt": "The curve of the bound over the distance from 0 to 1, and below it a marker with intervals both ways for each of several arms."}} tags=["hide-input"]
 gan.plots.bounds(
     {
-        label: gan.theory.bounds(games[label], "critic_lira_pooled")
+        label: gan.theory.bounds(equal[label], "critic_lira_pooled")
         for label in shown
-        if label in games
+        if label in equal
     }
 )
 plt.show()
@@ -487,7 +498,7 @@ pairs = "critic_mixed_pairs_pooled"
 of_natural, of_mixup = (
     views[f"mixup, {kind} references"] for kind in ("natural", "mixup")
 )
-few = ours.subset(n_others)
+few = equal["mixup"]
 last_stop = f"early_stopping ({stops[-1]:.0%})"
 findings = {
     "logan": mia.difference((ours, "logan"), (none, "logan")),
@@ -526,7 +537,8 @@ verdicts
 if save_as:
     mia.results.save(
         save_as,
-        audit=results,
+        audit=comparison,
+        main=results,
         adaptive=adaptive,
         elsewhere=elsewhere,
         quality=worth,
@@ -547,7 +559,7 @@ for arm in ("none", "mixup"):
 
 # %% tags=["hide-input"]
 itables.show(
-    mia.show(results[results["target"] == "pooled"].drop(columns="target")),
+    mia.show(comparison[comparison["target"] == "pooled"].drop(columns="target")),
     classes="display compact",
     showIndex=False,
 )
