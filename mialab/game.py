@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import cached_property
@@ -528,7 +529,7 @@ def _describe(value: object) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plan:
+class Plan(ABC):
     """Everything that determines a game, checked; the part that is the same for all kinds of models."""
 
     pool: Pool
@@ -591,9 +592,9 @@ class Plan:
         n, options = len(self.pool), {"candidate": self.candidates, "members": self.members}
         return membership(self.n_models, n, self.seed, canary, **options)
 
+    @abstractmethod
     def resolve(self, team: Team, device: str) -> tuple[str, Self]:
         """Return on which kind of device the machines that train do so, and what of the plan follows from that."""
-        raise NotImplementedError
 
     def fixed(self) -> dict[str, np.ndarray]:
         """Return what is known before training besides who is a member."""
@@ -605,34 +606,35 @@ class Plan:
             "canary": canary,
         }
 
+    @abstractmethod
     def layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """Return shape and type of every array of the game."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def train_group(self) -> Callable[..., dict[str, np.ndarray]]:
         """The function that trains a group of models, such as `mialab.engine.train_group`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def options(self, device: str) -> dict[str, Any]:
         """Return what `train_group` needs besides the models, the pool, labels and members."""
-        raise NotImplementedError
 
+    @abstractmethod
     def form(self, team: Team, device: str) -> tuple[str, int]:
         """Return how the machines that train do so, and how many models in a group at most."""
-        raise NotImplementedError
 
+    @abstractmethod
     def seconds_of_work(self) -> float:
         """Estimate how long one processor core takes for one model."""
-        raise NotImplementedError
 
     def key(self) -> str:
         """Name and hash under which the game is stored."""
         digest = hashlib.sha256("\0".join(self._parts()).encode()).hexdigest()[:16]
         return f"{self.pool.name}-{self.defense.name}-{digest}"
 
+    @abstractmethod
     def _parts(self) -> list[str]:
-        raise NotImplementedError
+        """Return what the key is a hash of."""
 
     def attrs(self) -> dict:
         """Return what the game is, JSON-friendly."""
@@ -983,7 +985,7 @@ def _train_group(
     models: list[int],
     *,
     store: Store,
-    train: Callable[..., dict[str, np.ndarray]] = engine.train_group,
+    train: Callable[..., dict[str, np.ndarray]],
     form: str = "single",
     **options: Any,
 ) -> tuple[list[int], float]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Norms = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Label = Callable[[torch.Tensor], torch.Tensor]
+Own = TypeVar("Own")
 #: Bytes of gradients in memory at once, and of records that stand at the boundary: what is larger is no faster.
 CHUNK_BYTES = 2**24
 #: Records whose gradients are computed at once, at most: networks of few parameters may have large activations.
@@ -339,8 +340,23 @@ def make(probes: str | Probe | Iterable[str | Probe]) -> tuple[Probe, ...]:
     ValueError
         If a name is unknown, or a probe is given twice.
     """
-    given = [probes] if isinstance(probes, str | Probe) or not isinstance(probes, Iterable) else list(probes)
-    made = [p if isinstance(p, Probe) else PROBES[choose("probes", p, PROBES)]() for p in given]
+    return chosen(probes, PROBES, Probe)
+
+
+def chosen(probes: object, known: Mapping[str, type[Own]], kind: type[Own]) -> tuple[Own, ...]:
+    """Do what `make` does, for probes of classifiers or of generators.
+
+    Parameters
+    ----------
+    probes : str, kind, or iterable of these
+        As in `make`.
+    known : mapping of str to type
+        Probes by name.
+    kind : type
+        What all of them are.
+    """
+    given = [probes] if isinstance(probes, str | kind) or not isinstance(probes, Iterable) else list(probes)
+    made = [p if isinstance(p, kind) else known[choose("probes", p, known)]() for p in given]
     names = [probe.name for probe in made]
     if len(set(names)) < len(names):
         raise ValueError(f"probes={names} holds a probe twice.")

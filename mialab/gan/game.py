@@ -323,8 +323,6 @@ class GeneratorPlan(Plan):
         self.networks.check(self.pool)
         self._try_networks()
         self.defense.check(self.pool, self.training, self.n_members)
-        for probe in self.probes:
-            probe.check(self.pool)
 
     def _try_networks(self) -> None:
         shape, n_classes = self.pool.x.shape[1:], self.pool.n_classes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -12,11 +13,11 @@ import numpy as np
 import torch
 
 from mialab.engine import prepare
-from mialab.options import check_integer, check_number, choose
+from mialab.options import check_integer, check_number
+from mialab.probes import chosen
 from mialab.randomness import Streams, generator
 
 if TYPE_CHECKING:
-    from mialab.data import Pool
     from mialab.gan.engine import Run
 
 #: Differences of arguments and of gradients, and the inverse of their product or 0.
@@ -34,7 +35,7 @@ DAMPING, DAMPINGS, UNHELPED = 1e-3, (0.1, 1.0, 10.0), 100.0
 
 
 @dataclass(frozen=True)
-class Probe:
+class Probe(ABC):
     """Base class of every probe: a measurement of each model at each record, made when training is over.
 
     Hyper-parameters are the fields of the dataclass; they are part of a game's hash.
@@ -44,9 +45,7 @@ class Probe:
     #: The array of a game that holds the measurements.
     array: ClassVar[str]
 
-    def check(self, pool: Pool) -> None:
-        """Refuse, before any training, a pool in which this cannot be measured (ValueError)."""
-
+    @abstractmethod
     def __call__(self, run: Run) -> dict[str, np.ndarray]:
         """Measure a trained group of models.
 
@@ -60,7 +59,6 @@ class Probe:
         dict of str to numpy.ndarray of float32, shape (model, record)
             The measurements, under the name `array`; NaN for records that were not asked about.
         """
-        raise NotImplementedError
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -186,6 +184,7 @@ class Reconstruction(Probe):
         """Draw what the search needs of random numbers, the same for all records of a model."""
         return None
 
+    @abstractmethod
     def search(
         self, residuals: Residuals, start: torch.Tensor, directions: torch.Tensor | None
     ) -> torch.Tensor:
@@ -201,7 +200,6 @@ class Reconstruction(Probe):
         directions : torch.Tensor, optional
             From `directions_for`.
         """
-        raise NotImplementedError
 
     @torch.no_grad()
     def _starts(
@@ -464,12 +462,7 @@ def make(probes: str | Probe | Iterable[str | Probe]) -> tuple[Probe, ...]:
     ValueError
         If a name is unknown, or a probe is given twice.
     """
-    given = [probes] if isinstance(probes, str | Probe) or not isinstance(probes, Iterable) else list(probes)
-    made = [p if isinstance(p, Probe) else PROBES[choose("probes", p, PROBES)]() for p in given]
-    names = [probe.name for probe in made]
-    if len(set(names)) < len(names):
-        raise ValueError(f"probes={names} holds a probe twice.")
-    return tuple(sorted(made, key=lambda probe: probe.name))
+    return chosen(probes, PROBES, Probe)
 
 
 def available() -> list[str]:
