@@ -14,11 +14,11 @@ from pathlib import Path
 from doit.reporter import ZeroReporter
 from doit.tools import config_changed
 
-from mialab import run
+from mialab.book import execution
 
 PROFILE = os.environ.get("PROFILE", "quick")
-HTML = run.ROOT / "_build" / "html"
-display = run.Display()
+HTML = execution.ROOT / "_build" / "html"
+display = execution.Display()
 
 
 class Reporter(ZeroReporter):
@@ -46,38 +46,38 @@ DOIT_CONFIG = {
 
 def plan():
     """Name, file, parameters, predecessors and content key of every chapter; refuses what cannot run."""
-    profile = run.load_profile(PROFILE)
+    profile = execution.load_profile(PROFILE)
     for name in profile:
-        run.find(name)
+        execution.find(name)
     keys = {}
 
     def key(name):
         if name not in keys:
             given = dict(profile.get(name, {}))
             after = given.pop("after", [])
-            run.check_parameters(run.find(name), given)
-            keys[name] = run.content_key(run.find(name), given, PROFILE, [key(a) for a in after])
+            execution.check_parameters(execution.find(name), given)
+            keys[name] = execution.content_key(execution.find(name), given, PROFILE, [key(a) for a in after])
         return keys[name]
 
-    for name in run.chapters():
+    for name in execution.chapters():
         given = dict(profile.get(name, {}))
-        yield name, run.find(name), given, given.pop("after", []), key(name)
+        yield name, execution.find(name), given, given.pop("after", []), key(name)
 
 
 def execute(name, notebook, page, given, key):
     (HTML / "book" / "chapters" / f"{name}.html").unlink(missing_ok=True)  # no old page beside a failed run
-    return run.show_run(display, notebook, page, given, profile=PROFILE, key=key)
+    return execution.show_run(display, notebook, page, given, profile=PROFILE, key=key)
 
 
 def task_notebook():
     """Execute a notebook with the profile's parameters."""
     for name, notebook, given, after, key in plan():
-        page = run.CHAPTERS / f"{name}.ipynb"
+        page = execution.CHAPTERS / f"{name}.ipynb"
         yield {
             "name": name,
             "actions": [(execute, [name, notebook, page, given, key])],
             # The page carries the key of what it was made from, so that no page of another run can pass for it.
-            "uptodate": [lambda page=page, key=key: run.is_current(page, key)],
+            "uptodate": [lambda page=page, key=key: execution.is_current(page, key)],
             "targets": [page],
             "task_dep": [f"notebook:{a}" for a in after],
         }
@@ -85,11 +85,11 @@ def task_notebook():
 
 def build():
     # From scratch: an incremental build forgets the warnings of pages that it does not read again.
-    shutil.rmtree(run.ROOT / "_build", ignore_errors=True)
+    shutil.rmtree(execution.ROOT / "_build", ignore_errors=True)
     book = "from jupyter_book.cli.main import main; main()"
     command = [sys.executable, "-c", book, "build", ".", "-W", "-n", "--keep-going", "-q"]
     print("building the book ...", flush=True)
-    done = subprocess.run(command, cwd=run.ROOT, check=False, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=execution.ROOT, check=False, stdout=subprocess.DEVNULL)
     if done.returncode:
         print("The book was not built: the warnings above say why.", flush=True)
     return done.returncode == 0
@@ -97,8 +97,8 @@ def build():
 
 def task_book():
     """Build the Jupyter Book; any warning is an error."""
-    root, pages = run.ROOT, [run.CHAPTERS / f"{name}.ipynb" for name in run.chapters()]
-    prose = [p for p in (root / "book").rglob("*") if p.is_file() and run.CHAPTERS not in p.parents]
+    root, pages = execution.ROOT, [execution.CHAPTERS / f"{name}.ipynb" for name in execution.chapters()]
+    prose = [p for p in (root / "book").rglob("*") if p.is_file() and execution.CHAPTERS not in p.parents]
     docs = [*prose, root / "_config.yml", root / "_toc.yml", *sorted((root / "mialab").rglob("*.py"))]
     return {
         "actions": [build],

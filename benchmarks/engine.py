@@ -38,9 +38,10 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import mialab as mia
-from mialab import engine
-from mialab.membership import membership
+from mialab.classifiers import run as classifier_run
 from mialab.models import CNN, MLP, Model
+from mialab.training import stack
+from mialab.training.membership import membership
 
 ANSWER_BATCH = 256  # of the plain loops; the engine has its own
 SAME_ACCURACY = 0.05  # variants whose train accuracies differ by more do not do the same job
@@ -424,13 +425,13 @@ def form_networks(quick: bool) -> dict[str, tuple[mia.Pool, Model, int, int]]:
 def time_form(how: str, pool: mia.Pool, model: Model, n_models: int, epochs: int) -> float:
     """CPU seconds a model, with the form forced."""
     member = membership(n_models, len(pool), seed=0)
-    network = engine.initialise(model, pool, 0, 0)
+    network = stack.initialise(model, pool, 0, 0)
     options = {
         "pool": pool,
         "y": pool.y,
         "build": model,
         "defense": mia.defenses.make(None),
-        "training": engine.resolve(mia.Training(epochs=epochs), network),
+        "training": stack.resolve(mia.Training(epochs=epochs), network),
         "queries": mia.queries.make(None, pool),
         "seed": 0,
     }
@@ -439,9 +440,9 @@ def time_form(how: str, pool: mia.Pool, model: Model, n_models: int, epochs: int
 
     def train() -> None:
         for models in groups:
-            engine.train_group(models, member=member[models], **options)
+            classifier_run.train_group(models, member=member[models], **options)
 
-    with mock.patch.object(engine, "form", return_value=how):
+    with mock.patch.object(stack, "form", return_value=how):
         return common.cpu_seconds(train, repeats=1) / n_models
 
 
@@ -454,14 +455,14 @@ def compare_forms(quick: bool, repeats: int) -> list[dict[str, Any]]:
             for _ in range(repeats)
         ]
         seconds = {how: min(run[how] for run in runs) for how in runs[0]}
-        network = engine.initialise(model, pool, 0, 0)
-        rule = engine.form(network, engine.prepare(torch.as_tensor(pool.x[:2])), "cpu")
+        network = stack.initialise(model, pool, 0, 0)
+        rule = stack.form(network, stack.prepare(torch.as_tensor(pool.x[:2])), "cpu")
         faster = min(seconds, key=seconds.__getitem__)
         lines.append(
             {
                 "network": name,
                 "parameters": sum(p.numel() for p in network.parameters()),
-                "precision": engine.resolve(mia.Training(), network).precision,
+                "precision": stack.resolve(mia.Training(), network).precision,
                 **{f"{how}, CPU s/model": value for how, value in seconds.items()},
                 "faster": faster,
                 "by": max(seconds.values()) / min(seconds.values()),

@@ -7,12 +7,12 @@ import sys
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
-import common  # noqa: E402
-import numpy as np  # noqa: E402
-from common import Row  # noqa: E402
-from sklearn.metrics import roc_auc_score, roc_curve  # noqa: E402
+import common
+import numpy as np
+from common import Row
+from sklearn.metrics import roc_auc_score, roc_curve
 
-from mialab import metrics  # noqa: E402
+from mialab.auditing import intervals, metrics
 
 
 def simulated_game(n_models, n_records, seed=0):
@@ -39,14 +39,14 @@ def main() -> int:
     score, member, _ = simulated_game(2, n)
 
     def pooled(game):
-        return metrics.pooled_bootstrap(
+        return intervals.pooled_bootstrap(
             game[0], game[1], partner=game[2], said_member=game[0] > 0.2, n_resamples=resamples
         )
 
     one = f"AUC + 3 TPRs, {n:,} scores"
     jobs = {
         (one, f"bootstrap, {resamples:,} resamples"): (
-            lambda: metrics.bootstrap(score[0], member[0], n_resamples=resamples),
+            lambda: intervals.bootstrap(score[0], member[0], n_resamples=resamples),
             5,
         ),
         (one, f"scikit-learn, {few} resamples"): (lambda: sklearn_bootstrap(score[0], member[0], few), 3),

@@ -43,9 +43,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import mialab as mia
-from mialab.membership import membership
 from mialab.models import CNN, MLP, Model
-from mialab.randomness import generator
+from mialab.training.membership import membership
+from mialab.training.streams import generator
 
 #: Name, distribution on PyPI and module of each peer.
 PEERS = {

@@ -23,29 +23,29 @@ import os
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[_variable] = "1"
 
-import sys  # noqa: E402
-import tempfile  # noqa: E402
-import time  # noqa: E402
-import tracemalloc  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from dataclasses import replace  # noqa: E402
-from functools import partial  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any, NamedTuple  # noqa: E402
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import common  # noqa: E402
-import numpy as np  # noqa: E402
-import psutil  # noqa: E402
-import xarray as xr  # noqa: E402
-import zarr  # noqa: E402
-from common import Row  # noqa: E402
+import common
+import numpy as np
+import psutil
+import xarray as xr
+import zarr
+from common import Row
 
-import mialab as mia  # noqa: E402
-from mialab.attacks.base import shadow_thresholds  # noqa: E402
-from mialab.attacks.lira import VARIANCE_FLOOR, lira  # noqa: E402
-from mialab.attacks.rmia import rmia  # noqa: E402
-from mialab.membership import membership  # noqa: E402
-from mialab.signals import SIGNALS  # noqa: E402
+import mialab as mia
+from mialab.attacks.base import shadow_thresholds
+from mialab.attacks.lira import VARIANCE_FLOOR, lira
+from mialab.attacks.rmia import rmia
+from mialab.classifiers.signals import SIGNALS
+from mialab.training.membership import membership
 
 ATTACKS = ("loss", "lira", "rmia")
 

@@ -8,7 +8,7 @@ from typing import Literal, Protocol
 import torch
 from torch import nn
 
-from mialab.options import as_integers, check_integer, choose
+from mialab._validation import as_integers, check_integer, choose
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 NORMS: dict[str, Callable[[int], nn.Module]] = {

@@ -11,9 +11,9 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from mialab.data import Pool
-from mialab.options import check_integer, check_number, choose
-from mialab.randomness import generator
+from mialab._validation import check_integer, check_number, choose
+from mialab.data.pool import Pool
+from mialab.training.streams import generator
 
 #: What there is to change a record by, for each kind of changed copies.
 MAKERS = {"flip": "Flips()", "noise": "Noise()", "shift": "Shifts()", "mixed": "Mixed()"}

@@ -54,7 +54,8 @@ import matplotlib.pyplot as plt
 from myst_nb import glue
 
 import mialab as mia
-from mialab.claims import ByConstruction, Claim
+from mialab.auditing.claims import ByConstruction, Claim
+from mialab.book import reference_runs
 
 itables.init_notebook_mode(all_interactive=False, connected=False)
 mia.plots.style()
@@ -166,7 +167,7 @@ claims = {
         source="the paper's description: a training-time defense",
     ),
 }
-mia.claims.list_claims(claims)
+mia.auditing.claims.list_claims(claims)
 
 # %% [markdown]
 # ## The method
@@ -202,7 +203,7 @@ mia.claims.list_claims(claims)
 # * **mixup**: static mixup, a Beta($a$, $a$) draw for each batch throughout, and both labels.
 
 # %%
-settings = mia.settings(
+settings = mia.chapters.settings.settings(
     {name: training | datasets[name] for name in [dataset, *compared]}, seed=seed
 )
 main = settings[dataset]
@@ -225,7 +226,7 @@ glue("adamixup_constant", constant_share, display=False)
 glue("adamixup_dataset", dataset, display=False)
 
 # %% mystnb={"figure": {"caption": "How strongly records are mixed in each epoch: the smaller one of the two shares, and where chance decides its mean over batches and the middle 90 % of them. AdaMixup with both labels has the shares of AdaMixup.", "name": "fig-adamixup-shares"}, "image": {"alt": "Lines over the epochs: AdaMixup falls linearly, the literal reading rises to one half and falls again, the drawn shares have bands, the constant share is level."}} tags=["hide-input"]
-mia.plots.trajectory(mia.mixing_strength(arms, main.training.epochs), "smaller_share")
+mia.plots.trajectory(mia.chapters.adamixup.mixing_strength(arms, main.training.epochs), "smaller_share")
 plt.show()
 # %% [markdown]
 # ## The paper's own evaluation
@@ -244,7 +245,7 @@ common = {
     "seed": seed,
 }
 epochs = [max(1, round(share * main.training.epochs)) for share in stops]
-path = mia.trajectory(
+path = mia.chapters.adamixup.trajectory(
     main.pool,
     main.model,
     arms,
@@ -256,14 +257,14 @@ path = mia.trajectory(
     n_resamples=n_resamples,
     **common,
 )
-early = replace(main.training, stop=mia.same_accuracy(path, "adamixup"))
+early = replace(main.training, stop=mia.chapters.adamixup.same_accuracy(path, "adamixup"))
 games = {
     name: mia.play(main.pool, main.model, defense, training=main.training, **common)
     for name, defense in arms.items()
 } | {"early_stopping": mia.play(main.pool, main.model, training=early, **common)}
 glue("adamixup_stop", early.stop, display=False)
 glue("adamixup_epochs", main.training.epochs, display=False)
-mia.accuracy(games)
+mia.auditing.accuracy(games)
 
 # %% [markdown]
 # Early stopping ends after {glue:text}`adamixup_stop:d` of {glue:text}`adamixup_epochs:d` epochs.
@@ -285,7 +286,7 @@ results = mia.compare(tables)
 # intervals over targets and records.
 
 # %%
-mia.summary(
+mia.auditing.summary(
     results, "balanced_accuracy", attacks=["loss", "modified_entropy", "shokri"]
 ).T
 
@@ -295,7 +296,7 @@ mia.summary(
 # membership of that record.
 
 # %%
-mia.summary(
+mia.auditing.summary(
     results, "balanced_accuracy", attacks=["loss", "correctness", "label_only"]
 ).T
 
@@ -310,7 +311,7 @@ plt.show()
 # download, and in the `paper` profile only.
 
 # %%
-everywhere = mia.across(
+everywhere = mia.chapters.adamixup.across(
     settings,
     {name: arms[name] for name in ("none", "mixup", "adamixup")},
     attacks=["loss", "modified_entropy", "correctness"],
@@ -367,7 +368,7 @@ plt.show()
 # all of them with the same defense. What they find at a low false-positive rate is what the most exposed records suffer.
 
 # %%
-mia.summary(
+mia.auditing.summary(
     results, f"tpr@{fpr:g}", attacks=["loss", "modified_entropy", *hard_attacks]
 ).T
 
@@ -398,7 +399,7 @@ findings = {
     "learned": mia.difference((ours, "shokri"), (none, "shokri"), **of_attacks),
     "gap": mia.difference((ours, "correctness"), (none, "correctness"), **of_attacks),
     "copies": mia.difference((ours, "label_only"), (none, "label_only"), **of_attacks),
-    "datasets": mia.worst(
+    "datasets": mia.chapters.adamixup.worst(
         everywhere, threshold, "balanced_accuracy minus none", "adamixup"
     ),
     "others": "neither DP-SGD nor MemGuard is in this package yet",
@@ -418,12 +419,12 @@ findings = {
     ),
     "free": ByConstruction("only the batches change, and they hold members only"),
 }
-verdicts = mia.claims.judge(claims, findings)
+verdicts = mia.auditing.claims.judge(claims, findings)
 verdicts
 
 # %% tags=["hide-cell"]
 if save_as:
-    mia.results.save(
+    reference_runs.save(
         save_as,
         audit=results,
         trajectory=path,
@@ -431,7 +432,7 @@ if save_as:
         verdicts=verdicts,
     )
 for arm in ("none", "adamixup", "early_stopping"):
-    auc = mia.pooled(results, "lira_pooled", "auc", defense=arm).value
+    auc = mia.auditing.pooled(results, "lira_pooled", "auc", defense=arm).value
     glue(f"adamixup_lira_{arm}", auc, display=False)
     glue(
         f"adamixup_accuracy_{arm}",
@@ -450,7 +451,7 @@ for arm in ("none", "adamixup", "early_stopping"):
 
 # %% tags=["hide-input"]
 itables.show(
-    mia.show(results[results["target"] == "pooled"].drop(columns="target")),
+    mia.auditing.show(results[results["target"] == "pooled"].drop(columns="target")),
     classes="display compact",
     showIndex=False,
 )
@@ -464,11 +465,11 @@ itables.show(
 # made.
 
 # %% tags=["hide-input"]
-reference = mia.results.load("adamixup-standard")
+reference = reference_runs.load("adamixup-standard")
 reference["verdicts"]
 
 # %% tags=["hide-input"]
-mia.summary(
+mia.auditing.summary(
     reference["audit"],
     "balanced_accuracy",
     attacks=["modified_entropy", "shokri", "correctness", "label_only", "lira_pooled"],

@@ -39,7 +39,7 @@ from myst_nb import glue
 import mialab as mia
 
 mia.plots.style()
-settings = mia.settings(datasets, seed=seed)
+settings = mia.chapters.settings.settings(datasets, seed=seed)
 glue("all_n_attacks", len(mia.attacks.available()), display=False)
 glue("all_n_defenses", len(mia.defenses.available()), display=False)
 glue("all_n_models", n_models, display=False)
@@ -50,7 +50,7 @@ glue("all_n_models", n_models, display=False)
 
 # %%
 tables = {
-    name: mia.matrix(
+    name: mia.auditing.audit_defenses(
         s.pool,
         n_models=n_models,
         overrides=overrides,
@@ -92,14 +92,14 @@ for name, table in tables.items():
 
 # %% tags=["hide-input"]
 for table in tables.values():
-    display(mia.strongest(table, "auc"))
+    display(mia.auditing.strongest(table, "auc"))
 
 # %% [markdown]
 # ## Privacy against utility
 
 # %% mystnb={"image": {"alt": "Strongest AUC of any attack on single records against test accuracy, one marker for each defense."}} tags=["hide-input"]
 for name, table in tables.items():
-    single = table[~table["attack"].isin(mia.families().get("sets of records", []))]
+    single = table[~table["attack"].isin(mia.auditing.families().get("sets of records", []))]
     mia.plots.privacy_utility(single).set_title(name)
     plt.show()
 
@@ -110,14 +110,14 @@ for name, table in tables.items():
 
 # %% tags=["hide-input", "scroll-output"]
 for table in tables.values():
-    display(mia.summary(table, "auc"))
+    display(mia.auditing.summary(table, "auc"))
 
 # %% [markdown]
 # True-positive rates:
 
 # %% tags=["hide-input", "scroll-output"]
 for table in tables.values():
-    display(mia.summary(table, f"tpr@{fprs[0]:g}"))
+    display(mia.auditing.summary(table, f"tpr@{fprs[0]:g}"))
 
 # %% [markdown]
 # ## What is missing
@@ -126,5 +126,5 @@ for table in tables.values():
 
 # %% tags=["hide-input"]
 pd.concat(
-    [mia.missing(table).assign(data=name) for name, table in tables.items()]
+    [mia.auditing.missing(table).assign(data=name) for name, table in tables.items()]
 ).set_index("attack").rename_axis(index=None, columns="attack")

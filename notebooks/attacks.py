@@ -46,9 +46,9 @@ from myst_nb import glue
 import mialab as mia
 
 mia.plots.style()
-settings = mia.settings(datasets, seed=seed)
+settings = mia.chapters.settings.settings(datasets, seed=seed)
 needs = mia.attacks.available()
-needs = needs.loc[[name for family in mia.families().values() for name in family]]
+needs = needs.loc[[name for family in mia.auditing.families().values() for name in family]]
 needs = needs.rename_axis(index=None, columns="attack")
 glue("attacks_n", len(needs), display=False)
 glue("attacks_n_models", n_models, display=False)
@@ -148,7 +148,7 @@ games = {
     name: mia.play(s.pool, n_models=n_models, seed=seed, **s.options())
     for name, s in settings.items()
 }
-mia.accuracy(games).rename_axis(columns="data")
+mia.auditing.accuracy(games).rename_axis(columns="data")
 
 # %% [markdown]
 # Nothing leaks where members and test records are answered alike: the gap between the two accuracies is where to look
@@ -160,7 +160,7 @@ mia.accuracy(games).rename_axis(columns="data")
 
 # %%
 tables = {
-    name: mia.audit_each(
+    name: mia.auditing.audit_each(
         {name: game},
         pool=settings[name].pool,
         fprs=fprs,
@@ -176,7 +176,7 @@ tables = {
 # By its AUC. The best of many, chosen by its result, looks better than it is; intervals stand further below.
 
 # %% tags=["hide-input"]
-pd.concat([mia.strongest(table, "auc") for table in tables.values()], axis=1).fillna(
+pd.concat([mia.auditing.strongest(table, "auc") for table in tables.values()], axis=1).fillna(
     "-"
 )
 
@@ -185,7 +185,7 @@ pd.concat([mia.strongest(table, "auc") for table in tables.values()], axis=1).fi
 
 # %% tags=["hide-input"]
 pd.concat(
-    [mia.strongest(table, f"tpr@{fprs[0]:g}") for table in tables.values()], axis=1
+    [mia.auditing.strongest(table, f"tpr@{fprs[0]:g}") for table in tables.values()], axis=1
 ).fillna("-").rename_axis(columns="attacker")
 
 # %% [markdown]
@@ -217,7 +217,7 @@ for name, game in games.items():
 # %% tags=["hide-input", "scroll-output"]
 metrics = ["auc", "balanced_accuracy", *(f"tpr@{rate:g}" for rate in fprs)]
 for table in tables.values():
-    display(mia.summary(table, metrics))
+    display(mia.auditing.summary(table, metrics))
 
 # %% [markdown]
 # ## Do they find the same members?
@@ -230,7 +230,7 @@ for table in tables.values():
 
 # %%
 shared = {
-    name: mia.agreement(game, fpr=fpr, pool=settings[name].pool)
+    name: mia.chapters.attacks.agreement(game, fpr=fpr, pool=settings[name].pool)
     for name, game in games.items()
 }
 
@@ -262,7 +262,7 @@ for name, table in shared.items():
 
 # %%
 curves = {
-    name: mia.against_shadows(
+    name: mia.chapters.attacks.against_shadows(
         mia.play(
             settings[name].pool,
             settings[name].model,
@@ -307,7 +307,7 @@ offline = [
     "lira_offline_density_pooled",
 ]
 for table in tables.values():
-    display(mia.summary(table, metrics, attacks=offline))
+    display(mia.auditing.summary(table, metrics, attacks=offline))
 
 # %% [markdown]
 # ## Learned attacks beside the threshold they must beat
@@ -319,11 +319,11 @@ for table in tables.values():
 learned = [
     name
     for family in ("learned from shadow models", "known half of the target's records")
-    for name in mia.families(needs.index).get(family, [])
+    for name in mia.auditing.families(needs.index).get(family, [])
 ]
 for table in tables.values():
     there = [name for name in ["loss", *learned] if name in set(table["attack"])]
-    display(mia.summary(table, metrics, attacks=there))
+    display(mia.auditing.summary(table, metrics, attacks=there))
 
 # %% [markdown]
 # ## When the attacker's data differ
@@ -341,7 +341,7 @@ for table in tables.values():
 
 # %%
 shifts = {
-    name: mia.shifted(
+    name: mia.chapters.attacks.shifted(
         s.pool,
         other_model=s.other_model,
         n_targets=shift_targets,
@@ -352,9 +352,9 @@ shifts = {
     for name, s in settings.items()
 }
 shift_tables = {
-    name: mia.audit_each(
+    name: mia.auditing.audit_each(
         played,
-        mia.needing_shadows(played["same data"], pool=settings[name].pool),
+        mia.auditing.needing_shadows(played["same data"], pool=settings[name].pool),
         pool=settings[name].pool,
         fprs=[fpr],
         n_resamples=n_resamples,
@@ -370,7 +370,7 @@ for name, table in shift_tables.items():
 
 # %% tags=["hide-input"]
 for table in shift_tables.values():
-    display(mia.summary(table, "auc"))
+    display(mia.auditing.summary(table, "auc"))
 
 # %% [markdown]
 # ## What is missing
@@ -379,5 +379,5 @@ for table in shift_tables.values():
 
 # %% tags=["hide-input"]
 pd.concat(
-    [mia.missing(table) for table in (*tables.values(), *shift_tables.values())]
+    [mia.auditing.missing(table) for table in (*tables.values(), *shift_tables.values())]
 ).set_index("attack").rename_axis(index=None, columns="attack")

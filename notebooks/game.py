@@ -21,7 +21,7 @@ import pandas as pd
 from myst_nb import glue
 
 import mialab as mia
-from mialab.game import membership
+from mialab.classifiers.game import membership
 
 mia.plots.style()
 
@@ -129,7 +129,7 @@ for k in (8, 12, 16, 32):
             else noise
         )
         score = mia.attacks.make("lira").run(played).score
-        interval = mia.metrics.pooled_bootstrap(
+        interval = mia.auditing.intervals.pooled_bootstrap(
             score,
             noise.member,
             partner=noise.partner,
@@ -230,7 +230,7 @@ mia.attacks.available().loc[attacks]
 # %%
 rates = [0.001, 0.01, 0.1]
 table = mia.audit(game, attacks, fprs=rates, fnrs=[0.001], seed=seed)
-mia.summary(table).T.rename_axis(None)
+mia.auditing.summary(table).T.rename_axis(None)
 
 # %% tags=["hide-input"]
 glue("game_train_accuracy", float(game.train_accuracy.mean()), display=False)
@@ -344,7 +344,7 @@ pooled = table.query(
     "attack == 'lira' and target == 'pooled' and metric == 'tpr@0.01'"
 ).iloc[0]
 each = table.query("attack == 'lira' and target != 'pooled' and metric == 'tpr@0.01'")
-naive = mia.metrics.clopper_pearson(
+naive = mia.auditing.intervals.clopper_pearson(
     round(np.nan_to_num(pooled.value) * pooled.n_member), pooled.n_member
 )
 pd.DataFrame(

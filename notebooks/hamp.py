@@ -49,7 +49,8 @@ import matplotlib.pyplot as plt
 from myst_nb import glue
 
 import mialab as mia
-from mialab.claims import ByConstruction, Claim
+from mialab.auditing.claims import ByConstruction, Claim
+from mialab.book import reference_runs
 
 itables.init_notebook_mode(all_interactive=False, connected=False)
 mia.plots.style()
@@ -113,7 +114,7 @@ claims = {
         above=0,
     ),
 }
-mia.claims.list_claims(claims)
+mia.auditing.claims.list_claims(claims)
 
 # %% [markdown]
 # ## The method
@@ -187,7 +188,7 @@ smoothed = mia.play(pool, defense=smoothing, training=plain, **common)
 defended = mia.play(pool, defense=hamp, training=careful, **common)
 
 games = {"none": undefended, "label_smoothing": smoothed, "hamp": defended}
-mia.accuracy(games)
+mia.auditing.accuracy(games)
 
 # %% [markdown]
 # ## The paper's own evaluation
@@ -221,7 +222,7 @@ results = mia.compare(tables)
 # The AUC, pooled over all target models, with 95 % intervals over targets and records:
 
 # %%
-mia.summary(
+mia.auditing.summary(
     mia.compare({name: tables[name] for name in games}), "auc", attacks=paper_attacks
 )
 
@@ -230,7 +231,7 @@ mia.summary(
 # non-members. Where fewer than ten false alarms are allowed, no number is given.
 
 # %%
-mia.summary(
+mia.auditing.summary(
     tables["hamp"],
     [f"tpr@{fpr:g}", "tpr@0.001", "tnr@0.001", "balanced_accuracy"],
     attacks=paper_attacks,
@@ -258,7 +259,7 @@ plt.show()
 
 # %%
 all_attacks = ["loss", "modified_entropy", "lira", "lira_pooled", *hard_attacks]
-mia.summary(results, f"tpr@{fpr:g}", attacks=all_attacks)
+mia.auditing.summary(results, f"tpr@{fpr:g}", attacks=all_attacks)
 
 # %% mystnb={"figure": {"caption": "Every attack against every arm: AUC pooled over target models, with 95 % intervals. From the top, attacks that read magnitudes; correctness, ranking and label only see labels or ranks; the last one averages over several queries.", "name": "fig-hamp-strength"}, "image": {"alt": "Dot plot with intervals: a row for each attack, a dot for the undefended, the label-smoothed and the HAMP-trained models and for HAMP before its output step."}} tags=["hide-input"]
 mia.plots.strength(results[results["attack"].isin(all_attacks)], metric="auc")
@@ -282,7 +283,7 @@ canary_tables = {
     for name, game in canary_games.items()
 }
 glue("hamp_canaries", canaries, display=False)
-mia.summary(mia.compare(canary_tables), ["auc", "tpr@0.01", f"tpr@{canary_fpr:g}"])
+mia.auditing.summary(mia.compare(canary_tables), ["auc", "tpr@0.01", f"tpr@{canary_fpr:g}"])
 
 # %% mystnb={"figure": {"caption": "The same on mislabelled canaries only.", "name": "fig-hamp-canaries"}, "image": {"alt": "Dot plot with intervals of the AUC of five attacks on mislabelled canaries, undefended and HAMP."}} tags=["hide-input"]
 mia.plots.strength(canary_tables, metric="auc")
@@ -299,7 +300,7 @@ plt.show()
 
 # %%
 findings = {
-    "prediction": mia.changed_predictions(defended),
+    "prediction": mia.auditing.changed_predictions(defended),
     "accuracy": mia.difference(
         (defended, None), (undefended, None), metric="test_accuracy"
     ),
@@ -312,8 +313,8 @@ findings = {
     "weaker": mia.difference(
         (defended, "lira_pooled"), (undefended, "lira_pooled"), metric="auc"
     ),
-    "strong": mia.pooled(tables["hamp"], "lira_pooled", f"tpr@{fpr:g}"),
-    "adaptive": mia.pooled(tables["hamp"], "label_only", f"tpr@{fpr:g}"),
+    "strong": mia.auditing.pooled(tables["hamp"], "lira_pooled", f"tpr@{fpr:g}"),
+    "adaptive": mia.auditing.pooled(tables["hamp"], "label_only", f"tpr@{fpr:g}"),
     "trade-off": "of the seven only label smoothing is in this package yet",
     "canaries": mia.difference(
         (canary_games["hamp"], "label_only"),
@@ -322,17 +323,17 @@ findings = {
         records=canary_games["hamp"].canary,
     ),
 }
-verdicts = mia.claims.judge(claims, findings)
+verdicts = mia.auditing.claims.judge(claims, findings)
 verdicts
 
 # %% tags=["hide-cell"]
 if save_as:
-    mia.results.save(
+    reference_runs.save(
         save_as, audit=results, canaries=mia.compare(canary_tables), verdicts=verdicts
     )
 for attack in ("lira_pooled", "label_only"):
     for arm in ("none", "hamp"):
-        auc = mia.pooled(results, attack, "auc", defense=arm).value
+        auc = mia.auditing.pooled(results, attack, "auc", defense=arm).value
         glue(f"hamp_{attack}_{arm}", auc, display=False)
 
 # %% [markdown]
@@ -344,7 +345,7 @@ for attack in ("lira_pooled", "label_only"):
 
 # %% tags=["hide-input"]
 itables.show(
-    mia.show(results[results["target"] == "pooled"].drop(columns="target")),
+    mia.auditing.show(results[results["target"] == "pooled"].drop(columns="target")),
     classes="display compact",
     showIndex=False,
 )
@@ -358,11 +359,11 @@ itables.show(
 # positives, and how each arm was made.
 
 # %% tags=["hide-input"]
-reference = mia.results.load("hamp-standard")
+reference = reference_runs.load("hamp-standard")
 reference["verdicts"]
 
 # %% tags=["hide-input"]
-mia.summary(reference["audit"], "tpr@0.001")
+mia.auditing.summary(reference["audit"], "tpr@0.001")
 
 # %% tags=["hide-input"]
 reference["facts"]
@@ -370,7 +371,7 @@ reference["facts"]
 # %% tags=["hide-cell"]
 for attack in ("lira_pooled", "label_only"):
     for arm in ("none", "hamp"):
-        tpr = mia.pooled(reference["audit"], attack, "tpr@0.001", defense=arm).value
+        tpr = mia.auditing.pooled(reference["audit"], attack, "tpr@0.001", defense=arm).value
         glue(f"reference_{attack}_{arm}", tpr, display=False)
 
 # %% [markdown]

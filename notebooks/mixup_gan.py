@@ -73,7 +73,9 @@ from myst_nb import glue
 
 import mialab as mia
 from mialab import gan
-from mialab.claims import ByConstruction, Claim
+from mialab.auditing.claims import ByConstruction, Claim
+from mialab.book import reference_runs
+from mialab.chapters import mixup_gan
 
 itables.init_notebook_mode(all_interactive=False, connected=False)
 mia.plots.style()
@@ -208,7 +210,7 @@ claims = {
         below=0,
     ),
 }
-mia.claims.list_claims(claims)
+mia.auditing.claims.list_claims(claims)
 
 # %% [markdown]
 # ## The method
@@ -253,7 +255,7 @@ mia.claims.list_claims(claims)
 # in its convolutional form.
 
 # %%
-settings = gan.settings(
+settings = mixup_gan.settings(
     {name: training | datasets[name] for name in [dataset, *compared]}, seed=seed
 )
 main = settings[dataset]
@@ -268,14 +270,14 @@ print(main.pool, main.networks, main.training, sep="\n")
 # %%
 mixup = gan.defenses.Mixup(alpha=alpha)
 main_arms = {"none": None, "mixup": mixup}
-references = gan.play_each(main, main_arms, seed=seed + 1, **paired)
+references = mixup_gan.play_each(main, main_arms, seed=seed + 1, **paired)
 natural = references["none"]
 probes = [
     gan.probes.WhiteBox(records=asked),
     gan.probes.PartialBlackBox(records=asked),
     gan.probes.ShadowCritic(steps=shadow_steps),
 ]
-games = gan.play_each(main, main_arms, probes=probes, seed=seed, **paired)
+games = mixup_gan.play_each(main, main_arms, probes=probes, seed=seed, **paired)
 glue("gan_n_critic", main.training.n_critic, display=False)
 glue("gan_dataset", dataset, display=False)
 glue("gan_n_models", n_models, display=False)
@@ -307,7 +309,7 @@ for share in stops:
     stop = {"stop": max(1, round(share * main.training.steps))}
     others[f"early_stopping ({share:.0%})"] = {"training": stop}
 others = {label: arm for label, arm in others.items() if not arms or label in arms}
-games |= gan.play_each(main, others, n_models=n_others, seed=seed, **common)
+games |= mixup_gan.play_each(main, others, n_models=n_others, seed=seed, **common)
 
 # %% tags=["hide-cell"]
 members = games["none"].member[0].sum()
@@ -323,7 +325,7 @@ glue("gan_delta", float(promise["delta"]), display=False)
 # reference critics have on records they never saw, a generator may learn nothing; a little below, critics may never be held at all.
 
 # %% mystnb={"figure": {"caption": "Samples of one GAN of each arm, a class a column, and above them some of the records that it was trained on.", "name": "fig-gan-samples"}, "image": {"alt": "Rows of small images, a block for the real members and for each defense, with a column for each class."}} tags=["hide-input"]
-gan.plots.sample_grid(games, pool=main.pool, rows=1)
+mia.plots.sample_grid(games, pool=main.pool, rows=1)
 plt.show()
 # %% [markdown]
 # ## The paper's own evaluation
@@ -343,10 +345,10 @@ paper_attacks = [
     "gan_leaks_white_box_calibrated",
 ]
 main_games = {name: games[name] for name in main_arms}
-results = mia.audit_each(
+results = mia.auditing.audit_each(
     main_games, paper_attacks, fprs=(fpr,), n_resamples=n_resamples
 )
-mia.summary(results, "auc", attacks=paper_attacks).T
+mia.auditing.summary(results, "auc", attacks=paper_attacks).T
 
 # %% [markdown]
 # **What samples are worth.** Classifiers are trained on samples with their hard labels and tested on real records. FID
@@ -355,10 +357,10 @@ mia.summary(results, "auc", attacks=paper_attacks).T
 # other, but not with published ones. The FID is too large for few records, equally so for all arms.
 
 # %%
-worth = gan.quality(games, main.pool)
+worth = gan.quality.assess(games, main.pool)
 
 # %% tags=["hide-input"]
-mia.wide(worth, index="defense", columns="metric")
+mia.auditing.wide(worth, index="defense", columns="metric")
 
 # %% [markdown]
 # **All arms.** LiRA gets stronger with the number of references, so from here on arms are compared with
@@ -368,7 +370,7 @@ mia.wide(worth, index="defense", columns="metric")
 every = mia.attacks.available("generator").index.drop("logan_auxiliary")
 attacks = [*every, gan.attacks.LoganAuxiliary(epochs=auxiliary_epochs)]
 equal = {label: game.subset(n_others) for label, game in games.items()}
-comparison = mia.audit_each(
+comparison = mia.auditing.audit_each(
     equal, attacks, pool=main.pool, fprs=(fpr,), n_resamples=n_resamples
 )
 
@@ -380,13 +382,13 @@ plt.show()
 # **Published figures beside ours.** The data sets differ, so that only the order of the defenses can be compared.
 
 # %% tags=["hide-input"]
-gan.published.beside(comparison, worth)
+mixup_gan.beside(comparison, worth)
 
 # %% [markdown]
 # **On other data sets.** `compared` names them; in the `standard` profile these are CIFAR-10 and Location30, a binary table.
 
 # %% tags=["hide-input"]
-elsewhere = gan.across(
+elsewhere = mixup_gan.across(
     {name: settings[name] for name in compared},
     main_arms,
     attacks=["logan", "critic_lira_pooled", "gan_leaks"],
@@ -395,7 +397,7 @@ elsewhere = gan.across(
     seed=seed,
     **common,
 )
-mia.wide(elsewhere, index="game", columns="measure")
+mia.auditing.wide(elsewhere, index="game", columns="measure")
 
 # %% [markdown]
 # ## A harder evaluation
@@ -442,8 +444,8 @@ adaptive_attacks = [
     mia.attacks.CoMembership(of="critic_lira_pooled", size=2),
     "critic_mixed_pairs_pooled",
 ]
-adaptive = mia.audit_each(views, adaptive_attacks, fprs=(fpr,), n_resamples=n_resamples)
-mia.summary(adaptive, "auc").T
+adaptive = mia.auditing.audit_each(views, adaptive_attacks, fprs=(fpr,), n_resamples=n_resamples)
+mia.auditing.summary(adaptive, "auc").T
 
 # %% [markdown]
 # ### Copies
@@ -451,7 +453,7 @@ mia.summary(adaptive, "auc").T
 # The plainest check: is a sample closer to a member than to a non-member more than half of the time?
 
 # %% tags=["hide-input"]
-mia.wide(gan.memorisation(games, main.pool), index="defense", columns="metric")
+mia.auditing.wide(gan.quality.memorization(games, main.pool), index="defense", columns="metric")
 
 # %% [markdown]
 # ### What the theory says
@@ -462,9 +464,9 @@ mia.wide(gan.memorisation(games, main.pool), index="defense", columns="metric")
 # AUC moves.
 
 # %% mystnb={"figure": {"caption": "The measured AUC of LiRA and its bound. A marker stands at the distance that the best threshold shows; its bar reaches from an estimate that errs downwards to one that errs upwards. Crosses: the bound for Gaussians.", "name": "fig-gan-bounds"}, "image": {"alt": "The curve of the bound over the distance from 0 to 1, and below it a marker with intervals both ways for each of several arms."}} tags=["hide-input"]
-gan.plots.bounds(
+mia.plots.bounds(
     {
-        label: gan.theory.bounds(equal[label], "critic_lira_pooled")
+        label: mia.auditing.distances.bounds(equal[label], "critic_lira_pooled")
         for label in shown
         if label in equal
     }
@@ -478,12 +480,12 @@ plt.show()
 # depends on both.
 
 # %%
-shifts = gan.theory.ratio_shifts(
+shifts = mixup_gan.ratio_shifts(
     {"mixup": ours}, games["none"], variance="pooled", n_resamples=n_resamples
 )
 
 # %% mystnb={"figure": {"caption": "How often mixup lowers the likelihood ratio of a (target, record) pair, for members and for non-members, by tenths of the separation of the two Gaussians; outliers are on the right. The line at one half: no effect.", "name": "fig-gan-shifts"}, "image": {"alt": "Two panels of points with intervals over ten parts of equal size: the share of pairs whose ratio falls, for members and for non-members."}} tags=["hide-input"]
-gan.plots.shifts(shifts)
+mia.plots.shifts(shifts)
 plt.show()
 # %% [markdown]
 # ## Verdicts
@@ -503,18 +505,18 @@ last_stop = f"early_stopping ({stops[-1]:.0%})"
 findings = {
     "logan": mia.difference((ours, "logan"), (none, "logan")),
     "lira": mia.difference((ours, lira), (none, lira)),
-    "leaks": mia.pooled(results, leaks, "auc", defense="none"),
+    "leaks": mia.auditing.pooled(results, leaks, "auc", defense="none"),
     "leaks mixup": mia.difference((ours, leaks), (none, leaks)),
     "accuracy": mia.difference((ours, None), (none, None), metric="test_accuracy"),
-    "fid": gan.quality_difference(none, ours, main.pool, "fid"),
+    "fid": gan.quality.difference(none, ours, main.pool, "fid"),
     "adaptive": mia.difference((of_natural, pairs), (views["undefended"], lira)),
     "references": mia.difference((of_natural, pairs), (of_mixup, pairs)),
-    "proposition": gan.theory.shift(shifts, "mixup", "members"),
-    "outliers": gan.theory.shift(shifts, "mixup", "members", part=10),
-    "non-members": gan.theory.shift(shifts, "mixup", "non-members"),
+    "proposition": mixup_gan.shift(shifts, "mixup", "members"),
+    "outliers": mixup_gan.shift(shifts, "mixup", "members", part=10),
+    "non-members": mixup_gan.shift(shifts, "mixup", "non-members"),
     "bound": ByConstruction("a property of distributions; the figure above shows it"),
     "exposed": mia.difference((ours, lira), (none, lira), metric=f"tpr@{fpr:g}"),
-} | mia.claims.where_played(
+} | mia.auditing.claims.where_played(
     games,
     {
         "relaxloss": ("relaxloss", lambda g: mia.difference((few, lira), (g, lira))),
@@ -530,12 +532,12 @@ findings = {
         "stopping": (last_stop, lambda g: mia.difference((few, lira), (g, lira))),
     },
 )
-verdicts = mia.claims.judge(claims, findings)
+verdicts = mia.auditing.claims.judge(claims, findings)
 verdicts
 
 # %% tags=["hide-cell"]
 if save_as:
-    mia.results.save(
+    reference_runs.save(
         save_as,
         audit=comparison,
         main=results,
@@ -546,7 +548,7 @@ if save_as:
         verdicts=verdicts,
     )
 for arm in ("none", "mixup"):
-    auc = mia.pooled(results, lira, "auc", defense=arm).value
+    auc = mia.auditing.pooled(results, lira, "auc", defense=arm).value
     glue(f"gan_lira_{arm}", auc, display=False)
     glue(f"gan_accuracy_{arm}", float(games[arm].test_accuracy.mean()), display=False)
 
@@ -559,7 +561,7 @@ for arm in ("none", "mixup"):
 
 # %% tags=["hide-input"]
 itables.show(
-    mia.show(comparison[comparison["target"] == "pooled"].drop(columns="target")),
+    mia.auditing.show(comparison[comparison["target"] == "pooled"].drop(columns="target")),
     classes="display compact",
     showIndex=False,
 )
@@ -567,14 +569,14 @@ itables.show(
 # %% [markdown]
 # ## Scores made elsewhere
 #
-# `gan.audit_scores` judges losses that another group released, of targets and of reference models, in the same way: with the target left out
+# `mia.auditing.audit_scores` judges losses that another group released, of targets and of reference models, in the same way: with the target left out
 # of its references, a threshold for each kind of attack, and intervals. Here it is given the losses of the undefended GANs above, as
 # arrays: the first two are the targets.
 
 # %%
 losses, members = none.critic_loss[:, 0], none.member
-mia.summary(
-    gan.audit_scores(
+mia.auditing.summary(
+    mia.auditing.audit_scores(
         target_loss=losses[:2],
         target_member=members[:2],
         reference_loss=natural.critic_loss[:, 0],
@@ -592,20 +594,20 @@ mia.summary(
 # read from `results/`.
 
 # %% tags=["hide-input"]
-reference = mia.results.load("mixup-gan-standard")
+reference = reference_runs.load("mixup-gan-standard")
 reference["verdicts"]
 
 # %% tags=["hide-input"]
-gan.published.beside(reference["audit"], reference["quality"], dataset="Fashion-MNIST")
+mixup_gan.beside(reference["audit"], reference["quality"], dataset="Fashion-MNIST")
 
 # %% tags=["hide-input"]
-mia.wide(reference["elsewhere"], index="game", columns="measure")
+mia.auditing.wide(reference["elsewhere"], index="game", columns="measure")
 
 # %% mystnb={"figure": {"caption": "The reference run on Fashion-MNIST: every attack against every arm, AUC pooled over target models. Hatched: what an arm was not played for.", "name": "fig-gan-reference"}, "image": {"alt": "Matrix of AUCs on Fashion-MNIST, a row for each attack grouped by what the attacker sees, a column for each arm."}} tags=["hide-input"]
 mia.plots.matrix(reference["audit"], label="fashion_mnist")
 plt.show()
 # %% mystnb={"figure": {"caption": "The reference run: how often mixup lowers the likelihood ratio, by tenths of the separation of the two Gaussians; outliers are on the right.", "name": "fig-gan-reference-shifts"}, "image": {"alt": "Two panels of points with intervals over ten parts of equal size: the share of pairs on Fashion-MNIST whose ratio falls, for members and for non-members."}} tags=["hide-input"]
-gan.plots.shifts(reference["shifts"])
+mia.plots.shifts(reference["shifts"])
 plt.show()
 # %% tags=["hide-input"]
 reference["facts"]

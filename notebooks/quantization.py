@@ -64,7 +64,8 @@ import pandas as pd
 from myst_nb import glue
 
 import mialab as mia
-from mialab.claims import Claim
+from mialab.auditing.claims import Claim
+from mialab.book import reference_runs
 from mialab.defenses import Quantization
 
 itables.init_notebook_mode(all_interactive=False, connected=False)
@@ -216,7 +217,7 @@ claims = {
     ),
 }
 glue("quantization_width", width, display=False)
-mia.claims.list_claims(claims)
+mia.auditing.claims.list_claims(claims)
 
 # %% [markdown]
 # ## The method
@@ -266,13 +267,13 @@ mia.claims.list_claims(claims)
 # ```
 
 # %%
-setting = mia.settings({dataset: settings}, seed=seed)[dataset]
+setting = mia.chapters.settings.settings({dataset: settings}, seed=seed)[dataset]
 pool, model, training = setting.pool, setting.model, setting.training
 quantized = Quantization(bits, activations=activations, share=share)
 full = Quantization(bits=32)
 print(pool)
-print(f"full precision: {mia.compression.model_bits(pool, model) / 1000:,.1f} kbit")
-print(f"{width}: {mia.compression.model_bits(pool, model, quantized) / 1000:,.1f} kbit")
+print(f"full precision: {mia.chapters.quantization.model_bits(pool, model) / 1000:,.1f} kbit")
+print(f"{width}: {mia.chapters.quantization.model_bits(pool, model, quantized) / 1000:,.1f} kbit")
 
 # %% [markdown]
 # Every arm has the same members, first weights, batches and number of epochs, but one: full precision, stopped early. Of
@@ -308,11 +309,11 @@ early = {
     s: mia.play(pool, model, full, training=replace(training, stop=s), **common)
     for s in stops
 }
-stop = mia.compression.nearest_accuracy(early, trained[bits])
+stop = mia.chapters.quantization.nearest_accuracy(early, trained[bits])
 stopped = early[stop]
 glue("quantization_stop", stop, display=False)
 glue("quantization_epochs", training.epochs, display=False)
-mia.accuracy(
+mia.auditing.accuracy(
     {"none": undefended, "early_stopping": stopped, "quantization": trained[bits]}
 )
 
@@ -334,25 +335,25 @@ arms = {
     "none": {"full precision": undefended},
 }
 drawn = {"early_stopping": f"{stop} epochs"}  # in figures that have no place for all
-table = mia.compression.widths(
+table = mia.chapters.quantization.widths(
     arms,
     ["shokri_sorted", "lira_pooled"],
     pool=pool,
     model=model,
     **measuring,
 )
-mia.compression.overview(
+mia.chapters.quantization.overview(
     table, "shokri_sorted", ["balanced_accuracy", "recall", "precision", "f1"]
 )
 
 # %% mystnb={"figure": {"caption": "The shadow-model attack and the test accuracy against the width of the inner layers' weights, with 95 % intervals. Dashed, with bands: full precision, trained as long or stopped early.", "name": "fig-quantization-widths"}, "image": {"alt": "Two panels with a line for each way to quantise over the widths from wide to narrow, and two horizontal lines for the models in full precision: the attack's accuracy on the left and the test accuracy on the right."}} tags=["hide-input"]
-mia.compression.plot_widths(table, "shokri_sorted", "balanced_accuracy", controls=drawn)
+mia.chapters.quantization.plot_widths(table, "shokri_sorted", "balanced_accuracy", controls=drawn)
 plt.show()
 # %% [markdown]
 # How the attack's figures change against full precision, in points (as fractions) and relative to what they were:
 
 # %%
-changes = mia.compression.changes(
+changes = mia.chapters.quantization.changes(
     trained, undefended, "shokri_sorted", n_resamples=n_resamples
 )
 changes.style.format("{:+.3f}")
@@ -371,13 +372,13 @@ main = {
     "quantization (after training)": rounded[bits],
 }
 tables = {name: mia.audit(game, attacks, **measuring) for name, game in main.items()}
-mia.summary(mia.compare(tables), f"tpr@{fpr:g}").T
+mia.auditing.summary(mia.compare(tables), f"tpr@{fpr:g}").T
 
 # %% mystnb={"figure": {"caption": "LiRA with pooled variances against models in full precision, the same stopped early at the accuracy of the quantised ones, and models trained quantised or rounded after training, all target models pooled, both axes logarithmic. Bands: 95 % intervals over targets and records, point by point.", "name": "fig-quantization-roc"}, "image": {"alt": "Log-log ROC curves of LiRA with bands for four arms, and the diagonal of chance."}} tags=["hide-input"]
 mia.plots.roc(main, "lira_pooled", n_resamples=n_resamples)
 plt.show()
 # %% mystnb={"figure": {"caption": "LiRA and the test accuracy against the width of the inner layers' weights, as above.", "name": "fig-quantization-lira"}, "image": {"alt": "Two panels as in the figure before, with LiRA's AUC on the left and the test accuracy on the right."}} tags=["hide-input"]
-mia.compression.plot_widths(table, "lira_pooled", "auc", controls=drawn)
+mia.chapters.quantization.plot_widths(table, "lira_pooled", "auc", controls=drawn)
 plt.show()
 # %% [markdown]
 # ### Both answers
@@ -395,8 +396,8 @@ begun = mia.play(
     training=replace(training, stop=quantized.full_precision_epochs(training.epochs)),
     **common,
 )
-both = mia.compression.join_answers(trained[bits], begun)
-both_rounded = mia.compression.join_answers(rounded[bits], undefended)
+both = mia.chapters.quantization.join_answers(trained[bits], begun)
+both_rounded = mia.chapters.quantization.join_answers(rounded[bits], undefended)
 lira_both = mia.attacks.LiRA(variance="pooled", queries="all")
 pairs = {
     "none": (undefended, "lira_pooled"),
@@ -412,7 +413,7 @@ answers = mia.compare(
         for name, (game, attack) in pairs.items()
     }
 )
-mia.summary(answers, ["auc", f"tpr@{fpr:g}"])
+mia.auditing.summary(answers, ["auc", f"tpr@{fpr:g}"])
 
 # %% [markdown]
 # ### Widths chosen for privacy
@@ -420,7 +421,7 @@ mia.summary(answers, ["auc", f"tpr@{fpr:g}"])
 # Each choice of widths is judged by a few models of another seed:
 
 # %%
-objective = mia.selection.PrivacyObjective(
+objective = mia.chapters.quantization.PrivacyObjective(
     pool,
     model,
     quantized,
@@ -430,7 +431,7 @@ objective = mia.selection.PrivacyObjective(
     seed=seed + 1,
     groups=groups,
 )
-selection = mia.selection.select_bits(objective, objective.n_layers, choices=choices)
+selection = mia.chapters.quantization.select_bits(objective, objective.n_layers, choices=choices)
 objective.measured.round(3)
 
 # %%
@@ -442,7 +443,7 @@ selected = mia.play(
 main["quantization (chosen widths)"] = selected
 tables["quantization (chosen widths)"] = mia.audit(selected, attacks, **measuring)
 glue("quantization_selected", ", ".join(map(str, selection.bits)), display=False)
-mia.accuracy(main)
+mia.auditing.accuracy(main)
 
 # %% [markdown]
 # The widths of the inner layers come out as {glue:text}`quantization_selected`.
@@ -454,10 +455,10 @@ plt.show()
 chosen = {
     "quantization (chosen widths)": {", ".join(map(str, selection.bits)): selected}
 }
-chosen_table = mia.compression.widths(
+chosen_table = mia.chapters.quantization.widths(
     chosen, ["lira_pooled"], pool=pool, model=model, **measuring
 )
-mia.compression.plot_tradeoff(pd.concat([table, chosen_table]), "lira_pooled")
+mia.chapters.quantization.plot_tradeoff(pd.concat([table, chosen_table]), "lira_pooled")
 plt.show()
 # %% [markdown]
 # ## Verdicts
@@ -503,12 +504,12 @@ findings = {
     "training": mia.difference(lira, (rounded[bits], "lira_pooled"), **resampling),
     "stopping": mia.difference(lira, (stopped, "lira_pooled"), **resampling),
 }
-verdicts = mia.claims.judge(claims, findings)
+verdicts = mia.auditing.claims.judge(claims, findings)
 verdicts
 
 # %% tags=["hide-cell"]
 if save_as:
-    mia.results.save(
+    reference_runs.save(
         save_as,
         audit=mia.compare(tables),
         answers=answers,
@@ -516,11 +517,11 @@ if save_as:
         verdicts=verdicts,
     )
 for arm, name in (("none", "none"), ("quantization", "quantized")):
-    accuracy = mia.metrics.over_targets(main[arm].test_accuracy).value
-    auc = mia.pooled(tables[arm], "lira_pooled", "auc").value
+    accuracy = mia.auditing.intervals.over_targets(main[arm].test_accuracy).value
+    auc = mia.auditing.pooled(tables[arm], "lira_pooled", "auc").value
     glue(f"quantization_{name}_accuracy", accuracy, display=False)
     glue(f"quantization_{name}_auc", auc, display=False)
-auc = mia.pooled(tables["early_stopping"], "lira_pooled", "auc").value
+auc = mia.auditing.pooled(tables["early_stopping"], "lira_pooled", "auc").value
 glue("quantization_stopped_auc", auc, display=False)
 
 # %% [markdown]
@@ -542,14 +543,14 @@ itables.show(table.round(4), classes="display compact", showIndex=False)
 # from `results/`.
 
 # %% tags=["hide-input"]
-reference = mia.results.load("quantization-standard")
+reference = reference_runs.load("quantization-standard")
 reference["verdicts"]
 
 # %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: every attack against every arm, AUC with 95 % intervals.", "name": "fig-quantization-reference"}, "image": {"alt": "Dot plot with intervals: a row for each attack on CIFAR-10, a dot for full precision, quantised models and control arms."}} tags=["hide-input"]
 mia.plots.strength(reference["audit"], metric="auc")
 plt.show()
 # %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: LiRA against test accuracy, a line for each way of quantising over the widths, and early stopping.", "name": "fig-quantization-reference-tradeoff"}, "image": {"alt": "Lines of the AUC of LiRA over test accuracy, one for each way of quantising, their points labelled by width, and one of early stopping."}} tags=["hide-input"]
-mia.compression.plot_tradeoff(reference["widths"], "lira_pooled")
+mia.chapters.quantization.plot_tradeoff(reference["widths"], "lira_pooled")
 plt.show()
 # %% tags=["hide-input"]
 reference["facts"]

@@ -22,6 +22,7 @@ import pandas as pd
 from myst_nb import glue
 
 import mialab as mia
+from mialab.book import reference_runs
 
 mia.plots.style()
 
@@ -46,8 +47,8 @@ def play(n_models, size):
     )
 
 
-by_models = mia.scale.costs(play(k, max(records)) for k in models)
-by_records = mia.scale.costs(play(max(models), n) for n in records)
+by_models = mia.chapters.scale.costs(play(k, max(records)) for k in models)
+by_records = mia.chapters.scale.costs(play(max(models), n) for n in records)
 
 # %% tags=["hide-input"]
 pd.concat([by_models, by_records.iloc[:-1]]).style.format(precision=1).hide()
@@ -68,7 +69,7 @@ plt.show()
 
 # %% tags=["hide-cell"]
 for name, costs in (("models", by_models), ("records", by_records)):
-    fit = mia.scale.exponent(costs[name], costs["core seconds"])
+    fit = mia.chapters.scale.exponent(costs[name], costs["core seconds"])
     glue(f"exponent_{name}", fit, display=False)
 glue("peak_low", float(by_models["peak MB"].min()), display=False)
 glue("peak_high", float(by_models["peak MB"].max()), display=False)
@@ -88,7 +89,7 @@ glue("peak_high", float(by_models["peak MB"].max()), display=False)
 # defaults, storing included. The figures are from the last reference run.
 
 # %% tags=["hide-input"]
-engine = mia.results.load_benchmark("engine")
+engine = reference_runs.load_benchmark("engine")
 about = engine.attrs
 glue("engine_machine", f"{about['processor']}", display=False)
 glue("engine_date", about["date"][:10], display=False)
@@ -137,7 +138,7 @@ plt.show()
 # as a plain loop over targets.
 
 # %% tags=["hide-input"]
-scoring = mia.results.load_benchmark("scoring").dropna(subset="ratio_to_plain")
+scoring = reference_runs.load_benchmark("scoring").dropna(subset="ratio_to_plain")
 ours = scoring[scoring["variant"].str.startswith("mialab")]
 ours.drop_duplicates("workload").set_index("workload")[
     ["seconds", "ratio_to_plain"]
@@ -148,7 +149,7 @@ ours.drop_duplicates("workload").set_index("workload")[
 # answers included, in seconds of wall clock:
 
 # %% tags=["hide-input"]
-every = mia.results.load_benchmark("scoring").query("variant == 'mialab, wall clock'")
+every = reference_runs.load_benchmark("scoring").query("variant == 'mialab, wall clock'")
 every.set_index(every["workload"].str.split(", 64 x").str[0])[["seconds"]].rename_axis(
     None
 ).style.format("{:.1f}")
@@ -163,7 +164,7 @@ every.set_index(every["workload"].str.split(", 64 x").str[0])[["seconds"]].renam
 # small and two epochs are short, so fixed costs weigh much; the loop is the one above, without the `DataLoader`.
 
 # %% tags=["hide-input"]
-peers = mia.results.load_benchmark("peers")
+peers = reference_runs.load_benchmark("peers")
 ours = peers[peers["workload"].str.startswith("B1")]
 seconds = (
     ours.assign(package=ours["variant"].str.removesuffix(", 1 thread"))
@@ -194,14 +195,14 @@ seconds.rename(index=lambda job: job.removeprefix("B1 ")).rename_axis(
 #
 # `play` keeps every answer, because any attack can then be run later. That is cheap for ten classes and dear for a
 # thousand. `answers="float16"` halves it; `keep="scores"` keeps a few numbers of each answer, the signals that most
-# attacks use (`mialab.signals`), whatever the number of classes. Attacks that need the whole answer refuse such a game.
+# attacks use (`mialab.classifiers.signals`), whatever the number of classes. Attacks that need the whole answer refuse such a game.
 # The arithmetic, uncompressed:
 
 
 # %% tags=["hide-input"]
 def gigabytes(n_records, n_models, n_classes, **options):
     """Size of a game in the store."""
-    return mia.scale.stored_bytes(n_records, n_models, n_classes, **options) / 1e9
+    return mia.chapters.scale.stored_bytes(n_records, n_models, n_classes, **options) / 1e9
 
 
 sizes = [(50_000, 64, 10), (50_000, 256, 100), (1_000_000, 256, 1000)]
@@ -211,7 +212,7 @@ pd.DataFrame(
             "logits, float32": gigabytes(n, k, c),
             "logits, float16": gigabytes(n, k, c, answers="float16"),
             "scores": gigabytes(n, k, c, keep="scores"),
-            "one signal, in memory": mia.scale.signal_bytes(n, k) / 1e9,
+            "one signal, in memory": mia.chapters.scale.signal_bytes(n, k) / 1e9,
         }
         for n, k, c in sizes
     }
@@ -236,9 +237,9 @@ wide = mia.play(
     n_models=max(models),
     seed=seed,
 )
-with mia.scale.allocated() as audit_memory:
+with mia.chapters.scale.allocated() as audit_memory:
     table = mia.audit(wide, ["loss", "lira", "rmia"])
-mia.summary(table, "auc")
+mia.auditing.summary(table, "auc")
 
 # %% tags=["hide-cell"]
 glue("logits_mb", wide.dataset["logits"].nbytes / 1e6, display=False)

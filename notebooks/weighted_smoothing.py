@@ -23,7 +23,7 @@ epochs = 25
 lr = 0.003
 batch_size = 64
 
-# A second data set, as for mialab.settings: its network and its training
+# A second data set, as for mialab.chapters.settings.settings: its network and its training
 second = {
     "digits": {
         "size": 600,
@@ -57,9 +57,11 @@ import pandas as pd
 from myst_nb import glue
 
 import mialab as mia
-from mialab import neighbours, smoothing
-from mialab.attacks.signals import signal
-from mialab.claims import Claim
+from mialab.auditing import deciles
+from mialab.auditing.claims import Claim
+from mialab.book import reference_runs
+from mialab.chapters import weighted_smoothing
+from mialab.games.signals import signal
 
 itables.init_notebook_mode(all_interactive=False, connected=False)
 mia.plots.style()
@@ -161,7 +163,7 @@ claims = {
         above=0,
     ),
 }
-mia.claims.list_claims(claims)
+mia.auditing.claims.list_claims(claims)
 
 # %% [markdown]
 # ## The method
@@ -198,13 +200,13 @@ mia.claims.list_claims(claims)
 # %%
 pool = mia.load(dataset, size=size, seed=seed)
 model = mia.models.MLP(hidden=hidden)
-arms = smoothing.arms(sigma, pool.n_classes)
+arms = weighted_smoothing.arms(sigma, pool.n_classes)
 print(pool)
 pd.DataFrame(
     {
-        "loss floor": {s: smoothing.loss_floor(s, pool.n_classes) for s in sigmas},
+        "loss floor": {s: weighted_smoothing.loss_floor(s, pool.n_classes) for s in sigmas},
         "label smoothing with that floor": {
-            s: smoothing.matched_label_smoothing(s, pool.n_classes).smoothing
+            s: weighted_smoothing.matched_label_smoothing(s, pool.n_classes).smoothing
             for s in sigmas
         },
     }
@@ -238,7 +240,7 @@ common = {"training": training, "n_models": n_models, "seed": seed}
 games = {
     name: mia.play(pool, model, defense, **common) for name, defense in arms.items()
 }
-mia.accuracy(games)
+mia.auditing.accuracy(games)
 
 # %% [markdown]
 # ## The paper's own evaluation
@@ -265,7 +267,7 @@ tables = {
     for name, game in games.items()
 }
 results = mia.compare(tables)
-mia.summary(results, "balanced_accuracy", attacks=attacks)
+mia.auditing.summary(results, "balanced_accuracy", attacks=attacks)
 
 # %% [markdown]
 # The balanced accuracy above is the attack's success at its own threshold, the measure of the README. The AUC below does not depend on a
@@ -279,7 +281,7 @@ swept = ["weighted_smoothing", "uniform noise", "label_smoothing"]
 sweep = {
     name: {
         s: mia.audit(
-            mia.play(pool, model, smoothing.arms(s, pool.n_classes)[name], **common),
+            mia.play(pool, model, weighted_smoothing.arms(s, pool.n_classes)[name], **common),
             ["modified_entropy_per_class", "lira_pooled"],
             **options,
         )
@@ -306,16 +308,16 @@ plt.show()
 # does not say how it measures nearness; this is our choice, and others follow below.
 
 # %%
-points = neighbours.embedding(pool, model, training=training, seed=seed)
-distance = neighbours.neighbour_distance(points, pool.y, k=neighbour)
-deciles = {"n": parts, "n_resamples": n_resamples}
+points = weighted_smoothing.embedding(pool, model, training=training, seed=seed)
+distance = weighted_smoothing.neighbour_distance(points, pool.y, k=neighbour)
+in_deciles = {"n": parts, "n_resamples": n_resamples}
 by_lira = {
-    name: neighbours.risk_by_decile(game, "lira_pooled", distance, **deciles)
+    name: deciles.risk_by_decile(game, "lira_pooled", distance, **in_deciles)
     for name, game in games.items()
 }
 by_entropy = {
-    name: neighbours.risk_by_decile(
-        game, "modified_entropy_per_class", distance, **deciles
+    name: deciles.risk_by_decile(
+        game, "modified_entropy_per_class", distance, **in_deciles
     )
     for name, game in games.items()
 }
@@ -334,8 +336,8 @@ plt.show()
 
 # %% mystnb={"figure": {"caption": "How often the modified entropy, at its own thresholds, calls a record of each decile a member: members and non-members of undefended models. Bars: 95 % intervals over targets.", "name": "fig-ws-named"}, "image": {"alt": "Two lines with error bars over ten deciles: the share of members and the share of non-members that are called members."}} tags=["hide-input"]
 named = {
-    f"none ({side})": neighbours.mean_by_decile(
-        neighbours.decisions(games["none"], "modified_entropy_per_class", side),
+    f"none ({side})": deciles.mean_by_decile(
+        deciles.decisions(games["none"], "modified_entropy_per_class", side),
         distance,
         partner=games["none"].partner,
         n=parts,
@@ -351,9 +353,9 @@ plt.show()
 # %%
 distances = {
     f"neighbour {neighbour}, embedding": distance,
-    "neighbour 1, embedding": neighbours.neighbour_distance(points, pool.y, k=1),
-    "mean of the class, embedding": neighbours.centroid_distance(points, pool.y),
-    f"neighbour {neighbour}, records": neighbours.neighbour_distance(
+    "neighbour 1, embedding": weighted_smoothing.neighbour_distance(points, pool.y, k=1),
+    "mean of the class, embedding": weighted_smoothing.centroid_distance(points, pool.y),
+    f"neighbour {neighbour}, records": weighted_smoothing.neighbour_distance(
         pool.x, pool.y, k=neighbour
     ),
 }
@@ -361,7 +363,7 @@ pd.DataFrame(
     {
         attack: {
             name: format(
-                neighbours.risk_difference(games["none"], attack, d, **deciles), ".3f"
+                deciles.risk_difference(games["none"], attack, d, **in_deciles), ".3f"
             )
             for name, d in distances.items()
         }
@@ -383,8 +385,8 @@ noisy = {
     if isinstance(defense, mia.defenses.WeightedSmoothing) and defense.sigma == sigma
 }
 sizes = {
-    name: neighbours.mean_by_decile(
-        smoothing.noise_size(games[name], defense),
+    name: deciles.mean_by_decile(
+        weighted_smoothing.noise_size(games[name], defense),
         distance,
         partner=games[name].partner,
         n=parts,
@@ -401,7 +403,7 @@ plt.show()
 
 # %%
 spreads = {
-    name: smoothing.weight_spread(
+    name: weighted_smoothing.weight_spread(
         pool, model, arms[name], training=training, n_models=watched, seed=seed
     )
     for name in ("weighted_smoothing", "weighted_smoothing (paper)")
@@ -427,27 +429,27 @@ def measure(games, tables, distance):
     confidence = signal(none, "confidence")[:, 0]
     lira = ("lira_pooled", "balanced_accuracy")
     entropy = ("modified_entropy_per_class", "balanced_accuracy")
-    risk = neighbours.risk_difference(none, "lira_pooled", **nearness)
+    risk = deciles.risk_difference(none, "lira_pooled", **nearness)
 
     def against(name, metric="auc", attack="lira_pooled"):
         return mia.difference((ours, attack), (games[name], attack), metric=metric)
 
     def noise_difference(name):
-        size = smoothing.noise_size(games[name], arms[name])
-        return neighbours.mean_difference(size, partner=none.partner, **nearness)
+        size = weighted_smoothing.noise_size(games[name], arms[name])
+        return deciles.mean_difference(size, partner=none.partner, **nearness)
 
     return {
-        "confident": neighbours.mean_difference(
+        "confident": deciles.mean_difference(
             confidence, partner=none.partner, **nearness
         ),
         "risk, LiRA": risk,
-        "risk, entropy": neighbours.risk_difference(
+        "risk, entropy": deciles.risk_difference(
             none, "modified_entropy_per_class", **nearness
         ),
         "chiefly": "the risk of single records is known only roughly from so few models",
         "noise": noise_difference("weighted_smoothing"),
-        "LiRA": mia.pooled(tables["weighted_smoothing"], *lira),
-        "entropy": mia.pooled(tables["weighted_smoothing"], *entropy),
+        "LiRA": mia.auditing.pooled(tables["weighted_smoothing"], *lira),
+        "entropy": mia.auditing.pooled(tables["weighted_smoothing"], *entropy),
         "accuracy": against("none", "test_accuracy", None),
         "uniform, accuracy": against(
             "uniform noise (equal power)", "test_accuracy", None
@@ -461,7 +463,7 @@ def measure(games, tables, distance):
 
 
 # %%
-(other,) = mia.settings(
+(other,) = mia.chapters.settings.settings(
     {
         name: {
             "optimizer": "adam",
@@ -476,18 +478,18 @@ def measure(games, tables, distance):
 other_common = {"training": other.training, "n_models": n_models, "seed": seed}
 other_games = {
     name: mia.play(other.pool, other.model, defense, **other_common)
-    for name, defense in smoothing.arms(sigma, other.pool.n_classes).items()
+    for name, defense in weighted_smoothing.arms(sigma, other.pool.n_classes).items()
 }
 other_tables = {
     name: mia.audit(game, [*attacks, *more_attacks], **options)
     for name, game in other_games.items()
 }
-other_points = neighbours.embedding(
+other_points = weighted_smoothing.embedding(
     other.pool, other.model, training=other.training, seed=seed
 )
-other_distance = neighbours.neighbour_distance(other_points, other.pool.y, k=neighbour)
+other_distance = weighted_smoothing.neighbour_distance(other_points, other.pool.y, k=neighbour)
 print(other.pool)
-mia.accuracy(other_games)
+mia.auditing.accuracy(other_games)
 
 # %% mystnb={"figure": {"caption": "The second data set: privacy against utility, LiRA's AUC and the test accuracy of all arms.", "name": "fig-ws-second"}, "image": {"alt": "LiRA's AUC against test accuracy, one point with intervals for each arm."}} tags=["hide-input"]
 mia.plots.trade_off(other_tables, attack="lira_pooled")
@@ -495,7 +497,7 @@ plt.show()
 # %% mystnb={"figure": {"caption": "The second data set: LiRA's AUC on the records of each decile of the distance to a cluster, for all arms.", "name": "fig-ws-second-deciles"}, "image": {"alt": "Lines with error bars over ten deciles of the distance, one for each arm, of LiRA's AUC."}} tags=["hide-input"]
 mia.plots.by_decile(
     {
-        name: neighbours.risk_by_decile(game, "lira_pooled", other_distance, **deciles)
+        name: deciles.risk_by_decile(game, "lira_pooled", other_distance, **in_deciles)
         for name, game in other_games.items()
     },
     ylabel="AUC of LiRA",
@@ -510,21 +512,21 @@ plt.show()
 # First the main data set:
 
 # %%
-verdicts = mia.claims.judge(claims, measure(games, tables, distance))
+verdicts = mia.auditing.claims.judge(claims, measure(games, tables, distance))
 verdicts
 
 # %% [markdown]
 # And the second one:
 
 # %%
-other_verdicts = mia.claims.judge(
+other_verdicts = mia.auditing.claims.judge(
     claims, measure(other_games, other_tables, other_distance)
 )
 other_verdicts
 
 # %% tags=["hide-cell"]
 if save_as:
-    mia.results.save(
+    reference_runs.save(
         save_as,
         audit=results,
         verdicts=verdicts,
@@ -537,7 +539,7 @@ for key, name in {
     "equal": "uniform noise (equal power)",
     "label_smoothing": "label_smoothing",
 }.items():
-    auc = mia.pooled(results, "lira_pooled", "auc", defense=name).value
+    auc = mia.auditing.pooled(results, "lira_pooled", "auc", defense=name).value
     glue(f"ws_lira_{key}", auc, display=False)
 glue("ws_near", float(by_lira["none"]["value"].iloc[0]), display=False)
 glue("ws_far", float(by_lira["none"]["value"].iloc[-1]), display=False)
@@ -555,7 +557,7 @@ glue("ws_far", float(by_lira["none"]["value"].iloc[-1]), display=False)
 
 # %% tags=["hide-input"]
 itables.show(
-    mia.show(results[results["target"] == "pooled"].drop(columns="target")),
+    mia.auditing.show(results[results["target"] == "pooled"].drop(columns="target")),
     classes="display compact",
     showIndex=False,
 )
@@ -568,7 +570,7 @@ itables.show(
 # `make book PROFILE=standard`). It is read from `results/`: first the verdicts on Location30, then those on CIFAR-10.
 
 # %% tags=["hide-input"]
-reference = mia.results.load("weighted-smoothing-standard")
+reference = reference_runs.load("weighted-smoothing-standard")
 reference["verdicts"]
 
 # %% tags=["hide-input"]

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import toys
 
-from mialab.data import Pool
+from mialab.data.pool import Pool
 from mialab.gan import GeneratorGame
 
 

@@ -16,12 +16,12 @@ from sklearn.metrics import roc_auc_score
 from toys import random_game, remade
 
 import mialab as mia
-from mialab import signals
 from mialab.attacks import base
 from mialab.attacks.label_only import logistic_log_odds
 from mialab.attacks.lira import VARIANCE_FLOOR, LiRA
 from mialab.attacks.ranking import Ranking
 from mialab.attacks.threshold import SOURCES, Threshold
+from mialab.classifiers import signals
 
 # Attacks on pairs of records need games of their own, see test_together.py.
 NAMES = [

@@ -1,4 +1,3 @@
-import importlib
 import json
 from dataclasses import dataclass
 from io import StringIO
@@ -10,11 +9,10 @@ import toys
 from scipy import stats
 
 import mialab as mia
-from mialab import attacks, metrics
+from mialab import attacks
 from mialab.attacks.base import Outcome, Refused
+from mialab.auditing import metrics, tables
 
-# The package exports the function under the module's name.
-audit_module = importlib.import_module("mialab.audit")
 METRICS = ["auc", "balanced_accuracy", "tpr@0.01", "tpr@0.1", "tnr@0.1", "precision", "recall", "f1"]
 OPTIONS = {"fprs": (0.01, 0.1), "fnrs": (0.1,), "n_resamples": 50}
 
@@ -131,7 +129,7 @@ def test_says_not_resolvable_and_stays_numeric(game):
 
 def test_survives_csv(game):
     table = mia.audit(game, ["loss"], **OPTIONS)
-    back = audit_module.AuditTable(pd.read_csv(StringIO(table.to_csv(index=False))))
+    back = tables.AuditTable(pd.read_csv(StringIO(table.to_csv(index=False))))
     pd.testing.assert_series_equal(back.value, table.value)
     assert repr(back) == repr(table)
 
@@ -224,7 +222,7 @@ def test_provenance_is_json(game):
 
 def test_over_targets_pairs_models(game):
     table = mia.audit(game, ["loss", "lira"], **OPTIONS)
-    means = mia.over_targets(table)
+    means = mia.auditing.over_targets(table)
     assert list(means.columns) == ["attack", "metric", "value", "low", "high", "n_targets"]
     aucs = table[
         (table.attack == "lira") & (table.metric == "auc") & (table.target != "pooled")
@@ -235,42 +233,42 @@ def test_over_targets_pairs_models(game):
     assert "not resolvable" in repr(means[means.metric == "tpr@0.01"])
     back = pd.read_csv(StringIO(table.to_csv(index=False)))
     with pytest.raises(ValueError, match="pass partner"):
-        mia.over_targets(back)
-    pd.testing.assert_series_equal(mia.over_targets(back, partner=game.partner).low, means.low)
+        mia.auditing.over_targets(back)
+    pd.testing.assert_series_equal(mia.auditing.over_targets(back, partner=game.partner).low, means.low)
 
 
 def test_over_targets_of_some_targets(game):
     table = mia.audit(game, ["loss"], **OPTIONS)
     some = table[table.target.isin([0, 3, 5])]
-    row = mia.over_targets(some).iloc[0]
+    row = mia.auditing.over_targets(some).iloc[0]
     assert row.n_targets == 3
     assert row.value == pytest.approx(some[some.metric == "auc"].value.mean())
 
 
 def test_summary(game):
     table = mia.audit(game, ["loss", "entropy"], **OPTIONS)
-    wide = mia.summary(table)
+    wide = mia.auditing.summary(table)
     assert list(wide.index) == ["loss", "entropy"]
     assert list(wide.columns) == ["auc", "balanced_accuracy", "tpr@0.01", "tpr@0.1", "tnr@0.1"]
     row = table[(table.attack == "loss") & (table.metric == "auc") & (table.target == "pooled")].iloc[0]
     assert wide.loc["loss", "auc"] == f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]"
-    assert mia.summary(table, ["tpr@0.01"], target=2).loc["loss", "tpr@0.01"] == "not resolvable"
-    assert mia.summary(table, ["auc"], target="mean").shape == (2, 1)
+    assert mia.auditing.summary(table, ["tpr@0.01"], target=2).loc["loss", "tpr@0.01"] == "not resolvable"
+    assert mia.auditing.summary(table, ["auc"], target="mean").shape == (2, 1)
     with pytest.raises(ValueError, match="'tpr@5' is not in the table"):
-        mia.summary(table, ["tpr@5"])
+        mia.auditing.summary(table, ["tpr@5"])
     with pytest.raises(ValueError, match="target=99"):
-        mia.summary(table, target=99)
+        mia.auditing.summary(table, target=99)
 
 
 def test_compare(game):
     table = mia.audit(game, ["loss"], **OPTIONS)
     both = mia.compare({"none": table, "hamp": table})
-    assert list(both.columns) == ["defense", *audit_module.COLUMNS]
+    assert list(both.columns) == ["defense", *tables.COLUMNS]
     assert len(both) == 2 * len(table)
     assert both.attrs["audits"]["hamp"]["dataset"] == "arrays"
-    assert list(mia.summary(both, ["auc"]).index) == [("none", "loss"), ("hamp", "loss")]
-    means = mia.over_targets(both)
-    alone = mia.over_targets(table)
+    assert list(mia.auditing.summary(both, ["auc"]).index) == [("none", "loss"), ("hamp", "loss")]
+    means = mia.auditing.over_targets(both)
+    alone = mia.auditing.over_targets(table)
     np.testing.assert_array_equal(means[means.defense == "hamp"].low, alone.low)
     with pytest.raises(ValueError, match="at least one"):
         mia.compare({})
@@ -294,7 +292,7 @@ def test_the_pool_reaches_attacks_that_look_at_records():
 
 def test_any_table_is_laid_out_in_its_order():
     rows = [("b", "fid", 1.5, 1, 2), ("b", "kid", 0.25, -0.5, 1), ("a", "fid", 3, 2, 4)]
-    table = mia.wide(
+    table = mia.auditing.wide(
         pd.DataFrame(rows, columns=["defense", "metric", "value", "low", "high"]),
         index="defense",
         columns="metric",

@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import browser
 import pytest
 
-from mialab import book, run
+from mialab.book import execution, extension
 
-HTML = run.ROOT / "_build" / "html"
+HTML = execution.ROOT / "_build" / "html"
 needs_book = pytest.mark.skipif(
     not (HTML / "index.html").exists(), reason="no book in _build: run `make book`"
 )
@@ -41,8 +41,8 @@ def pages():
 
 @needs_book
 def test_every_page_of_the_toc_is_there_with_its_outputs():
-    for name in run.chapters():
-        executed = json.loads((run.CHAPTERS / f"{name}.ipynb").read_text())
+    for name in execution.chapters():
+        executed = json.loads((execution.CHAPTERS / f"{name}.ipynb").read_text())
         outputs = [o for cell in executed["cells"] for o in cell.get("outputs", [])]
         assert not any(o["output_type"] == "error" for o in outputs), name
         html = (HTML / "book" / "chapters" / f"{name}.html").read_text()
@@ -64,15 +64,15 @@ def test_pages_load_nothing_from_outside_and_describe_their_images():
 @needs_book
 def test_pages_show_no_machine_paths():
     for page in pages():
-        assert str(run.ROOT) not in page.read_text(), page.name
+        assert str(execution.ROOT) not in page.read_text(), page.name
         assert "site-packages" not in page.read_text(), page.name
 
 
 @needs_book
 def test_provenance_lists_every_chapter():
     html = (HTML / "book" / "provenance.html").read_text()
-    assert [r["notebook"] for r in book.runs()] == run.chapters()
-    for name in run.chapters():
+    assert [r["notebook"] for r in extension.runs()] == execution.chapters()
+    for name in execution.chapters():
         assert f'href="chapters/{name}.html"' in html
 
 

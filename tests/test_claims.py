@@ -2,8 +2,9 @@ import pandas as pd
 import pytest
 
 import mialab as mia
-from mialab.claims import ByConstruction, Claim
-from mialab.metrics import Interval
+from mialab.auditing.claims import ByConstruction, Claim
+from mialab.auditing.intervals import Interval
+from mialab.book import reference_runs
 
 
 @pytest.mark.parametrize(
@@ -36,26 +37,27 @@ def test_judge_keeps_every_claim():
         "c": Claim(text="C", source="table 2"),
     }
     findings = {"a": Interval(0.2, 0.1, 2e-4), "b": ByConstruction("it is built so"), "c": "no such data"}
-    table = mia.claims.judge(claims, findings)
+    table = mia.auditing.claims.judge(claims, findings)
     assert list(table["verdict"]) == ["holds", "holds, by construction", "could not be tested here"]
     assert table.loc["C1", "measured here"] == "0.200 [0.100, 2.0e-04]"
     assert list(table["published"]) == ["0.5", "no figure", "no figure"]
-    assert list(mia.claims.list_claims(claims)["tested here by"]) == [
+    assert list(mia.auditing.claims.list_claims(claims)["tested here by"]) == [
         "measured",
         "not measured",
         "not measured",
     ]
     with pytest.raises(ValueError, match="'c'"):
-        mia.claims.judge(claims, {"a": findings["a"], "b": findings["b"]})
+        mia.auditing.claims.judge(claims, {"a": findings["a"], "b": findings["b"]})
 
 
 def test_page_shows_cells_in_full_and_escaped():
     long = "a claim that is much longer than the fifty characters after which tables are cut < off"
-    table = mia.claims.judge({"a": Claim(text=long, source="s", below=0)}, {"a": Interval(1, 1, 1)})
+    table = mia.auditing.claims.judge({"a": Claim(text=long, source="s", below=0)}, {"a": Interval(1, 1, 1)})
     page = table._repr_html_()
     assert long.replace("<", "&lt;") in page
     assert (
-        long.replace("<", "&lt;") in mia.claims.list_claims({"a": Claim(text=long, source="s")})._repr_html_()
+        long.replace("<", "&lt;")
+        in mia.auditing.claims.list_claims({"a": Claim(text=long, source="s")})._repr_html_()
     )
     assert '<strong class="verdict-fails">does not hold</strong>' in page
 
@@ -65,18 +67,22 @@ def test_results_round_trip(tmp_path):
     columns = ["attack", "target", "metric", "value", "low", "high", "n_member", "n_nonmember"]
     audit = pd.DataFrame(rows, columns=columns)
     audit.attrs = {"seed": 3}
-    verdicts = mia.claims.judge({"a": Claim(text="A", source="s", below=0)}, {"a": Interval(1, 1, 1)})
-    mia.results.save("demo", folder=tmp_path, audit=audit, verdicts=verdicts)
-    back = mia.results.load("demo", folder=tmp_path)
+    verdicts = mia.auditing.claims.judge(
+        {"a": Claim(text="A", source="s", below=0)}, {"a": Interval(1, 1, 1)}
+    )
+    reference_runs.save("demo", folder=tmp_path, audit=audit, verdicts=verdicts)
+    back = reference_runs.load("demo", folder=tmp_path)
     assert list(back["audit"]["target"]) == ["pooled"]
-    assert mia.pooled(back["audit"], "loss", "auc") == (0.6, 0.5, 0.7)
+    assert mia.auditing.pooled(back["audit"], "loss", "auc") == (0.6, 0.5, 0.7)
     assert back["provenance"]["audit"] == {"seed": 3}
     assert back["verdicts"].to_dict() == verdicts.to_dict()
     with pytest.raises(ValueError, match="Did you mean 'demo'"):
-        mia.results.load("dem", folder=tmp_path)
+        reference_runs.load("dem", folder=tmp_path)
 
 
 def test_claims_on_arms_that_were_not_played_say_so():
-    found = mia.claims.where_played({"a": 2}, {"one": ("a", lambda g: Interval(g, 1, 3)), "two": ("b", None)})
+    found = mia.auditing.claims.where_played(
+        {"a": 2}, {"one": ("a", lambda g: Interval(g, 1, 3)), "two": ("b", None)}
+    )
     assert found["one"] == (2, 1, 3)
     assert "without the arm 'b'" in found["two"]

@@ -8,8 +8,9 @@ import pytest
 import toys
 
 import mialab as mia
-from mialab import attacks, comparison, metrics
+from mialab import attacks
 from mialab.attacks.base import Attack, Refused
+from mialab.auditing import metrics, taxonomy
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def told(game, label, score, **options):
 
 def test_every_attack_is_in_one_family():
     names = list(attacks.available().index)
-    found = mia.families()
+    found = mia.auditing.families()
     assert sorted(name for family in found.values() for name in family) == names
     assert "other" not in found
     assert {"correctness", "ranking", "label_only"} <= set(found["label or ranking only"])
@@ -53,36 +54,36 @@ def test_every_attack_is_in_one_family():
     assert {"lira", "rmia"} <= set(found["IN and OUT shadow models"])
     assert {"lira_offline", "attack_r"} <= set(found["OUT shadow models"])
     assert all(name.startswith(("co_membership", "mixed")) for name in found["sets of records"])
-    assert mia.families(["mine", "lira"])["other"] == ["mine"]
+    assert mia.auditing.families(["mine", "lira"])["other"] == ["mine"]
 
 
 def test_one_of_each_has_every_class_once_per_family():
-    chosen = mia.one_of_each()
-    kinds = [(comparison.family(name), type(attacks.make(name))) for name in chosen]
-    every = {(comparison.family(name), type(attacks.make(name))) for name in attacks.available().index}
+    chosen = mia.auditing.one_of_each()
+    kinds = [(taxonomy.family(name), type(attacks.make(name))) for name in chosen]
+    every = {(taxonomy.family(name), type(attacks.make(name))) for name in attacks.available().index}
     assert len(kinds) == len(every) == len(set(kinds))
     assert {"loss", "correctness", "lira", "lira_offline", "rmia", "shokri", "nasr"} <= set(chosen)
-    assert mia.one_of_each(["lira_pooled", "lira"]) == ["lira"]
+    assert mia.auditing.one_of_each(["lira_pooled", "lira"]) == ["lira"]
 
 
 def test_applicable_gives_reasons(game):
-    able, refused = mia.applicable(game)
+    able, refused = mia.auditing.applicable(game)
     names = [attack.name for attack in able]
     assert {"lira", "label_only"} <= set(names)
     assert sorted([*names, *refused["attack"]]) == list(attacks.available().index)
     assert "pass pool=" in refused.set_index("attack").loc["quantile", "reason"]
     one_query = mia.Game.from_arrays(logits=game.logits[:, 0], member=game.member, y=game.y)
-    able, refused = mia.applicable(one_query, ["loss", "label_only"])
+    able, refused = mia.auditing.applicable(one_query, ["loss", "label_only"])
     assert [attack.name for attack in able] == ["loss"]
     assert refused["reason"].str.contains("needs at least 2 queries").all()
     with pytest.raises(ValueError, match="Did you mean 'loss'"):
-        mia.applicable(game, ["los"])
+        mia.auditing.applicable(game, ["los"])
 
 
 @pytest.mark.parametrize("fpr", [0.05, 0.1, 0.29])
 def test_agreement_by_plain_sets(game, fpr):
     names = ["loss", "lira", "correctness", "attack_p", "nasr"]
-    table = mia.agreement(game, names, fpr=fpr)
+    table = mia.chapters.attacks.agreement(game, names, fpr=fpr)
     assert list(table.columns) == ["caught", "alone", *names]
     caught, seen = {}, {}
     for name in names:
@@ -114,36 +115,42 @@ def test_agreement_of_twins_and_of_strangers(game):
     odd = np.arange(game.n_records) % 2 == 1
     score = game.member + 0.1 * rng.random(game.member.shape)
     twins = told(game, "a", score), told(game, "b", 7 * score - 1)
-    table = mia.agreement(game, [*twins, told(game, "nobody", np.zeros_like(score))], fpr=0.05)
+    table = mia.chapters.attacks.agreement(
+        game, [*twins, told(game, "nobody", np.zeros_like(score))], fpr=0.05
+    )
     assert table.loc["a", "b"] == table.loc["a", "caught"] == table.loc["b", "caught"] == 1
     assert table.loc["a", "nobody"] == table.loc["nobody", "caught"] == table["alone"].max() == 0
     assert np.isnan(table.loc["nobody", "nobody"])
     halves = [told(game, str(int(h)), np.where(odd == h, score, rng.random(score.shape))) for h in (0, 1)]
-    table = mia.agreement(game, halves, fpr=0.01)
+    table = mia.chapters.attacks.agreement(game, halves, fpr=0.01)
     assert table.loc["0", "1"] < 0.05
     np.testing.assert_allclose(table["alone"], table["caught"], atol=0.05)
 
 
 def test_agreement_refuses_what_means_nothing(game):
     with pytest.raises(ValueError, match=r"fpr=0.001 allows 1.6 false alarms .* at least fpr=0.0063"):
-        mia.agreement(game, ["loss"], fpr=0.001)
-    table = mia.agreement(game, ["loss", "nasr"], fpr=0.01)  # nasr is evaluated on half of the records
+        mia.chapters.attacks.agreement(game, ["loss"], fpr=0.001)
+    table = mia.chapters.attacks.agreement(
+        game, ["loss", "nasr"], fpr=0.01
+    )  # nasr is evaluated on half of the records
     assert table.loc["loss"].notna().tolist() == [True, True, True, False]
     assert table.loc["nasr"].isna().all()
     with pytest.raises(ValueError, match="fraction"):
-        mia.agreement(game, ["loss"], fpr=2)
+        mia.chapters.attacks.agreement(game, ["loss"], fpr=2)
     with pytest.raises(Refused, match="quantile"):
-        mia.agreement(game, ["quantile"], fpr=0.1)
+        mia.chapters.attacks.agreement(game, ["quantile"], fpr=0.1)
 
 
 def test_agreement_takes_all_kinds_by_itself(game):
-    table = mia.agreement(game, fpr=0.05)
+    table = mia.chapters.attacks.agreement(game, fpr=0.05)
     assert {"lira", "loss", "label_only", "nasr"} <= set(table.index)
     assert "quantile" not in table.index  # needs the records
 
 
 def test_against_shadows_attacks_within_blocks(game):
-    table = mia.against_shadows(game, ["loss", "lira"], (4, 8, 14), fprs=(0.05,), n_resamples=20)
+    table = mia.chapters.attacks.against_shadows(
+        game, ["loss", "lira"], (4, 8, 14), fprs=(0.05,), n_resamples=20
+    )
     value = table.set_index(["attack", "n_shadows", "metric"])["value"]
     assert len(table) == 2 * 3 * 2
     # All models in one block: the plain game.
@@ -171,7 +178,7 @@ def test_against_shadows_knows_nothing_of_the_membership():
     auc = []
     for seed in range(24):
         noise = toys.random_game(n_models=16, n_records=60, seed=seed)
-        table = mia.against_shadows(noise, ["lira"], (4,), fprs=(), n_resamples=1)
+        table = mia.chapters.attacks.against_shadows(noise, ["lira"], (4,), fprs=(), n_resamples=1)
         auc.append(table["value"].item())
     from scipy.stats import ttest_1samp
 
@@ -180,7 +187,7 @@ def test_against_shadows_knows_nothing_of_the_membership():
 
 def test_blocks_keep_pairs_together_whatever_their_order():
     partner = np.array([5, 3, 4, 1, 2, 0, 7, 6])
-    blocks = comparison._blocks(partner, 6)
+    blocks = mia.chapters.attacks._blocks(partner, 6)
     assert sorted(np.concatenate([models[targets] for models, targets in blocks])) == list(range(8))
     for models, _ in blocks:
         assert len(set(models)) == 6
@@ -188,7 +195,7 @@ def test_blocks_keep_pairs_together_whatever_their_order():
 
 
 def test_against_shadows_takes_all_kinds_and_rates_that_are_not_resolvable(game):
-    table = mia.against_shadows(game, shadows=(4,), fprs=(0.001,), n_resamples=2)
+    table = mia.chapters.attacks.against_shadows(game, shadows=(4,), fprs=(0.001,), n_resamples=2)
     assert {"loss", "lira", "rmia", "shokri"} <= set(table["attack"])
     assert table[table["metric"] == "tpr@0.001"]["value"].isna().all()
     assert table[table["metric"] == "auc"]["value"].notna().all()
@@ -204,21 +211,21 @@ def test_against_shadows_takes_all_kinds_and_rates_that_are_not_resolvable(game)
 )
 def test_against_shadows_refuses_sizes(game, shadows, message):
     with pytest.raises(ValueError, match=message):
-        mia.against_shadows(game, ["lira"], shadows)
+        mia.chapters.attacks.against_shadows(game, ["lira"], shadows)
 
 
 def test_against_shadows_refuses_games_without_pairs(game):
     with pytest.raises(Refused, match="at least 3 models"):
-        mia.against_shadows(game, ["lira"], (2,))
+        mia.chapters.attacks.against_shadows(game, ["lira"], (2,))
     alone = mia.Game.from_arrays(logits=game.logits, member=game.member, y=game.y)
     with pytest.raises(ValueError, match="come in pairs"):
-        mia.against_shadows(alone, ["lira"], (4,))
+        mia.chapters.attacks.against_shadows(alone, ["lira"], (4,))
 
 
 def test_shifted_games(tmp_path, monkeypatch):
     monkeypatch.setenv("MIALAB_GAMES", str(tmp_path))
     pool = toys.pool(n=48)
-    games = mia.shifted(
+    games = mia.chapters.attacks.shifted(
         pool,
         mia.models.MLP(hidden=(4,)),
         other_model=mia.models.MLP(hidden=(6,)),
@@ -238,12 +245,12 @@ def test_shifted_games(tmp_path, monkeypatch):
     assert not (shadows["disjoint records"].any(0) & first.member[:6].any(0)).any()
     np.testing.assert_array_equal(shadows["another network"], shadows["same data"])
     assert (games["another network"].logits[6:] != first.logits[6:]).any()
-    assert "another network" not in mia.shifted(
+    assert "another network" not in mia.chapters.attacks.shifted(
         pool, mia.models.MLP(hidden=(4,)), training=mia.Training(epochs=2), n_targets=6, n_shadows=8
     )
     with pytest.raises(ValueError, match="7 records"):
-        mia.shifted(toys.pool(n=7))
+        mia.chapters.attacks.shifted(toys.pool(n=7))
 
 
 def test_tables_are_plain(game):
-    assert type(mia.agreement(game, ["loss"], fpr=0.1)) is pd.DataFrame
+    assert type(mia.chapters.attacks.agreement(game, ["loss"], fpr=0.1)) is pd.DataFrame

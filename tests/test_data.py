@@ -17,8 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mialab import data, sources
-from mialab.data import Pool, datasets, load
+from mialab._paths import cache_folder
+from mialab.data import loading, registry, tables
+from mialab.data.loading import datasets, load
+from mialab.data.pool import Pool
 
 
 @pytest.fixture(autouse=True)
@@ -142,7 +144,7 @@ def test_every_part_holds_every_class_in_proportion(numbered):
 )
 def test_any_beginning_of_the_order_is_stratified(counts, cut, seed):
     y = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    order = data._spread(y, seed)
+    order = loading._spread(y, seed)
     assert np.array_equal(np.sort(order), np.arange(len(y)))
     k = round(cut * len(y))
     kept = np.bincount(y[order[:k]], minlength=len(counts))
@@ -157,7 +159,7 @@ def test_the_order_within_a_class_is_uniform():
     zero = np.flatnonzero(y == 0)
     first = []
     for seed in range(2000):
-        order = data._spread(y, seed)
+        order = loading._spread(y, seed)
         first.append(next(r for r in order if y[r] == 0))
     observed = np.array([first.count(r) for r in zero])
     assert ((observed - 400) ** 2 / 400).sum() < 33.4
@@ -167,7 +169,7 @@ def test_seed_decides_the_pool_and_nothing_else(numbered):
     path = numbered()
     assert load(path, seed=3).fingerprint == load(path, seed=3).fingerprint
     assert load(path, seed=3).fingerprint != load(path, seed=4).fingerprint
-    np.random.seed(0)  # noqa: NPY002 - the global state must play no part
+    np.random.seed(0)  # noqa: NPY002
     assert load("digits").fingerprint == load("digits").fingerprint
 
 
@@ -395,21 +397,21 @@ def test_a_pool_knows_how_it_was_loaded(tmp_path):
 
 
 def test_what_was_loaded_elsewhere_is_loaded_again_once(monkeypatch):
-    data.load_again.cache_clear()
+    loading.load_again.cache_clear()
     pool, calls = load("digits", size=60), []
-    monkeypatch.setattr(data, "load", lambda **options: (calls.append(options), load(**options))[1])
-    first, second = (data.load_again(fingerprint=pool.fingerprint, **pool.loaded) for _ in range(2))
+    monkeypatch.setattr(loading, "load", lambda **options: (calls.append(options), load(**options))[1])
+    first, second = (loading.load_again(fingerprint=pool.fingerprint, **pool.loaded) for _ in range(2))
     assert first is second
     assert calls == [pool.loaded]
     np.testing.assert_array_equal(first.x, pool.x)
     with pytest.raises(
         RuntimeError, match=r"^Data set 'digits' on .* is not the one .* expected 0123456789ab"
     ):
-        data.load_again(fingerprint="0123456789abcdef", **pool.loaded)
+        loading.load_again(fingerprint="0123456789abcdef", **pool.loaded)
     with pytest.raises(
         RuntimeError, match=r"^Data set 'nonsense' cannot be loaded on .*unknown data set.* MIALAB_DATA"
     ):
-        data.load_again(fingerprint="", **pool.loaded | {"name": "nonsense"})
+        loading.load_again(fingerprint="", **pool.loaded | {"name": "nonsense"})
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -550,22 +552,22 @@ def tiny_location(monkeypatch, tmp_path):
         ("127.0.0.1", 0), functools.partial(Quiet, directory=str(served))
     )
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    remote = sources.Remote(
+    remote = registry.Remote(
         file="dataset_location.tgz",
         url=f"http://127.0.0.1:{server.server_port}/dataset_location.tgz",
         hash="md5:" + hashlib.md5((served / "dataset_location.tgz").read_bytes()).hexdigest(),
         size=(served / "dataset_location.tgz").stat().st_size,
     )
     expect(monkeypatch, remote)
-    monkeypatch.setattr(sources, "LOCATION30_SHA256", hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest())
+    monkeypatch.setattr(tables, "LOCATION30_SHA256", hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest())
     yield served, remote, x
     server.shutdown()
     server.server_close()
 
 
 def expect(monkeypatch, remote):
-    entry = dataclasses.replace(sources.REGISTRY["location30"], remotes=(remote,))
-    monkeypatch.setitem(sources.REGISTRY, "location30", entry)
+    entry = dataclasses.replace(registry.REGISTRY["location30"], remotes=(remote,))
+    monkeypatch.setitem(registry.REGISTRY, "location30", entry)
 
 
 PARTS = {"size": 30, "validation": 4, "test": 6}
@@ -605,7 +607,7 @@ def test_location30_with_a_wrong_checksum_is_refused_and_not_kept(tiny_location,
             ValueError, match=r"did not give the expected file; nothing was kept\..*" + "0" * 32
         ):
             load("location30", **PARTS)
-    assert [p for p in data.cache_folder().rglob("*") if p.is_file()] == []
+    assert [p for p in cache_folder().rglob("*") if p.is_file()] == []
 
 
 @pytest.mark.parametrize("file", ["location30.npz", "dataset_location.tgz", "bangkok"])
@@ -621,13 +623,13 @@ def test_a_damaged_or_different_local_file_is_refused(tiny_location, monkeypatch
     ):
         load("location30", **PARTS)
     (served / file).write_bytes(whole)
-    monkeypatch.setattr(sources, "LOCATION30_SHA256", "0" * 64)
+    monkeypatch.setattr(tables, "LOCATION30_SHA256", "0" * 64)
     with pytest.raises(ValueError, match=rf"{file} holds 40 x 6 features, but not the published ones"):
         load("location30", **PARTS)
 
 
 def test_without_network_the_error_says_which_file_to_put_where(monkeypatch):
-    remote = sources.LOCATION30._replace(url="http://127.0.0.1:9/dataset_location.tgz")
+    remote = tables.LOCATION30._replace(url="http://127.0.0.1:9/dataset_location.tgz")
     expect(monkeypatch, remote)
     with pytest.raises(FileNotFoundError) as caught:
         load("location30")
@@ -635,7 +637,7 @@ def test_without_network_the_error_says_which_file_to_put_where(monkeypatch):
     for part in (
         remote.url,
         "dataset_location.tgz (0.3 MB, md5 66851c781a61f51b35ead292b5f303e3)",
-        str(data.cache_folder() / "data" / "location30"),
+        str(cache_folder() / "data" / "location30"),
         "MIALAB_DATA",
         "location30.npz",
         "bangkok",

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mialab import datasets, load, sources
+from mialab import _paths, datasets, load
+from mialab.data import images, registry, tables
 
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")
 TABLES = ("purchase100", "texas100")
@@ -35,7 +36,7 @@ def own_folders(monkeypatch, tmp_path):
 
 
 def change(monkeypatch, name, **facts):
-    monkeypatch.setitem(sources.REGISTRY, name, dataclasses.replace(sources.REGISTRY[name], **facts))
+    monkeypatch.setitem(registry.REGISTRY, name, dataclasses.replace(registry.REGISTRY[name], **facts))
 
 
 def md5(content):
@@ -88,7 +89,7 @@ def offer(monkeypatch, web, name, contents):
             url=f"{url}/{remote.file}",
             hash=remote.hash and f"sha256:{hashlib.sha256(contents[remote.file]).hexdigest()}",
         )
-        for remote in sources.REGISTRY[name].remotes
+        for remote in registry.REGISTRY[name].remotes
     )
     change(monkeypatch, name, remotes=remotes)
 
@@ -119,12 +120,12 @@ def small(monkeypatch):
         )
         y, y_test = np.arange(2 * classes) % classes, np.arange(classes)
         x, x_test = (rng.integers(0, 256, size=(len(part), *shape), dtype=np.uint8) for part in (y, y_test))
-        if name in sources.IDX_MD5:
+        if name in images.IDX_MD5:
             folder = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw"}[name]
             contents = [idx(x[:, 0]), idx(y), idx(x_test[:, 0]), idx(y_test)]
-            files = dict(zip(sources.IDX, contents, strict=True))
+            files = dict(zip(images.IDX, contents, strict=True))
             archives = {f"{file}.gz": gzip.compress(content) for file, content in files.items()}
-            monkeypatch.setitem(sources.IDX_MD5, name, tuple(map(md5, contents)))
+            monkeypatch.setitem(images.IDX_MD5, name, tuple(map(md5, contents)))
         elif name == "stl10":
             folder, kind = "stl10_binary", torchvision.datasets.STL10
             files = {  # a pixel is stored column by column; labels begin with 1
@@ -204,14 +205,14 @@ def test_images_are_downloaded_once_and_unpacked(small, monkeypatch, web, name):
     assert datasets().loc[name, "here"]
     assert load(name, **PARTS).fingerprint == pool.fingerprint
     assert len(web[2]) == len(archives)
-    kept = [file.name for file in (sources.cache_folder() / "data" / name).rglob("*")]
+    kept = [file.name for file in (_paths.cache_folder() / "data" / name).rglob("*")]
     assert not any(file.endswith((".gz", "unlabeled_X.bin")) for file in kept)
 
 
 def test_an_archive_put_into_the_cache_by_hand_is_used(small, monkeypatch, web):
     _, archives, train, _ = small("cifar10")
     offer(monkeypatch, web, "cifar10", archives)
-    write(sources.cache_folder() / "data" / "cifar10", archives)
+    write(_paths.cache_folder() / "data" / "cifar10", archives)
     pool = load("cifar10", **PARTS)
     assert labels_of(pool.x, pool.y).items() <= labels_of(*train).items()
     assert web[2] == []
@@ -247,12 +248,12 @@ def test_a_damaged_or_missing_file_of_an_image_set_is_named(small, monkeypatch, 
 def test_an_archive_with_a_wrong_checksum_is_refused_and_not_kept(small, monkeypatch, web):
     _, archives, _, _ = small("stl10")
     offer(monkeypatch, web, "stl10", archives)
-    (remote,) = sources.REGISTRY["stl10"].remotes
+    (remote,) = registry.REGISTRY["stl10"].remotes
     change(monkeypatch, "stl10", remotes=(remote._replace(hash="md5:" + "0" * 32),))
     for _ in range(2):
         with pytest.raises(ValueError, match=r"stl10_binary\.tar\.gz did not give the expected file"):
             load("stl10", **PARTS)
-    assert not [file for file in sources.cache_folder().rglob("*") if file.stat().st_size and file.is_file()]
+    assert not [file for file in _paths.cache_folder().rglob("*") if file.stat().st_size and file.is_file()]
 
 
 def test_the_registry_agrees_with_torchvision():
@@ -260,16 +261,16 @@ def test_the_registry_agrees_with_torchvision():
 
     known = torchvision.datasets
     for name, kind in (("mnist", known.MNIST), ("fashion_mnist", known.FashionMNIST)):
-        remotes = sources.REGISTRY[name].remotes
+        remotes = registry.REGISTRY[name].remotes
         assert [(remote.file, remote.hash) for remote in remotes] == [
             (f, f"md5:{m}") for f, m in kind.resources
         ]
         assert all(remote.url == kind.mirrors[0] + remote.file for remote in remotes)
-        assert sources.REGISTRY[name].files == (f"{kind.__name__}/raw",)
+        assert registry.REGISTRY[name].files == (f"{kind.__name__}/raw",)
     for name, kind in (("cifar10", known.CIFAR10), ("cifar100", known.CIFAR100), ("stl10", known.STL10)):
-        (remote,) = sources.REGISTRY[name].remotes
+        (remote,) = registry.REGISTRY[name].remotes
         assert remote[:3] == (kind.filename, kind.url, f"md5:{kind.tgz_md5}")
-        assert sources.REGISTRY[name].files == (kind.base_folder,)
+        assert registry.REGISTRY[name].files == (kind.base_folder,)
     assert [file for file, _ in known.STL10.train_list] == ["train_X.bin", "train_y.bin", "unlabeled_X.bin"]
 
 
@@ -277,15 +278,15 @@ def test_the_registry_agrees_with_scikit_learn():
     from sklearn.datasets import _lfw
 
     expected = [(f.filename, f.url, f"sha256:{f.checksum}") for f in (_lfw.FUNNELED_ARCHIVE, *_lfw.TARGETS)]
-    found = [tuple(remote[:3]) for remote in sources.REGISTRY["lfw"].remotes]
+    found = [tuple(remote[:3]) for remote in registry.REGISTRY["lfw"].remotes]
     assert sorted(found) == sorted(expected)
 
 
 # ----------------------------------------------------------------------------------------------------
 # Nothing here and no network
 
-FILES = [name for name, entry in sources.REGISTRY.items() if entry.files]
-OFFERED = [name for name in FILES if sources.REGISTRY[name].remotes]
+FILES = [name for name, entry in registry.REGISTRY.items() if entry.files]
+OFFERED = [name for name in FILES if registry.REGISTRY[name].remotes]
 
 
 def test_every_set_of_the_design_is_known():
@@ -295,7 +296,7 @@ def test_every_set_of_the_design_is_known():
 
 @pytest.mark.parametrize("name", OFFERED)
 def test_without_network_one_message_says_which_file_to_put_where(monkeypatch, name):
-    entry = sources.REGISTRY[name]
+    entry = registry.REGISTRY[name]
     remotes = tuple(r._replace(url=f"http://127.0.0.1:9/{r.file}") for r in entry.remotes)
     change(monkeypatch, name, remotes=remotes)
     with pytest.raises(FileNotFoundError, match=rf"^{name} is not here and .*refused") as caught:
@@ -304,16 +305,16 @@ def test_without_network_one_message_says_which_file_to_put_where(monkeypatch, n
     for remote in remotes:
         assert remote.url in message
         assert remote.hash is None or remote.hash.replace(":", " ") in message
-    for part in (*entry.files, "MIALAB_DATA", str(sources.cache_folder() / "data" / name / entry.into)):
+    for part in (*entry.files, "MIALAB_DATA", str(_paths.cache_folder() / "data" / name / entry.into)):
         assert part in message
     assert not datasets().loc[name, "here"]
 
 
 def test_a_silent_server_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(sources, "TIMEOUT", (1, 0.2))
+    monkeypatch.setattr(registry, "TIMEOUT", (1, 0.2))
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/x"
-        change(monkeypatch, "cifar10", remotes=(sources.REGISTRY["cifar10"].remotes[0]._replace(url=url),))
+        change(monkeypatch, "cifar10", remotes=(registry.REGISTRY["cifar10"].remotes[0]._replace(url=url),))
         with pytest.raises(FileNotFoundError, match=r"could not be downloaded .*timed out"):
             load("cifar10")
 
@@ -326,8 +327,8 @@ def test_torchvision_is_imported_only_for_images():
         "except ValueError: pass\n"
         "print('torchvision' in sys.modules)"
     )
-    folder = sources.cache_folder() / "data" / "mnist" / "MNIST" / "raw"
-    write(folder, dict.fromkeys(sources.IDX, b"nothing"))  # so that nothing is downloaded
+    folder = _paths.cache_folder() / "data" / "mnist" / "MNIST" / "raw"
+    write(folder, dict.fromkeys(images.IDX, b"nothing"))  # so that nothing is downloaded
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["False", "True"], done.stderr
 
@@ -347,8 +348,8 @@ def narrow(monkeypatch):
     """Expect 300 x 60 features, so that the tests are quick."""
     for name in TABLES:
         change(monkeypatch, name, records=300)
-    read = sources._shokri
-    monkeypatch.setattr(sources, "_shokri", lambda name, _, inside: read(name, 60, inside))
+    read = tables._shokri
+    monkeypatch.setattr(tables, "_shokri", lambda name, _, inside: read(name, 60, inside))
 
 
 def csv(array):
@@ -402,7 +403,7 @@ def test_tables_are_the_same_in_every_form(narrow, monkeypatch, tmp_path, name):
     assert pools[0].notes.endswith(f"no published checksum known, sha256 of features and labels {expected}")
     assert (pools[0].kind, pools[0].x.dtype) == ("binary", np.float32)
     assert labels_of(pools[0].x, pools[0].y).items() <= labels_of(x.astype(np.float32), y - 1).items()
-    assert sources.REGISTRY[name].make().x.dtype == np.uint8  # only what is taken becomes float32
+    assert registry.REGISTRY[name].make().x.dtype == np.uint8  # only what is taken becomes float32
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -474,13 +475,13 @@ def adult(monkeypatch):
     test = "|1x3 Cross validator\n" + "".join(f"{line}.\n" for line in lines[:2])
     rows = [line.split(", ") for line in lines + lines[:2]]
     columns = list(zip(*rows, strict=True))
-    numeric = [k for k, kind in enumerate(sources.ADULT_COLUMNS.values()) if kind]
+    numeric = [k for k, kind in enumerate(tables.ADULT_COLUMNS.values()) if kind]
     others = [k for k in range(14) if k not in numeric]
     numbers = np.array([[int(row[k]) for k in numeric] for row in rows], np.int32)
     codes = np.array([np.unique(columns[k], return_inverse=True)[1] for k in others], np.uint8).T
     y = np.array([row[-1] == ">50K" for row in rows], np.int64)
-    content = b"".join(map(sources.plain_bytes, (numbers, codes, y)))
-    monkeypatch.setattr(sources, "ADULT_SHA256", hashlib.sha256(content).hexdigest())
+    content = b"".join(map(registry.plain_bytes, (numbers, codes, y)))
+    monkeypatch.setattr(tables, "ADULT_SHA256", hashlib.sha256(content).hexdigest())
     packed = npz(numeric=numbers, categorical=codes, labels=y.astype(np.uint8), n_train=np.int32(4))
     text = {"adult.data": ADULT.encode() + b"\n", "adult.test": test.encode()}
     return text, {"adult.npz": packed}, codes
@@ -628,7 +629,7 @@ def lesions(counts=LESIONS):
 @pytest.fixture
 def few_lesions(monkeypatch, tmp_path):
     change(monkeypatch, "ham10000", records=sum(LESIONS.values()))
-    monkeypatch.setattr(sources, "HAM10000", LESIONS)
+    monkeypatch.setattr(images, "HAM10000", LESIONS)
     monkeypatch.setenv("MIALAB_DATA", str(tmp_path))
     return tmp_path
 
@@ -670,13 +671,13 @@ def test_other_lesions_are_refused(few_lesions):
 def test_lesions_that_are_not_here_are_not_downloaded():
     with pytest.raises(FileNotFoundError, match=r"^ham10000 is not here and is not downloaded") as caught:
         load("ham10000")
-    for part in ("hmnist_28_28_RGB.csv", "kaggle.com", "MIALAB_DATA", str(sources.cache_folder() / "data")):
+    for part in ("hmnist_28_28_RGB.csv", "kaggle.com", "MIALAB_DATA", str(_paths.cache_folder() / "data")):
         assert part in str(caught.value)
 
 
 def test_the_published_number_of_lesions():
-    assert sum(sources.HAM10000.values()) == sources.REGISTRY["ham10000"].records
-    assert len(set(sources.HAM10000.values())) == sources.REGISTRY["ham10000"].n_classes
+    assert sum(images.HAM10000.values()) == registry.REGISTRY["ham10000"].records
+    assert len(set(images.HAM10000.values())) == registry.REGISTRY["ham10000"].n_classes
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -704,7 +705,7 @@ def test_the_real_sets(monkeypatch, name):
     if not datasets().loc[name, "here"]:
         pytest.skip(f"MIALAB_DATA holds no {name}")
     parts, shape, counts = KNOWN[name]
-    entry = sources.REGISTRY[name]
+    entry = registry.REGISTRY[name]
     pool = load(name)
     assert (len(pool), len(pool.y_val), len(pool.y_test)) == parts
     assert pool.x.shape[1:] == shape

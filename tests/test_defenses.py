@@ -17,7 +17,7 @@ import mialab as mia
 from mialab.defenses import HAMP, Defense, LabelSmoothing
 from mialab.defenses.base import cross_entropy
 from mialab.defenses.hamp import keep_ranking_only, label_entropy, label_probability, random_inputs
-from mialab.randomness import Streams
+from mialab.training.streams import Streams
 
 # ----------------------------------------------------------------------------------------------------
 # HAMP: soft labels

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import mialab as mia
-from mialab.membership import membership
+from mialab.training.membership import membership
 
 
 def make_game(strength, seed=0, n_models=8, n_records=200):
@@ -27,13 +27,13 @@ def test_difference_of_games_is_the_difference_of_their_pooled_figures():
     a, b = (mia.audit(g, ["loss"], **options) for g in (strong, weak))
     for metric in ("auc", "tpr@0.05", "tnr@0.05", "balanced_accuracy"):
         found = mia.difference((strong, "loss"), (weak, "loss"), metric=metric, n_resamples=200)
-        expected = mia.pooled(a, "loss", metric).value - mia.pooled(b, "loss", metric).value
+        expected = mia.auditing.pooled(a, "loss", metric).value - mia.auditing.pooled(b, "loss", metric).value
         assert found.value == pytest.approx(expected)
         assert found.low <= found.value <= found.high
     assert mia.difference((strong, "loss"), (weak, "loss")).low > 0
     # Paired: the two games share their noise, so the difference is surer than either figure.
     found = mia.difference((strong, "loss"), (weak, "loss"))
-    alone = mia.pooled(b, "loss", "auc")
+    alone = mia.auditing.pooled(b, "loss", "auc")
     assert found.high - found.low < alone.high - alone.low
 
 
@@ -56,7 +56,7 @@ def test_what_cannot_be_compared():
     with pytest.raises(ValueError, match="Did you mean 'balanced_accuracy'"):
         mia.difference((game, "loss"), (game, "loss"), metric="balancd_accuracy")
     with pytest.raises(ValueError, match="no output step"):
-        mia.changed_predictions(game)
+        mia.auditing.changed_predictions(game)
 
 
 def test_changed_predictions():
@@ -64,13 +64,13 @@ def test_changed_predictions():
     changed = game.logits.copy()
     changed[0, 0, :3] = changed[0, 0, :3, ::-1]
     released = mia.Game.from_arrays(logits=changed, raw_logits=game.logits, member=game.member, y=game.y)
-    found = mia.changed_predictions(released)
+    found = mia.auditing.changed_predictions(released)
     assert found.value == 3 / (8 * 200)
     assert 0 < found.low < found.value < found.high < 0.01
 
 
 def test_accuracy_table():
-    table = mia.accuracy({"none": make_game(1.0), "hamp": make_game(0.0)})
+    table = mia.auditing.accuracy({"none": make_game(1.0), "hamp": make_game(0.0)})
     assert list(table.index) == ["none", "hamp"]
     assert table.loc["none", "test accuracy"].startswith("0.600 [0.")
     assert table.loc["hamp", "gap"].startswith("0.400 [0.")
@@ -82,6 +82,8 @@ def test_pooled_figure_of_one_defense():
     }
     both = mia.compare(tables)
     for name, table in tables.items():
-        assert mia.pooled(both, "loss", "auc", defense=name) == mia.pooled(table, "loss", "auc")
+        assert mia.auditing.pooled(both, "loss", "auc", defense=name) == mia.auditing.pooled(
+            table, "loss", "auc"
+        )
     with pytest.raises(ValueError, match="defense=None is unknown"):
-        mia.pooled(both, "loss", "auc")
+        mia.auditing.pooled(both, "loss", "auc")

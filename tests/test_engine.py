@@ -11,15 +11,18 @@ import toys
 from torch import nn
 
 import mialab as mia
-from mialab import engine
-from mialab.augmentation import flip_and_shift
+from mialab.classifiers import run as classifier_run
+from mialab.classifiers.augmentation import flip_and_shift
+from mialab.classifiers.run import train_group
+from mialab.classifiers.signals import SIGNALS
 from mialab.defenses import HAMP, Defense, LabelSmoothing
-from mialab.engine import Training, form, train_group
-from mialab.membership import membership
 from mialab.models import CNN, MLP, ResNet
 from mialab.queries import Flips, Original
-from mialab.randomness import Streams, generator
-from mialab.signals import SIGNALS
+from mialab.training import stack
+from mialab.training.membership import membership
+from mialab.training.options import Training
+from mialab.training.stack import form
+from mialab.training.streams import Streams, generator
 
 SMALL, LARGE = MLP(hidden=(16,)), MLP(hidden=(256, 256))  # stacked and single on a CPU
 SEED = 3
@@ -53,7 +56,7 @@ def plain_loop(
     model, pool, build, criterion, make_optimizer, *, epochs=3, batch_size=8, shuffle=True, **changes
 ):
     """Train one model as a tutorial would, with the engine's initial weights and order of batches."""
-    network = engine.initialise(build, pool, SEED, model)
+    network = stack.initialise(build, pool, SEED, model)
     x, y = torch.as_tensor(pool.x), torch.as_tensor(pool.y)
     members = np.flatnonzero(membership(8, len(pool), SEED)[model])
     order = generator(SEED, "batches", model)
@@ -166,12 +169,12 @@ def with_own_layer(shape, n_classes):
 
 @pytest.mark.parametrize("kind", ["tabular", "image"])
 def test_batched_products_give_what_vmap_gives(kind):
-    assert engine.is_plain_mlp(SMALL((6,), 3))
-    assert not engine.is_plain_mlp(with_own_layer((6,), 3))
+    assert stack.is_plain_mlp(SMALL((6,), 3))
+    assert not stack.is_plain_mlp(with_own_layer((6,), 3))
     layer, tied = nn.Linear(3, 3), nn.Linear(3, 3)
     tied.weight = layer.weight
-    assert not engine.is_plain_mlp(nn.Sequential(layer, nn.ReLU(), layer))
-    assert not engine.is_plain_mlp(nn.Sequential(layer, nn.ReLU(), tied))
+    assert not stack.is_plain_mlp(nn.Sequential(layer, nn.ReLU(), layer))
+    assert not stack.is_plain_mlp(nn.Sequential(layer, nn.ReLU(), tied))
     pool = toys.pool(kind)
     models = [0, 3, 4]
     ours, theirs = (train(models, pool, build)["logits"] for build in (SMALL, with_own_layer))
@@ -299,7 +302,7 @@ def test_what_attacks_find_does_not_depend_on_the_group(monkeypatch, tmp_path):
     pool, found = toys.pool(n=200, n_classes=10), []
     for size in (1, 3, 8):
         monkeypatch.setenv("MIALAB_CACHE", str(tmp_path / str(size)))
-        monkeypatch.setattr(engine, "GROUP_MODELS", size)
+        monkeypatch.setattr(stack, "GROUP_MODELS", size)
         game = mia.play(
             pool, MLP(hidden=(64,)), training=Training(epochs=60, lr=0.01, batch_size=16), n_models=8
         )
@@ -470,7 +473,7 @@ def test_results_of_a_group(build):
     # Validation and test accuracy: trained the same, asked other records.
     for part in ("val", "test"):
         x, y = getattr(pool, f"x_{part}"), getattr(pool, f"y_{part}")
-        run = engine.Run(
+        run = classifier_run.Run(
             pool,
             pool.y,
             member,
@@ -594,7 +597,7 @@ def test_answers_in_half_precision(monkeypatch):
 def test_answers_do_not_depend_on_how_many_are_asked_for_at_a_time(monkeypatch):
     pool = toys.pool("binary", n=60, validation=20)
     whole = train([0, 5], pool, defense=Everything())
-    monkeypatch.setattr(engine, "ANSWER_BATCH", 60)
+    monkeypatch.setattr(classifier_run, "ANSWER_BATCH", 60)
     assert_alike(train([0, 5], pool, defense=Everything())["raw_logits"], whole["raw_logits"])
 
 
@@ -707,9 +710,9 @@ def test_a_network_that_looks_at_its_input_is_not_stacked():
 )
 def test_precision_follows_from_processor_and_network(monkeypatch, network, has, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
-    assert engine.resolve(Training(), network).precision == expected
+    assert stack.resolve(Training(), network).precision == expected
     for given in ("float32", "bfloat16"):
-        assert engine.resolve(Training(precision=given), network).precision == given
+        assert stack.resolve(Training(precision=given), network).precision == given
 
 
 @pytest.mark.parametrize(
@@ -722,7 +725,7 @@ def test_precision_follows_from_processor_and_network(monkeypatch, network, has,
     ],
 )
 def test_layout_of_images(network, expected):
-    assert engine.channels_last(network) is expected
+    assert stack.channels_last(network) is expected
 
 
 def test_images_are_laid_out_channels_last():
@@ -754,16 +757,16 @@ def test_images_are_laid_out_channels_last():
 def test_work_is_estimated_from_steps_and_multiplications(build, kind, multiplications):
     pool, training = toys.pool(kind, n=40), Training(epochs=7, batch_size=8)  # 20 members: 3 steps
     network = build(pool.x.shape[1:], 3)
-    expected = 7 * (3 * engine.STEP_SECONDS + 6 * multiplications * 20 / engine.OPERATIONS_PER_SECOND)
-    assert engine.seconds_of_work(network, pool, training) == pytest.approx(expected)
+    expected = 7 * (3 * stack.STEP_SECONDS + 6 * multiplications * 20 / stack.OPERATIONS_PER_SECOND)
+    assert stack.seconds_of_work(network, pool, training) == pytest.approx(expected)
     assert not any(module._forward_hooks for module in network.modules())
 
 
 def test_groups_on_a_processor_are_small():
     pool, training = toys.pool(), Training()
-    assert engine.models_per_group(SMALL((6,), 3), pool, training) == 16
-    assert engine.models_per_group(nn.Linear(100, 1000), pool, training) == 3  # 400,000 parameters
-    assert engine.models_per_group(nn.Linear(500, 1000), pool, training) == 1
+    assert stack.models_per_group(SMALL((6,), 3), pool, training) == 16
+    assert stack.models_per_group(nn.Linear(100, 1000), pool, training) == 3  # 400,000 parameters
+    assert stack.models_per_group(nn.Linear(500, 1000), pool, training) == 1
 
 
 def test_groups_on_a_gpu_fill_a_share_of_its_free_memory(monkeypatch):
@@ -775,11 +778,11 @@ def test_groups_on_a_gpu_fill_a_share_of_its_free_memory(monkeypatch):
     sizes = []
     for free in (10**6, 2 * 10**6):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free + data, 10**9))
-        sizes.append(engine.models_per_group(network, pool, Training(batch_size=8), "cuda"))
+        sizes.append(stack.models_per_group(network, pool, Training(batch_size=8), "cuda"))
     assert sizes[1] in (2 * sizes[0], 2 * sizes[0] + 1)
     assert 0.4 * 0.6 * 10**6 / least < sizes[0] <= 0.6 * 10**6 / least
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (0, 10**9))
-    assert engine.models_per_group(network, pool, Training(batch_size=8), "cuda") == 1
+    assert stack.models_per_group(network, pool, Training(batch_size=8), "cuda") == 1
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -791,7 +794,7 @@ def test_the_host_never_waits_for_the_gpu_within_an_epoch(build, kind):
 
     try:
         pool = toys.pool(kind)
-        run = engine.Run(
+        run = classifier_run.Run(
             pool,
             pool.y,
             membership(8, len(pool), SEED),

@@ -18,11 +18,13 @@ from torch import nn
 from toys import random_game
 
 import mialab as mia
-from mialab import backends, engine
+from mialab.classifiers import run as classifier_run
+from mialab.classifiers.signals import SIGNALS
 from mialab.defenses import HAMP, Defense
-from mialab.membership import membership, mislabel
+from mialab.games import backends
 from mialab.models import MLP
-from mialab.signals import SIGNALS
+from mialab.training import stack
+from mialab.training.membership import membership, mislabel
 
 TRAINING = mia.Training(epochs=2, batch_size=16)
 SMALL = MLP(hidden=(8,))
@@ -35,7 +37,7 @@ def no_training(monkeypatch):
     def trained(*_, **__):
         raise AssertionError("a model was trained")
 
-    monkeypatch.setattr(engine, "train_group", trained)
+    monkeypatch.setattr(classifier_run, "train_group", trained)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -166,12 +168,12 @@ def test_defaults_of_play(monkeypatch, fresh_cache):
         asked.update(options, models=models)
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(engine, "train_group", train)
+    monkeypatch.setattr(classifier_run, "train_group", train)
     with pytest.raises(RuntimeError, match="enough"):
         mia.play(toys.pool())
     assert asked["build"] == MLP()
     assert asked["defense"] == Defense()
-    assert asked["training"] == engine.resolve(mia.Training(), asked["build"]((6,), 3))
+    assert asked["training"] == stack.resolve(mia.Training(), asked["build"]((6,), 3))
     assert (asked["keep"], asked["answers"]) == ("logits", "float32")
     assert len(asked["queries"]) == 1
 
@@ -287,7 +289,7 @@ def test_groups_are_even(todo, most, workers):
 
 def fits(models):
     """Stand in for `engine.train_group` on a GPU that holds so many models."""
-    real, tried = engine.train_group, []
+    real, tried = classifier_run.train_group, []
 
     def train(group, **options):
         tried.append(list(group))
@@ -301,7 +303,7 @@ def fits(models):
 def test_a_group_that_does_not_fit_is_halved(fresh_cache, monkeypatch):
     expected = kept(store=fresh_cache / "whole")
     tried, train = fits(1)
-    monkeypatch.setattr(engine, "train_group", train)
+    monkeypatch.setattr(classifier_run, "train_group", train)
     game = kept()
     assert tried == [[0, 1, 2, 3], [0, 1], [0], [1], [2, 3], [2], [3]]
     np.testing.assert_allclose(game.logits, expected.logits, rtol=1e-4, atol=1e-5)
@@ -309,8 +311,10 @@ def test_a_group_that_does_not_fit_is_halved(fresh_cache, monkeypatch):
 
 def test_halves_are_stored_as_they_are_done(fresh_cache, monkeypatch):
     tried, train = fits(0)
-    real = engine.train_group
-    monkeypatch.setattr(engine, "train_group", lambda g, **o: real(g, **o) if g == [0, 1] else train(g, **o))
+    real = classifier_run.train_group
+    monkeypatch.setattr(
+        classifier_run, "train_group", lambda g, **o: real(g, **o) if g == [0, 1] else train(g, **o)
+    )
     message = (
         r"^Model 2 alone does not fit the memory of the device 'cpu': lower batch_size=16, .* out of memory"
     )

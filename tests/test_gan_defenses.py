@@ -14,7 +14,7 @@ from mialab.gan.defenses import MEGAN, Defense, Mixup, ParGAN, PrivGAN, RelaxLos
 from mialab.gan.defenses.megan import binary_entropy
 from mialab.gan.defenses.privgan import PrivacyClassifier, own
 from mialab.gan.training import Training
-from mialab.randomness import Streams
+from mialab.training.streams import Streams
 
 
 def streams(models=(0, 1, 2), purpose="mix"):

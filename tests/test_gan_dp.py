@@ -15,8 +15,8 @@ from mialab.gan import Training
 from mialab.gan.defenses import dp_critic
 from mialab.gan.defenses.base import Defense, make
 from mialab.gan.defenses.dp_critic import DPCritic, clipped_sum, epsilon, poisson_batch
-from mialab.gan.engine import Run
 from mialab.gan.networks import MLP, Conv
+from mialab.gan.run import Run
 
 SMALL = MLP((12,), latent=4)
 

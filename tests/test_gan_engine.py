@@ -13,11 +13,12 @@ from torch import nn
 from torch.nn.functional import one_hot, softplus
 
 from mialab import gan, queries
-from mialab.gan import defenses, engine
+from mialab.gan import defenses
+from mialab.gan import run as gan_run
 from mialab.gan.defenses import Defense, Mixup, ParGAN, PrivGAN
 from mialab.gan.networks import MLP, Conv, Critic
 from mialab.gan.utility import train_on_synthetic
-from mialab.membership import membership
+from mialab.training.membership import membership
 
 # ----------------------------------------------------------------------------------------------------
 # Networks whose training and answers can be followed by hand
@@ -175,7 +176,7 @@ def train(
     """Train a group; return its arrays and the run. Without test records no classifiers are trained, which is quick."""
     pool = IMAGES if pool is None else pool
     keep = Keep()
-    arrays = engine.train_group(
+    arrays = gan_run.train_group(
         list(models),
         pool=pool,
         y=pool.y,
@@ -633,8 +634,8 @@ def test_accuracy_is_that_of_a_classifier_of_the_samples(conditional):
 
 
 def test_labels_of_samples():
-    assert engine.sample_labels(SMALL, 3, 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
-    assert engine.sample_labels(MLP(conditional=False), 3, 4).tolist() == [0, 0, 0, 0]
+    assert gan_run.sample_labels(SMALL, 3, 7).tolist() == [0, 1, 2, 0, 1, 2, 0]
+    assert gan_run.sample_labels(MLP(conditional=False), 3, 4).tolist() == [0, 0, 0, 0]
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import mialab as mia
 from mialab import gan, queries
 from mialab.attacks import CoMembership, LiRA, Refused
 from mialab.attacks.lira import VARIANCE_FLOOR, lira
+from mialab.chapters import mixup_gan
 from mialab.gan import GeneratorGame, Training
 from mialab.gan import game as game_module
 from mialab.gan.attacks.pairs import CriticMixedPairs
@@ -756,7 +757,7 @@ def test_audit_each_runs_what_it_can_and_says_why_not(tmp_path):
     options = QUICK | {"n_models": 16, "training": training, "samples": 30, "queries": queries.Mixed((0.5,))}
     full = gan.play(IMAGES, **options, probes=probes, store=tmp_path)
     poor = critics(n_models=4)
-    table = mia.audit_each({"full": full, "poor": poor}, pool=IMAGES, fprs=(), n_resamples=2)
+    table = mia.auditing.audit_each({"full": full, "poor": poor}, pool=IMAGES, fprs=(), n_resamples=2)
     rows = set(table[["defense", "attack"]].drop_duplicates().itertuples(index=False, name=None))
     assert {attack for label, attack in rows if label == "full"} == VICTIMS["generator"]
     assert not [attack for label, attack in rows if label == "poor"]
@@ -777,7 +778,7 @@ def test_audit_each_runs_what_it_can_and_says_why_not(tmp_path):
         if name in wanted:
             with pytest.raises(Refused, match=wanted[name]):
                 raise Refused(reason)
-    able, refused = mia.applicable(full)  # without the pool
+    able, refused = mia.auditing.applicable(full)  # without the pool
     samples = {
         name for name, row in mia.attacks.available("generator").iterrows() if "score" in row["features"]
     }
@@ -801,12 +802,14 @@ DIGITS = {"size": 40, "reference": 10, "test": 0, "hidden": (8,), "latent": 4, "
 
 
 def test_settings_are_pool_networks_and_training():
-    made = gan.settings({"digits": DIGITS | {"betas": [0.1, 0.9]}}, seed=3)
+    made = mixup_gan.settings({"digits": DIGITS | {"betas": [0.1, 0.9]}}, seed=3)
     setting = made["digits"]
     assert setting.pool.fingerprint == mia.load("digits", size=40, validation=10, test=0, seed=3).fingerprint
     assert setting.networks == SMALL
     assert setting.training == Training(steps=4, n_critic=2, betas=(0.1, 0.9))
-    assert gan.settings({"digits": {"networks": "conv", "width": 3}})["digits"].networks == Conv(width=3)
+    assert mixup_gan.settings({"digits": {"networks": "conv", "width": 3}})["digits"].networks == Conv(
+        width=3
+    )
 
 
 @pytest.mark.parametrize(
@@ -822,11 +825,11 @@ def test_settings_are_pool_networks_and_training():
 )
 def test_settings_that_are_unknown_or_wrong(changes, message):
     with pytest.raises(ValueError, match="^" + message):
-        gan.settings({"digits": DIGITS | changes})
+        mixup_gan.settings({"digits": DIGITS | changes})
 
 
 def test_parameters_reach_the_games(trained, tmp_path):
-    setting = gan.Setting(IMAGES, SMALL, SHORT)
+    setting = mixup_gan.Setting(IMAGES, SMALL, SHORT)
     arms = {
         "none": None,
         "mixup": Mixup(alpha=0.5),
@@ -834,7 +837,7 @@ def test_parameters_reach_the_games(trained, tmp_path):
         "longer": {"training": {"steps": 6}, "networks": {"latent": 5}},
         "own": {"defense": "mixup", "training": Training(steps=3), "samples": 8, "seed": 1},
     }
-    games = gan.play_each(setting, arms, n_models=2, samples=6, fakes=3, workers=1, store=tmp_path)
+    games = mixup_gan.play_each(setting, arms, n_models=2, samples=6, fakes=3, workers=1, store=tmp_path)
     assert list(games) == list(arms)
     assert [g.attrs["defense"] for g in games.values()] == ["none", "mixup", "par_gan", "none", "mixup"]
     assert [g.attrs["training"]["steps"] for g in games.values()] == [4, 4, 4, 6, 3]
@@ -855,9 +858,9 @@ def test_parameters_reach_the_games(trained, tmp_path):
 
 
 def test_parameters_for_all_arms_may_replace_those_of_the_setting(tmp_path):
-    setting = gan.Setting(IMAGES, SMALL, SHORT)
+    setting = mixup_gan.Setting(IMAGES, SMALL, SHORT)
     arms = {"a": None, "b": {"training": {"steps": 2}}}
-    games = gan.play_each(
+    games = mixup_gan.play_each(
         setting, arms, training={"lr": 1e-3}, n_models=2, samples=6, workers=1, store=tmp_path
     )
     told = [(g.attrs["training"]["steps"], g.attrs["training"]["lr"]) for g in games.values()]
@@ -887,9 +890,9 @@ def test_parameters_for_all_arms_may_replace_those_of_the_setting(tmp_path):
     ],
 )
 def test_wrong_arms_are_refused_before_any_training(arm, common, message, no_training, fresh_cache):
-    setting = gan.Setting(IMAGES, SMALL, SHORT)
+    setting = mixup_gan.Setting(IMAGES, SMALL, SHORT)
     with pytest.raises(ValueError, match="^" + message):
-        gan.play_each(setting, {"first": None, "second": arm}, **common)
+        mixup_gan.play_each(setting, {"first": None, "second": arm}, **common)
     assert not list(fresh_cache.rglob("*.zarr"))
 
 

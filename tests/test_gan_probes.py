@@ -17,12 +17,13 @@ from test_null import measure
 import mialab as mia
 from mialab import gan
 from mialab.attacks import Refused
-from mialab.gan import GeneratorGame, engine, probes
+from mialab.gan import GeneratorGame, probes
+from mialab.gan import run as gan_run
 from mialab.gan.attacks.reconstruction import Reconstruction
 from mialab.gan.probes import PartialBlackBox, Probe, ShadowCritic, WhiteBox
-from mialab.membership import membership
-from mialab.probes import Boundary
+from mialab.probes.boundary import Boundary
 from mialab.queries import Original
+from mialab.training.membership import membership
 
 N, CLASSES, LATENT = 30, 3, 4
 SEARCHES = [WhiteBox(), PartialBlackBox(directions=3)]
@@ -254,7 +255,7 @@ class Keep(Probe):
 def trained(pool, models=(0, 1), networks=None, defense=None, **training):
     """Train a group of small GANs."""
     keep = Keep()
-    engine.train_group(
+    gan_run.train_group(
         list(models),
         pool=pool,
         y=pool.y,

@@ -6,7 +6,7 @@ import toys
 
 import mialab as mia
 from mialab import gan
-from mialab.gan import published
+from mialab.chapters import mixup_gan
 
 RESULTS = pd.DataFrame(
     [
@@ -21,7 +21,7 @@ QUALITY = pd.DataFrame([("none", "fid", 12.34)], columns=["defense", "metric", "
 
 
 def test_figures_stand_beside_those_of_the_same_defense():
-    table = published.beside(RESULTS, QUALITY, dataset="digits")
+    table = mixup_gan.beside(RESULTS, QUALITY, dataset="digits")
     assert list(table.index) == [
         ("none", name) for name in ("CIFAR-10", "CelebA", "MIMIC-III", "ours: digits")
     ]
@@ -32,18 +32,18 @@ def test_figures_stand_beside_those_of_the_same_defense():
 
 def test_defenses_without_published_figures_are_refused():
     with pytest.raises(ValueError, match="'megan' is unknown"):
-        published.beside(RESULTS[RESULTS["defense"] == "megan"], QUALITY)
+        mixup_gan.beside(RESULTS[RESULTS["defense"] == "megan"], QUALITY)
 
 
 def test_across_measures_every_arm_on_every_data_set(tmp_path):
     pool = toys.pool("image", n=48, validation=20, test=20)
-    setting = gan.Setting(pool, gan.networks.MLP((8,), latent=4), gan.Training(steps=4, batch_size=8))
+    setting = mixup_gan.Setting(pool, gan.networks.MLP((8,), latent=4), gan.Training(steps=4, batch_size=8))
     options = {"n_models": 6, "samples": 20, "fakes": 4, "store": tmp_path}
     arms = {"none": None, "mixup": "mixup"}
-    table = gan.across({"toy": setting}, arms, attacks=["logan"], n_resamples=20, **options)
+    table = mixup_gan.across({"toy": setting}, arms, attacks=["logan"], n_resamples=20, **options)
     assert set(table["game"]) == {"toy: none", "toy: mixup"}
-    game = gan.play_each(setting, {"none": None}, **options)["none"]
+    game = mixup_gan.play_each(setting, {"none": None}, **options)["none"]
     expected = mia.audit(game, ["logan"], n_resamples=20)
     auc = table.set_index(["game", "measure"])["value"].loc[("toy: none", "AUC of logan")]
-    assert auc == mia.pooled(expected, "logan", "auc").value
-    assert gan.across({}, arms, attacks=["logan"]).empty
+    assert auc == mia.auditing.pooled(expected, "logan", "auc").value
+    assert mixup_gan.across({}, arms, attacks=["logan"]).empty

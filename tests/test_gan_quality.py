@@ -1,5 +1,4 @@
 import dataclasses
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -8,13 +7,13 @@ import toys
 from scipy import linalg
 from torch import nn
 
+from mialab.auditing.intervals import over_targets
+from mialab.gan import quality as q
 from mialab.gan import utility
 from mialab.gan.game import GeneratorGame
 from mialab.gan.utility import train_on_synthetic
-from mialab.membership import membership
-from mialab.metrics import over_targets
+from mialab.training.membership import membership
 
-q = import_module("mialab.gan.quality")  # the package has a function of that name
 POOL = toys.pool("image", n=120, validation=60, test=60)
 
 
@@ -110,7 +109,7 @@ def test_bytes_are_the_same_pixels():
 def test_a_table_ranks_generators_and_shows_what_real_records_reach():
     accuracy = np.array([0.7, 0.8, 0.6, 0.9])
     games = {"good": game(0.02, test_accuracy=accuracy), "bad": game(0.5, test_accuracy=accuracy)}
-    table = q.quality(games, POOL)
+    table = q.assess(games, POOL)
     assert list(table.columns) == ["defense", "metric", "value", "low", "high", "models", "records"]
     value = table.pivot(index="defense", columns="metric", values="value")
     for metric in ("fid", "kid"):
@@ -124,15 +123,15 @@ def test_a_table_ranks_generators_and_shows_what_real_records_reach():
     assert set(table.loc[table["metric"] != "accuracy", "records"]) == {60}
     assert set(table.loc[table["metric"] == "accuracy", "records"]) == {100, 60}
     assert value.at["real records", "accuracy"] > 0.6  # chance is 1/3
-    assert q.quality(games, POOL).equals(table)
+    assert q.assess(games, POOL).equals(table)
 
 
 def test_models_that_are_shadows_only_do_not_count():
     g = game(test_accuracy=np.array([0.7, 0.8, 0.1, 0.1]), shadow=np.array([False, False, True, True]))
-    table = q.quality({"none": g}, POOL).set_index(["defense", "metric"])
+    table = q.assess({"none": g}, POOL).set_index(["defense", "metric"])
     assert table.at[("none", "accuracy"), "value"] == pytest.approx(0.75)
     assert set(table["models"]) == {2}
-    assert set(q.memorisation({"none": g}, POOL)["models"]) == {2}
+    assert set(q.memorization({"none": g}, POOL)["models"]) == {2}
 
 
 # ------------------------------------------------------------------------------------------- train on synthetic
@@ -177,7 +176,7 @@ def test_tables_and_larger_images_are_classified_too(kind, monkeypatch):
 
 
 def test_copies_are_found():
-    table = q.memorisation({"none": game()}, POOL).set_index("metric")["value"]
+    table = q.memorization({"none": game()}, POOL).set_index("metric")["value"]
     assert table["closer to a member"] == 1
     assert table["to nearest member"] == 0
     assert table["to nearest non-member"] > 0.1
@@ -187,7 +186,7 @@ def test_records_that_no_model_has_seen_are_as_close_to_either_side():
     # Three members to a non-member would give about 3/4 if numbers were not made equal.
     member = np.random.default_rng(0).random((12, 120)) < 0.75
     g = game(source="test", n_models=12, samples=200, member=member, partner=np.full(12, -1))
-    row = q.memorisation({"none": g}, POOL, confidence=0.999).set_index("metric").loc["closer to a member"]
+    row = q.memorization({"none": g}, POOL, confidence=0.999).set_index("metric").loc["closer to a member"]
     assert row["low"] < 0.5 < row["high"]  # false once in 1,000 draws
     assert abs(row["value"] - 0.5) < 0.1
 
@@ -208,14 +207,14 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="load the pool with validation"):
         q.extractor(dataclasses.replace(POOL, x_val=POOL.x[:0], y_val=POOL.y[:0]))
     with pytest.raises(ValueError, match="test records"):
-        q.quality({"none": g}, dataclasses.replace(POOL, x_test=POOL.x[:0], y_test=POOL.y[:0]))
+        q.assess({"none": g}, dataclasses.replace(POOL, x_test=POOL.x[:0], y_test=POOL.y[:0]))
     with pytest.raises(ValueError, match="must hold at least one game"):
-        q.quality({}, POOL)
+        q.assess({}, POOL)
     with pytest.raises(ValueError, match="'none' has samples of shape"):
-        q.quality({"none": g}, toys.pool("image", n=100, validation=60))
+        q.assess({"none": g}, toys.pool("image", n=100, validation=60))
     empty = GeneratorGame.from_arrays(member=g.member, critic_loss=np.zeros(g.member.shape))
     with pytest.raises(ValueError, match="has no samples"):
-        q.memorisation({"none": empty}, POOL)
+        q.memorization({"none": empty}, POOL)
     with pytest.raises(ValueError, match="2 are needed"):
         q.distances(POOL.x[:1], POOL.x[:5], Identity())
     with pytest.raises(ValueError, match="samples has records of shape"):
@@ -227,8 +226,8 @@ def test_what_does_not_fit_is_refused():
 def test_differences_in_quality_are_those_of_the_tables():
     one, other = game(), game(seed=1)
     table = (
-        q.quality({"one": one, "other": other}, POOL).query("metric == 'fid'").set_index("defense")["value"]
+        q.assess({"one": one, "other": other}, POOL).query("metric == 'fid'").set_index("defense")["value"]
     )
-    found = q.quality_difference(one, other, POOL, "fid")
+    found = q.difference(one, other, POOL, "fid")
     assert found.value == pytest.approx(table["one"] - table["other"])
-    assert q.quality_difference(one, one, POOL, "kid") == (0, 0, 0)
+    assert q.difference(one, one, POOL, "kid") == (0, 0, 0)

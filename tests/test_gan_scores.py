@@ -4,13 +4,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from mialab import audit, metrics
 from mialab.attacks import LiRA
-from mialab.audit import AuditTable
-from mialab.gan import plots, theory
+from mialab.auditing import distances, measure, metrics
+from mialab.auditing.scores import ATTACKS, audit_scores
+from mialab.auditing.tables import AuditTable
+from mialab.chapters import mixup_gan
 from mialab.gan.game import GeneratorGame
-from mialab.gan.scores import ATTACKS, audit_scores
-from mialab.membership import membership
+from mialab.plots import generators
+from mialab.training.membership import membership
 
 matplotlib.use("Agg")
 
@@ -66,7 +67,7 @@ def test_a_table_is_that_of_a_game_with_separate_shadow_models():
         shadow=np.arange(26) >= 2,
     )
     attack = LiRA(statistic="critic", variance="pooled")
-    expected = audit(game, [attack], n_resamples=20).drop(columns="attack")
+    expected = measure(game, [attack], n_resamples=20).drop(columns="attack")
     found = audit_scores(**given, attacks=["lira_pooled"], n_resamples=20)
     pd.testing.assert_frame_equal(pd.DataFrame(found.drop(columns="attack")), pd.DataFrame(expected))
     assert "LiRA(" in found.attrs["audit"]["attacks"]["lira_pooled"]
@@ -160,7 +161,7 @@ def games(shape=(1, 4, 4), labels=True):
 
 def test_samples_stand_in_the_column_of_their_class():
     made = games()
-    figure = plots.sample_grid(made, model=2, rows=2)
+    figure = generators.sample_grid(made, model=2, rows=2)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["none", "mixup"]
     assert [tick.get_text() for tick in figure.axes[1].get_xticklabels()] == ["0", "1", "2"]
     assert not figure.axes[0].get_xticklabels()
@@ -172,28 +173,28 @@ def test_samples_stand_in_the_column_of_their_class():
 
 
 def test_unlabelled_and_coloured_samples_are_drawn():
-    figure = plots.sample_grid(games((3, 4, 4), labels=False), columns=4, rows=3)
+    figure = generators.sample_grid(games((3, 4, 4), labels=False), columns=4, rows=3)
     assert figure.axes[0].images[0].get_array().shape == (14, 19, 3)
     with pytest.raises(ValueError, match="only images"):
-        plots.sample_grid(games((5,)))
+        generators.sample_grid(games((5,)))
     with pytest.raises(ValueError, match="at least one game"):
-        plots.sample_grid({})
+        generators.sample_grid({})
 
 
 def test_bounds_and_shifts_are_drawn_with_labels():
     made = games()
-    ax = plots.bounds({label: theory.bounds(game) for label, game in made.items()})
+    ax = generators.bounds({label: distances.bounds(game) for label, game in made.items()})
     assert ax.get_xlabel().startswith("Total variation distance")
     assert ax.get_ylabel() == "AUC"
     assert {"none", "mixup"} <= {text.get_text() for text in ax.get_legend().get_texts()}
-    table = theory.ratio_shifts({"mixup": made["mixup"]}, made["none"], n_resamples=20)
-    figure = plots.shifts(table)
+    table = mixup_gan.ratio_shifts({"mixup": made["mixup"]}, made["none"], n_resamples=20)
+    figure = generators.shifts(table)
     assert [a.get_title(loc="left") for a in figure.axes] == ["members", "non-members"]
     assert all(a.get_xlabel() for a in figure.axes)
     drawn = figure.axes[0].containers[0].lines[0].get_ydata()
     here = (table["of"] == "members") & (table["quantity"] == "ratio falls") & (table["part"] > 0)
     np.testing.assert_array_equal(drawn, table.loc[here, "value"])
     with pytest.raises(ValueError, match="quantity='falls' is unknown"):
-        plots.shifts(table, "falls")
+        generators.shifts(table, "falls")
     with pytest.raises(ValueError, match="at least one table"):
-        plots.bounds({})
+        generators.bounds({})

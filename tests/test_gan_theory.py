@@ -3,10 +3,10 @@ import pytest
 import toys
 from scipy import integrate, optimize, stats
 
-from mialab import metrics
 from mialab.attacks import LiRA
 from mialab.attacks.lira import lira
-from mialab.gan import theory
+from mialab.auditing import distances, intervals, metrics
+from mialab.chapters import mixup_gan
 from mialab.gan.game import GeneratorGame
 
 
@@ -28,14 +28,14 @@ def losses(n_models=16, n_records=200, *, shift=1.0, seed=0, design="paired"):
 def test_the_bound_is_the_greatest_auc_at_a_distance(distance):
     # Non-members are below all others, or tied with them; members are sought by linear programming.
     non_member = np.array([distance, 1 - distance, 0])
-    assert _best_auc(non_member, distance) == pytest.approx(theory.auc_bound(distance), abs=1e-9)
+    assert _best_auc(non_member, distance) == pytest.approx(distances.auc_bound(distance), abs=1e-9)
 
 
 def test_no_distribution_of_scores_exceeds_the_bound():
     rng = np.random.default_rng(0)
     for _ in range(60):
         distance = rng.random()
-        assert _best_auc(rng.dirichlet(np.full(8, 0.4)), distance) <= theory.auc_bound(distance) + 1e-9
+        assert _best_auc(rng.dirichlet(np.full(8, 0.4)), distance) <= distances.auc_bound(distance) + 1e-9
 
 
 def _best_auc(non_member, distance):
@@ -59,25 +59,25 @@ def test_hellinger_is_the_integral():
             return (stats.norm.pdf(x, m, s) ** 0.5 - stats.norm.pdf(x, n, t) ** 0.5) ** 2 / 2
 
         square = integrate.quad(gap, -40, 40, points=[m, n, n + 5 * t, n - 5 * t], limit=500)[0]
-        assert theory.hellinger(m, s, n, t) == pytest.approx(square**0.5, abs=1e-6)
+        assert distances.hellinger(m, s, n, t) == pytest.approx(square**0.5, abs=1e-6)
 
 
 def test_the_gaussian_bound_is_above_the_exact_auc_and_falls_with_the_mean_of_members():
     shift, s, t = np.meshgrid(np.linspace(0, 6, 13), [0.3, 1, 2], [0.5, 1, 3])
-    bound = theory.gaussian_bound(shift, s, 0.0, t)
+    bound = distances.gaussian_bound(shift, s, 0.0, t)
     assert (bound >= stats.norm.cdf(shift / np.hypot(s, t))).all()
     assert (np.diff(bound, axis=1) >= 0).all()
-    assert theory.gaussian_bound(0, 1, 0, 1) == 0.5
-    assert theory.gaussian_bound(100, 1, 0, 1) == 1
+    assert distances.gaussian_bound(0, 1, 0, 1) == 0.5
+    assert distances.gaussian_bound(100, 1, 0, 1) == 1
 
 
 def test_distances_that_are_none_and_standard_deviations_that_are_none_are_refused():
     with pytest.raises(ValueError, match="from 0 to 1"):
-        theory.auc_bound(1.01)
+        distances.auc_bound(1.01)
     with pytest.raises(ValueError, match="greater than 0"):
-        theory.gaussian_bound(0, 0, 1, 1)
+        distances.gaussian_bound(0, 0, 1, 1)
     with pytest.raises(ValueError, match="needs 4 of each"):
-        theory.total_variation(np.arange(6.0), np.arange(6) < 3)
+        distances.total_variation(np.arange(6.0), np.arange(6) < 3)
 
 
 # ---------------------------------------------------------------------------------- estimates of the distance
@@ -86,7 +86,7 @@ def test_distances_that_are_none_and_standard_deviations_that_are_none_are_refus
 def test_all_estimates_find_the_distance_of_two_gaussians():
     rng = np.random.default_rng(0)
     member = np.arange(40_000) % 2 == 0
-    found = theory.total_variation(rng.normal(size=member.size) + member, member, bins=40)
+    found = distances.total_variation(rng.normal(size=member.size) + member, member, bins=40)
     true = 2 * stats.norm.cdf(0.5) - 1
     # Standard errors are below 0.005.
     np.testing.assert_allclose(found, true, atol=0.02)
@@ -96,7 +96,7 @@ def test_all_estimates_find_the_distance_of_two_gaussians():
 def test_only_the_histogram_sees_what_no_threshold_sees():
     rng = np.random.default_rng(0)
     member = np.arange(8000) % 2 == 0
-    found = theory.total_variation(rng.normal(size=member.size) * np.where(member, 4, 1), member)
+    found = distances.total_variation(rng.normal(size=member.size) * np.where(member, 4, 1), member)
     assert found.histogram > found.threshold + 0.1
     assert found.cross_fitted > found.threshold + 0.1
 
@@ -106,7 +106,7 @@ def test_without_any_distance_one_errs_upwards_and_one_downwards():
     n, bins = 100, 10
     member = np.arange(2 * n) < n
     found = np.array(
-        [theory.total_variation(rng.normal(size=2 * n), member, bins=bins, seed=s) for s in range(300)]
+        [distances.total_variation(rng.normal(size=2 * n), member, bins=bins, seed=s) for s in range(300)]
     )
     histogram, threshold, crossed = found.T
     assert histogram.mean() == pytest.approx(np.sqrt(bins / (np.pi * n)), rel=0.1)
@@ -118,10 +118,10 @@ def test_without_any_distance_one_errs_upwards_and_one_downwards():
 def test_bounds_lie_above_what_is_measured():
     loss, member = losses()
     made = game(loss, member, partner=np.arange(16) ^ 1)
-    table = theory.bounds(made, LiRA(statistic="critic", variance="pooled")).set_index("quantity")
+    table = distances.bounds(made, LiRA(statistic="critic", variance="pooled")).set_index("quantity")
     score = lira(-loss, member, made.left_out, variance="pooled")
     each = [metrics.auc(s, m) for s, m in zip(score, member, strict=True)]
-    expected = metrics.over_targets(each, partner=made.partner)
+    expected = intervals.over_targets(each, partner=made.partner)
     assert tuple(table.loc["auc", ["value", "low", "high"]]) == pytest.approx(expected)
     assert 0.7 < expected.value < 0.8
     assert (table["targets"] == 16).all()
@@ -135,7 +135,7 @@ def test_bounds_lie_above_what_is_measured():
 def test_bounds_work_on_separate_shadow_models():
     loss, member = losses(12)
     made = game(loss, member, shadow=np.arange(12) >= 3)
-    assert (theory.bounds(made)["targets"] == 3).all()
+    assert (distances.bounds(made)["targets"] == 3).all()
 
 
 # ------------------------------------------------------------------------------- how the likelihood ratio shifts
@@ -147,7 +147,7 @@ def test_ratios_of_natural_losses_are_liras(variance, design):
     loss, member = losses(design=design)
     partner = np.arange(16) ^ 1 if design == "paired" else None
     left_out = game(loss, member, partner=partner).left_out
-    found = theory.log_ratios(loss, loss, member, left_out, variance=variance)
+    found = mixup_gan.log_ratios(loss, loss, member, left_out, variance=variance)
     np.testing.assert_allclose(found.log_ratio, lira(-loss, member, left_out, variance=variance), rtol=1e-7)
 
 
@@ -155,10 +155,10 @@ def test_gaussians_are_of_the_other_natural_models_alone():
     loss, member = losses(12, 30)
     left_out = game(loss, member, partner=np.arange(12) ^ 1).left_out
     defended = loss + 1
-    before = theory.log_ratios(defended, loss, member, left_out)
+    before = mixup_gan.log_ratios(defended, loss, member, left_out)
     changed = loss.copy()
     changed[4:6] += np.random.default_rng(1).normal(size=(2, 30))
-    after = theory.log_ratios(defended, changed, member, left_out)
+    after = mixup_gan.log_ratios(defended, changed, member, left_out)
     for x, y in zip(before, after, strict=True):
         np.testing.assert_allclose(x[4:6], y[4:6], rtol=1e-6)
         assert not np.allclose(x[:4], y[:4])
@@ -168,7 +168,7 @@ def test_ratio_and_separation_of_one_record_by_hand():
     loss, member = losses(12, 5)
     left_out = game(loss, member, partner=np.arange(12) ^ 1).left_out
     defended = loss + 0.7
-    found = theory.log_ratios(defended, loss, member, left_out)
+    found = mixup_gan.log_ratios(defended, loss, member, left_out)
     others = ~np.isin(np.arange(12), (2, 3))
     inside, outside = (loss[others & side, 1] for side in (member[:, 1], ~member[:, 1]))
     density = [stats.norm.logpdf(defended[2, 1], x.mean(), x.std(ddof=1)) for x in (inside, outside)]
@@ -181,13 +181,13 @@ def test_a_defense_that_changes_nothing_shifts_no_ratio():
     loss, member = losses()
     natural = game(loss, member, partner=np.arange(16) ^ 1)
     again = game(losses(seed=0)[0], member)
-    same = theory.ratio_shifts({"same": again}, natural, n_resamples=20)
+    same = mixup_gan.ratio_shifts({"same": again}, natural, n_resamples=20)
     unconditional = same[same["quantity"] != "ratio falls if loss rises"]
     assert (unconditional[["value", "low", "high"]] == 0.5).all(axis=None)
     # Other trainings without an effect: the same means, new noise. Intervals are of 99.9 %, for two figures.
     hard = 2 * np.random.default_rng(0).normal(size=200)
     fresh = hard + np.random.default_rng(9).normal(size=member.shape) - member
-    table = theory.ratio_shifts({"fresh": game(fresh, member)}, natural, confidence=0.999)
+    table = mixup_gan.ratio_shifts({"fresh": game(fresh, member)}, natural, confidence=0.999)
     for _, row in table[(table["part"] == 0) & (table["quantity"] == "ratio falls")].iterrows():
         assert row["low"] < 0.5 < row["high"]
         assert row["high"] - row["low"] < 0.2
@@ -198,7 +198,7 @@ def test_shifts_of_members_and_of_non_members_are_told_apart():
     natural = game(loss, member, partner=np.arange(16) ^ 1)
     # Members' losses rise by 2, those of non-members fall by 1.
     defended = game(loss + np.where(member, 2.0, -1.0), member)
-    table = theory.ratio_shifts({"d": defended}, natural, variance="pooled", n_resamples=100)
+    table = mixup_gan.ratio_shifts({"d": defended}, natural, variance="pooled", n_resamples=100)
     assert len(table) == 2 * 11 * 3
     value = table.set_index(["of", "part", "quantity"])["value"]
     assert value["members", 0, "loss rises"] == 1
@@ -220,7 +220,9 @@ def test_intervals_resample_pairs_of_targets_and_records():
     loss, member = losses(16, 400, shift=2.0)
     natural = game(loss, member, partner=np.arange(16) ^ 1)
     up = np.where(np.arange(16) // 2 % 2, 1.0, -1.0)[:, None]
-    table = theory.ratio_shifts({"d": game(loss + up, member)}, natural, variance="pooled", n_resamples=300)
+    table = mixup_gan.ratio_shifts(
+        {"d": game(loss + up, member)}, natural, variance="pooled", n_resamples=300
+    )
     row = table[(table["quantity"] == "loss rises") & (table["part"] == 0)].iloc[0]
     assert row["value"] == pytest.approx(0.5, abs=0.01)
     # The standard error of a share over 8 pairs is sqrt(1/32) = 0.18, were targets independent 0.125.
@@ -231,11 +233,11 @@ def test_what_cannot_be_compared_is_refused():
     loss, member = losses()
     natural = game(loss, member)
     with pytest.raises(ValueError, match="differ in their members"):
-        theory.ratio_shifts({"d": game(*losses(seed=1))}, natural)
+        mixup_gan.ratio_shifts({"d": game(*losses(seed=1))}, natural)
     few = losses(4)
     with pytest.raises(ValueError, match="at least 6"):
-        theory.ratio_shifts({"d": game(*few)}, game(*few))
+        mixup_gan.ratio_shifts({"d": game(*few)}, game(*few))
     with pytest.raises(ValueError, match="variance='shared' is unknown"):
-        theory.ratio_shifts({"d": natural}, natural, variance="shared")
+        mixup_gan.ratio_shifts({"d": natural}, natural, variance="shared")
     with pytest.raises(ValueError, match="n_resamples=0"):
-        theory.ratio_shifts({"d": natural}, natural, n_resamples=0)
+        mixup_gan.ratio_shifts({"d": natural}, natural, n_resamples=0)

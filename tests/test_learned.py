@@ -17,7 +17,7 @@ from toys import memberships, pool, random_game
 import mialab as mia
 from mialab.attacks import Nasr, Refused, Shokri, learned
 from mialab.attacks.base import known_half
-from mialab.randomness import Streams, generator
+from mialab.training.streams import Streams, generator
 
 DESIGNS = ["paired", "balanced", "random"]
 FORMS = [

@@ -11,8 +11,8 @@ import toys
 import mialab as mia
 from mialab.attacks import base
 from mialab.attacks.base import Attack
+from mialab.chapters.settings import Setting
 from mialab.defenses.base import DEFENSES, Defense
-from mialab.matrix import Setting
 
 MODEL, TRAINING = mia.models.MLP(hidden=(4,)), mia.Training(epochs=2)
 
@@ -31,7 +31,7 @@ def play_matrix(pool=None, **options):
         "fprs": (0.1,),
         "n_resamples": 5,
     } | options
-    return mia.matrix(toys.pool() if pool is None else pool, **options)
+    return mia.auditing.audit_defenses(toys.pool() if pool is None else pool, **options)
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def test_every_defense_and_every_attack_by_itself(extended):
     assert table["defense"].iloc[0] == "none"
     assert set(table["defense"]) == set(mia.defenses.available()) - {"broken"}
     assert "brand_new" in set(table["attack"])
-    reasons = mia.missing(table).set_index("attack")
+    reasons = mia.auditing.missing(table).set_index("attack")
     assert reasons.loc["all", "against"] == "broken"
     assert reasons.loc["all", "reason"] == "RuntimeError: no way"
     assert reasons.loc["crash", "reason"] == "FloatingPointError: all NaN"
@@ -92,8 +92,8 @@ def test_figures_are_those_of_the_audit():
     about = table.attrs["audits"]["label_smoothing"]
     assert about["test_accuracy"] == expected.attrs["test_accuracy"]
     assert list(about["audit"]["attacks"]) == ["loss", "quantile", "lira"]
-    assert mia.missing(table).empty
-    assert list(mia.summary(table, "auc").index) == ["loss", "quantile", "lira"]
+    assert mia.auditing.missing(table).empty
+    assert list(mia.auditing.summary(table, "auc").index) == ["loss", "quantile", "lira"]
 
 
 def test_overrides():
@@ -122,7 +122,7 @@ def test_overrides():
     ],
 )
 def test_wrong_names_are_refused_before_any_training(options, message, monkeypatch):
-    monkeypatch.setattr(sys.modules["mialab.matrix"], "play", lambda *a, **b: pytest.fail("trained"))
+    monkeypatch.setattr(sys.modules["mialab.auditing.matrix"], "play", lambda *a, **b: pytest.fail("trained"))
     with pytest.raises(ValueError, match=message):
         play_matrix(**options)
 
@@ -136,10 +136,12 @@ def test_nothing_works(extended):
 
 def test_audit_each_names_what_a_game_does_not_allow():
     full, one_query = (toys.random_game(n_models=6, n_records=60, n_queries=q) for q in (2, 1))
-    table = mia.audit_each({"two": full, "one": one_query}, ["loss", "label_only", "quantile"], fprs=())
+    table = mia.auditing.audit_each(
+        {"two": full, "one": one_query}, ["loss", "label_only", "quantile"], fprs=()
+    )
     rows = table[["defense", "attack"]].drop_duplicates().itertuples(index=False, name=None)
     assert set(rows) == {("two", "loss"), ("two", "label_only"), ("one", "loss")}
-    reasons = mia.missing(table)
+    reasons = mia.auditing.missing(table)
     assert list(zip(reasons["attack"], reasons["against"], strict=True)) == [
         ("quantile", "two, one"),
         ("label_only", "one"),
@@ -148,8 +150,10 @@ def test_audit_each_names_what_a_game_does_not_allow():
 
 def test_strongest_of_each_family():
     game = toys.random_game(n_models=8, n_records=100, signal=2.0)
-    table = mia.audit_each({"none": game}, ["loss", "entropy", "lira", "lira_hinge", "correctness"], fprs=())
-    best = mia.strongest(table)
+    table = mia.auditing.audit_each(
+        {"none": game}, ["loss", "entropy", "lira", "lira_hinge", "correctness"], fprs=()
+    )
+    best = mia.auditing.strongest(table)
     assert list(best.index) == [
         "label or ranking only",
         "one answer, one threshold",
@@ -158,12 +162,12 @@ def test_strongest_of_each_family():
     rows = table[(table["target"] == "pooled") & (table["metric"] == "auc")].set_index("attack")["value"]
     name = max(("loss", "entropy"), key=rows.get)
     assert best.loc["one answer, one threshold", "none"] == f"{rows[name]:.3f} {name}"
-    alone = mia.strongest(mia.audit(game, ["loss"], fprs=()))
+    alone = mia.auditing.strongest(mia.audit(game, ["loss"], fprs=()))
     assert list(alone.columns) == ["unknown"]
 
 
 def test_settings():
-    made = mia.settings(
+    made = mia.chapters.settings.settings(
         {
             "digits": {
                 "size": 100,
@@ -190,6 +194,6 @@ def test_settings():
     assert list(made["clusters"].options()) == ["model", "training", "queries", "probes"]
     np.testing.assert_array_equal(made["clusters"].pool.y, mia.load("clusters", size=60, seed=1).y)
     with pytest.raises(ValueError, match=r"datasets\['clusters'\]: the parameter='hiden'.*'hidden'"):
-        mia.settings({"clusters": {"hiden": [8]}})
+        mia.chapters.settings.settings({"clusters": {"hiden": [8]}})
     with pytest.raises(ValueError, match="Did you mean 'cnn'"):
-        mia.settings({"digits": {"model": "cn"}})
+        mia.chapters.settings.settings({"digits": {"model": "cn"}})

@@ -13,7 +13,7 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from mialab import metrics
+from mialab.auditing import intervals, metrics
 
 RATES = (0.0, 0.001, 0.01, 0.1, 0.29, 0.5, 1.0)
 
@@ -114,11 +114,11 @@ def test_decisions_as_scikit_learn(data, threshold):
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_clopper_pearson_as_scipy(k, n, confidence):
     expected = stats.binomtest(k, n).proportion_ci(confidence, method="exact")
-    assert_allclose(metrics.clopper_pearson(k, n, confidence), tuple(expected), rtol=1e-9)
+    assert_allclose(intervals.clopper_pearson(k, n, confidence), tuple(expected), rtol=1e-9)
 
 
 def test_clopper_pearson_of_arrays_and_of_nothing():
-    low, high = metrics.clopper_pearson([0, 3], [0, 10])
+    low, high = intervals.clopper_pearson([0, 3], [0, 10])
     assert (low[0], high[0]) == (0, 1)
     assert low.shape == high.shape == (2,)
 
@@ -139,7 +139,7 @@ def test_resolvable():
     ],
 )
 def test_bad_input_is_refused(score, member, says):
-    for function in (metrics.auc, metrics.roc, metrics.bootstrap):
+    for function in (metrics.auc, metrics.roc, intervals.bootstrap):
         with pytest.raises(ValueError, match=says):
             function(score, member)
 
@@ -149,13 +149,13 @@ def test_bad_options_are_refused():
     with pytest.raises(ValueError, match="fpr: 5 must be a fraction"):
         metrics.tpr_at_fpr(score, member, 5)
     with pytest.raises(ValueError, match="confidence=95 must be"):
-        metrics.bootstrap(score, member, confidence=95)
+        intervals.bootstrap(score, member, confidence=95)
     with pytest.raises(ValueError, match="n_resamples"):
-        metrics.bootstrap(score, member, n_resamples=0)
+        intervals.bootstrap(score, member, n_resamples=0)
     with pytest.raises(ValueError, match="0 <= successes <= trials"):
-        metrics.clopper_pearson(3, 2)
+        intervals.clopper_pearson(3, 2)
     with pytest.raises(ValueError, match="mutual"):
-        metrics.over_targets([0.1, 0.2, 0.3], partner=[1, 2, 0])
+        intervals.over_targets([0.1, 0.2, 0.3], partner=[1, 2, 0])
 
 
 @settings(deadline=None)
@@ -163,11 +163,11 @@ def test_bad_options_are_refused():
 def test_weighted_statistics_are_those_of_repeated_records(data, seed):
     """The heart of the bootstrap: counting records w times is the same as repeating them w times."""
     score, member = data
-    ranks = metrics._Ranks(score, member, RATES, RATES)
+    ranks = intervals._Ranks(score, member, RATES, RATES)
     rng = np.random.default_rng(seed)
     weight = np.empty(len(score), int)
-    weight[ranks.order_in] = metrics._draw(rng, ranks.n_in)
-    weight[ranks.order_out] = metrics._draw(rng, ranks.n_out)
+    weight[ranks.order_in] = intervals._draw(rng, ranks.n_in)
+    weight[ranks.order_out] = intervals._draw(rng, ranks.n_out)
     got = ranks.statistics(weight[ranks.order_in], weight[ranks.order_out], out=np.empty(len(ranks.names)))
     score, member = np.repeat(score, weight), np.repeat(member, weight)
     expected = [
@@ -183,10 +183,10 @@ def test_bootstrap_repeats_and_names_its_rates():
     member = np.arange(400) < 200
     score = rng.normal(size=400) + member
     options = {"said_member": score > 0.5, "fprs": (0.1,), "fnrs": (0.05,), "n_resamples": 200}
-    table = metrics.bootstrap(score, member, **options)
+    table = intervals.bootstrap(score, member, **options)
     assert list(table) == ["auc", "tpr@0.1", "tnr@0.05", "balanced_accuracy", "precision", "recall", "f1"]
-    assert table == metrics.bootstrap(score, member, **options)
-    assert table != metrics.bootstrap(score, member, **options, seed=1)
+    assert table == intervals.bootstrap(score, member, **options)
+    assert table != intervals.bootstrap(score, member, **options, seed=1)
     assert all(i.low < i.value < i.high for i in table.values())
     assert table["auc"].value == metrics.auc(score, member)
     assert table["precision"].value == metrics.precision(score > 0.5, member)
@@ -199,7 +199,7 @@ def test_auc_interval_covers():
     member, truth = np.arange(2 * n) < n, stats.norm.cdf(shift / np.sqrt(2))
     hits = 0
     for seed in range(300):
-        interval = metrics.bootstrap(
+        interval = intervals.bootstrap(
             rng.normal(size=2 * n) + shift * member, member, fprs=(), n_resamples=300, seed=seed
         )["auc"]
         hits += interval.low <= truth <= interval.high
@@ -212,7 +212,7 @@ def test_tpr_interval_covers_where_it_is_just_resolvable():
     member, truth = np.arange(2 * n) < n, stats.norm.sf(stats.norm.isf(0.05) - shift)
     hits = 0
     for seed in range(300):
-        interval = metrics.bootstrap(
+        interval = intervals.bootstrap(
             rng.normal(size=2 * n) + shift * member, member, fprs=(0.05,), n_resamples=300, seed=seed
         )["tpr@0.05"]
         hits += interval.low <= truth <= interval.high
@@ -227,7 +227,7 @@ def test_pooled_is_one_roc_over_the_evaluated_pairs():
     evaluated[6:] = False
     said = score > 0.3
     score[~evaluated] = np.nan  # never looked at
-    table = metrics.pooled_bootstrap(
+    table = intervals.pooled_bootstrap(
         score, member, evaluated=evaluated, partner=partner, said_member=said, fprs=(0.1,), n_resamples=130
     )
     s, m = score[evaluated], member[evaluated]
@@ -245,9 +245,9 @@ def test_pooled_weights_are_target_times_record(monkeypatch):
     score = np.round(rng.normal(size=member.shape) + member, 1)
     said, evaluated = score > 0.5, rng.random(member.shape) < 0.7
     evaluated[0] = True  # or a record without any evaluated pair is left out of the draw
-    drawn, draw = [], metrics._draw
-    monkeypatch.setattr(metrics, "_draw", lambda r, n: drawn.append(draw(r, n)) or drawn[-1])
-    kept = metrics._pooled_draws(
+    drawn, draw = [], intervals._draw
+    monkeypatch.setattr(intervals, "_draw", lambda r, n: drawn.append(draw(r, n)) or drawn[-1])
+    kept = intervals._pooled_draws(
         score,
         member,
         evaluated=evaluated,
@@ -274,7 +274,7 @@ def test_pooled_interval_covers_with_target_and_record_effects():
         member, partner = complementary(8, 100, rng)
         effects = spread * (rng.normal(size=(16, 1)) + rng.normal(size=100))
         score = rng.normal(size=member.shape) + 0.4 * member + effects
-        interval = metrics.pooled_bootstrap(
+        interval = intervals.pooled_bootstrap(
             score, member, partner=partner, fprs=(), n_resamples=200, seed=seed
         )
         hits += interval["auc"].low <= truth <= interval["auc"].high
@@ -288,11 +288,11 @@ def test_difference_is_paired():
     score = rng.normal(size=member.shape) + rng.normal(size=120) + 0.8 * member
     near = score + 0.1 * rng.normal(size=member.shape)
     options = {"member": member, "partner": partner, "fprs": (0.1,), "n_resamples": 200}
-    assert set(metrics.pooled_difference({"score": score}, {"score": score}, **options).values()) == {
+    assert set(intervals.pooled_difference({"score": score}, {"score": score}, **options).values()) == {
         (0, 0, 0)
     }
-    found = metrics.pooled_difference({"score": score}, {"score": near}, **options)["auc"]
-    alone = metrics.pooled_bootstrap(score, fprs=(), member=member, partner=partner, n_resamples=200)["auc"]
+    found = intervals.pooled_difference({"score": score}, {"score": near}, **options)["auc"]
+    alone = intervals.pooled_bootstrap(score, fprs=(), member=member, partner=partner, n_resamples=200)["auc"]
     assert found.value == pytest.approx(
         metrics.auc(score.ravel(), member.ravel()) - metrics.auc(near.ravel(), member.ravel())
     )
@@ -307,8 +307,8 @@ def test_difference_is_paired_where_one_attack_evaluates_less():
     most = np.arange(120) > 0  # all but the first record
     options = {"member": member, "partner": partner, "fprs": (), "n_resamples": 200}
     less = {"score": score, "evaluated": np.tile(most, (12, 1))}
-    found = metrics.pooled_difference({"score": score}, less, **options)["auc"]
-    alone = metrics.pooled_bootstrap(score, fprs=(), member=member, partner=partner, n_resamples=200)["auc"]
+    found = intervals.pooled_difference({"score": score}, less, **options)["auc"]
+    alone = intervals.pooled_bootstrap(score, fprs=(), member=member, partner=partner, n_resamples=200)["auc"]
     assert found.high - found.low < (alone.high - alone.low) / 4
 
 
@@ -316,26 +316,26 @@ def test_one_pair_of_targets_resamples_records_only():
     rng = np.random.default_rng(0)
     member, partner = complementary(1, 300, rng)
     score = rng.normal(size=member.shape) + member
-    interval = metrics.pooled_bootstrap(score, member, partner=partner, n_resamples=200)["auc"]
+    interval = intervals.pooled_bootstrap(score, member, partner=partner, n_resamples=200)["auc"]
     assert interval.low < interval.value < interval.high
 
 
 def test_over_targets_is_a_t_interval_over_pairs():
     value = np.array([0.6, 0.5, 0.7, 0.8, 0.55, 0.65])
-    interval = metrics.over_targets(value, partner=np.arange(6) ^ 1)
+    interval = intervals.over_targets(value, partner=np.arange(6) ^ 1)
     means = value.reshape(3, 2).mean(axis=1)
     expected = stats.ttest_1samp(means, 0).confidence_interval(0.95)
     assert interval.value == pytest.approx(value.mean())
     assert_allclose(interval[1:], tuple(expected))
     assert_allclose(
-        metrics.over_targets(value)[1:], tuple(stats.ttest_1samp(value, 0).confidence_interval(0.95))
+        intervals.over_targets(value)[1:], tuple(stats.ttest_1samp(value, 0).confidence_interval(0.95))
     )
 
 
 def test_over_targets_with_too_few():
-    assert np.isnan(metrics.over_targets([0.5, 0.6], partner=[1, 0])[1:]).all()
-    assert np.isnan(metrics.over_targets([np.nan, np.nan])).all()
-    assert metrics.over_targets([0.5, np.nan]).value == 0.5
+    assert np.isnan(intervals.over_targets([0.5, 0.6], partner=[1, 0])[1:]).all()
+    assert np.isnan(intervals.over_targets([np.nan, np.nan])).all()
+    assert intervals.over_targets([0.5, np.nan]).value == 0.5
 
 
 def test_t_interval_covers_four_pairs_where_the_bootstrap_does_not():
@@ -343,7 +343,7 @@ def test_t_interval_covers_four_pairs_where_the_bootstrap_does_not():
     # bootstrap of four pairs covers about 80%, ten standard errors below 90%.
     rng, partner = np.random.default_rng(0), np.arange(8) ^ 1
     value = np.repeat(rng.normal(size=(1000, 4)), 2, axis=1) + 0.5 * rng.normal(size=(1000, 8))
-    ours = [metrics.over_targets(v, partner=partner) for v in value]
+    ours = [intervals.over_targets(v, partner=partner) for v in value]
     drawn = value.reshape(1000, 4, 2).mean(axis=2)[:, rng.integers(0, 4, (300, 4))].mean(axis=2)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=1)
     assert 0.93 <= np.mean([i.low <= 0 <= i.high for i in ours]) <= 0.97

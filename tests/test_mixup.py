@@ -7,7 +7,7 @@ import toys
 
 import mialab as mia
 from mialab.defenses import AdaMixup, Mixup
-from mialab.randomness import Streams
+from mialab.training.streams import Streams
 
 
 def streams():

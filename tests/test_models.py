@@ -6,8 +6,8 @@ import torch
 import toys
 from torch import nn
 
-from mialab import engine
 from mialab.models import CNN, MLP, ResNet, make
+from mialab.training import stack
 
 
 def kinds(network: nn.Module) -> list[str]:
@@ -69,7 +69,7 @@ def test_initial_weights_depend_on_seed_and_model_alone():
     def weights(seed, model):
         torch.rand(3)
         return nn.utils.parameters_to_vector(
-            engine.initialise(MLP(hidden=(8,)), pool, seed, model).parameters()
+            stack.initialise(MLP(hidden=(8,)), pool, seed, model).parameters()
         )
 
     torch.manual_seed(1)
@@ -87,9 +87,9 @@ def test_initial_weights_depend_on_seed_and_model_alone():
 
 def test_bytes_become_numbers_from_0_to_1():
     pixels = torch.tensor([[0, 51, 255]], dtype=torch.uint8)
-    torch.testing.assert_close(engine.prepare(pixels), torch.tensor([[0, 0.2, 1]]))
+    torch.testing.assert_close(stack.prepare(pixels), torch.tensor([[0, 0.2, 1]]))
     x = torch.randn(2, 3)
-    assert engine.prepare(x) is x
+    assert stack.prepare(x) is x
 
 
 def test_models_are_made_by_name():

@@ -10,10 +10,10 @@ import nbformat
 import papermill
 import pytest
 
-from mialab import run
+from mialab.book import execution
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = sorted(run.NOTEBOOKS.glob("*.py"))
+NOTEBOOKS = sorted(execution.NOTEBOOKS.glob("*.py"))
 every_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 
@@ -22,30 +22,30 @@ def test_pair_is_in_step(notebook, tmp_path):
     copy = shutil.copy(notebook, tmp_path)
     pair = notebook.with_suffix(".ipynb")
     assert pair.exists(), "no .ipynb beside it: run `make sync`"
-    assert run.pair(Path(copy)).read_text() == pair.read_text(), "out of step: run `make sync`"
+    assert execution.pair(Path(copy)).read_text() == pair.read_text(), "out of step: run `make sync`"
     assert not any(cell.get("outputs") for cell in nbformat.read(pair, as_version=4).cells)
 
 
 def test_no_pair_without_its_source():
-    assert [p.stem for p in sorted(run.NOTEBOOKS.glob("*.ipynb"))] == [p.stem for p in NOTEBOOKS]
+    assert [p.stem for p in sorted(execution.NOTEBOOKS.glob("*.ipynb"))] == [p.stem for p in NOTEBOOKS]
 
 
 @every_notebook
 def test_jupytext_sync_leaves_the_pair_alone(notebook, tmp_path):
-    files = [notebook, notebook.with_suffix(".ipynb"), run.NOTEBOOKS / "jupytext.toml"]
+    files = [notebook, notebook.with_suffix(".ipynb"), execution.NOTEBOOKS / "jupytext.toml"]
     copies = [Path(shutil.copy(file, tmp_path)) for file in files]
     subprocess.run(
         [sys.executable, "-m", "jupytext", "--quiet", "--sync", copies[0].name], cwd=tmp_path, check=True
     )
-    run.pair(copies[0])
+    execution.pair(copies[0])
     for file, copy in zip(files, copies, strict=True):
         assert copy.read_text() == file.read_text(), file.name
 
 
 def test_edits_in_jupyter_reach_the_source(tmp_path):
-    source = Path(shutil.copy(run.NOTEBOOKS / "template.py", tmp_path))
-    shutil.copy(run.NOTEBOOKS / "jupytext.toml", tmp_path)
-    pair = run.pair(source)
+    source = Path(shutil.copy(execution.NOTEBOOKS / "template.py", tmp_path))
+    shutil.copy(execution.NOTEBOOKS / "jupytext.toml", tmp_path)
+    pair = execution.pair(source)
     notebook = nbformat.read(pair, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell("added = 'in Jupyter'"))
     nbformat.write(notebook, pair)
@@ -57,7 +57,7 @@ def test_edits_in_jupyter_reach_the_source(tmp_path):
 
 @every_notebook
 def test_papermill_sees_every_parameter(notebook):
-    source = run.read(notebook)
+    source = execution.read(notebook)
     (cell,) = [c for c in source.cells if "parameters" in c.metadata.get("tags", [])]
     assigned = [node.targets[0].id for node in ast.parse(cell.source).body]
     assert list(papermill.inspect_notebook(source)) == assigned
@@ -65,9 +65,11 @@ def test_papermill_sees_every_parameter(notebook):
 
 @every_notebook
 def test_notebook_runs_at_tiny_size(notebook, tmp_path):
-    parameters = {k: v for k, v in run.load_profile("tiny").get(notebook.stem, {}).items() if k != "after"}
+    parameters = {
+        k: v for k, v in execution.load_profile("tiny").get(notebook.stem, {}).items() if k != "after"
+    }
     out = tmp_path / f"{notebook.stem}.ipynb"
-    run.run(notebook, out, parameters, profile="tiny")
+    execution.run(notebook, out, parameters, profile="tiny")
     code = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code if cell.source.strip())
     assert any(cell.outputs for cell in code), "a page without any output"
@@ -88,9 +90,9 @@ def test_plain_papermill_runs_a_committed_notebook(tmp_path):
 def test_new_chapter_from_the_template(tmp_path, monkeypatch, capsys):
     from mialab.__main__ import main
 
-    shutil.copy(run.NOTEBOOKS / "template.py", tmp_path)
-    monkeypatch.setattr(run, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(run.find, "__defaults__", (tmp_path,))
+    shutil.copy(execution.NOTEBOOKS / "template.py", tmp_path)
+    monkeypatch.setattr(execution, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(execution.find, "__defaults__", (tmp_path,))
     assert main(["new", "my_idea"]) == 0
     assert "file: book/chapters/my_idea" in capsys.readouterr().out
     assert (tmp_path / "my_idea.py").read_text().startswith("# %% [markdown]\n# # My idea\n")

@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 import mialab as mia
-from mialab import attacks, metrics, plots
+from mialab import attacks
+from mialab.auditing import metrics
+from mialab.plots import comparisons, curves, heatmaps, theme
 
 
 def make_game(seed=0, n_records=400, strength=1.5, defense="none"):
@@ -40,7 +42,7 @@ def game():
 
 @pytest.fixture(autouse=True)
 def _close():
-    plots.style()
+    theme.style()
     yield
     plt.close("all")
 
@@ -54,33 +56,33 @@ def texts(ax):
 
 
 def test_every_defense_has_its_own_look():
-    assert set(mia.defenses.available()) <= set(plots.DEFENSES)
-    assert len({c for c, _ in plots.DEFENSES.values()}) == len(plots.DEFENSES)
-    assert len(set(plots.DEFENSES.values())) == len(plots.DEFENSES)
+    assert set(mia.defenses.available()) <= set(theme.DEFENSES)
+    assert len({c for c, _ in theme.DEFENSES.values()}) == len(theme.DEFENSES)
+    assert len(set(theme.DEFENSES.values())) == len(theme.DEFENSES)
 
 
 def test_colours_are_stable():
-    assert plots.colour("HAMP (gamma=0.5)") == plots.colour("hamp") != plots.colour("none")
-    assert plots.colour("mixup, alpha 1") == plots.colour("mixup") != plots.colour("mixupper")
-    assert plots.colour("dp-sgd eps=8") == plots.colour("dp_sgd")
+    assert theme.colour("HAMP (gamma=0.5)") == theme.colour("hamp") != theme.colour("none")
+    assert theme.colour("mixup, alpha 1") == theme.colour("mixup") != theme.colour("mixupper")
+    assert theme.colour("dp-sgd eps=8") == theme.colour("dp_sgd")
     # In a process of its own, where importing must draw nothing either.
     code = "from mialab import plots as p; print(p.colour('mine'), p.marker('mine'), p.plt.get_fignums())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert other.stdout.split() == [plots.colour("mine"), plots.marker("mine"), "[]"]
+    assert other.stdout.split() == [theme.colour("mine"), theme.marker("mine"), "[]"]
 
 
 def test_labels_of_one_figure_differ():
     labels = ["none", "hamp (a)", "hamp (b)", "hamp (c)", *(f"own {i}" for i in range(9))]
-    colours = plots._colours(dict.fromkeys(labels))
-    assert colours["none"] == plots.colour("none")
-    assert colours["hamp (a)"] == plots.colour("hamp")
+    colours = theme._colours(dict.fromkeys(labels))
+    assert colours["none"] == theme.colour("none")
+    assert colours["hamp (a)"] == theme.colour("hamp")
     assert len(set(colours.values())) == len(labels)
-    dashes = plots._unlike(["mine", "loss", "other"], {"loss": 1}, [1, 2, 3])
+    dashes = theme._unlike(["mine", "loss", "other"], {"loss": 1}, [1, 2, 3])
     assert dashes == {"mine": 2, "loss": 1, "other": 3}
 
 
 def test_roc_is_the_pooled_curve_and_stops_where_it_is_resolvable(game):
-    ax = plots.roc(game, ["loss", "lira"], n_resamples=20)
+    ax = curves.roc(game, ["loss", "lira"], n_resamples=20)
     x, y = lines(ax)["loss"].get_data()
     outcome = attacks.make("loss").run(game)
     score, member = outcome.score.ravel(), game.member.ravel()
@@ -100,38 +102,38 @@ def test_roc_is_the_pooled_curve_and_stops_where_it_is_resolvable(game):
 
 def test_roc_of_several_games_uses_their_colours(game):
     games = {"none": game, "hamp": make_game(1, strength=0.2)}
-    ax = plots.roc(games, "loss", n_resamples=20)
+    ax = curves.roc(games, "loss", n_resamples=20)
     for name in games:
-        assert lines(ax)[name].get_color() == plots.colour(name)
-    ax = plots.roc(games, ["loss", "lira"], n_resamples=20)
+        assert lines(ax)[name].get_color() == theme.colour(name)
+    ax = curves.roc(games, ["loss", "lira"], n_resamples=20)
     assert lines(ax).keys() >= {"none, loss", "none, lira", "hamp, loss", "hamp, lira"}
 
 
 def test_roc_of_few_records(game):
-    ax = plots.roc(game, "loss", records=np.arange(40), n_resamples=20)
+    ax = curves.roc(game, "loss", records=np.arange(40), n_resamples=20)
     assert lines(ax)["loss"].get_xdata()[0] == pytest.approx(10 / 120)
 
 
 @pytest.mark.parametrize("target", [None, 2])
 def test_histogram_holds_every_score(game, target):
-    ax = plots.histogram(game, "lira", target=target, bins=20)
+    ax = curves.histogram(game, "lira", target=target, bins=20)
     areas = [sum(p.get_height() for p in c) for c in ax.containers if len(c) > 1]
     assert areas == pytest.approx([1])  # members; non-members are one outline
     assert texts(ax) == ["members", "non-members"]
-    assert len(plots.histogram({"none": game, "hamp": game}, "loss").get_legend().get_texts()) == 4
+    assert len(curves.histogram({"none": game, "hamp": game}, "loss").get_legend().get_texts()) == 4
 
 
 def test_histogram_stretches_scores_that_span_orders_of_magnitude():
     game = make_game()
     game.logits[:] = game.logits * 30
-    ax = plots.histogram(game, "loss")
+    ax = curves.histogram(game, "loss")
     assert ax.get_xscale() == "asinh"
     labels = [t.get_text() for t in ax.get_xticklabels()]
     assert len(labels) == len(set(labels)) > 1
 
 
 def test_histograms_share_their_bins(game):
-    figure = plots.histograms({"none": game, "hamp": make_game(1, strength=0.2)}, "lira", bins=20)
+    figure = curves.histograms({"none": game, "hamp": make_game(1, strength=0.2)}, "lira", bins=20)
     edges = [[p.get_x() for p in ax.containers[0]] for ax in figure.axes]
     np.testing.assert_array_equal(*edges)
     assert [ax.get_title() for ax in figure.axes] == ["none", "hamp"]
@@ -140,34 +142,34 @@ def test_histograms_share_their_bins(game):
 def test_strength_shows_each_attack_on_each_defense(game):
     games = {"none": game, "hamp": make_game(1, strength=0.2)}
     tables = {k: mia.audit(g, ["loss", "lira"], n_resamples=20, fprs=(0.1,)) for k, g in games.items()}
-    ax = plots.strength(mia.compare(tables))
+    ax = comparisons.strength(mia.compare(tables))
     for name, container in zip(games, ax.containers, strict=True):
         table = tables[name]
         expected = table[(table.target == "pooled") & (table.metric == "auc")].value
         np.testing.assert_array_equal(container.lines[0].get_xdata(), expected)
-        assert container.lines[0].get_color() == plots.colour(name)
+        assert container.lines[0].get_color() == theme.colour(name)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["loss", "lira"]
 
 
 def test_privacy_utility(game):
     games = {"none": game, "hamp": make_game(1, strength=0.2), "mine": make_game(2)}
     tables = {k: mia.audit(g, ["loss", "lira"], n_resamples=20, fprs=(0.1,)) for k, g in games.items()}
-    ax = plots.privacy_utility(tables)
+    ax = comparisons.privacy_utility(tables)
     assert texts(ax) == list(games)
     point = ax.containers[1].lines[0]
     table = tables["hamp"]
     best = table[(table.target == "pooled") & (table.metric == "auc")].value.max()
     assert point.get_xydata()[0] == pytest.approx((games["hamp"].test_accuracy.mean(), best))
-    assert point.get_color() == plots.colour("hamp")
-    again = plots.privacy_utility(mia.compare(tables))
+    assert point.get_color() == theme.colour("hamp")
+    again = comparisons.privacy_utility(mia.compare(tables))
     np.testing.assert_array_equal(again.containers[1].lines[0].get_xydata(), point.get_xydata())
-    given = plots.privacy_utility(
+    given = comparisons.privacy_utility(
         tables, dict.fromkeys(tables, [0.5, 0.7] * 3), attack="loss", metric="tpr@0.1"
     )
     assert given.containers[0].lines[0].get_xdata()[0] == 0.6
     assert given.get_ylabel() == "TPR at FPR 0.1 (attack: loss)"
     with pytest.raises(ValueError, match=r"accuracy\['none'\] has shape \(1,\)"):
-        plots.privacy_utility(tables, {key: [0.5] for key in tables})
+        comparisons.privacy_utility(tables, {key: [0.5] for key in tables})
 
 
 def test_privacy_utility_names_what_it_cannot_show(game):
@@ -175,36 +177,36 @@ def test_privacy_utility_names_what_it_cannot_show(game):
         "none": mia.audit(game, ["loss"], n_resamples=20, fprs=(0.01,)),
         "hamp": mia.audit(game, ["loss"], records=np.arange(100), n_resamples=20, fprs=(0.01,)),
     }
-    ax = plots.privacy_utility(tables, metric="tpr@0.01")
+    ax = comparisons.privacy_utility(tables, metric="tpr@0.01")
     assert texts(ax) == ["none"]
     assert ax.get_title(loc="left") == "Not resolvable: hamp"
     with pytest.raises(ValueError, match=r"Did you mean 'tpr@0\.01'"):
-        plots.privacy_utility(tables, metric="tpr@0.001")
+        comparisons.privacy_utility(tables, metric="tpr@0.001")
     for table in tables.values():
         table.attrs.pop("test_accuracy")
     with pytest.raises(ValueError, match="test accuracy of 'none' is not known"):
-        plots.privacy_utility(tables)
+        comparisons.privacy_utility(tables)
 
 
 def test_draws_on_the_axes_it_is_given(game):
     figure, axes = plt.subplots(1, 2)
-    assert plots.roc(game, "loss", n_resamples=5, ax=axes[0]) is axes[0]
-    assert plots.histogram(game, ax=axes[1]) is axes[1]
+    assert curves.roc(game, "loss", n_resamples=5, ax=axes[0]) is axes[0]
+    assert curves.histogram(game, ax=axes[1]) is axes[1]
     assert plt.get_fignums() == [figure.number]
 
 
 def test_bad_input_is_refused(game):
     with pytest.raises(ValueError, match="empty dict"):
-        plots.roc({})
+        curves.roc({})
     with pytest.raises(ValueError, match="target=6 must be"):
-        plots.histogram(game, target=6)
+        curves.histogram(game, target=6)
     with pytest.raises(ValueError, match="Did you mean 'loss'"):
-        plots.roc(game, "los")
+        curves.roc(game, "los")
 
 
 def test_roc_by_family_has_a_panel_for_each(game):
     names = ["correctness", "loss", "entropy", "lira", "rmia", "lira_offline"]
-    figure = plots.roc_by_family(game, names, n_resamples=5)
+    figure = curves.roc_by_family(game, names, n_resamples=5)
     assert [ax.get_title(loc="left") for ax in figure.axes] == [
         "label or ranking only",
         "one answer, one threshold",
@@ -226,10 +228,10 @@ def test_roc_by_family_has_a_panel_for_each(game):
 
 
 def test_roc_by_family_takes_what_the_game_allows(game):
-    figure = plots.roc_by_family(game, n_resamples=2)
+    figure = curves.roc_by_family(game, n_resamples=2)
     named = {label.split(" (")[0] for ax in figure.axes for label in texts(ax)}
-    able = {a.name for a in mia.applicable(game)[0]}
-    assert named == set(mia.one_of_each(sorted(able)))
+    able = {a.name for a in mia.auditing.applicable(game)[0]}
+    assert named == set(mia.auditing.one_of_each(sorted(able)))
 
 
 def cells(ax):
@@ -244,12 +246,12 @@ def cells(ax):
 
 def test_matrix_writes_every_value_in_its_cell(game):
     games = {"none": game, "hamp": make_game(1, strength=0.2)}
-    table = mia.audit_each(games, ["loss", "lira", "correctness"], fprs=(0.1, 0.001), n_resamples=5)
+    table = mia.auditing.audit_each(games, ["loss", "lira", "correctness"], fprs=(0.1, 0.001), n_resamples=5)
     table.attrs["missing"] = [
         {"defense": "hamp", "attack": "rmia", "reason": "r"},
         {"defense": "late", "attack": "all", "reason": "r"},
     ]
-    ax = plots.matrix(table, "auc")
+    ax = heatmaps.matrix(table, "auc")
     columns = [t.get_text() for t in ax.get_xticklabels()]
     row = {t.get_text(): round(y) for t, y in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)}
     assert columns == ["none", "hamp", "late"]
@@ -262,40 +264,40 @@ def test_matrix_writes_every_value_in_its_cell(game):
     assert hatched == 4 + 2  # all of "late", and rmia against the others
     titles = [t.get_text() for t in ax.texts if t.get_ha() == "left"]
     assert titles == ["label or ranking only:", "one answer, one threshold:", "IN and OUT shadow models:"]
-    ax = plots.matrix(table, "tpr@0.1", label="toy")
+    ax = heatmaps.matrix(table, "tpr@0.1", label="toy")
     assert ax.get_title(loc="left") == "toy: TPR at FPR 0.1, in %"
     value = table[
         (table.target == "pooled") & (table.metric == "tpr@0.1") & (table.attack == "lira")
     ].value.iloc[0]
     assert cells(ax)[0, row["lira"]] == f"{100 * value:.1f}"
-    assert set(cells(plots.matrix(table, "tpr@0.001")).values()) == {"n/a", "-"}
+    assert set(cells(heatmaps.matrix(table, "tpr@0.001")).values()) == {"n/a", "-"}
     with pytest.raises(ValueError, match=r"Did you mean 'auc'"):
-        plots.matrix(table, "acu")
+        heatmaps.matrix(table, "acu")
 
 
 def test_matrix_centres_colours_at_chance():
-    palette, norm, _ = plots._scale("auc")
+    palette, norm, _ = heatmaps._scale("auc")
     grey = palette(norm(0.5))[:3]
     assert max(grey) - min(grey) < 0.02  # no hue at chance, and opposite ones on either side
     assert palette(norm(0.9))[2] > palette(norm(0.9))[1]
     assert palette(norm(0.1))[0] > palette(norm(0.1))[2]
-    assert plots._scale("tpr@0.01")[1].vmin == 0.01
-    assert plots._scale("balanced_accuracy")[1].vmax == 1
+    assert heatmaps._scale("tpr@0.01")[1].vmin == 0.01
+    assert heatmaps._scale("balanced_accuracy")[1].vmax == 1
 
 
 def test_matrix_of_one_audit_and_of_many_defenses(game):
     assert [
-        t.get_text() for t in plots.matrix(mia.audit(game, ["loss"], n_resamples=5)).get_xticklabels()
+        t.get_text() for t in heatmaps.matrix(mia.audit(game, ["loss"], n_resamples=5)).get_xticklabels()
     ] == ["none"]
     many = {f"defense_{i}": game for i in range(6)}
-    ax = plots.matrix(mia.audit_each(many, ["loss"], fprs=(), n_resamples=2))
+    ax = heatmaps.matrix(mia.auditing.audit_each(many, ["loss"], fprs=(), n_resamples=2))
     assert [t.get_text() for t in ax.get_xticklabels()] == [f"defense {i}" for i in range(6)]
     assert ax.get_xticklabels()[0].get_rotation() == 90
 
 
 def test_agreement_figure_is_the_lower_triangle(game):
-    table = mia.agreement(game, ["loss", "lira", "rmia"], fpr=0.1)
-    ax = plots.agreement(table, label="toy")
+    table = mia.chapters.attacks.agreement(game, ["loss", "lira", "rmia"], fpr=0.1)
+    ax = heatmaps.agreement(table, label="toy")
     assert cells(ax) == {
         (0, 1): f"{100 * table.at['lira', 'loss']:.0f}",
         (0, 2): f"{100 * table.at['rmia', 'loss']:.0f}",
@@ -305,9 +307,11 @@ def test_agreement_figure_is_the_lower_triangle(game):
 
 
 def test_against_shadows_figure_has_a_line_for_each_attack(game):
-    table = mia.against_shadows(game, ["loss", "lira"], (4,), fprs=(0.1, 0.001), n_resamples=5)
+    table = mia.chapters.attacks.against_shadows(
+        game, ["loss", "lira"], (4,), fprs=(0.1, 0.001), n_resamples=5
+    )
     more = table.assign(n_shadows=8, value=table["value"] * 0.9)
-    figure = plots.against_shadows(pd.concat([more, table]), label="toy")
+    figure = curves.against_shadows(pd.concat([more, table]), label="toy")
     assert [ax.get_ylabel() for ax in figure.axes] == ["AUC", "TPR at FPR 0.1", "TPR at FPR 0.001"]
     line = lines(figure.axes[0])["lira"]
     value = table[(table.attack == "lira") & (table.metric == "auc")].value.item()

@@ -15,8 +15,8 @@ from sklearn.metrics import roc_auc_score
 from toys import asked
 
 import mialab as mia
-from mialab.membership import membership
 from mialab.queries import Mixed, Noise, Several, Shifts
+from mialab.training.membership import membership
 
 N_MODELS = 24
 #: The weight of a class is ``(distance^2 + TINY)^-SHARPNESS``: how sure an answer is.

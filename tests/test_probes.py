@@ -13,12 +13,17 @@ from torch.nn.functional import cross_entropy
 
 import mialab as mia
 from mialab import probes
-from mialab.attacks import BoundaryDistance, GradientNorm, WhiteBox, base
+from mialab.attacks import BoundaryDistance, GradientNorm, WhiteBox
+from mialab.attacks.base import known_half
+from mialab.classifiers.run import Run
 from mialab.defenses import HAMP
 from mialab.defenses.base import Defense
-from mialab.engine import Run, Training
 from mialab.models import CNN, MLP
-from mialab.probes import Boundary, Gradient, Probe
+from mialab.probes import gradient
+from mialab.probes.base import Probe
+from mialab.probes.boundary import Boundary
+from mialab.probes.gradient import Gradient
+from mialab.training.options import Training
 
 SMALL = MLP((5,))
 FAST = Training(epochs=2, batch_size=8, precision="float32")
@@ -73,7 +78,7 @@ def test_gradients_of_a_linear_model_in_closed_form():
     ],
 )
 def test_gradients_against_a_loop_of_autograd(kind, build, names, monkeypatch):
-    monkeypatch.setattr(probes, "CHUNK_RECORDS", 17)  # so that the last chunk is smaller
+    monkeypatch.setattr(gradient, "CHUNK_RECORDS", 17)  # so that the last chunk is smaller
     pool = toys.pool(kind)
     y = (pool.y + 1) % 3  # labels as trained on, not those of the pool
     models = (0, 1) if build == SMALL else (1,)
@@ -83,7 +88,7 @@ def test_gradients_against_a_loop_of_autograd(kind, build, names, monkeypatch):
     assert norms.dtype == np.float32
     for k in range(len(models)):
         _, parameters = run.function(k)
-        parts = probes.layers(parameters)
+        parts = gradient.layers(parameters)
         assert list(parts) == names
         network = build(pool.x.shape[1:], 3) if run.form == "stacked" else run.network
         expected = by_autograd(
@@ -109,7 +114,7 @@ def test_gradients_of_a_network_that_vmap_cannot_run():
     pool = toys.pool(n=10)
     run = trained(pool, lambda shape, n: Branching(shape[0], n), models=(0,))
     _, parameters = run.function(0)
-    parts = probes.layers(parameters)
+    parts = gradient.layers(parameters)
     assert list(parts) == ["network", "linear"]
     norms = Gradient()(run)["gradient_norm"]
     expected = by_autograd(run.network, parameters, torch.as_tensor(pool.x), run.y, parts.values())
@@ -129,7 +134,7 @@ class Halved(Defense):
 def test_gradients_by_factors_are_those_by_record(monkeypatch):
     run = trained(toys.pool("image"), MLP((300, 200)), models=(0,))
     fast = Gradient()(run)["gradient_norm"]
-    monkeypatch.setattr(probes, "is_plain_mlp", lambda network: False)
+    monkeypatch.setattr(gradient, "is_plain_mlp", lambda network: False)
     slow = Gradient()(run)["gradient_norm"]
     assert not np.array_equal(fast, slow)
     np.testing.assert_allclose(fast, slow, rtol=1e-4)
@@ -142,7 +147,7 @@ def test_gradients_are_those_of_what_is_trained(build):
     run = trained(pool, build, models=(0,), defense=Halved())
     _, parameters = run.function(0)
     used = {name: value / 2 for name, value in parameters.items()}
-    parts = probes.layers(parameters).values()
+    parts = gradient.layers(parameters).values()
     network = build(pool.x.shape[1:], 3)
     expected = by_autograd(network, used, torch.as_tensor(pool.x), run.y, parts) / 2
     np.testing.assert_allclose(Gradient()(run)["gradient_norm"][0], expected, rtol=1e-4)
@@ -253,7 +258,7 @@ def test_distances_do_not_depend_on_the_group_or_the_blocks(monkeypatch):
     alone = Boundary()(trained(pool, SMALL, models=(2,)))["boundary_distance"]
     np.testing.assert_allclose(alone[0], together[2], rtol=1e-3)
     assert (together[2] > 0).any()
-    monkeypatch.setattr(probes, "CHUNK_BYTES", 4 * 16 * 6 * 7)  # 7 records at a time
+    monkeypatch.setattr(gradient, "CHUNK_BYTES", 4 * 16 * 6 * 7)  # 7 records at a time
     np.testing.assert_allclose(
         Boundary()(trained(pool, SMALL, models=(2,)))["boundary_distance"], alone, rtol=1e-3
     )
@@ -444,7 +449,7 @@ def test_calibrated_scores_against_plain_loops(design, attack):
 def test_white_box_against_scikit_learn():
     game = toys.random_game(n_records=60, seed=3, signal=0.5)
     outcome = WhiteBox(penalty=2.0).run(game)
-    known = base.known_half(game.member)
+    known = known_half(game.member)
     np.testing.assert_array_equal(outcome.evaluated, ~known)
     loss, right = (mia.attacks.signal(game, name)[:, 0] for name in ("loss", "correctness"))
     for k in range(game.n_models):

@@ -11,7 +11,17 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 import mialab as mia
-from mialab.compression import changes, join_answers, model_bits, nearest_accuracy, overview, widths
+from mialab.chapters.quantization import (
+    PrivacyObjective,
+    changes,
+    join_answers,
+    model_bits,
+    nearest_accuracy,
+    overview,
+    select_bits,
+    widths,
+)
+from mialab.classifiers.run import Run
 from mialab.defenses import Quantization
 from mialab.defenses.quantization import (
     best_clip,
@@ -23,10 +33,9 @@ from mialab.defenses.quantization import (
     straight_through,
     uniform,
 )
-from mialab.engine import Run, initialise
-from mialab.membership import membership
 from mialab.models import CNN, MLP, ResNet
-from mialab.selection import PrivacyObjective, select_bits
+from mialab.training.membership import membership
+from mialab.training.stack import initialise
 
 DEEP = MLP(hidden=(8, 8, 8), activation="relu")
 WIDTHS = (8, 4, 3, 2, "ternary", "binary")
@@ -323,7 +332,7 @@ def test_stacked_and_single_models_are_the_same(quantizer, monkeypatch):
     defense = Quantization(3, quantizer=quantizer)
     stacked = run_of(defense, epochs=2)
     stacked.train()
-    monkeypatch.setattr("mialab.engine.STACKED_PARAMETERS", 0)
+    monkeypatch.setattr("mialab.training.stack.STACKED_PARAMETERS", 0)
     for k in (0, 1):
         single = run_of(defense, models=(k,), epochs=2)
         assert (stacked.form, single.form) == ("stacked", "single")
@@ -485,7 +494,7 @@ def test_changes_are_differences(games):
         share = mia.difference(
             (quantised, "loss"), (full, "loss"), metric=figure, relative=True, n_resamples=50
         )
-        before = mia.pooled(mia.audit(full, ["loss"], n_resamples=10), "loss", figure).value
+        before = mia.auditing.pooled(mia.audit(full, ["loss"], n_resamples=10), "loss", figure).value
         assert share.value == pytest.approx(plain.value / before)
         assert share.low < share.value < share.high
         assert table.loc["ternary", (figure, "points")] == pytest.approx(plain)
@@ -509,11 +518,12 @@ def test_a_table_of_widths(games):
     page = overview(table, "loss")
     assert page.loc[("none", "8 epochs"), "kbit"] == f"{model_bits(pool, DEEP) / 1000:,.1f}"
     aucs = [
-        mia.pooled(mia.audit(game, ["loss"], n_resamples=10), "loss", "auc") for game in (quantised, full)
+        mia.auditing.pooled(mia.audit(game, ["loss"], n_resamples=10), "loss", "auc")
+        for game in (quantised, full)
     ]
     assert list(page["auc"]) == [f"{auc:.3f}" for auc in (*aucs, *aucs[::-1])]
 
-    figure = mia.compression.plot_widths(table, "loss", controls={"none": "others"})
+    figure = mia.chapters.quantization.plot_widths(table, "loss", controls={"none": "others"})
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["32 bits", "ternary"]
     handles, labels = figure.axes[0].get_legend_handles_labels()
     assert set(labels) == {"quantization", "none"}
@@ -521,12 +531,12 @@ def test_a_table_of_widths(games):
     drawn = handles[labels.index("quantization")].lines[0].get_ydata()
     np.testing.assert_array_equal(drawn, [aucs[1].value, aucs[0].value])
 
-    ax = mia.compression.plot_tradeoff(table, "loss")
+    ax = mia.chapters.quantization.plot_tradeoff(table, "loss")
     handles, labels = ax.get_legend_handles_labels()
     line = handles[labels.index("quantization")].lines[0]
     np.testing.assert_array_equal(line.get_xdata(), [g.test_accuracy.mean() for g in (quantised, full)])
     np.testing.assert_array_equal(line.get_ydata(), [auc.value for auc in aucs])
-    for draw in (mia.compression.plot_widths, mia.compression.plot_tradeoff):
+    for draw in (mia.chapters.quantization.plot_widths, mia.chapters.quantization.plot_tradeoff):
         with pytest.raises(ValueError, match="attack='lira' is unknown"):
             draw(table, "lira")
 

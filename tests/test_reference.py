@@ -14,11 +14,11 @@ from test_null import measure
 from toys import pool, random_game
 
 import mialab as mia
-from mialab import signals
 from mialab.attacks import AttackP, AttackR, Calibrated, LiRA, QuantileRegression, Refused, base, shadows
 from mialab.attacks.calibrated import STATISTICS, calibrated
 from mialab.attacks.quantile import PENALTIES, features, gaussian_score, pinball_score
 from mialab.attacks.reference import attack_p, attack_r, percentile
+from mialab.classifiers import signals
 
 DESIGNS = ["paired", "balanced", "random"]
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from toys import random_game
 
 import mialab as mia
-from mialab import signals
 from mialab.attacks import RMIA, shadows
 from mialab.attacks.rmia import rmia
+from mialab.classifiers import signals
 
 DESIGNS = ["paired", "balanced", "random"]
 

@@ -5,8 +5,8 @@ import toys
 import zarr
 
 import mialab as mia
-from mialab import scale
-from mialab.attacks.signals import signal
+from mialab.chapters import scale
+from mialab.games.signals import signal
 from mialab.models import MLP
 
 

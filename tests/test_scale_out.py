@@ -16,7 +16,8 @@ import workers
 import zarr
 
 import mialab as mia
-from mialab import backends, progress
+from mialab import _progress
+from mialab.games import backends
 from mialab.models import MLP
 
 distributed = pytest.importorskip("distributed", reason="needs the optional extra 'cluster'")
@@ -56,7 +57,7 @@ def test_a_game_survives_the_death_of_a_worker(client, fresh_cache, tmp_path, mo
     client.run(workers.log_to, str(log))
     processes = client.run(os.getpid)
     advanced = []
-    monkeypatch.setattr(progress, "bar", lambda *_: contextlib.nullcontext(advanced.append))
+    monkeypatch.setattr(_progress, "bar", lambda *_: contextlib.nullcontext(advanced.append))
 
     def kill():
         while len(log.read_text().split()) < 4:

@@ -8,9 +8,10 @@ import xarray as xr
 from toys import pool, random_game
 
 import mialab as mia
-from mialab import attacks, store
+from mialab import attacks
 from mialab.attacks.lira import lira
-from mialab.signals import SIGNALS
+from mialab.classifiers.signals import SIGNALS
+from mialab.games import store
 
 # Even models are members, odd ones are not; models 2j and 2j + 1 are partners. For target 0, the answers of the
 # shadow models to record 0 are 3, 4, 5 (IN) and 0, 1, 2 (OUT), to record 1 they are 6, 10, 8 and 0, 4, 2.

@@ -8,7 +8,7 @@ from scipy.stats import t as student
 
 import mialab as mia
 from mialab.attacks.base import Refused
-from mialab.membership import membership
+from mialab.training.membership import membership
 
 SMALL = mia.models.MLP(hidden=(8,), activation="relu")
 QUICK = mia.Training(epochs=2)

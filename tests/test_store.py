@@ -26,14 +26,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mialab as mia
-from mialab import engine, game
-from mialab import store as store_module
+from mialab.classifiers import run as classifier_run
 from mialab.defenses import HAMP, Defense, LabelSmoothing
-from mialab.identity import describe
+from mialab.games import execution, store
+from mialab.games.identity import describe
+from mialab.games.store import Store, games_root
 from mialab.models import CNN, MLP
-from mialab.probes import Gradient
+from mialab.probes.gradient import Gradient
 from mialab.queries import Flips, Original
-from mialab.store import Store, games_root
 
 # Processes are forked from one that has imported everything and trained nothing: quick, and safe.
 PROCESSES = multiprocessing.get_context("forkserver")
@@ -61,13 +61,13 @@ def undisturbed(tmp_path_factory):
 def trained(monkeypatch):
     """Count the models that are trained."""
     models = []
-    train = engine.train_group
+    train = classifier_run.train_group
 
     def counted(group, **options):
         models.extend(group)
         return train(group, **options)
 
-    monkeypatch.setattr(engine, "train_group", counted)
+    monkeypatch.setattr(classifier_run, "train_group", counted)
     return models
 
 
@@ -369,9 +369,9 @@ def test_a_group_that_is_given_out_again_is_finished_only(fresh_cache, monkeypat
         (stored(fresh_cache) / "checksum" / "c" / "2" / "0").unlink()
         (stored(fresh_cache) / "checksum" / "c" / "3" / "0").unlink()
         trained.clear()
-        patch.setattr(engine, "train_group", lambda models, **_: trained.extend(models) or 1 / 0)
+        patch.setattr(classifier_run, "train_group", lambda models, **_: trained.extend(models) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            game._train_group([0, 1, 2, 3], store=store, train=engine.train_group)
+            execution._train_group([0, 1, 2, 3], store=store, train=classifier_run.train_group)
     assert trained == [2, 3]
 
 
@@ -416,7 +416,7 @@ def test_a_worker_that_cannot_reach_the_store(tmp_path):
         with pytest.raises(
             FileNotFoundError, match=r"^There is no game .*/key.zarr as seen from .*: set MIALAB_GAMES"
         ):
-            game._train_group([0], store=Store(root, "key"), train=engine.train_group)
+            execution._train_group([0], store=Store(root, "key"), train=classifier_run.train_group)
 
 
 def test_a_store_that_fails_is_an_error_about_the_store(fresh_cache, monkeypatch):
@@ -440,8 +440,8 @@ SIZES = st.integers(1, 3000)
 def test_chunks_hold_whole_records_of_one_model(n_records, n_queries, n_classes, dtype):
     shape, dtype = (4, n_queries, n_records, n_classes), np.dtype(dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "CHUNK_BYTES", 100_000)
-        chunks = store_module._chunks("logits", shape, dtype)
+        patch.setattr(store, "CHUNK_BYTES", 100_000)
+        chunks = store._chunks("logits", shape, dtype)
     assert chunks[:2] == (1, n_queries)
     assert chunks[3] == n_classes
     assert 1 <= chunks[2] <= n_records
@@ -452,15 +452,15 @@ def test_chunks_hold_whole_records_of_one_model(n_records, n_queries, n_classes,
 
 
 def test_sizes_of_chunks():
-    assert store_module._chunks("logits", (256, 1, 50_000, 100), np.dtype("float32")) == (1, 1, 25_000, 100)
-    assert store_module._chunks("logits", (256, 18, 10_000, 1000), np.dtype("float16")) == (1, 18, 455, 1000)
-    assert store_module._chunks("logits", (64, 1, 2000, 30), np.dtype("float32")) == (1, 1, 2000, 30)
-    assert store_module._chunks("logits", (64, 2, 10_000_000), np.dtype("float32")) == (1, 2, 2_000_000)
-    assert store_module._chunks("seconds", (64,), np.dtype("float64")) == (1,)
+    assert store._chunks("logits", (256, 1, 50_000, 100), np.dtype("float32")) == (1, 1, 25_000, 100)
+    assert store._chunks("logits", (256, 18, 10_000, 1000), np.dtype("float16")) == (1, 18, 455, 1000)
+    assert store._chunks("logits", (64, 1, 2000, 30), np.dtype("float32")) == (1, 1, 2000, 30)
+    assert store._chunks("logits", (64, 2, 10_000_000), np.dtype("float32")) == (1, 2, 2_000_000)
+    assert store._chunks("seconds", (64,), np.dtype("float64")) == (1,)
 
 
 def test_answers_in_many_chunks(fresh_cache, monkeypatch, trained, undisturbed):
-    monkeypatch.setattr(store_module, "CHUNK_BYTES", 10 * 3 * 4)
+    monkeypatch.setattr(store, "CHUNK_BYTES", 10 * 3 * 4)
     assert_same(workers.play(), undisturbed)
     files = sorted((stored(fresh_cache) / "logits" / "c" / "6" / "0").glob("*/0"))
     assert len(files) == 4
@@ -493,7 +493,7 @@ def test_a_game_is_found_again_exactly(fresh_cache, monkeypatch):
 
     first = play()
     expected = first.dataset.load()
-    monkeypatch.setattr(engine, "train_group", None)
+    monkeypatch.setattr(classifier_run, "train_group", None)
     again = play()
     for name, value in expected.items():
         np.testing.assert_array_equal(again.dataset[name], value)
@@ -805,7 +805,7 @@ def test_who_waits_for_another_process_says_so(fresh_cache, monkeypatch):
     said = []
     store = Store(games_root(), "key")
     lock = FileLock(f"{store.url}.lock")
-    monkeypatch.setattr("mialab.progress.note", lambda text: (said.append(text), lock.release()))
+    monkeypatch.setattr("mialab._progress.note", lambda text: (said.append(text), lock.release()))
     lock.acquire()
     with store.lock():
         pass

@@ -17,8 +17,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mialab import run
-from mialab.membership import membership
+from mialab.book import execution
+from mialab.training.membership import membership
 
 ROOT = Path(__file__).parents[1]
 
@@ -99,10 +99,10 @@ def test_a_missing_or_old_python_is_one_clear_message(tmp_path):
 
 @pytest.mark.parametrize("profile", sorted(p.stem for p in (ROOT / "profiles").glob("*.yml")))
 def test_profile_fits_the_notebooks(profile):
-    for name, given in run.load_profile(profile).items():
+    for name, given in execution.load_profile(profile).items():
         for other in given.pop("after", []):
-            run.find(other)
-        run.check_parameters(run.find(name), given)
+            execution.find(other)
+        execution.check_parameters(execution.find(name), given)
 
 
 def test_unknown_names_are_refused_with_the_near_miss(tmp_path):
@@ -111,12 +111,12 @@ def test_unknown_names_are_refused_with_the_near_miss(tmp_path):
     with pytest.raises(
         ValueError, match=r"'one' has no parameter 'sead'\. Did you mean 'seed'\? Known: seed"
     ):
-        run.run(notebook, out, {"sead": 1})
+        execution.run(notebook, out, {"sead": 1})
     assert not out.exists()
     with pytest.raises(ValueError, match=r"No notebook 'onne'.*Did you mean 'one'"):
-        run.find("onne", tmp_path)
+        execution.find("onne", tmp_path)
     with pytest.raises(ValueError, match=r"No profile 'fast'.*quick"):
-        run.load_profile("fast")
+        execution.load_profile("fast")
 
 
 # ---- the runner -----------------------------------------------------------------------------------------------
@@ -134,7 +134,7 @@ def test_page_of_a_run(tmp_path, monkeypatch):
     )
     notebook = write(tmp_path, "one", progress, "import matplotlib.pyplot as plt\nplt.plot([1, 2])")
     lines = []
-    record = run.run(notebook, tmp_path / "one.ipynb", {"seed": 7}, profile="tiny", report=lines.append)
+    record = execution.run(notebook, tmp_path / "one.ipynb", {"seed": 7}, profile="tiny", report=lines.append)
 
     page = nbformat.read(tmp_path / "one.ipynb", as_version=4)
     assert any(line.startswith("cell 4/5 · training 3/8, 1:15 left") for line in lines), lines
@@ -162,11 +162,11 @@ def test_page_of_a_run(tmp_path, monkeypatch):
     ids=["error", "killed kernel", "exit", "killed runner"],
 )
 def test_a_failed_run_leaves_no_page(tmp_path, monkeypatch, code, message):
-    monkeypatch.setattr(run, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(execution, "RUNS", tmp_path / "runs")
     notebook, out = write(tmp_path, "bad", code, "print('never reached')"), tmp_path / "bad.ipynb"
     out.write_text("the page of an earlier run")
-    with pytest.raises(run.NotebookError, match=message) as raised:
-        run.run(notebook, out)
+    with pytest.raises(execution.NotebookError, match=message) as raised:
+        execution.run(notebook, out)
     assert "\n" not in str(raised.value)
     assert not out.exists()
     assert not list(tmp_path.glob("*.part"))
@@ -203,28 +203,28 @@ def alive(pid):
 def test_a_figure_cell_shows_the_figure_alone(tmp_path):
     header = '# %% mystnb={"figure": {"caption": "c", "name": "fig-x"}}'
     figure = f"import matplotlib.pyplot as plt\n\n{header}\nplt.plot([1, 2])[0].axes.set(xlabel='x')"
-    run.run(write(tmp_path, "one", figure), tmp_path / "one.ipynb")
+    execution.run(write(tmp_path, "one", figure), tmp_path / "one.ipynb")
     outputs = nbformat.read(tmp_path / "one.ipynb", as_version=4).cells[-1].outputs
     assert [o.output_type for o in outputs] == ["display_data"]
 
 
 def test_content_key_follows_text_parameters_profile_and_source(tmp_path, monkeypatch):
     notebook = write(tmp_path, "one")
-    key = run.content_key(notebook, {"seed": 1}, "quick")
-    assert key == run.content_key(notebook, {"seed": 1}, "quick")
+    key = execution.content_key(notebook, {"seed": 1}, "quick")
+    assert key == execution.content_key(notebook, {"seed": 1}, "quick")
     others = [
-        run.content_key(notebook, {"seed": 2}, "quick"),
-        run.content_key(notebook, {"seed": 1}, "standard"),
+        execution.content_key(notebook, {"seed": 2}, "quick"),
+        execution.content_key(notebook, {"seed": 1}, "standard"),
     ]
-    others.append(run.content_key(notebook, {"seed": 1}, "quick", ["key of a predecessor"]))
+    others.append(execution.content_key(notebook, {"seed": 1}, "quick", ["key of a predecessor"]))
     monkeypatch.setattr("mialab.provenance.source_hash", lambda *modules: "changed source")
-    others.append(run.content_key(notebook, {"seed": 1}, "quick"))
+    others.append(execution.content_key(notebook, {"seed": 1}, "quick"))
     monkeypatch.undo()
     monkeypatch.setattr("mialab.provenance.collect", lambda: {"versions": {"torch": "0"}})
-    others.append(run.content_key(notebook, {"seed": 1}, "quick"))
+    others.append(execution.content_key(notebook, {"seed": 1}, "quick"))
     monkeypatch.undo()
     write(tmp_path, "one", "1 + 1")
-    others.append(run.content_key(notebook, {"seed": 1}, "quick"))
+    others.append(execution.content_key(notebook, {"seed": 1}, "quick"))
     assert len({key, *others}) == 1 + len(others)
 
 
@@ -279,7 +279,13 @@ def test_the_examples_for_own_answers_run():
 @pytest.fixture
 def checkout(tmp_path):
     """A copy of the toolchain with two small notebooks, a package that imports fast, and a one-page book."""
-    for name in ("dodo.py", "_config.yml", "mialab/run.py", "mialab/book.py", "mialab/provenance.py"):
+    for name in (
+        "dodo.py",
+        "_config.yml",
+        "mialab/book/execution.py",
+        "mialab/book/extension.py",
+        "mialab/provenance.py",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     for name in ("notebooks", "profiles", "book"):

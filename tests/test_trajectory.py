@@ -1,7 +1,6 @@
 """Attack success over epochs: figures are those of games that stop there, differences those of pairs of games."""
 
 import dataclasses
-import sys
 
 import matplotlib as mpl
 
@@ -14,9 +13,9 @@ import pytest
 import toys
 
 import mialab as mia
-from mialab import plots
+from mialab.chapters.adamixup import COLUMNS
 from mialab.defenses import AdaMixup, Mixup
-from mialab.trajectory import COLUMNS
+from mialab.plots import comparisons, curves, theme
 
 TRAINING = mia.Training(epochs=6, batch_size=16, optimizer="sgd", lr=0.5)
 MODEL = mia.models.MLP(hidden=(8,))
@@ -32,7 +31,9 @@ def pool():
 @pytest.fixture(scope="module")
 def frame(pool):
     arms = {"none": None, "adamixup": AdaMixup()}
-    return mia.trajectory(pool, MODEL, arms, stops=(2, 4), baseline="none", n_resamples=100, **OPTIONS)
+    return mia.chapters.adamixup.trajectory(
+        pool, MODEL, arms, stops=(2, 4), baseline="none", n_resamples=100, **OPTIONS
+    )
 
 
 def value(frame, **where):
@@ -69,7 +70,7 @@ def test_figures_are_those_of_games_that_stop_there(pool, frame, stop):
         for attack in ATTACKS:
             for metric in ("auc", "balanced_accuracy"):
                 row = value(frame, defense=label, epoch=stop, attack=attack, metric=metric)
-                assert row[-3:] == pytest.approx(tuple(mia.pooled(table, attack, metric)), abs=1e-12)
+                assert row[-3:] == pytest.approx(tuple(mia.auditing.pooled(table, attack, metric)), abs=1e-12)
         row = value(frame, defense=label, epoch=stop, metric="test_accuracy")
         assert row.value == pytest.approx(game.test_accuracy.mean())
         assert 0 <= row.low <= row.value <= row.high <= 1
@@ -86,12 +87,14 @@ def test_the_same_accuracy():
 
     ours = rows("ours", {2: 0.1, 4: 0.3, 6: 0.5})
     frame = pd.DataFrame([*ours, *rows("none", {6: 0.9, 4: 0.6, 2: 0.5})], columns=COLUMNS)
-    assert mia.same_accuracy(frame, "ours") == 2
+    assert mia.chapters.adamixup.same_accuracy(frame, "ours") == 2
     frame.loc[frame["defense"] == "ours", "value"] = [0.1, 0.95, 0.55]
-    assert mia.same_accuracy(frame, "ours") == 4, "what counts is the last epoch of the defense"
+    assert mia.chapters.adamixup.same_accuracy(frame, "ours") == 4, (
+        "what counts is the last epoch of the defense"
+    )
     frame.loc[frame["defense"] == "ours", "value"] = 0.95
-    assert mia.same_accuracy(frame, "ours") == 6, "never reached: where the control is best"
-    assert mia.same_accuracy(frame, "none", control="ours") == 2
+    assert mia.chapters.adamixup.same_accuracy(frame, "ours") == 6, "never reached: where the control is best"
+    assert mia.chapters.adamixup.same_accuracy(frame, "none", control="ours") == 2
 
 
 def test_several_data_sets_and_the_worst_of_them(pool, frame):
@@ -101,18 +104,18 @@ def test_several_data_sets_and_the_worst_of_them(pool, frame):
     for one in (pool, other):
         settings[one.name] = setting()
         settings[one.name].pool = one
-    everywhere = mia.across(
+    everywhere = mia.chapters.adamixup.across(
         settings, {"none": None, "adamixup": AdaMixup()}, attacks=ATTACKS, n_models=4, n_resamples=100
     )
     assert list(dict.fromkeys(everywhere["dataset"])) == ["toy", "other"]
     here = everywhere[everywhere["dataset"] == "toy"].drop(columns="dataset").reset_index(drop=True)
     last = frame[(frame["epoch"] == 6) & ~frame["metric"].str.contains("minus")].reset_index(drop=True)
     pd.testing.assert_frame_equal(here, last)
-    found = mia.worst(everywhere, "loss", "auc", "none")
+    found = mia.chapters.adamixup.worst(everywhere, "loss", "auc", "none")
     both = everywhere[(everywhere[["attack", "metric", "defense"]] == ["loss", "auc", "none"]).all(axis=1)]
     assert found.high == both["high"].max()
     assert (
-        mia.worst(frame, "loss", "auc", "none").high
+        mia.chapters.adamixup.worst(frame, "loss", "auc", "none").high
         == value(frame, defense="none", epoch=6, attack="loss", metric="auc").high
     )
 
@@ -126,7 +129,7 @@ def test_shares_over_the_epochs():
         "constant": AdaMixup(schedule="constant", start=0.7),
         "mixup": Mixup(),
     }
-    frame = mia.mixing_strength(arms, 5)
+    frame = mia.chapters.adamixup.mixing_strength(arms, 5)
     mean = frame.pivot(index="epoch", columns="defense", values="value")
     assert "none" not in mean
     assert mean["linear"].tolist() == pytest.approx([0.5, 0.375, 0.25, 0.125, 0])
@@ -153,43 +156,44 @@ def test_shares_over_the_epochs():
     ],
 )
 def test_wrong_parameters_are_refused_before_any_training(pool, monkeypatch, options, message):
-    module = sys.modules["mialab.trajectory"]  # of which the package has the function of that name
-    monkeypatch.setattr(module, "play", lambda *_, **__: pytest.fail("a training began"))
+    monkeypatch.setattr(mia.chapters.adamixup, "play", lambda *_, **__: pytest.fail("a training began"))
     with pytest.raises(ValueError, match=message):
-        mia.trajectory(pool, MODEL, **(OPTIONS | options))
+        mia.chapters.adamixup.trajectory(pool, MODEL, **(OPTIONS | options))
 
 
 def test_figures(frame):
-    plots.style()
-    figure = plots.trajectory(frame, "auc")
+    theme.style()
+    figure = curves.trajectory(frame, "auc")
     assert [ax.get_title() for ax in figure.axes] == ["loss", "correctness", ""]
     none, ada = figure.axes[0].get_lines()[:2]
     wanted = frame[(frame[["defense", "attack", "metric"]] == ["adamixup", "loss", "auc"]).all(axis=1)]
     assert ada.get_ydata().tolist() == wanted["value"].tolist()
-    assert (none.get_color(), ada.get_color()) == (plots.colour("none"), plots.colour("adamixup"))
-    figure = plots.trajectory(frame, "auc minus none", attacks=["loss"])
+    assert (none.get_color(), ada.get_color()) == (theme.colour("none"), theme.colour("adamixup"))
+    figure = curves.trajectory(frame, "auc minus none", attacks=["loss"])
     assert figure.axes[0].get_ylabel() == "AUC, minus none"
     assert figure.axes[-1].get_ylabel() == "Test accuracy, minus none"
-    figure = plots.trajectory(frame, "auc", attacks=["loss"], x="test_accuracy")
+    figure = curves.trajectory(frame, "auc", attacks=["loss"], x="test_accuracy")
     (ax,) = figure.axes
     reached = frame[(frame["metric"] == "test_accuracy") & (frame["defense"] == "none")]
     assert ax.get_lines()[0].get_xdata().tolist() == reached["value"].tolist()
-    (ax,) = plots.trajectory(mia.mixing_strength({"a": AdaMixup()}, 4), "smaller_share").axes
+    (ax,) = curves.trajectory(
+        mia.chapters.adamixup.mixing_strength({"a": AdaMixup()}, 4), "smaller_share"
+    ).axes
     assert len(ax.get_lines()[0].get_xdata()) == 4
     everywhere = pd.concat([frame.assign(dataset="a"), frame.assign(dataset="b")])
-    figure = plots.by_dataset(everywhere, [("loss", "auc"), ("", "test_accuracy")])
+    figure = comparisons.by_dataset(everywhere, [("loss", "auc"), ("", "test_accuracy")])
     assert [ax.get_xlabel() for ax in figure.axes] == ["AUC", "Test accuracy"]
     with pytest.raises(ValueError, match="metric"):
-        plots.trajectory(frame, "aux")
+        curves.trajectory(frame, "aux")
     plt.close("all")
 
 
 def test_many_variants_of_a_defense_have_colours_of_their_own(frame):
     names = ["adamixup", *(f"adamixup ({i})" for i in range(5))]
     many = pd.concat([frame[frame["defense"] == "adamixup"].assign(defense=name) for name in names])
-    (ax,) = plots.trajectory(many, "auc", attacks=["loss"], accuracy=False).axes
+    (ax,) = curves.trajectory(many, "auc", attacks=["loss"], accuracy=False).axes
     lines = {line.get_label(): line for line in ax.get_lines()}
-    assert lines["adamixup"].get_color() == plots.colour("adamixup")
+    assert lines["adamixup"].get_color() == theme.colour("adamixup")
     assert lines["adamixup"].get_linestyle() == "-"
     rgb = np.array([mpl.colors.to_rgb(lines[name].get_color()) for name in names])
     apart = np.abs(rgb[:, None] - rgb).max(axis=-1)

@@ -8,7 +8,7 @@ import torch
 import toys
 
 import mialab as mia
-from mialab import signals
+from mialab.classifiers import signals
 from mialab.defenses import WeightedSmoothing
 from mialab.defenses.base import cross_entropy
 from mialab.defenses.weighted_smoothing import FLOOR, class_z_scores, modified_entropy

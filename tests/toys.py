@@ -4,10 +4,10 @@ from typing import Literal
 
 import numpy as np
 
-from mialab.data import Pool
-from mialab.game import Game
-from mialab.membership import membership
+from mialab.data.pool import Pool
+from mialab.games.base import Game
 from mialab.queries import Queries, kinds, mixtures
+from mialab.training.membership import membership
 
 Design = Literal["paired", "balanced", "random"]
 

@@ -14,8 +14,8 @@ import toys
 from fsspec.implementations.local import LocalFileSystem
 
 import mialab as mia
+from mialab.classifiers.game import ClassifierPlan
 from mialab.defenses import Defense
-from mialab.game import ClassifierPlan
 from mialab.models import MLP
 
 

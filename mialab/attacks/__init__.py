@@ -10,10 +10,10 @@ from mialab.attacks.quantile import QuantileRegression
 from mialab.attacks.ranking import Ranking
 from mialab.attacks.reference import AttackP, AttackR
 from mialab.attacks.rmia import RMIA
-from mialab.attacks.signals import signal
 from mialab.attacks.threshold import Threshold
 from mialab.attacks.together import CoMembership, MixedPairs
 from mialab.attacks.white_box import GradientNorm, WhiteBox
+from mialab.games.signals import signal
 
 __all__ = [
     "RMIA",

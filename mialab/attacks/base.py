@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from mialab.options import choose
+from mialab._validation import choose
 from mialab.queries import MAKERS
-from mialab.randomness import generator
+from mialab.training.streams import generator
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 
 class Refused(ValueError):

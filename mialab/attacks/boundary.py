@@ -10,10 +10,10 @@ import numpy as np
 
 from mialab.attacks.base import Attack, register
 from mialab.attacks.calibrated import calibrated
-from mialab.probes import Boundary
+from mialab.probes.boundary import Boundary
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 
 @dataclass(frozen=True, kw_only=True)

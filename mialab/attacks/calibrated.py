@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mialab._validation import choose
 from mialab.attacks.base import Attack, register
 from mialab.attacks.shadows import blocks, lost
-from mialab.attacks.signals import signal
-from mialab.options import choose
+from mialab.games.signals import signal
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 #: The correctness is not among them: of so few different scores, the threshold from shadow models, whose score holds
 #: the target's answer where it is no member, would give memberships away.
@@ -57,7 +57,8 @@ class Calibrated(Attack):
     Parameters
     ----------
     statistic : {"loss", "confidence", "entropy", "modified_entropy", "scaled_logit"}
-        The number, see `mialab.signals`. With the loss, the score is a log ratio of probabilities, close to offline
+        The number, see `mialab.classifiers.signals`. With the loss, the score is a log ratio of probabilities,
+        close to offline
         RMIA's; with the scaled logit, it ranks a target's records as offline LiRA with a pooled variance does.
     per_class, calibrate
         See `Attack`.

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
+from mialab._validation import check_number, choose
 from mialab.attacks.base import Attack, register
-from mialab.attacks.signals import signal
-from mialab.options import check_number, choose
+from mialab.games.signals import signal
 from mialab.queries import MAKERS
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 
 def logistic_log_odds(

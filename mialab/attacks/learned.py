@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
+from mialab._validation import check_integer, choose
 from mialab.attacks.base import Attack, known_half, register
-from mialab.attacks.signals import signal
-from mialab.options import check_integer, choose
-from mialab.randomness import Streams, generator
+from mialab.games.signals import signal
+from mialab.training.streams import Streams, generator
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
     from sklearn.pipeline import Pipeline
 
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 #: Log-probabilities that are kept where they are sorted (Salem et al., 2019).
 TOP = 3

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mialab._validation import choose
 from mialab.attacks.base import Attack, Refused, register
 from mialab.attacks.shadows import blocks, lost
-from mialab.attacks.signals import signal
-from mialab.options import choose
+from mialab.games.signals import signal
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 #: Least variance, as a share of the variance pooled over records: a few equal answers are no proof of certainty.
 VARIANCE_FLOOR = 1e-4
@@ -126,7 +126,8 @@ class LiRA(Attack):
         Whether the attacker has shadow models that were trained on the record.
     statistic : {"scaled_logit", "hinge", "critic"}
         What phi is: ``z_y - logsumexp(other z)``, the log odds of the label; or ``z_y - max(other z)``, by how much
-        the label is ahead of, or behind, the next class; see `mialab.signals`. ``"critic"`` is for generative models,
+        the label is ahead of, or behind, the next class; see `mialab.classifiers.signals`. ``"critic"`` is for
+        generative models,
         what their critic says of the record minus what it says of generated ones (Ji et al.), see `mialab.gan`.
     variance : {"per_record", "pooled"}
         A variance for each record, or one shared by all records of a side, which is steadier with few shadows

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mialab._validation import check_number, choose
 from mialab.attacks.base import Attack, Refused, known_half, register
-from mialab.attacks.signals import signal
-from mialab.data import Pool
-from mialab.options import check_number, choose
+from mialab.data.pool import Pool
+from mialab.games.signals import signal
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 #: Ridge penalties to choose from, for standardised features: from hardly any to nothing but the mean.
 PENALTIES = np.logspace(0, 6, 13)
@@ -136,7 +136,7 @@ class QuantileRegression(Attack):
         ``1 - alpha`` being predicted by gradient-boosted trees with the pinball loss. The paper tunes the regression;
         we do not. Growing the trees takes many times as long as the ridge regressions.
     statistic : {"scaled_logit", "hinge"}
-        What phi is, see `mialab.signals`.
+        What phi is, see `mialab.classifiers.signals`.
     alpha : float
         False-positive rate that the attacker allows.
     per_class, calibrate

@@ -9,10 +9,10 @@ import numpy as np
 
 from mialab.attacks.base import Attack, register
 from mialab.attacks.lira import lira
-from mialab.attacks.signals import signal
+from mialab.games.signals import signal
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mialab._validation import check_number
 from mialab.attacks.base import Attack, known_half, register
 from mialab.attacks.shadows import blocks, lost
-from mialab.attacks.signals import signal
-from mialab.options import check_number
+from mialab.games.signals import signal
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 #: Least log probability that is told from others; the greatest is 0. Between these the percentile is interpolated.
 LEAST = -1000.0

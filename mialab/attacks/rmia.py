@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mialab._validation import check_integer, check_number, choose
 from mialab.attacks.base import Attack, register
 from mialab.attacks.shadows import blocks, lost
-from mialab.attacks.signals import signal
-from mialab.options import check_integer, check_number, choose
-from mialab.randomness import generator
+from mialab.games.signals import signal
+from mialab.training.streams import generator
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 
 def rmia(

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mialab._validation import choose
 from mialab.attacks.base import Attack, register
-from mialab.attacks.signals import signal
-from mialab.options import choose
+from mialab.games.signals import signal
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 SOURCES = {
     "loss": "Yeom et al. (2018), adversary 1",
@@ -31,7 +31,7 @@ class Threshold(Attack):
     Parameters
     ----------
     statistic : {"loss", "confidence", "entropy", "modified_entropy", "correctness"}
-        The number, see `mialab.signals`.
+        The number, see `mialab.classifiers.signals`.
     per_class, calibrate
         See `Attack`.
     """

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mialab._validation import check_integer, choose
 from mialab.attacks.base import Attack, Outcome, Refused, best_threshold, known_half, make, register
 from mialab.attacks.lira import VARIANCE_FLOOR
 from mialab.attacks.shadows import lost
-from mialab.attacks.signals import by_chunks, signal
-from mialab.options import check_integer, choose
-from mialab.randomness import generator
-from mialab.signals import SIGNALS
+from mialab.classifiers.signals import SIGNALS
+from mialab.games.signals import by_chunks, signal
+from mialab.training.streams import generator
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 
 @dataclass(frozen=True, kw_only=True)

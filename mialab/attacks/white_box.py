@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mialab._validation import check_number
 from mialab.attacks.base import Attack, known_half, register
 from mialab.attacks.calibrated import calibrated
-from mialab.attacks.signals import signal
-from mialab.options import check_number
+from mialab.games.signals import signal
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 #: Least number that a logarithm is taken of: float32 holds no smaller norms in full.
 TINY = float(np.finfo(np.float32).tiny)

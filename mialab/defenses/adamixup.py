@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from mialab._validation import check_number, choose
 from mialab.defenses.base import Defense, cross_entropy, register
-from mialab.options import check_number, choose
 
 if TYPE_CHECKING:
-    from mialab.engine import Run
-    from mialab.randomness import Streams
+    from mialab.classifiers.run import Run
+    from mialab.training.streams import Streams
 
 SCHEDULES = ("linear", "literal", "beta_decay", "beta", "constant")
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import nn
 
-from mialab.options import choose
+from mialab._validation import choose
 
 if TYPE_CHECKING:
-    from mialab.data import Pool
-    from mialab.engine import Run
-    from mialab.randomness import Streams
+    from mialab.classifiers.run import Run
+    from mialab.data.pool import Pool
+    from mialab.training.streams import Streams
 
 Predict = Callable[[torch.Tensor], torch.Tensor]
 
@@ -98,7 +98,7 @@ class Defense:
         return cross_entropy(logits, target).mean(-1)
 
     def before_epoch(self, run: Run) -> None:
-        """Look at or change the running training before an epoch (see `mialab.engine.Run`)."""
+        """Look at or change the running training before an epoch (see `mialab.classifiers.run.Run`)."""
 
     def network(self, network: nn.Module) -> nn.Module:
         """Return the network that is trained, given a freshly initialised one; it may be changed in place."""

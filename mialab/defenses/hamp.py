@@ -11,13 +11,13 @@ import torch
 from scipy.optimize import brentq
 from scipy.special import entr
 
+from mialab._validation import check_integer, check_number
 from mialab.defenses.base import Defense, Predict, cross_entropy, register
-from mialab.options import check_integer, check_number
 
 if TYPE_CHECKING:
-    from mialab.data import Pool
-    from mialab.engine import Run
-    from mialab.randomness import Streams
+    from mialab.classifiers.run import Run
+    from mialab.data.pool import Pool
+    from mialab.training.streams import Streams
 
 
 def label_entropy(p: float | np.ndarray, n_classes: int) -> float | np.ndarray:

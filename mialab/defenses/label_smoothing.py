@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 
+from mialab._validation import check_number
 from mialab.defenses.base import Defense, cross_entropy, register
-from mialab.options import check_number
 
 if TYPE_CHECKING:
-    from mialab.engine import Run
+    from mialab.classifiers.run import Run
 
 
 @register

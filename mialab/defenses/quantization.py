@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
+from mialab._validation import check_number, choose
 from mialab.defenses.base import Defense, register
-from mialab.options import check_number, choose
 
 if TYPE_CHECKING:
-    from mialab.engine import Run
+    from mialab.classifiers.run import Run
 
 Bits = int | str
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from mialab._validation import check_integer, check_number, choose
 from mialab.defenses.base import Defense, cross_entropy, register
-from mialab.options import check_integer, check_number, choose
-from mialab.randomness import Streams
+from mialab.training.streams import Streams
 
 if TYPE_CHECKING:
-    from mialab.engine import Run
+    from mialab.classifiers.run import Run
 
 #: What the released code adds to a standard deviation, and the least probability whose logarithm it takes.
 TINY, FLOOR = 2.061153622438558e-09, 2.3195228302435696e-16  # e^-20, e^-36
@@ -21,8 +21,8 @@ TINY, FLOOR = 2.061153622438558e-09, 2.3195228302435696e-16  # e^-20, e^-36
 def modified_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """Compute modified entropies (Song and Mittal, 2021, equation 8) as the released code does.
 
-    Logits are clipped at 20 and probabilities at 1e-30. `mialab.signals.modified_entropy` is the exact one, with the
-    opposite sign.
+    Logits are clipped at 20 and probabilities at 1e-30. `mialab.classifiers.signals.modified_entropy` is the exact
+    one, with the opposite sign.
 
     Parameters
     ----------

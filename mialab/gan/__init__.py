@@ -7,43 +7,6 @@
 >>> table = mia.audit(game, ["logan", "critic_lira", "monte_carlo"], pool=pool)
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+import lazy_loader
 
-from mialab.gan import attacks, defenses, networks, probes, published, theory
-from mialab.gan.arms import Setting, across, play_each, settings
-from mialab.gan.game import GeneratorGame, play
-from mialab.gan.quality import memorisation, quality, quality_difference
-from mialab.gan.scores import audit_scores
-from mialab.gan.training import Training
-
-if TYPE_CHECKING:
-    from mialab.gan import plots
-
-__all__ = [
-    "GeneratorGame",
-    "Setting",
-    "Training",
-    "across",
-    "attacks",
-    "audit_scores",
-    "defenses",
-    "memorisation",
-    "networks",
-    "play",
-    "play_each",
-    "plots",
-    "probes",
-    "published",
-    "quality",
-    "quality_difference",
-    "settings",
-    "theory",
-]
-
-
-def __getattr__(name: str) -> object:
-    # Matplotlib is loaded when a figure is wanted, never by worker processes.
-    if name == "plots":
-        return import_module("mialab.gan.plots")
-    raise AttributeError(f"module 'mialab.gan' has no attribute {name!r}")
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

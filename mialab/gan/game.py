@@ -11,29 +11,35 @@ import numpy as np
 import torch
 import xarray as xr
 
-from mialab import engine, provenance
-from mialab.data import Pool
-from mialab.game import Game, Plan, Team, _check_partners, _describe, carry_out, device_here
+from mialab import provenance
+from mialab._validation import check_integer, choose
+from mialab.data.pool import Pool
+from mialab.games.backends import Team
+from mialab.games.base import Game, _check_partners
+from mialab.games.execution import carry_out, device_here
+from mialab.games.plan import Plan, _describe
+from mialab.games.store import DIMENSIONS, GENERATED, RECONSTRUCTED, shapes
 from mialab.gan import defenses
 from mialab.gan.defenses.base import Defense
-from mialab.gan.engine import form, sample_labels, train_group
 from mialab.gan.networks import GAN
 from mialab.gan.networks import make as make_networks
 from mialab.gan.probes import PROBES, Probe
 from mialab.gan.probes import make as make_probes
+from mialab.gan.run import form, sample_labels, train_group
 from mialab.gan.training import Training
-from mialab.options import check_integer, choose
 from mialab.queries import Queries
 from mialab.queries import make as make_queries
-from mialab.store import DIMENSIONS, GENERATED, RECONSTRUCTED, shapes
+from mialab.training import stack
 
 #: Source files that decide what a trained model is, besides those of the options in use.
 SOURCES = (
-    "randomness.py",
-    "membership.py",
-    "engine.py",
+    "training/streams.py",
+    "training/membership.py",
+    "training/stack.py",
+    "training/options.py",
+    "classifiers/run.py",
     "models.py",
-    "gan/engine.py",
+    "gan/run.py",
     "gan/training.py",
     "gan/utility.py",
     "gan/defenses/base.py",
@@ -363,7 +369,7 @@ class GeneratorPlan(Plan):
         return train_group
 
     def options(self, device: str) -> dict[str, Any]:
-        """Return what `mialab.gan.engine.train_group` needs besides."""
+        """Return what `mialab.gan.run.train_group` needs besides."""
         names = ("networks", "defense", "training", "queries", "samples", "fakes", "seed", "probes")
         return {name: getattr(self, name) for name in names} | {"device": device}
 
@@ -384,9 +390,9 @@ class GeneratorPlan(Plan):
             else 1
         )
         work = (
-            60 * engine.count_parameters(critic) * places * self.training.batch_size * self.defense.n_critics
+            60 * stack.count_parameters(critic) * places * self.training.batch_size * self.defense.n_critics
         )
-        return self.training.last * (5 * engine.STEP_SECONDS + work / engine.OPERATIONS_PER_SECOND)
+        return self.training.last * (5 * stack.STEP_SECONDS + work / stack.OPERATIONS_PER_SECOND)
 
     def _parts(self) -> list[str]:
         sources = SOURCES + ("gan/probes.py",) * bool(self.probes)
@@ -423,18 +429,18 @@ def _form(*, pool: Pool, networks: GAN, defense: Defense, training: Training, de
     shape = pool.x.shape[1:]
     with torch.random.fork_rng(devices=[]):
         sizes = [
-            n * engine.count_parameters(make(shape, pool.n_classes))
+            n * stack.count_parameters(make(shape, pool.n_classes))
             for n, make in (
                 (defense.n_critics, networks.critic),
                 (defense.n_generators, networks.generator),
             )
         ]
     if device == "cpu":
-        return "stacked", max(1, min(GROUP_MODELS, engine.GROUP_PARAMETERS // sum(sizes)))
+        return "stacked", max(1, min(GROUP_MODELS, stack.GROUP_PARAMETERS // sum(sizes)))
     free, _ = torch.cuda.mem_get_info()
     # Weight, gradient, two numbers of optimizer state; a batch's values, several times for gradients of gradients.
     values = 4 * training.batch_size * defense.n_critics * int(np.prod(shape)) * 200
-    return "stacked", max(1, int(engine.GPU_SHARE * free / (16 * sum(sizes) + values)))
+    return "stacked", max(1, int(stack.GPU_SHARE * free / (16 * sum(sizes) + values)))
 
 
 def play(

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Literal, Protocol
 import torch
 from torch import nn
 
-from mialab.options import as_integers, check_integer, choose
+from mialab._validation import as_integers, check_integer, choose
 
 if TYPE_CHECKING:
-    from mialab.data import Pool
+    from mialab.data.pool import Pool
 
 NORMS = {
     "batch": nn.BatchNorm2d,

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
-from mialab.engine import prepare
-from mialab.options import check_integer, check_number
+from mialab._validation import check_integer, check_number
 from mialab.probes import chosen
-from mialab.randomness import Streams, generator
+from mialab.training.stack import prepare
+from mialab.training.streams import Streams, generator
 
 if TYPE_CHECKING:
-    from mialab.gan.engine import Run
+    from mialab.gan.run import Run
 
 #: Differences of arguments and of gradients, and the inverse of their product or 0.
 Pairs = deque[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -52,7 +52,7 @@ class Probe(ABC):
         Parameters
         ----------
         run : Run
-            The group, see `mialab.gan.engine.Run`.
+            The group, see `mialab.gan.run.Run`.
 
         Returns
         -------

@@ -11,12 +11,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from mialab import engine, metrics
-from mialab.data import Pool
+from mialab._validation import check_integer, choose
+from mialab.auditing import intervals
+from mialab.auditing.intervals import Interval
+from mialab.data.pool import Pool
 from mialab.gan.utility import classifier, train_on_synthetic, trained
-from mialab.metrics import Interval
-from mialab.options import check_integer, choose
-from mialab.randomness import generator
+from mialab.training import stack
+from mialab.training.streams import generator
 
 if TYPE_CHECKING:
     from mialab.gan.game import GeneratorGame
@@ -140,7 +141,7 @@ def distances(
         return float(fid.compute()), float(kid.compute()[0])
 
 
-def quality(
+def assess(
     games: Mapping[str, GeneratorGame], pool: Pool, *, confidence: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
     """Measure what generated records are worth: FID and KID to test records, and accuracy of classifiers.
@@ -158,7 +159,7 @@ def quality(
     pool : Pool
         The records, with a validation part, from which features are learnt (`extractor`), and a test part.
     confidence : float
-        Of the t intervals over models, see `mialab.metrics.over_targets`.
+        Of the t intervals over models, see `mialab.auditing.intervals.over_targets`.
     seed : int
         Of the extractor, of which records are compared, and of the classifiers trained on members.
 
@@ -226,7 +227,7 @@ def _rows(
     least, most = {"kid": -np.inf}, {"accuracy": 1.0}
     rows = []
     for name, values in found.items():
-        interval = metrics.over_targets(values, partner=partner, confidence=confidence)
+        interval = intervals.over_targets(values, partner=partner, confidence=confidence)
         ends = np.clip(interval, least.get(name, 0.0), most.get(name, np.inf)).tolist()
         rows.append((label, name, *ends, len(values), int(trained_on if name == "accuracy" else n)))
     return rows
@@ -235,7 +236,7 @@ def _rows(
 # --------------------------------------------------------------------------------------------------------- memorisation
 
 
-def memorisation(
+def memorization(
     games: Mapping[str, GeneratorGame], pool: Pool, *, confidence: float = 0.95, seed: int = 0
 ) -> pd.DataFrame:
     """Compare how close samples come to members with how close they come to as many non-members.
@@ -251,7 +252,7 @@ def memorisation(
     pool : Pool
         The records.
     confidence : float
-        Of the t intervals over models, see `mialab.metrics.over_targets`.
+        Of the t intervals over models, see `mialab.auditing.intervals.over_targets`.
     seed : int
         Of which members or non-members are left out where there are more of them than of the others.
 
@@ -285,13 +286,13 @@ def memorisation(
             inside[i], outside[i] = to_member.mean(), to_other.mean()
         found = {"closer to a member": closer, "to nearest member": inside, "to nearest non-member": outside}
         for name, values in found.items():
-            interval = metrics.over_targets(values, partner=_partners(game, targets), confidence=confidence)
+            interval = intervals.over_targets(values, partner=_partners(game, targets), confidence=confidence)
             ends = np.clip(interval, 0, 1 if name == "closer to a member" else np.inf).tolist()
             rows.append((label, name, *ends, len(targets)))
     return pd.DataFrame(rows, columns=["defense", "metric", "value", "low", "high", "models"])
 
 
-def quality_difference(
+def difference(
     one: GeneratorGame,
     other: GeneratorGame,
     pool: Pool,
@@ -309,9 +310,9 @@ def quality_difference(
     pool : Pool
         The records.
     metric : {"fid", "kid"}
-        Which distance to the test records, as in `quality`.
+        Which distance to the test records, as in `assess`.
     confidence, seed
-        As in `quality`.
+        As in `assess`.
     """
     choose("metric", metric, ("fid", "kid"))
     if one.member.shape != other.member.shape or (one.member != other.member).any():
@@ -323,7 +324,7 @@ def quality_difference(
         np.array([distances(test, x[:n], features, seed=seed)[metric == "kid"] for x in game.samples])
         for game in (one, other)
     )
-    return metrics.over_targets(first - second, partner=one.partner, confidence=confidence)
+    return intervals.over_targets(first - second, partner=one.partner, confidence=confidence)
 
 
 def nearest(x: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
@@ -358,4 +359,4 @@ def _partners(game: GeneratorGame, targets: np.ndarray) -> np.ndarray:
 
 def _records(x: np.ndarray | torch.Tensor) -> torch.Tensor:
     """Return records as float32 in [0, 1]."""
-    return engine.prepare(torch.as_tensor(np.ascontiguousarray(x))).float()
+    return stack.prepare(torch.as_tensor(np.ascontiguousarray(x))).float()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mialab.options import check_integer, check_number, choose
+from mialab._validation import check_integer, check_number, choose
 
 OBJECTIVES = ("wgan-gp", "bce")
 

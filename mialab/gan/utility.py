@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from mialab import engine
-from mialab.data import Pool
+from mialab._validation import check_integer
+from mialab.classifiers import run as classifier_run
+from mialab.data.pool import Pool
 from mialab.defenses.base import Defense
-from mialab.engine import Training
 from mialab.models import CNN, MLP, Model
-from mialab.options import check_integer
-from mialab.randomness import generator
+from mialab.training.options import Training
+from mialab.training.streams import generator
 
 #: Training steps and batch size of the classifiers that judge samples, whatever the number of samples.
 STEPS, BATCH = 400, 64
@@ -66,7 +66,7 @@ def classifier(pool: Pool) -> Model:
     return CNN(channels=(16, 32), hidden=64) if large else MLP(hidden=(128, 64), activation="relu")
 
 
-def trained(data: Pool, seed: int) -> engine.Run:
+def trained(data: Pool, seed: int) -> classifier_run.Run:
     """Train the small network on all records of a pool, for about 400 steps.
 
     Parameters
@@ -82,6 +82,6 @@ def trained(data: Pool, seed: int) -> engine.Run:
         epochs=max(1, round(STEPS / batches)), batch_size=min(BATCH, n), lr=2e-3, precision="float32"
     )
     plan = {"build": classifier(data), "defense": Defense(), "training": training}
-    run = engine.Run(data, data.y, np.ones((1, n), bool), [0], **plan, seed=seed, device="cpu")
+    run = classifier_run.Run(data, data.y, np.ones((1, n), bool), [0], **plan, seed=seed, device="cpu")
     run.train()
     return run

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mialab._validation import choose
 from mialab.attacks.base import Attack, Outcome, Refused, _spread, register
-from mialab.options import choose
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 #: Which array of a game holds what the critics say.
 ARRAYS = {"mean": "critic", "max": "critic_max"}

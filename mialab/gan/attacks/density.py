@@ -12,12 +12,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neural_network import MLPClassifier
 
+from mialab._validation import as_integers, check_integer
 from mialab.attacks.base import register
 from mialab.gan.attacks.samples import ROUNDING, OnSamples, flat, nearest, projection, released, spread
-from mialab.options import as_integers, check_integer
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 #: Least variance of samples along any direction, where reference records have variance 1: samples may all be equal.
 LEAST_VARIANCE = 1e-6

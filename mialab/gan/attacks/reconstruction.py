@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from mialab._validation import choose
 from mialab.attacks.base import Attack, Outcome, Refused, _spread, register
 from mialab.attacks.calibrated import calibrated
 from mialab.gan.probes import PartialBlackBox, WhiteBox
-from mialab.options import choose
 
 if TYPE_CHECKING:
     from mialab.gan.game import GeneratorGame

@@ -14,14 +14,14 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
+from mialab._validation import check_integer, choose
 from mialab.attacks.base import Attack, Outcome, Refused, register
 from mialab.attacks.calibrated import calibrated
-from mialab.data import Pool
-from mialab.engine import prepare
-from mialab.options import check_integer, choose
+from mialab.data.pool import Pool
+from mialab.training.stack import prepare
 
 if TYPE_CHECKING:
-    from mialab.game import Game
+    from mialab.games.base import Game
 
 #: Distances below this share of the records' spread are taken for zero: rounding.
 ROUNDING = 1e-6

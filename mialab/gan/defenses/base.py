@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch.nn.functional import softplus
 
-from mialab.options import choose
+from mialab._validation import choose
 
 if TYPE_CHECKING:
-    from mialab.data import Pool
-    from mialab.gan.engine import Run
+    from mialab.data.pool import Pool
+    from mialab.gan.run import Run
     from mialab.gan.training import Training
-    from mialab.randomness import Streams
+    from mialab.training.streams import Streams
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,14 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.functional import softplus
 
-from mialab.engine import initialise, prepare
+from mialab._validation import check_number
 from mialab.gan.defenses.base import Defense, register
 from mialab.gan.networks import Critic
-from mialab.options import check_number
+from mialab.training.stack import initialise, prepare
 
 if TYPE_CHECKING:
-    from mialab.data import Pool
-    from mialab.gan.engine import Run
+    from mialab.data.pool import Pool
+    from mialab.gan.run import Run
     from mialab.gan.training import Training
 
 #: Above this, a guarantee is a number only: exp(10) times any false-positive rate of interest is more than 1.

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch.nn.functional import softplus
 
+from mialab._validation import check_number
 from mialab.gan.defenses.base import Defense, generator_loss, register
-from mialab.options import check_number
 
 if TYPE_CHECKING:
-    from mialab.gan.engine import Run
+    from mialab.gan.run import Run
 
 
 def binary_entropy(logits: torch.Tensor) -> torch.Tensor:

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from mialab._validation import check_number, choose
 from mialab.gan.defenses.base import Defense, register
-from mialab.options import check_number, choose
 
 if TYPE_CHECKING:
-    from mialab.randomness import Streams
+    from mialab.training.streams import Streams
 
 
 @register

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mialab._validation import check_integer
 from mialab.gan.defenses.base import Defense, register
-from mialab.options import check_integer
 
 
 @register

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch.nn.functional import cross_entropy, leaky_relu
 
-from mialab.engine import prepare
+from mialab._validation import check_integer, check_number
 from mialab.gan.defenses.base import Defense, register
-from mialab.options import check_integer, check_number
+from mialab.training.stack import prepare
 
 if TYPE_CHECKING:
-    from mialab.gan.engine import Run
-    from mialab.randomness import Streams
+    from mialab.gan.run import Run
+    from mialab.training.streams import Streams
 
 #: Hidden units of the privacy classifier.
 WIDTH = 128

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from mialab._validation import check_number
 from mialab.gan.defenses.base import Defense, register
-from mialab.options import check_number
 
 if TYPE_CHECKING:
-    from mialab.data import Pool
-    from mialab.gan.engine import Run
+    from mialab.data.pool import Pool
     from mialab.gan.game import GeneratorGame
+    from mialab.gan.run import Run
     from mialab.gan.training import Training
 
 

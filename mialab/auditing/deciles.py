@@ -1,0 +1,257 @@
+"""Risk by a quantity of the records: in deciles, with intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from mialab import attacks
+from mialab._validation import check_integer, check_number, choose
+from mialab.attacks.base import Attack
+from mialab.auditing import intervals, metrics
+from mialab.auditing.intervals import Interval
+from mialab.auditing.metrics import rate_name
+from mialab.games.base import Game
+
+
+def deciles(distance: ArrayLike, *, n: int = 10) -> np.ndarray:
+    """Return the decile of each record's distance, int64 (record,): 1 for the nearest tenth, 10 for the farthest.
+
+    Parameters
+    ----------
+    distance : array_like of float, shape (record,)
+        One per record; ties are broken by position.
+    n : int
+        Number of parts, 10 by default.
+    """
+    distance = np.asarray(distance, np.float64)
+    check_integer("n", n, low=2)
+    if distance.ndim != 1 or not np.isfinite(distance).all():
+        raise ValueError(f"distance must be finite numbers, one per record; it has shape {distance.shape}.")
+    if len(distance) < n:
+        raise ValueError(f"n={n} parts need at least as many records; there are {len(distance)}.")
+    rank = np.empty(len(distance), np.int64)
+    rank[np.argsort(distance, kind="stable")] = np.arange(len(distance))
+    return 1 + rank * n // len(distance)
+
+
+def risk_by_decile(
+    game: Game,
+    attack: str | Attack,
+    distance: ArrayLike,
+    *,
+    metric: str = "auc",
+    n: int = 10,
+    confidence: float = 0.95,
+    n_resamples: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Measure an attack on the records of each decile of a distance apart.
+
+    Each decile has a ROC curve of its own, over its (target, record) pairs; the attack itself sees the whole game.
+
+    Parameters
+    ----------
+    game : Game
+        The game.
+    attack : str or Attack
+        The attack.
+    distance : array_like of float, shape (record,)
+        E.g. from `neighbour_distance`.
+    metric : str
+        ``"auc"``, or ``"tpr@0.01"`` at any rate; NaN where it allows fewer than ten false alarms.
+    n : int
+        Number of parts.
+    confidence, n_resamples, seed
+        Of the intervals over targets and records, see `mialab.auditing.intervals.pooled_bootstrap`.
+
+    Returns
+    -------
+    DataFrame
+        A row per decile; columns ``decile``, ``distance`` (the median), ``records``, ``value``, ``low``, ``high``.
+    """
+    rates = _rates(metric)
+    part, distance = _parts(distance, game.n_records, n)
+    outcome = attacks.make(attack).run(game)
+    rows = []
+    for decile in range(1, n + 1):
+        inside = part == decile
+        evaluated = outcome.evaluated & inside
+        found = Interval(np.nan, np.nan, np.nan)
+        if _measurable(evaluated, game.member, rates):
+            found = intervals.pooled_bootstrap(
+                outcome.score,
+                game.member,
+                evaluated=evaluated,
+                partner=game.partner,
+                fprs=rates,
+                n_resamples=n_resamples,
+                confidence=confidence,
+                seed=seed,
+            )[metric]
+        rows.append((decile, float(np.median(distance[inside])), int(inside.sum()), *found))
+    table = pd.DataFrame(rows, columns=["decile", "distance", "records", "value", "low", "high"])
+    table.attrs = {"attack": attacks.make(attack).name, "metric": metric}
+    return table
+
+
+def risk_difference(
+    game: Game,
+    attack: str | Attack,
+    distance: ArrayLike,
+    *,
+    metric: str = "auc",
+    n: int = 10,
+    confidence: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Return the risk in the nearest decile minus the risk in the farthest one, with an interval.
+
+    Parameters
+    ----------
+    game, attack, distance, metric, n
+        As in `risk_by_decile`.
+    confidence, n_resamples, seed
+        Of the interval, for which targets and the records of both deciles are resampled together; see
+        `mialab.auditing.intervals.pooled_difference`.
+    """
+    rates = _rates(metric)
+    part, _ = _parts(distance, game.n_records, n)
+    outcome = attacks.make(attack).run(game)
+    ends = [outcome.evaluated & (part == decile) for decile in (1, n)]
+    if not all(_measurable(evaluated, game.member, rates) for evaluated in ends):
+        return Interval(np.nan, np.nan, np.nan)
+    return intervals.pooled_difference(
+        *({"score": outcome.score, "evaluated": evaluated} for evaluated in ends),
+        member=game.member,
+        partner=game.partner,
+        fprs=rates,
+        n_resamples=n_resamples,
+        confidence=confidence,
+        seed=seed,
+    )[metric]
+
+
+def decisions(game: Game, attack: str | Attack, side: str) -> np.ndarray:
+    """Return what an attacker says at its own threshold, 1 for "member", of members or of non-members.
+
+    Parameters
+    ----------
+    game : Game
+        The game.
+    attack : str or Attack
+        The attack.
+    side : {"members", "non-members"}
+        Of whom.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (target, record)
+        NaN for the other side, and where the attack is not evaluated.
+    """
+    choose("side", side, ("members", "non-members"))
+    outcome = attacks.make(attack).run(game)
+    counted = outcome.evaluated & (game.member if side == "members" else ~game.member)
+    return np.where(counted, outcome.said_member, np.nan)
+
+
+def mean_by_decile(
+    values: ArrayLike,
+    distance: ArrayLike,
+    *,
+    partner: ArrayLike | None = None,
+    n: int = 10,
+    confidence: float = 0.95,
+) -> pd.DataFrame:
+    """Average a number that each model has for each record over the records of each decile of a distance.
+
+    Parameters
+    ----------
+    values : array_like of float, shape (model, record)
+        E.g. confidences; NaN where a record does not count.
+    distance : array_like of float, shape (record,)
+        E.g. from `neighbour_distance`.
+    partner : array_like of int, shape (model,), optional
+        Which models have complementary members.
+    n : int
+        Number of parts.
+    confidence : float
+        Of the intervals over models, see `mialab.auditing.intervals.over_targets`.
+
+    Returns
+    -------
+    DataFrame
+        Columns as in `risk_by_decile`.
+    """
+    means, part, distance = _means(values, distance, n)
+    rows = [
+        (
+            decile,
+            float(np.median(distance[part == decile])),
+            int((part == decile).sum()),
+            *intervals.over_targets(means[:, decile - 1], partner=partner, confidence=confidence),
+        )
+        for decile in range(1, n + 1)
+    ]
+    return pd.DataFrame(rows, columns=["decile", "distance", "records", "value", "low", "high"])
+
+
+def mean_difference(
+    values: ArrayLike,
+    distance: ArrayLike,
+    *,
+    partner: ArrayLike | None = None,
+    n: int = 10,
+    confidence: float = 0.95,
+) -> Interval:
+    """Return the mean in the nearest decile minus the mean in the farthest one, with an interval over models.
+
+    Parameters
+    ----------
+    values, distance, partner, n, confidence
+        As in `mean_by_decile`.
+    """
+    means, *_ = _means(values, distance, n)
+    return intervals.over_targets(means[:, 0] - means[:, -1], partner=partner, confidence=confidence)
+
+
+def _parts(distance: ArrayLike, n_records: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    distance = np.asarray(distance, np.float64)
+    if distance.shape != (n_records,):
+        raise ValueError(f"distance has shape {distance.shape}; it must be ({n_records},), one per record.")
+    return deciles(distance, n=n), distance
+
+
+def _means(values: ArrayLike, distance: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Means of each model over each decile, (model, decile), the decile of each record, and the distances."""
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2:
+        raise ValueError(f"values has shape {values.shape}; it must be (model, record).")
+    part, distance = _parts(distance, values.shape[1], n)
+    inside = part[:, None] == np.arange(1, n + 1)
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore"):  # a decile without any known value has no mean
+        return np.where(known, values, 0) @ inside / (known.astype(np.float64) @ inside), part, distance
+
+
+def _rates(metric: str) -> list[float]:
+    kind, _, rate = metric.partition("@")
+    if metric == "auc":
+        return []
+    try:
+        number = float(rate)
+        check_number("rate", number, low=0, high=1)
+    except ValueError:
+        number = np.nan
+    if kind != "tpr" or np.isnan(number) or rate_name(kind, number) != metric:
+        raise ValueError(
+            f"metric={metric!r} must be 'auc', or the true-positive rate at a false-positive rate, e.g. 'tpr@0.01'."
+        )
+    return [number]
+
+
+def _measurable(evaluated: np.ndarray, member: np.ndarray, rates: list[float]) -> bool:
+    inside, outside = (evaluated & member).sum(), (evaluated & ~member).sum()
+    return bool(inside and outside and all(metrics.resolvable(int(outside), rate) for rate in rates))

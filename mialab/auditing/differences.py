@@ -1,0 +1,163 @@
+"""Single figures of games, and differences between them, with intervals: what verdicts are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from mialab import attacks
+from mialab._validation import choose
+from mialab.attacks.base import Attack
+from mialab.auditing import intervals, metrics
+from mialab.auditing.intervals import Interval
+from mialab.auditing.measure import _columns
+from mialab.auditing.tables import pooled_rows
+from mialab.games.base import Game
+from mialab.games.signals import by_chunks
+
+Attacked = tuple[Game, str | Attack | None]
+
+
+def accuracy(games: Mapping[str, Game], *, confidence: float = 0.95) -> pd.DataFrame:
+    """Return the accuracy of the models of each game, as means over models with intervals.
+
+    Parameters
+    ----------
+    games : dict of str to Game
+        Label to game.
+    confidence : float
+        Of the interval over models, see `mialab.auditing.intervals.over_targets`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per game; columns ``models``, ``members``, ``test accuracy``, ``gap`` (members minus test).
+    """
+    rows = {}
+    for label, game in games.items():
+        columns = {
+            "members": game.train_accuracy,
+            "test accuracy": game.test_accuracy,
+            "gap": game.train_accuracy - game.test_accuracy,
+        }
+        means = {
+            k: intervals.over_targets(v, partner=game.partner, confidence=confidence)
+            for k, v in columns.items()
+        }
+        # The t-interval does not know that no accuracy is above 1.
+        means |= {k: Interval(*np.clip(means[k], 0, 1)) for k in ("members", "test accuracy")}
+        rows[label] = {"models": game.n_models} | {k: f"{v:.3f}" for k, v in means.items()}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="defense")
+
+
+def pooled(table: pd.DataFrame, attack: str, metric: str, *, defense: str | None = None) -> Interval:
+    """Return one pooled figure of an audit with its interval.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `mialab.audit` or `mialab.compare`.
+    attack, metric : str
+        Such as ``"lira"`` and ``"tpr@0.01"``.
+    defense : str, optional
+        Which defense, in a table of several.
+    """
+    if "defense" in table:
+        table = table[table["defense"] == choose("defense", defense, set(table["defense"]))]
+    choose("attack", attack, set(table["attack"]))
+    rows = pooled_rows(table, metric)
+    rows = rows[rows["attack"] == attack]
+    return Interval(*rows[["value", "low", "high"]].to_numpy(dtype=np.float64)[0].tolist())
+
+
+def changed_predictions(game: Game, *, confidence: float = 0.95) -> Interval:
+    """Return the share of answers whose predicted class the defense's output step changes.
+
+    Parameters
+    ----------
+    game : Game
+        A game whose defense has an output step; ValueError if it has none.
+    confidence : float
+        Of the Clopper-Pearson interval.
+    """
+    released, own = (
+        by_chunks(lambda z, _: z.argmax(-1), g.lazy_logits, g.y) for g in (game, game.before_output_step())
+    )
+    changed = released != own
+    return intervals.proportion(int(changed.sum()), changed.size, confidence)
+
+
+def difference(
+    first: Attacked,
+    second: Attacked,
+    *,
+    metric: str = "auc",
+    relative: bool = False,
+    records: ArrayLike | None = None,
+    confidence: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    """Return the difference of a figure, first minus second, with an interval.
+
+    Targets and records are resampled for both at once, so that what both have in common cancels.
+
+    Parameters
+    ----------
+    first, second : (Game, attack)
+        What is attacked, and by what: two games under the same attack, two attacks on the same game, or both. The
+        games must have the same members: play them with the same pool, ``n_models``, ``canaries`` and ``seed``. The
+        attack is None where ``metric`` is an accuracy.
+    metric : str
+        ``"auc"``, ``"tpr@0.01"`` (any rate), ``"tnr@0.001"``, ``"balanced_accuracy"``, ``"precision"``, ``"recall"`` or
+        ``"f1"``, pooled over targets; or ``"test_accuracy"`` or ``"train_accuracy"``, over models.
+    relative : bool
+        Whether to divide the difference by the second figure, e.g. -0.1 where it is lower by a tenth of itself; not for
+        accuracies of models.
+    records : mask or indices, optional
+        Records to measure on, as in `mialab.audit`; all by default.
+    confidence, n_resamples, seed
+        Of the interval, see `mialab.auditing.intervals.pooled_bootstrap`.
+
+    Raises
+    ------
+    ValueError
+        If the games differ in their members, or a rate is not resolvable with so few records.
+    """
+    (a, attack_a), (b, attack_b) = first, second
+    if a.member.shape != b.member.shape or not np.array_equal(a.member, b.member):
+        raise ValueError(
+            "The games have different members, so their difference would mix defense and chance: "
+            "play both with the same pool, n_models, canaries and seed."
+        )
+    if metric in ("test_accuracy", "train_accuracy"):
+        if relative:
+            raise ValueError(f"relative=True goes with figures of attacks, not with metric={metric!r}.")
+        values = getattr(a, metric) - getattr(b, metric)
+        return intervals.over_targets(values, partner=a.partner, confidence=confidence)
+    columns = _columns(records, a.n_records)
+    sides = []
+    for game, attack in ((a, attack_a), (b, attack_b)):
+        outcome = attacks.make(attack).run(game)
+        evaluated = outcome.evaluated & columns
+        sides.append({"score": outcome.score, "said_member": outcome.said_member, "evaluated": evaluated})
+    kind, _, rate = metric.partition("@")
+    rates = {"fprs": [float(rate)] if kind == "tpr" else [], "fnrs": [float(rate)] if kind == "tnr" else []}
+    if rate:
+        wrong = sides[0]["evaluated"] & (a.member if kind == "tnr" else ~a.member)
+        if not metrics.resolvable(int(wrong.sum()), float(rate)):
+            return Interval(np.nan, np.nan, np.nan)
+    found = intervals.pooled_difference(
+        *sides,
+        member=a.member,
+        partner=a.partner,
+        relative=relative,
+        n_resamples=n_resamples,
+        confidence=confidence,
+        seed=seed,
+        **rates,
+    )
+    return found[choose("metric", metric, found)]

@@ -1,0 +1,222 @@
+"""Judge losses that were computed elsewhere, such as published ones, as all games are judged here."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mialab._validation import choose
+from mialab.attacks.base import Attack, Outcome
+from mialab.attacks.lira import LiRA
+from mialab.auditing import metrics
+from mialab.auditing.measure import audit
+from mialab.auditing.tables import AuditTable
+from mialab.gan.game import GeneratorGame
+
+if TYPE_CHECKING:
+    from mialab.games.base import Game
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossThreshold(Attack):
+    """Call a record a member if its loss is low: no reference model is asked, but for the threshold."""
+
+    victim: ClassVar[str] = "generator"
+    sees: ClassVar[str] = "critic"
+    source: ClassVar[str] = "Yeom et al. (2018), adversary 1"
+
+    @property
+    def base_name(self) -> str:
+        """Name of the attack."""
+        return "loss"
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return minus the loss, (model, record)."""
+        return -game.critic_loss[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class _Done(Attack):
+    """An attack that was made before, target by target, under a name of its own."""
+
+    victim: ClassVar[str] = "generator"
+    made: Attack
+    label: str
+    outcome: Outcome
+
+    def __repr__(self) -> str:
+        return repr(self.made)
+
+    @property
+    def base_name(self) -> str:
+        return self.label
+
+    @property
+    def name(self) -> str:
+        return self.label
+
+    def check(self, game: Game) -> None:
+        """Whatever was needed was there."""
+
+    def scores(self, game: Game) -> np.ndarray:
+        return self.outcome.score
+
+    def run(self, game: Game) -> Outcome:
+        return self.outcome
+
+
+#: The attacks of `audit_scores`, by name.
+ATTACKS: dict[str, Attack] = {
+    "loss": LossThreshold(),
+    **{
+        attack.base_name.replace("critic_", ""): attack
+        for attack in (
+            LiRA(statistic="critic", online=online, variance=variance)
+            for online in (True, False)
+            for variance in ("per_record", "pooled")
+        )
+    },
+}
+
+
+def audit_scores(
+    *,
+    target_loss: ArrayLike,
+    target_member: ArrayLike,
+    reference_loss: ArrayLike,
+    reference_member: ArrayLike,
+    own_reference: ArrayLike | None = None,
+    attacks: Sequence[str] = tuple(ATTACKS),
+    fprs: Sequence[float] = (0.001, 0.01),
+    fnrs: Sequence[float] = (0.001,),
+    confidence: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    name: str = "scores",
+) -> AuditTable:
+    """Judge losses of target models by those of reference models, with LiRA and with a threshold.
+
+    Whatever the loss is (of a critic, of a reconstruction), targets and references should have it measured alike,
+    such as over the same number of generated records. Gaussians are fitted to the references alone.
+
+    Parameters
+    ----------
+    target_loss : array_like of float, shape (target, record)
+        Losses of the target models, lower for members; (record,) stands for a single target.
+    target_member : array_like of bool, shape (target, record)
+        Which target was trained on which record; (record,) serves for all targets.
+    reference_loss : array_like of float, shape (reference, record)
+        Losses of the reference models on the same records.
+    reference_member : array_like of bool, shape (reference, record)
+        Which reference was trained on which record. Records with fewer than 3 references that were, or 3 that were
+        not, are not evaluated by attacks that fit Gaussians to them.
+    own_reference : array_like of int, shape (target,), optional
+        For each target the reference that is the same model, and is left out against this target; -1 for none, the
+        default. In the scores that Ji et al. released, undefended target k is reference k.
+    attacks : sequence of str
+        Of ``"loss"``, a threshold on the target's loss; ``"lira"``, the online attack with variances per record;
+        ``"lira_pooled"``, with one variance for all records; ``"lira_offline"`` and ``"lira_offline_pooled"``, which
+        use references without the record alone. See `mialab.attacks.LiRA`.
+    fprs, fnrs, confidence, n_resamples, seed
+        See `mialab.audit`.
+    name : str
+        A name for tables and figures.
+
+    Returns
+    -------
+    AuditTable
+        As from `mialab.audit`.
+
+    Raises
+    ------
+    ValueError
+        If shapes or values do not fit, or a target's losses are exactly those of a reference that is not left out.
+
+    Warns
+    -----
+    UserWarning
+        If a target has exactly the members of a reference that is not left out: they may be the same model.
+    """
+    loss, reference = (
+        np.atleast_2d(np.asarray(target_loss, np.float64)),
+        np.asarray(reference_loss, np.float64),
+    )
+    if loss.ndim != 2 or reference.ndim != 2 or loss.shape[1] != reference.shape[1]:
+        raise ValueError(
+            f"target_loss has shape {np.shape(target_loss)} and reference_loss {reference.shape}; they must be "
+            "(target, record) and (reference, record), of the same records."
+        )
+    for key, value in (("target_loss", loss), ("reference_loss", reference)):
+        if not np.isfinite(value).all():
+            raise ValueError(f"{key} has {np.sum(~np.isfinite(value))} values that are not finite numbers.")
+    member = metrics._flags("target_member", target_member)
+    inside = metrics._flags("reference_member", reference_member)
+    if member.shape not in (loss.shape, loss.shape[1:]):
+        raise ValueError(f"target_member has shape {member.shape}; with target_loss it must be {loss.shape}.")
+    if inside.shape != reference.shape:
+        raise ValueError(
+            f"reference_member has shape {inside.shape}; it must be {reference.shape}, as reference_loss."
+        )
+    member = np.broadcast_to(member, loss.shape).copy()
+    own = _own(own_reference, len(loss), len(reference))
+    _check_apart(loss, member, reference, inside, own)
+    if isinstance(attacks, str) or not attacks:
+        raise ValueError(f"attacks={attacks!r} must be a list of attacks, of {', '.join(ATTACKS)}.")
+    chosen = {choose("attacks", attack, ATTACKS): ATTACKS[attack] for attack in attacks}
+
+    parts: dict[str, list[Outcome]] = {attack: [] for attack in chosen}
+    for k in range(len(loss)):
+        others = np.arange(len(reference)) != own[k]
+        game = GeneratorGame.from_arrays(
+            critic_loss=np.concatenate([loss[k : k + 1], reference[others]]),
+            member=np.concatenate([member[k : k + 1], inside[others]]),
+            shadow=np.arange(1 + others.sum()) > 0,
+        )
+        for attack, outcomes in parts.items():
+            outcomes.append(chosen[attack].run(game))
+    done = []
+    for attack, outcomes in parts.items():
+        together = Outcome(
+            *(np.stack([vars(o)[f.name][0] for o in outcomes]) for f in dataclasses.fields(Outcome))
+        )
+        done.append(_Done(made=chosen[attack], label=attack, outcome=together))
+    targets = GeneratorGame.from_arrays(critic_loss=loss, member=member, name=name)
+    options = {"fprs": fprs, "fnrs": fnrs, "confidence": confidence, "n_resamples": n_resamples, "seed": seed}
+    return audit(targets, done, **options)
+
+
+def _own(own_reference: ArrayLike | None, n_targets: int, n_references: int) -> np.ndarray:
+    """Check which reference each target is, (target,)."""
+    if own_reference is None:
+        return np.full(n_targets, -1)
+    own = np.atleast_1d(np.asarray(own_reference))
+    fits = own.shape == (n_targets,) and np.issubdtype(own.dtype, np.integer)
+    if not fits or own.min() < -1 or own.max() >= n_references:
+        raise ValueError(
+            f"own_reference={own_reference!r} must hold for each of {n_targets} targets the index of a reference, 0 to "
+            f"{n_references - 1}, or -1 for none."
+        )
+    return own
+
+
+def _check_apart(
+    loss: np.ndarray, member: np.ndarray, reference: np.ndarray, inside: np.ndarray, own: np.ndarray
+) -> None:
+    """Refuse targets that are among their references by their losses; warn if only members are the same."""
+    for k in range(len(loss)):
+        others = np.arange(len(reference)) != own[k]
+        for what, rows, row in (("losses", reference, loss[k]), ("members", inside, member[k])):
+            same = np.flatnonzero((rows == row).all(1) & others)
+            if not same.size:
+                continue
+            message = f"Target {k} has exactly the {what} of reference {same[0]}"
+            remedy = f"leave it out with own_reference, whose entry {k} is {own[k]}."
+            if what == "losses":
+                raise ValueError(f"{message}: it must not be among its own references; {remedy}")
+            warnings.warn(f"{message}: if they are the same model, {remedy}", stacklevel=3)

@@ -1,0 +1,180 @@
+"""Kinds of attackers, and which attacks a game allows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mialab import attacks as _attacks
+from mialab.attacks.base import Attack, Refused
+from mialab.attacks.together import Together
+from mialab.auditing.measure import _chosen
+from mialab.games.base import Game
+
+if TYPE_CHECKING:
+    from mialab.data.pool import Pool
+
+
+#: What attackers see and have, from little to much, with the test that says whether an attack is of the kind; an
+#: attack belongs to the first that fits.
+FAMILIES = {
+    "sets of records": lambda a: isinstance(a, Together),
+    "samples": lambda a: a.victim == "generator" and a.sees == "samples",
+    "the critic": lambda a: a.victim == "generator" and a.sees == "critic" and a.shadows == "none",
+    "critics of reference models": lambda a: a.victim == "generator" and a.sees == "critic",
+    "the generator": lambda a: a.victim == "generator",
+    "label or ranking only": lambda a: a.sees in ("label", "ranking"),
+    "more than answers": lambda a: a.sees != "logits",
+    "known half of the target's records": lambda a: a.needs_known_half,
+    "one answer, one threshold": lambda a: a.shadows == "none",
+    "learned from shadow models": lambda a: a.shadows == "any",
+    "OUT shadow models": lambda a: a.shadows == "OUT",
+    "IN and OUT shadow models": lambda a: a.shadows == "IN and OUT",
+}
+
+
+_ORDER = [
+    "label or ranking only",
+    "one answer, one threshold",
+    "known half of the target's records",
+    "learned from shadow models",
+    "OUT shadow models",
+    "IN and OUT shadow models",
+    "more than answers",
+    "samples",
+    "the generator",
+    "the critic",
+    "critics of reference models",
+    "sets of records",
+    "other",
+]
+
+
+def families(attacks: Iterable[str | Attack] | None = None) -> dict[str, list[str]]:
+    """Group attacks by what they see of the target and what they have besides.
+
+    Parameters
+    ----------
+    attacks : iterable of str or Attack, optional
+        All that are registered by default.
+
+    Returns
+    -------
+    dict of str to list of str
+        What the attacker has, from little to much, to names of attacks in the order given. A name unknown to the
+        package is among ``"other"``.
+    """
+    names = _attacks.available().index if attacks is None else attacks
+    found: dict[str, list[str]] = {family: [] for family in _ORDER}
+    for attack in names:
+        name = attack if isinstance(attack, str) else attack.name
+        found[family(attack)].append(name)
+    return {family: members for family, members in found.items() if members}
+
+
+def family(attack: str | Attack) -> str:
+    """Return the group of an attack, see `families`."""
+    if isinstance(attack, str):
+        if attack not in _attacks.base.ATTACKS:
+            return "other"
+        attack = _attacks.make(attack)
+    return next((name for name, fits in FAMILIES.items() if fits(attack)), "other")
+
+
+def one_of_each(attacks: Iterable[str | Attack] | None = None) -> list[str | Attack]:
+    """Choose one attack of each kind, for figures that could not show all variants.
+
+    Parameters
+    ----------
+    attacks : iterable of str or Attack, optional
+        All that are registered by default.
+
+    Returns
+    -------
+    list of str or Attack
+        Of the attacks of the same class in the same group (`families`), the one with the most default parameters,
+        in the order of the groups.
+    """
+    names = _attacks.available().index if attacks is None else attacks
+    best: dict[tuple[str, type], tuple[int, str | Attack]] = {}
+    for name in names:
+        attack = _attacks.make(name)
+        changed = sum(
+            getattr(attack, field.name) != field.default
+            for field in dataclasses.fields(attack)
+            if field.name not in ("pool", "calibrate")
+        )
+        key = family(attack), type(attack)
+        if key not in best or changed < best[key][0]:
+            best[key] = changed, name
+    return [best[key][1] for key in sorted(best, key=lambda key: _ORDER.index(key[0]))]
+
+
+def needing_shadows(game: Game, *, pool: Pool | None = None) -> list[str | Attack]:
+    """Choose attacks for figures on shadow models.
+
+    Parameters
+    ----------
+    game : Game
+    pool : Pool, optional
+        As in `applicable`.
+
+    Returns
+    -------
+    list of str or Attack
+        `one_of_each` of those that the game allows and that need shadow models for their score, without attacks on
+        sets of records; and first ``"loss"``, which needs none, to compare with.
+    """
+    able = [attack for attack in applicable(game, pool=pool)[0] if attack.shadows != "none"]
+    return ["loss", *_on_single_records(one_of_each(able))]
+
+
+def applicable(
+    game: Game, attacks: Sequence[str | Attack] | None = None, *, pool: Pool | None = None
+) -> tuple[list[Attack], pd.DataFrame]:
+    """Tell which attacks a game allows.
+
+    Parameters
+    ----------
+    game : Game
+    attacks : sequence of str or Attack, optional
+        All that are registered by default.
+    pool : Pool, optional
+        The records that were played with, for attacks that look at them.
+
+    Returns
+    -------
+    attacks : list of Attack
+        Those that this game allows, ready to run.
+    refused : DataFrame
+        The others: columns ``attack`` and ``reason``.
+
+    Raises
+    ------
+    ValueError
+        If an attack is unknown or named twice.
+    """
+    able, refused = [], []
+    for attack in _all(attacks, pool, game.victim):
+        try:
+            if attack.needs_pool and attack.pool is None:
+                raise Refused(f"Attack {attack.name!r} looks at the records: pass pool=.")
+            attack.check(game)
+            able.append(attack)
+        except Refused as error:
+            refused.append((attack.name, str(error)))
+    return able, pd.DataFrame(refused, columns=["attack", "reason"])
+
+
+def _all(
+    attacks: Sequence[str | Attack] | None, pool: Pool | None, victim: str = "classifier"
+) -> list[Attack]:
+    names = list(_attacks.available(victim).index) if attacks is None else attacks
+    return list(_chosen(names, pool).values())
+
+
+def _on_single_records(attacks: list[str | Attack]) -> list[str | Attack]:
+    return [attack for attack in attacks if family(attack) != "sets of records"]

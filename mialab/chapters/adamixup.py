@@ -1,0 +1,285 @@
+"""Attack success over the epochs: a game for each epoch at which training might stop."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mialab import _progress
+from mialab import defenses as _defenses
+from mialab._validation import as_integers, check_integer, choose
+from mialab.auditing import intervals, metrics
+from mialab.auditing.intervals import Interval
+from mialab.auditing.measure import _chosen
+from mialab.classifiers.game import play
+from mialab.defenses import AdaMixup
+from mialab.games.base import Game
+from mialab.training.options import Training
+from mialab.training.streams import Streams
+
+if TYPE_CHECKING:
+    from mialab.attacks.base import Attack
+    from mialab.chapters.settings import Setting
+    from mialab.data.pool import Pool
+    from mialab.defenses.base import Defense
+    from mialab.models import Model
+    from mialab.queries import Queries
+
+
+COLUMNS = ["defense", "epoch", "attack", "metric", "value", "low", "high"]
+
+
+def trajectory(
+    pool: Pool,
+    model: str | Model = "mlp",
+    defenses: Mapping[str, str | Defense | None] | None = None,
+    *,
+    training: Training | None = None,
+    stops: Sequence[int] = (),
+    attacks: Sequence[str | Attack] = ("loss", "correctness", "lira_pooled"),
+    baseline: str | None = None,
+    fprs: Sequence[float] = (0.01,),
+    n_models: int = 16,
+    queries: str | Queries = "original",
+    confidence: float = 0.95,
+    n_resamples: int = 200,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Measure attacks on models whose training stops after so many epochs, and after the last one.
+
+    Each stop is a game of its own, in which the shadow models stop there as well. Models that stop early are those of
+    the whole training at that epoch: schedules go by ``training.epochs``, and random numbers are the same. Games are
+    kept, so that only the first call trains.
+
+    Parameters
+    ----------
+    pool : Pool
+        The records.
+    model : str or callable
+        The network, see `mialab.play`.
+    defenses : dict of str to (str, Defense or None), optional
+        Label to defense; the undefended training, as ``"none"``, by default.
+    training : Training, optional
+        The whole training, ``Training()`` by default; without a ``stop`` of its own.
+    stops : sequence of int
+        Epochs at which to measure, besides the last one: from 1 to ``training.epochs``.
+    attacks : sequence of str or Attack
+        As in `mialab.audit`.
+    baseline : str, optional
+        Label of a defense. For each of the others there is then, for every metric, another one, such as
+        ``"auc minus none"``: the difference at the same epoch, with targets and records resampled for both at once.
+    fprs : sequence of float
+        Rates at which to report the TPR.
+    n_models, queries, seed
+        As in `mialab.play`.
+    confidence, n_resamples
+        Of the intervals over targets and records, see `mialab.auditing.intervals.pooled_bootstrap`. Those of
+        accuracies are over targets, see `mialab.auditing.intervals.over_targets`.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``defense, epoch, attack, metric, value, low, high``, all targets pooled. Metrics are ``auc``,
+        ``balanced_accuracy`` and the rates of every attack; and, with an empty ``attack``, ``train_accuracy`` and
+        ``test_accuracy``. NaN where a rate is not resolvable.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is wrong, before any training.
+    Refused
+        If an attack needs what such a game lacks (a ValueError too).
+    """
+    training = Training() if training is None else training
+    arms = {"none": None} if defenses is None else dict(defenses)
+    if not arms:
+        raise ValueError("defenses is empty; it must name at least one, e.g. {'none': None}.")
+    if training.stop is not None:
+        raise ValueError(f"training has stop={training.stop} of its own: give it as stops=[{training.stop}].")
+    epochs = sorted({*as_integers("stops", stops, low=1), training.epochs})
+    if epochs[-1] > training.epochs:
+        raise ValueError(f"stops={stops!r} must be at most epochs={training.epochs}.")
+    if baseline is not None:
+        choose("baseline", baseline, arms)
+    metrics._rates("fprs", fprs), metrics._fraction("confidence", confidence)
+    check_integer("n_resamples", n_resamples, low=1)
+    made = {label: _defenses.make(defense) for label, defense in arms.items()}
+    chosen = _chosen(attacks, pool)
+    options = {"fprs": tuple(fprs), "n_resamples": n_resamples, "seed": seed}
+
+    measured: dict[tuple[str, int], _Measured] = {}
+    for label, defense in made.items():
+        for epoch in epochs:
+            _progress.note(f"{label}, {epoch} of {training.epochs} epochs")
+            how = dataclasses.replace(training, stop=epoch if epoch < training.epochs else None)
+            game = play(pool, model, defense, training=how, n_models=n_models, queries=queries, seed=seed)
+            measured[label, epoch] = _measure(game, chosen, options)
+    rows: list[tuple] = []
+    for (label, epoch), own in measured.items():
+        rows += [(label, epoch, *row) for row in own.rows(confidence)]
+        if baseline not in (None, label):
+            rows += [
+                (label, epoch, *row) for row in own.minus(measured[baseline, epoch], baseline, confidence)
+            ]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def across(
+    settings: Mapping[str, Setting], defenses: Mapping[str, str | Defense | None], **options: Any
+) -> pd.DataFrame:
+    """Measure the same defenses on several data sets.
+
+    Parameters
+    ----------
+    settings : dict of str to Setting
+        From `mialab.chapters.settings.settings`: data set, network and training of each.
+    defenses : dict of str to (str, Defense or None)
+        Label to defense.
+    **options
+        As in `trajectory`.
+
+    Returns
+    -------
+    DataFrame
+        As from `trajectory`, with a first column ``dataset``.
+    """
+    frames = {
+        name: trajectory(s.pool, s.model, defenses, training=s.training, **options)
+        for name, s in settings.items()
+    }
+    return pd.concat(frames, names=["dataset"]).reset_index("dataset").reset_index(drop=True)
+
+
+def same_accuracy(frame: pd.DataFrame, defense: str, control: str = "none") -> int:
+    """Tell how long the control must be trained to be as accurate as the defense is in the end.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `trajectory`.
+    defense, control : str
+        Labels in it.
+
+    Returns
+    -------
+    int
+        The first of the measured epochs at which the control's mean test accuracy is at least that of the defense after
+        its last epoch; if there is none, the first with the control's highest.
+    """
+    for name, label in (("defense", defense), ("control", control)):
+        choose(name, label, set(frame["defense"]))
+    rows = frame[frame["metric"] == "test_accuracy"].sort_values("epoch")
+    own, other = (rows[rows["defense"] == label].set_index("epoch")["value"] for label in (defense, control))
+    enough = other.index[other >= own.iloc[-1]]
+    return int(enough[0] if len(enough) else other.idxmax())
+
+
+def worst(frame: pd.DataFrame, attack: str, metric: str, defense: str) -> Interval:
+    """Return the greatest of the figures of a defense after the last epoch, by the upper end of its interval.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `across`, of which the data set with the greatest figure is taken; or from `trajectory`.
+    attack, metric, defense : str
+        Which figure.
+    """
+    for name, value in (("attack", attack), ("metric", metric), ("defense", defense)):
+        choose(name, value, set(frame[name]))
+    rows = frame[(frame["attack"] == attack) & (frame["metric"] == metric) & (frame["defense"] == defense)]
+    last = rows["epoch"] == (
+        rows.groupby("dataset")["epoch"].transform("max") if "dataset" in rows else rows["epoch"].max()
+    )
+    row = rows[last].loc[rows[last]["high"].idxmax()]
+    return Interval(float(row["value"]), float(row["low"]), float(row["high"]))
+
+
+def mixing_strength(
+    defenses: Mapping[str, Defense | None], epochs: int, *, n_batches: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Return how strongly records are mixed in each epoch: the smaller one of the two shares.
+
+    Parameters
+    ----------
+    defenses : dict of str to (Defense or None)
+        Label to defense; those that do not mix are left out.
+    epochs : int
+        Epochs of a training.
+    n_batches : int
+        Batches to draw where chance decides.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    DataFrame
+        As from `trajectory`, with the metric ``smaller_share``: its mean over batches in each epoch, and the range of
+        the middle 90 % of them.
+    """
+    check_integer("epochs", epochs, low=1)
+    check_integer("n_batches", n_batches, low=1)
+    rows = []
+    for label, defense in defenses.items():
+        if isinstance(defense, AdaMixup):
+            rng = Streams(seed, range(n_batches), "mixing strength")
+            for epoch in range(epochs):
+                share = np.asarray(defense.share(epoch / max(1, epochs - 1), rng), np.float64)
+                smaller = np.minimum(share, 1 - share)
+                ends = np.quantile(smaller, [0.05, 0.95])
+                rows.append((label, epoch + 1, "", "smaller_share", smaller.mean(), *ends))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Measured:
+    """What one game gives: accuracies of its models, and of each attack a value and its resamples."""
+
+    accuracy: dict[str, np.ndarray]
+    partner: np.ndarray
+    attacks: dict[str, dict[str, tuple[float, np.ndarray]]]
+
+    def rows(self, confidence: float) -> Iterator[tuple]:
+        for attack, found in self.attacks.items():
+            for metric, (value, draws) in found.items():
+                yield attack, metric, *intervals._interval(value, draws, confidence)
+        for metric, values in self.accuracy.items():
+            mean = intervals.over_targets(values, partner=self.partner, confidence=confidence)
+            yield "", metric, *np.clip(mean, 0, 1)  # which a t interval does not know
+
+    def minus(self, other: _Measured, label: str, confidence: float) -> Iterator[tuple]:
+        for attack, found in self.attacks.items():
+            for metric, (value, draws) in found.items():
+                base, base_draws = other.attacks[attack][metric]
+                ends = intervals._interval(value - base, draws - base_draws, confidence)
+                yield attack, f"{metric} minus {label}", *ends
+        for metric, values in self.accuracy.items():
+            gain = values - other.accuracy[metric]
+            ends = intervals.over_targets(gain, partner=self.partner, confidence=confidence)
+            yield "", f"{metric} minus {label}", *ends
+
+
+def _measure(game: Game, attacks: Mapping[str, Attack], options: dict[str, Any]) -> _Measured:
+    found = {}
+    for name, attack in attacks.items():
+        outcome = attack.run(game)
+        # All games have the same members, so that an attack evaluates the same pairs in each; and the same seed draws
+        # the same targets and records, so that differences of draws are those of a joint bootstrap.
+        draws = intervals._pooled_draws(
+            outcome.score,
+            game.member,
+            evaluated=outcome.evaluated,
+            partner=game.partner,
+            said_member=outcome.said_member,
+            **options,
+        )
+        n_out = int((outcome.evaluated & ~game.member).sum())
+        rates = {metrics.rate_name("tpr", f): metrics.resolvable(n_out, f) for f in options["fprs"]}
+        unknown = np.nan, np.full(options["n_resamples"], np.nan)
+        wanted = ("auc", "balanced_accuracy", *rates)
+        found[name] = {metric: draws[metric] if rates.get(metric, True) else unknown for metric in wanted}
+    accuracy = {"train_accuracy": game.train_accuracy, "test_accuracy": game.test_accuracy}
+    return _Measured(accuracy, game.partner, found)

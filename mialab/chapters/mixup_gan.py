@@ -1,0 +1,408 @@
+"""The chapter on mixup training for GANs: its arms, what is published, and the ratios of its theory."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mialab._validation import check_integer, choose
+from mialab.attacks.lira import VARIANCE_FLOOR, _log_density, _moments
+from mialab.auditing import intervals
+from mialab.auditing.deciles import deciles
+from mialab.auditing.distances import PARTS, _resamples, _weighted
+from mialab.auditing.intervals import Interval
+from mialab.auditing.measure import audit
+from mialab.auditing.tables import pooled_rows
+from mialab.data import loading
+from mialab.data.pool import Pool
+from mialab.gan.defenses.base import Defense
+from mialab.gan.game import GeneratorGame, make_plan, play
+from mialab.gan.networks import GAN, NETWORKS
+from mialab.gan.training import Training
+
+if TYPE_CHECKING:
+    from mialab.attacks.base import Attack
+if TYPE_CHECKING:
+    from mialab.attacks.base import Attack
+    from mialab.gan.game import GeneratorGame
+
+
+#: Parameters of `mialab.gan.play` that say how a game is played, not which.
+HOW = ("workers", "device", "store")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A pool, networks and a training; from `settings`."""
+
+    pool: Pool
+    networks: GAN
+    training: Training
+
+
+def settings(given: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[str, Setting]:
+    """Make pools, networks and trainings of plain parameters, such as those of a profile.
+
+    Parameters
+    ----------
+    given : dict
+        Name of a data set to what is wanted of it: ``size``, ``reference`` (records held out as the pool's validation
+        part), ``test``, ``networks`` (``"mlp"``, the default, or ``"conv"``), the parameters of those networks, and of
+        `mialab.gan.Training`.
+    seed : int
+        Of the choice of records.
+
+    Returns
+    -------
+    dict of str to Setting
+
+    Raises
+    ------
+    ValueError
+        If a parameter is unknown.
+    """
+    made = {}
+    for name, wanted in given.items():
+        wanted = dict(wanted)
+        kind = NETWORKS[choose(f"datasets[{name!r}]['networks']", wanted.pop("networks", "mlp"), NETWORKS)]
+        parts = {"size": "size", "reference": "validation", "test": "test"}
+        records = {to: wanted.pop(key) for key, to in parts.items() if key in wanted}
+        of_training, of_networks = ({f.name for f in dataclasses.fields(c)} for c in (Training, kind))
+        for key in wanted:
+            choose(f"datasets[{name!r}]", key, of_training | of_networks | {*parts, "networks"})
+        made[name] = Setting(
+            loading.load(name, seed=seed, **records),
+            kind(**{key: value for key, value in wanted.items() if key in of_networks}),
+            Training(**{key: value for key, value in wanted.items() if key in of_training}),
+        )
+    return made
+
+
+def play_each(
+    setting: Setting,
+    arms: Mapping[str, str | Defense | Mapping[str, Any] | None],
+    **common: Any,
+) -> dict[str, GeneratorGame]:
+    """Play a game for each arm of a comparison: same records and members, first weights and latent vectors.
+
+    Parameters
+    ----------
+    setting : Setting
+        From `settings`.
+    arms : dict of str to (str, Defense, None or dict)
+        Label to a defense; or to a dict of those parameters of `mialab.gan.play` that this arm does not share, of which
+        ``training`` and ``networks`` may be dicts of what is different in the setting's.
+    **common
+        Parameters of `mialab.gan.play` for all arms.
+
+    Returns
+    -------
+    dict of str to GeneratorGame
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a parameter of any arm is unknown or wrong, before any training.
+    """
+    known = inspect.signature(play)
+    options = {}
+    for label, arm in arms.items():
+        own = {**common, **(arm if isinstance(arm, Mapping) else {"defense": arm})}
+        for name in own:
+            choose(f"arms[{label!r}]", name, {*known.parameters} - {"pool"})
+        for name in ("training", "networks"):
+            changes, usual = own.get(name, {}), getattr(setting, name)
+            if isinstance(changes, Mapping):
+                for key in changes:
+                    choose(f"arms[{label!r}][{name!r}]", key, {f.name for f in dataclasses.fields(usual)})
+                own[name] = dataclasses.replace(usual, **changes) if changes else usual
+        options[label] = own
+        whole = known.bind(setting.pool, **own)
+        whole.apply_defaults()
+        make_plan(**{name: value for name, value in whole.arguments.items() if name not in HOW})
+    return {label: play(setting.pool, **own) for label, own in options.items()}
+
+
+def across(
+    settings: Mapping[str, Setting],
+    arms: Mapping[str, str | Defense | Mapping[str, Any] | None],
+    *,
+    attacks: Sequence[str | Attack],
+    n_resamples: int = 200,
+    **common: Any,
+) -> pd.DataFrame:
+    """Compare some arms on several data sets.
+
+    Parameters
+    ----------
+    settings : dict of str to Setting
+        From `settings`; may be empty.
+    arms
+        See `play_each`.
+    attacks : sequence of str or Attack
+        Of which the AUC is shown.
+    n_resamples : int
+        Of the intervals of the AUCs.
+    **common
+        Parameters of `mialab.gan.play` for all arms.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``game`` (data set and arm), ``measure``, ``value``, ``low``, ``high``: the pooled AUC of each attack,
+        and the mean accuracy of classifiers trained on samples.
+    """
+    rows = []
+    for name, setting in settings.items():
+        games = play_each(setting, arms, **common)
+        for arm, game in games.items():
+            table = audit(game, attacks, pool=setting.pool, n_resamples=n_resamples)
+            aucs = pooled_rows(table, "auc")
+            rows += [
+                (f"{name}: {arm}", f"AUC of {r.attack}", r.value, r.low, r.high) for r in aucs.itertuples()
+            ]
+            accuracy = intervals.over_targets(game.test_accuracy, partner=game.partner)
+            rows.append((f"{name}: {arm}", "accuracy", *np.clip(accuracy, 0, 1)))
+    return pd.DataFrame(rows, columns=["game", "measure", "value", "low", "high"])
+
+
+#: Attack AUCs of table II, and accuracy and FID of the utility tables, by data set and defense; None: not published.
+#: MIMIC-III has other measures of utility.
+PUBLISHED = pd.DataFrame(
+    [
+        ("CIFAR-10", "none", 0.6435, 0.6866, 0.5083, 0.490, 150.9),
+        ("CIFAR-10", "mixup", 0.5202, 0.5303, 0.5312, 0.421, 159.1),
+        ("CIFAR-10", "relaxloss", 0.5478, 0.5326, 0.4197, 0.385, 103.0),
+        ("CIFAR-10", "par_gan", 0.6668, 0.7398, 0.5291, 0.404, 199.1),
+        ("CelebA", "none", 0.8346, 0.8637, 0.5317, 0.912, 112.0),
+        ("CelebA", "mixup", 0.5788, 0.6615, None, 0.915, 104.4),
+        ("CelebA", "relaxloss", 0.7703, 0.5857, None, 0.836, 97.7),
+        ("CelebA", "par_gan", 0.6571, 0.7781, None, 0.876, 157.7),
+        ("MIMIC-III", "none", 0.5264, 0.5913, 0.5028, None, None),
+        ("MIMIC-III", "mixup", 0.5269, 0.5283, None, None, None),
+        ("MIMIC-III", "relaxloss", 0.5296, 0.5175, None, None, None),
+        ("MIMIC-III", "par_gan", 0.5350, 0.5015, None, None, None),
+    ],
+    columns=["data set", "defense", "LOGAN", "LiRA", "GAN-Leaks", "accuracy", "FID"],
+)
+
+
+#: The attacks of ours that measure the same.
+ATTACKS = {"LOGAN": "logan", "LiRA": "critic_lira_pooled", "GAN-Leaks": "gan_leaks_white_box"}
+
+
+def beside(results: pd.DataFrame, quality: pd.DataFrame, *, dataset: str = "") -> pd.DataFrame:
+    """Put published figures and ours for the same defenses into one table.
+
+    Parameters
+    ----------
+    results : DataFrame
+        From `mialab.auditing.audit_each`: pooled AUCs are taken.
+    quality : DataFrame
+        From `mialab.gan.quality`. Its FID is on features of its own, not Inception's.
+    dataset : str
+        Name of the data set of ours, by default as the audit notes it.
+
+    Returns
+    -------
+    DataFrame of str
+        A row per defense and data set, ours last; "-" where there is no figure. Attacks are AUCs.
+
+    Raises
+    ------
+    ValueError
+        If the audit has none of the defenses that figures are published for.
+    """
+    pooled = results[(results["target"] == "pooled") & (results["metric"] == "auc")]
+    auc = pooled.set_index(["defense", "attack"])["value"]
+    worth = quality.set_index(["defense", "metric"])["value"]
+    if not dataset:
+        audits = results.attrs.get("audits", {})
+        dataset = next((a["dataset"] for a in audits.values()), "ours")
+    defenses = [d for d in dict.fromkeys(PUBLISHED["defense"]) if d in set(pooled["defense"])]
+    if not defenses:
+        choose("results: defense", next(iter(pooled["defense"]), None), set(PUBLISHED["defense"]))
+    rows = []
+    for defense in defenses:
+        figures = {name: auc.get((defense, attack)) for name, attack in ATTACKS.items()}
+        figures |= {"accuracy": worth.get((defense, "accuracy")), "FID": worth.get((defense, "fid"))}
+        rows += PUBLISHED[PUBLISHED["defense"] == defense].to_dict("records")
+        rows.append({"data set": f"ours: {dataset}", "defense": defense, **figures})
+    table = pd.DataFrame(rows).set_index(["defense", "data set"])
+    decimals = {"accuracy": 3, "FID": 1}
+    return table.apply(
+        lambda column: column.map(
+            lambda x: "-" if pd.isna(x) else f"{x:.{decimals.get(str(column.name), 3)}f}"
+        )
+    )
+
+
+class Ratios(NamedTuple):
+    """Log likelihood ratios of targets, and the separation that they were computed with, both (target, record)."""
+
+    log_ratio: np.ndarray
+    separation: np.ndarray
+
+
+def log_ratios(
+    loss: np.ndarray,
+    natural: np.ndarray,
+    member: np.ndarray,
+    left_out: np.ndarray,
+    *,
+    variance: str = "per_record",
+) -> Ratios:
+    """Log likelihood ratios of targets' losses under Gaussians of the losses of other models, trained naturally.
+
+    Parameters
+    ----------
+    loss : numpy.ndarray of float, shape (model, record)
+        Losses of the targets, e.g. under a defense.
+    natural : numpy.ndarray of float, shape (model, record)
+        Losses of natural models with the same members; model k is no reference of target k.
+    member : numpy.ndarray of bool, shape (model, record)
+        Which model was trained on which record: at least 3 on each record, and at least 3 not.
+    left_out : numpy.ndarray of int, shape (target, record)
+        The other model that is no reference, see `mialab.Game.left_out`.
+    variance : {"per_record", "pooled"}
+        As in `mialab.attacks.LiRA`, whose online score this is for ``loss=natural``.
+
+    Returns
+    -------
+    Ratios
+        The separation is ``(mean_out - mean_in) / s`` of the natural losses; that s is the root of the mean of both
+        variances is our choice: the paper has them equal.
+    """
+    choose("variance", variance, ("per_record", "pooled"))
+    tiny = np.finfo(np.float64).tiny ** 0.5
+    means, variances = [], []
+    for side in (True, False):
+        deviation, squares, degrees = _moments(natural, member == side, left_out)
+        pooled = np.maximum(squares.sum(1, keepdims=True) / degrees.sum(1, keepdims=True), tiny)
+        own = np.maximum(squares / degrees, VARIANCE_FLOOR * pooled)
+        means.append(natural - deviation)
+        variances.append(own if variance == "per_record" else np.broadcast_to(pooled, own.shape))
+    log_density = [_log_density(loss - m, v) for m, v in zip(means, variances, strict=True)]
+    s = np.sqrt((variances[0] + variances[1]) / 2)
+    return Ratios(log_density[0] - log_density[1], (means[1] - means[0]) / s)
+
+
+def ratio_shifts(
+    games: Mapping[str, GeneratorGame],
+    natural: GeneratorGame,
+    *,
+    variance: str = "per_record",
+    confidence: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Test proposition 1 of Ji et al. record by record: how often a defense lowers the likelihood ratio.
+
+    Target k under the defense is compared with target k without it: same members, and the same Gaussians, fitted to
+    the other natural models (`log_ratios`), as of an attacker who doesn't know of the defense. The proposition is that
+    where a record's loss is higher than without the defense its ratio is lower, with a probability above 1/2 that is
+    close to 1 for outliers, records of high separation. It says nothing of how often the loss is higher, or of
+    non-members, whose ratio must not rise for the AUC to fall as much as the argument suggests.
+
+    Parameters
+    ----------
+    games : dict of str to GeneratorGame
+        Label, such as the defense, to a game with the members of ``natural``: the same pool, ``n_models`` and ``seed``.
+    natural : GeneratorGame
+        The undefended game.
+    variance : {"per_record", "pooled"}
+        Of the Gaussians, see `mialab.attacks.LiRA`.
+    confidence, n_resamples, seed
+        Of bootstrap intervals that resample pairs of complementary targets, and records, see
+        `mialab.auditing.intervals.pooled_bootstrap`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``defense, of, part, quantity, value, low, high, pairs``: shares of (target, record) pairs, ties
+        counting half. ``of`` is ``"members"`` or ``"non-members"``; ``part`` is 0 for all records, or 1 to 10, the part
+        of equal size of each target's records by separation, 10 for the highest. Quantities are ``ratio falls``;
+        ``loss rises``; and ``ratio falls if loss rises``. Without any effect of the defense, the first two are 1/2; the
+        last is 1 wherever both Gaussians have the same variance and the mean with the record is the lower one. Where
+        the separation is estimated below 0, as of many records with few models, a higher loss raises the ratio.
+
+    Raises
+    ------
+    ValueError
+        If members differ, or there are too few models.
+    """
+    check_integer("n_resamples", n_resamples, low=1)
+    member = natural.member
+    for label, game in games.items():
+        if game.member.shape != member.shape or (game.member != member).any():
+            raise ValueError(
+                f"games[{label!r}] and natural differ in their members: play both with the same pool, n_models "
+                "and seed."
+            )
+    fewest = int(np.minimum(member.sum(0), (~member).sum(0)).min())
+    if natural.shadow.any() or fewest < 3:
+        raise ValueError(
+            f"natural has only {fewest} models with or without some record, or separate shadow models; it must have "
+            "at least 3 of each: play it with n_models of at least 6."
+        )
+    natural_loss = natural.critic_loss[:, 0]
+    base = log_ratios(natural_loss, natural_loss, member, natural.left_out, variance=variance)
+    part = np.stack([deciles(row, n=PARTS) for row in base.separation])
+    u, v = _resamples(member.shape, natural.partner, n_resamples, seed)
+    rows = []
+    for label, game in games.items():
+        loss = game.critic_loss[:, 0]
+        shifted = log_ratios(loss, natural_loss, member, natural.left_out, variance=variance).log_ratio
+        falls, rises = _share(base.log_ratio, shifted), _share(loss, natural_loss)
+        for of, side in (("members", member), ("non-members", ~member)):
+            for number in range(PARTS + 1):
+                here = side & (part == number) if number else side
+                for quantity, event, among in _quantities(falls, rises, here):
+                    with np.errstate(invalid="ignore"):  # no pair at all in a resample
+                        draws = _weighted(u, v, event * among) / _weighted(u, v, among)
+                    interval = intervals._interval(_mean(event, among), draws, confidence)
+                    rows.append((label, of, number, quantity, *interval, int((among > 0).sum())))
+    return pd.DataFrame(rows, columns=["defense", "of", "part", "quantity", "value", "low", "high", "pairs"])
+
+
+def shift(
+    table: pd.DataFrame, defense: str, of: str, *, part: int = 0, quantity: str = "ratio falls"
+) -> Interval:
+    """Return one share of a table of `ratio_shifts` with its interval.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `ratio_shifts`.
+    defense, of, part, quantity
+        Values of the columns of that name.
+    """
+    choose("defense", defense, set(table["defense"]))
+    choose("of", of, ("members", "non-members"))
+    choose("quantity", quantity, set(table["quantity"]))
+    rows = table.query("defense == @defense and of == @of and part == @part and quantity == @quantity")
+    return Interval(*rows[["value", "low", "high"]].to_numpy(dtype=np.float64)[0].tolist())
+
+
+def _quantities(
+    falls: np.ndarray, rises: np.ndarray, here: np.ndarray
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Name, event, and weight of the pairs among which its share is taken, each (target, record)."""
+    yield "ratio falls", falls, here.astype(np.float64)
+    yield "loss rises", rises, here.astype(np.float64)
+    yield "ratio falls if loss rises", falls, (here & (rises == 1)).astype(np.float64)
+
+
+def _share(higher: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """1 where the first is higher, 1/2 where both are equal."""
+    return (higher > lower) + (higher == lower) / 2
+
+
+def _mean(event: np.ndarray, among: np.ndarray) -> float:
+    total = among.sum()
+    return float((event * among).sum() / total) if total else np.nan

@@ -1,0 +1,536 @@
+"""The chapter on quantization: sizes, both answers at once, equal accuracy, every width, and the choice of widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from mialab import attacks, models
+from mialab._validation import check_integer, check_number, choose
+from mialab.auditing import intervals, metrics
+from mialab.auditing.measure import audit
+from mialab.auditing.tables import pooled_rows
+from mialab.classifiers.game import play
+from mialab.defenses.base import Defense
+from mialab.defenses.quantization import Quantization, steps
+from mialab.games.base import Game
+from mialab.games.signals import signal
+from mialab.games.store import ANSWERS
+from mialab.training.stack import initialise
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mialab.attacks.base import Attack
+    from mialab.data.pool import Pool
+    from mialab.models import Model
+if TYPE_CHECKING:
+    from mialab.data.pool import Pool
+    from mialab.defenses.quantization import Bits, Quantization
+    from mialab.models import Model
+    from mialab.training.options import Training
+
+
+def model_bits(pool: Pool, model: str | Model, defense: Defense | None = None) -> int:
+    """Return the size of a model in bits, 32 for each parameter that is not quantised.
+
+    Parameters
+    ----------
+    pool : Pool
+        Gives the shape of the records and the number of classes.
+    model : str or Model
+        The network.
+    defense : Defense, optional
+        A `mialab.defenses.Quantization`, see its ``model_bits``; others change no size.
+    """
+    network = initialise(models.make(model), pool, 0, 0)
+    quantization = defense if isinstance(defense, Quantization) else Quantization(bits=32)
+    return quantization.model_bits(network)
+
+
+def join_answers(quantised: Game, full: Game) -> Game:
+    """Return the game of an attacker who gets the answers of quantised models and of the same ones in full precision.
+
+    Whoever publishes both gives this attacker a second query: play the second game with ``Quantization(bits=32)`` and,
+    where the quantised models were trained further, with ``Training(..., stop=...)`` after as many epochs as those were
+    trained in full precision (``Quantization.full_precision_epochs``). Attacks that use every query, such as
+    ``"lira_augmented"``, then use both.
+
+    Parameters
+    ----------
+    quantised, full : Game
+        Of the same pool, number of models and seed, so that they have the same members.
+
+    Returns
+    -------
+    Game
+        The first game with the queries of both; those of the second are of the kind ``"full_precision"``. What probes
+        measured is left out, as it belongs to one of them.
+
+    Raises
+    ------
+    ValueError
+        If the games do not fit together.
+    """
+    for name in ("fingerprint", "model", "n_models", "seed", "canaries", "keep"):
+        mine, other = quantised.attrs.get(name), full.attrs.get(name)
+        if mine != other:
+            raise ValueError(
+                f"The full-precision models were played with {name}={other!r}; it must be that of the quantised "
+                f"models, {mine!r}."
+            )
+    if quantised.member.shape != full.member.shape or (quantised.member != full.member).any():
+        raise ValueError("The full-precision models have other members than the quantised ones.")
+    answers = [name for name in ANSWERS if name in quantised.dataset and name in full.dataset]
+    joined = xr.concat([game.dataset[answers] for game in (quantised, full)], "query")
+    measured = [v for v in quantised.dataset.variables if {"query", "layer"} & {*quantised.dataset[v].dims}]
+    rest = quantised.dataset.drop_vars([*measured, "boundary_distance"], errors="ignore")
+    kinds = [*quantised.query_kinds, *full.n_queries * ("full_precision",)]
+    about = {"query_kinds": kinds, "probes": [], "layers": [], "queries": "quantised and full precision"}
+    return Game(rest.assign(joined.data_vars).assign_attrs(about))
+
+
+def nearest_accuracy(games: Mapping[Any, Game], target: Game) -> Any:
+    """Return the label of the game whose mean test accuracy is nearest to that of another one; of equal ones the first.
+
+    It finds the control for what lower accuracy alone does, such as training that stopped early.
+
+    Parameters
+    ----------
+    games : dict of Game
+        The games to choose from, by label.
+    target : Game
+        The game whose accuracy is to be met.
+    """
+    if not games:
+        raise ValueError("games={} must hold at least one game to choose from.")
+    aim = target.test_accuracy.mean()
+    return min(games, key=lambda label: abs(games[label].test_accuracy.mean() - aim))
+
+
+def changes(
+    games: Mapping[Any, Game],
+    reference: Game,
+    attack: str | Attack,
+    figures: Sequence[str] = ("balanced_accuracy", "recall", "precision", "f1"),
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Return how an attack's figures change against a reference, in points and relative to it, with intervals.
+
+    The same as `mialab.difference` for each figure, but that each game is attacked once.
+
+    Parameters
+    ----------
+    games : dict of Game
+        Label to game.
+    reference : Game
+        The game that each is compared with, of the same members.
+    attack : str or Attack
+        The attack.
+    figures : sequence of str
+        ``"auc"`` and figures of decisions, see `mialab.difference`.
+    n_resamples, seed
+        Of the intervals.
+
+    Returns
+    -------
+    pandas.DataFrame of Interval
+        A row for each game; columns (figure, "points") and (figure, "relative"), as fractions.
+
+    Raises
+    ------
+    ValueError
+        If members differ, or a figure is unknown.
+    """
+    attack = attacks.make(attack)
+    known = ("auc", "balanced_accuracy", "precision", "recall", "f1")
+    for figure in figures:
+        choose("figures", figure, known)
+    before = vars(attack.run(reference))
+    rows = {}
+    for label, game in games.items():
+        if game.member.shape != reference.member.shape or (game.member != reference.member).any():
+            raise ValueError(
+                f"games[{label!r}] has other members than the reference: play both with the same seed."
+            )
+        after = vars(attack.run(game))
+        found = {
+            reading: intervals.pooled_difference(
+                after,
+                before,
+                relative=reading == "relative",
+                member=game.member,
+                partner=game.partner,
+                fprs=(),
+                n_resamples=n_resamples,
+                seed=seed,
+            )
+            for reading in ("points", "relative")
+        }
+        rows[label] = [found[reading][figure] for figure in figures for reading in found]
+    columns = pd.MultiIndex.from_product([figures, ["points", "relative"]])
+    table = pd.DataFrame(index=pd.Index(list(rows), dtype=object), columns=columns, dtype=object)
+    for label, cells in rows.items():
+        for column, cell in zip(columns, cells, strict=True):
+            table.at[label, column] = cell
+    return table
+
+
+def widths(
+    games: Mapping[str, Mapping[Any, Game]],
+    attacks: Sequence[str | Attack],
+    *,
+    pool: Pool,
+    model: str | Model,
+    **options: Any,
+) -> pd.DataFrame:
+    """Measure games of several widths, and their controls: sizes, accuracies, and the figures of attacks.
+
+    Parameters
+    ----------
+    games : dict of str to dict
+        Arm, a kind of quantisation or a control, to what was varied (the width, or the epochs of a control) to game.
+    attacks : sequence of str or Attack
+        The attacks.
+    pool, model
+        What was played with.
+    **options
+        Those of `mialab.audit`.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``arm``, ``setting`` (what was varied), ``size`` (of the model in bits), ``attack``, ``metric``,
+        ``value``, ``low``, ``high``; with the metric ``"test_accuracy"``, without an attack, means over models.
+    """
+    parts = []
+    for arm, varied in games.items():
+        for setting, game in varied.items():
+            table = audit(game, attacks, **options)
+            rows = pd.concat([pooled_rows(table, metric) for metric in dict.fromkeys(table["metric"])])
+            accuracy = intervals.over_targets(game.test_accuracy, partner=game.partner)
+            own = pd.DataFrame([{"attack": "", "metric": "test_accuracy", **accuracy._asdict()}])
+            rows = pd.concat([pd.DataFrame(rows)[["attack", "metric", "value", "low", "high"]], own])
+            size = model_bits(pool, model, _defense_of(game))
+            parts.append(
+                rows.assign(
+                    arm=arm, size=size, setting=pd.Series(len(rows) * [setting], rows.index, dtype=object)
+                )
+            )
+    columns = ["arm", "setting", "size", "attack", "metric", "value", "low", "high"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def _defense_of(game: Game) -> Defense | None:
+    """Return the defense of a game if it is a quantisation."""
+    if game.attrs.get("defense") != Quantization.name:
+        return None
+    return Quantization(**game.attrs["defense_parameters"])
+
+
+def overview(table: pd.DataFrame, attack: str, figures: Sequence[str] = ("auc",)) -> pd.DataFrame:
+    """Lay the widths out for a page: a row for each arm and setting, with its size, accuracy and an attack's figures.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `widths`.
+    attack : str
+        The attack.
+    figures : sequence of str
+        Its figures, such as ``"auc"``.
+
+    Returns
+    -------
+    pandas.DataFrame of str
+        Columns ``kbit`` (size of the model in thousands of bits), ``test accuracy``, and the figures.
+    """
+    sought = {"test_accuracy": "", **dict.fromkeys(figures, attack)}
+    parts = {
+        metric: _figure(table, of, metric).set_index(["arm", "setting"]) for metric, of in sought.items()
+    }
+    cells = {"kbit": [f"{size / 1000:,.1f}" for size in parts["test_accuracy"]["size"]]}
+    for metric, rows in parts.items():
+        cells[metric.replace("_", " ")] = [f"{interval:.3f}" for interval in _intervals(rows)]
+    return pd.DataFrame(cells, index=parts["test_accuracy"].index)
+
+
+def plot_widths(
+    table: pd.DataFrame, attack: str, metric: str = "auc", *, controls: Mapping[str, Any] | None = None
+) -> Figure:
+    """Draw a figure of an attack, and beside it the test accuracy, against the width of weights.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `widths`. Arms that are no quantisation are drawn as horizontal lines with their intervals.
+    attack : str
+        The attack.
+    metric : str
+        The metric.
+    controls : dict, optional
+        Which setting of those arms is drawn; the first one by default.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    import matplotlib.pyplot as plt  # when a figure is wanted, never by worker processes
+
+    panels = {metric: _figure(table, attack, metric), "test_accuracy": _figure(table, "", "test_accuracy")}
+    arms = list(dict.fromkeys(table["arm"]))
+    lines = [arm for arm in arms if arm.startswith(Quantization.name)]
+    order = sorted(set(table.loc[table["arm"].isin(lines), "setting"]), key=steps, reverse=True)
+    place, shifts = {bits: i for i, bits in enumerate(order)}, np.linspace(-0.12, 0.12, max(2, len(lines)))
+    figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.6), layout="constrained")
+    for ax, (name, rows) in zip(axes, panels.items(), strict=True):
+        for arm, looks in _looks(arms).items():
+            own = rows[rows["arm"] == arm]
+            if arm not in lines:
+                chosen = (controls or {}).get(arm, own["setting"].iloc[0])
+                value, low, high = _intervals(own[own["setting"] == chosen])[0]
+                ax.axhline(value, color=looks["color"], linewidth=1.4, linestyle=(0, (5, 2)), label=arm)
+                ax.axhspan(low, high, color=looks["color"], alpha=0.1, linewidth=0)
+                continue
+            own = own.sort_values("setting", key=lambda column: column.map(place))
+            x = own["setting"].map(place).to_numpy() + shifts[lines.index(arm)]
+            ax.errorbar(x, own["value"], yerr=_bars(own), **looks)
+        ax.set_xticks(range(len(order)), [_text(bits) for bits in order])
+        ax.set(xlabel="Weights of the inner layers", ylabel=_label(name, attack))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def plot_tradeoff(table: pd.DataFrame, attack: str, metric: str = "auc") -> Axes:
+    """Draw a figure of an attack against the test accuracy, a line through the settings of each arm.
+
+    The setting of each line with the lowest accuracy is named.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `widths`.
+    attack : str
+        The attack.
+    metric : str
+        The metric.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    import matplotlib.pyplot as plt  # when a figure is wanted, never by worker processes
+
+    strength, accuracy = _figure(table, attack, metric), _figure(table, "", "test_accuracy")
+    figure, ax = plt.subplots(figsize=(7.2, 5.6), layout="constrained")
+    for arm, looks in _looks(list(dict.fromkeys(table["arm"]))).items():
+        y, x = (rows[rows["arm"] == arm] for rows in (strength, accuracy))
+        ax.errorbar(x["value"], y["value"], xerr=_bars(x), yerr=_bars(y), **looks)
+        if len(x) > 1:
+            lowest = int(x["value"].argmin())
+            at, setting = (x["value"].iloc[lowest], y["value"].iloc[lowest]), x["setting"].iloc[lowest]
+            ax.annotate(_text(setting), at, xytext=(5, 5), textcoords="offset points", fontsize="small")
+    ax.set(xlabel="Test accuracy", ylabel=_label(metric, attack))
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return ax
+
+
+def _figure(table: pd.DataFrame, attack: str, metric: str) -> pd.DataFrame:
+    """Return the rows of one figure."""
+    if attack:
+        choose("attack", attack, set(table["attack"]) - {""})
+    choose("metric", metric, set(table["metric"]))
+    return table[(table["attack"] == attack) & (table["metric"] == metric)]
+
+
+def _intervals(rows: pd.DataFrame) -> list[intervals.Interval]:
+    return [intervals.Interval(*row) for row in rows[["value", "low", "high"]].to_numpy(np.float64).tolist()]
+
+
+def _bars(rows: pd.DataFrame) -> np.ndarray:
+    return np.maximum(0, [rows["value"] - rows["low"], rows["high"] - rows["value"]])
+
+
+def _looks(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and lines of each arm; the kinds of quantisation share a colour and differ in shade and marker."""
+    from mialab.plots import theme
+
+    colours, own = theme._colours(dict.fromkeys(arms)), iter("PosDX^v")
+    markers = {arm: next(own) if arm.startswith(Quantization.name) else theme.marker(arm) for arm in arms}
+    lines = {"markersize": 6, "elinewidth": 1.2, "linewidth": 1.4}
+    return {arm: {"color": colours[arm], "marker": markers[arm], "label": arm, **lines} for arm in arms}
+
+
+def _label(metric: str, attack: str) -> str:
+    from mialab.plots import theme
+
+    if metric == "test_accuracy":
+        return "Test accuracy"
+    return f"{theme._title(metric)} ({attack.replace('_', ' ')})"
+
+
+def _text(setting: Any) -> str:
+    return f"{setting} bits" if isinstance(setting, int) else str(setting)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Widths that were chosen.
+
+    Attributes
+    ----------
+    bits : tuple
+        The width of each layer.
+    value : float
+        The objective there.
+    path : pandas.DataFrame
+        A row for the start and for each change: ``bits``, ``value``.
+    """
+
+    bits: tuple[Bits, ...]
+    value: float
+    path: pd.DataFrame
+
+
+def select_bits(
+    objective: Callable[[tuple[Bits, ...]], float],
+    n_layers: int,
+    *,
+    choices: Sequence[Bits] = (8, 4, 2),
+    start: Sequence[Bits] | None = None,
+) -> Selection:
+    """Choose the width of each layer greedily: again and again the one change of one layer that helps most.
+
+    It stops where no change of a single layer lowers the objective, which is its least value wherever each layer adds
+    a term of its own. Nothing is measured twice.
+
+    Parameters
+    ----------
+    objective : callable
+        Takes the widths of all layers, a tuple, and returns what should be low.
+    n_layers : int
+        Number of layers.
+    choices : sequence
+        Widths to choose from.
+    start : sequence, optional
+        Widths to start from; by default the first choice for every layer.
+    """
+    check_integer("n_layers", n_layers, low=1)
+    choices = tuple(choices)
+    if not choices:
+        raise ValueError("choices=() must name at least one width.")
+    best = (choices[0],) * n_layers if start is None else tuple(start)
+    if len(best) != n_layers or not set(best) <= set(choices):
+        raise ValueError(f"start={best} must be {n_layers} of the choices {choices}.")
+    known = {best: float(objective(best))}
+    path = [best]
+    while True:
+        changed = [(*best[:i], b, *best[i + 1 :]) for i in range(n_layers) for b in choices if b != best[i]]
+        for bits in changed:
+            if bits not in known:
+                known[bits] = float(objective(bits))
+        nearest = min(changed, key=known.__getitem__, default=best)
+        if not known[nearest] < known[best]:
+            break
+        best = nearest
+        path.append(best)
+    steps = pd.DataFrame({"bits": path, "value": [known[bits] for bits in path]})
+    return Selection(best, known[best], steps)
+
+
+class PrivacyObjective:
+    """``validation loss + mu max(0, AUC - 1/2)`` of models whose inner layers have given widths.
+
+    Both are measured on what is held out: the loss is the mean cross-entropy of the records that a model was not
+    trained on, and the AUC that of an attack without shadow models, of those against the members. This objective is
+    ours: what Famili and Lao (2023) minimise could not be found.
+
+    Parameters
+    ----------
+    pool : Pool
+        The records.
+    model : Model
+        The network.
+    defense : Quantization
+        All but the widths.
+    training : Training
+        How models are trained.
+    mu : float
+        Weight of the leakage, at least 0.
+    n_models : int
+        Models that each choice is measured on.
+    seed : int
+        Of the games; take another one than that of the models to be judged.
+    groups : int, optional
+        Number of groups of neighbouring layers that share a width; by default each layer has its own.
+    attack : str
+        Name of the attack.
+
+    Attributes
+    ----------
+    measured : pandas.DataFrame
+        A row for each choice so far: ``validation loss``, ``AUC``, ``objective``, ``test accuracy``, ``kbit``.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        model: Model,
+        defense: Quantization,
+        *,
+        training: Training,
+        mu: float,
+        n_models: int = 4,
+        seed: int = 1,
+        groups: int | None = None,
+        attack: str = "modified_entropy",
+    ) -> None:
+        check_number("mu", mu, low=0)
+        network = initialise(model, pool, 0, 0)
+        layers = max(0, len(replace(defense, per_layer=None).layer_bits(network)) - 2)
+        check_integer("groups", layers if groups is None else groups, low=1)
+        if groups is not None and groups > layers:
+            raise ValueError(
+                f"groups={groups} must be at most {layers}, the layers between the first and the last one."
+            )
+        self._sizes = [len(part) for part in np.array_split(np.arange(layers), groups or layers)]
+        self.pool, self.model, self.defense, self.training = pool, model, defense, training
+        self.mu, self.n_models, self.seed, self.attack = mu, n_models, seed, attack
+        self.measured = pd.DataFrame()
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers, or groups of layers, that have a width of their own."""
+        return len(self._sizes)
+
+    def per_layer(self, bits: Sequence[Bits]) -> tuple[Bits, ...]:
+        """Return the width of each layer between the first and the last one, given those of the groups."""
+        return tuple(b for b, size in zip(bits, self._sizes, strict=True) for _ in range(size))
+
+    def __call__(self, bits: Sequence[Bits]) -> float:
+        """Return the objective where the inner layers, or groups of them, have these widths."""
+        defense = replace(self.defense, per_layer=self.per_layer(bits))
+        options = {"training": self.training, "n_models": self.n_models, "seed": self.seed}
+        game = play(self.pool, self.model, defense, **options)
+        loss = -float(signal(game, "loss")[:, 0][~game.member].mean())
+        score = attacks.make(self.attack).scores(game)
+        auc = metrics.auc(score.ravel(), game.member.ravel())
+        value = loss + self.mu * max(0.0, auc - 0.5)
+        row = {
+            "validation loss": loss,
+            "AUC": auc,
+            "objective": value,
+            "test accuracy": float(np.mean(game.test_accuracy)),
+            "kbit": model_bits(self.pool, self.model, defense) / 1000,
+        }
+        new = pd.DataFrame(row, index=[", ".join(map(str, bits))])
+        self.measured = pd.concat([self.measured, new])
+        return value

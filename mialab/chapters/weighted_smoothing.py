@@ -1,0 +1,418 @@
+"""The chapter on weighted smoothing: its controls, the noise that it adds, and how close records lie together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import ArrayLike
+from scipy.integrate import quad
+from scipy.special import erfcx, log_ndtr
+from torch import nn
+
+from mialab import models, queries
+from mialab._validation import check_integer, check_number
+from mialab.classifiers.run import Run, train_group
+from mialab.data.pool import Pool
+from mialab.defenses import Defense, LabelSmoothing, WeightedSmoothing
+from mialab.defenses.hamp import label_probability
+from mialab.games.base import Game
+from mialab.games.execution import device_here
+from mialab.models import Model
+from mialab.probes.base import Probe
+from mialab.training.membership import membership
+from mialab.training.options import Training
+from mialab.training.streams import generator
+
+
+def loss_floor(sigma: float, n_classes: int) -> float:
+    """Return the released code's mean loss at a perfect prediction, ``p_y = 1``, for a record of average weight.
+
+    There the gap is 1 and, with w = 0, so is the factor: the label's noisy probability is ``1 + sigma n_y`` and that
+    of every other class ``sigma n_i``, with independent standard Gaussian n. The absolute values and their sum give
+    the loss ``log(|1 + sigma n_y| + sigma sum |n_i|) - log |1 + sigma n_y|``. A network cannot get below its mean by
+    being surer, which is what label smoothing does too, see `matched_label_smoothing`.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the noise.
+    n_classes : int
+        Number of classes C, at least 2.
+
+    Returns
+    -------
+    float
+        In nats, by numerical integration.
+
+    Notes
+    -----
+    From ``log x = int (exp(-t) - exp(-t x)) / t dt`` over t > 0 it follows that the mean is the integral of
+    ``A(t) (1 - H(sigma t)^(C-1)) / t``, with the Laplace transforms A of ``|1 + sigma n|`` and H of ``|n|``.
+    """
+    check_number("sigma", sigma, low=0)
+    check_integer("n_classes", n_classes, low=2)
+    if not sigma:
+        return 0.0
+
+    def of_label(t: float) -> float:
+        return sum(_gaussian_laplace(sigma * t, sign / sigma) for sign in (1, -1))
+
+    def integrand(log_t: float) -> float:
+        t = np.exp(log_t)
+        return of_label(t) * -np.expm1((n_classes - 1) * np.log(erfcx(sigma * t / np.sqrt(2))))
+
+    ends = (-40.0, np.log(1 / (sigma * n_classes)), 0.0, np.log(1 / sigma) + 5, 40.0)
+    ends = sorted({float(np.clip(end, -40, 40)) for end in ends})
+    return float(sum(quad(integrand, a, b, limit=200)[0] for a, b in pairwise(ends)))
+
+
+def _gaussian_laplace(s: float, mean: float) -> float:
+    """Mean of ``exp(-s v)`` over v > 0, for a Gaussian v of this mean and variance 1."""
+    z = s - mean
+    if z > 0:  # erfcx neither overflows nor vanishes here
+        return float(np.exp(-(mean**2) / 2) * erfcx(z / np.sqrt(2)) / 2)
+    return float(np.exp(s**2 / 2 - s * mean + log_ndtr(-z)))
+
+
+def matched_label_smoothing(sigma: float, n_classes: int) -> LabelSmoothing:
+    """Return the label smoothing with the loss floor of weighted smoothing, see `loss_floor`.
+
+    The least cross-entropy against a smoothed label is the label's own entropy; the smoothing is the one for which
+    that is the floor.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the noise in weighted smoothing, as released.
+    n_classes : int
+        Number of classes, at least 2.
+
+    Raises
+    ------
+    ValueError
+        If the floor reaches ``log(n_classes)``, the entropy of labels that say nothing.
+    """
+    floor, most = loss_floor(sigma, n_classes), float(np.log(n_classes))
+    if floor >= most:
+        raise ValueError(
+            f"sigma={sigma!r} gives a loss floor of {floor:.3f}; label smoothing of {n_classes} classes cannot reach "
+            f"{most:.3f}, so sigma must be smaller."
+        )
+    return LabelSmoothing.with_probability(label_probability(floor / most, n_classes), n_classes)
+
+
+def arms(sigma: float, n_classes: int, *, warm_up: int | None = None) -> dict[str, Defense | None]:
+    """Return weighted smoothing with its control arms.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the noise.
+    n_classes : int
+        Number of classes.
+    warm_up : int, optional
+        Epochs without noise; by default those of each version.
+
+    Returns
+    -------
+    dict of str to Defense or None
+        ``none``; ``weighted_smoothing``, as released; the same after the paper's algorithm; with ``uniform noise``,
+        ``inverted weights`` and ``clipped weights``; uniform noise of ``equal power``; and ``label_smoothing`` with the
+        same loss floor.
+
+    Notes
+    -----
+    In each class the factor 1 - w has mean 1 and mean square 2, and so has 1 + w, but uniform noise has mean square 1:
+    with the same sigma it is weaker. Of equal power is the one with ``sqrt(2) sigma``.
+    """
+    common = {"sigma": sigma, "warm_up": warm_up}
+    return {
+        "none": None,
+        "weighted_smoothing": WeightedSmoothing(**common),
+        "weighted_smoothing (paper)": WeightedSmoothing(version="paper", **common),
+        "uniform noise": WeightedSmoothing(weighting="uniform", **common),
+        "uniform noise (equal power)": WeightedSmoothing(
+            sigma=2**0.5 * sigma, warm_up=warm_up, weighting="uniform"
+        ),
+        "inverted weights": WeightedSmoothing(weighting="inverted", **common),
+        "clipped weights": WeightedSmoothing(weighting="clipped", **common),
+        "label_smoothing": matched_label_smoothing(sigma, n_classes),
+    }
+
+
+def noise_size(game: Game, defense: WeightedSmoothing) -> np.ndarray:
+    """Return the size of the noise that one more epoch would give each member of the trained models.
+
+    It follows from the models' answers alone, so the game may be that of any arm: the defense's own, or another one
+    to see what its noise would be there.
+
+    Parameters
+    ----------
+    game : Game
+        The game.
+    defense : WeightedSmoothing
+        Whose noise.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (model, record)
+        In units of sigma: the factor's absolute value, in the released code times the gap between the two greatest
+        probabilities. NaN for non-members.
+    """
+    logits, y = torch.as_tensor(game.logits[:, 0]).float(), torch.as_tensor(game.y)
+    size = np.full(game.member.shape, np.nan)
+    for k, row in enumerate(game.member):
+        own, labels = logits[k : k + 1, row], y[None, row]
+        scale = defense.scale(torch.softmax(own, dim=-1), defense.factor(own, labels))
+        size[k, row] = scale[0].abs().numpy()
+    return size
+
+
+@dataclass(frozen=True)
+class _Watched(WeightedSmoothing):
+    """The same defense, which notes factors before each epoch."""
+
+    notes: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+
+    def before_epoch(self, run: Run) -> None:
+        super().before_epoch(run)
+        if "factor" in run.memory:
+            self.notes[run.epoch] = run.memory["factor"].gather(1, run.members).cpu().numpy()
+
+
+def weight_spread(
+    pool: Pool,
+    model: str | Model,
+    defense: WeightedSmoothing,
+    *,
+    training: Training,
+    n_models: int = 2,
+    quantiles: Sequence[float] = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99),
+    seed: int = 0,
+    device: str = "auto",
+) -> pd.DataFrame:
+    """Train the first models of a game once more, and note how far the factor of the noise differs between members.
+
+    Parameters
+    ----------
+    pool, model, defense, training, seed
+        As in `mialab.play`: with the same ones, these are the same models.
+    n_models : int
+        How many, even.
+    quantiles : sequence of float
+        Over the members of all these models.
+    device : {"auto", "cpu", "cuda"}
+        Where to train.
+
+    Returns
+    -------
+    DataFrame
+        Tidy: columns ``epoch``, ``quantile``, ``value``. Epochs without noise are left out.
+
+    Raises
+    ------
+    ValueError
+        If there is no epoch with noise.
+    """
+    check_integer("n_models", n_models, low=2)
+    check_integer("seed", seed)
+    if n_models % 2:
+        raise ValueError(f"n_models={n_models} must be even: models come in pairs.")
+    for quantile in quantiles:
+        check_number("quantiles", quantile, low=0, high=1)
+    device = device_here(device)
+    if not isinstance(defense, WeightedSmoothing):
+        raise TypeError(f"defense={defense!r} must be a WeightedSmoothing.")
+    if not defense.sigma or defense.warm_up >= (training.stop or training.epochs):
+        raise ValueError(f"{defense} adds no noise within {training.stop or training.epochs} epochs.")
+    member = membership(n_models, len(pool), seed)
+    watched = [_Watched(**asdict(defense)) for _ in member]
+    for k, one in enumerate(watched):
+        train_group(
+            [k],
+            pool=pool,
+            y=pool.y,
+            member=member[[k]],
+            build=models.make(model),
+            defense=one,
+            training=training,
+            queries=queries.make("original", pool),
+            seed=seed,
+            device=device,
+        )
+    rows = [
+        (epoch, quantile, float(np.quantile([one.notes[epoch] for one in watched], quantile)))
+        for epoch in watched[0].notes
+        for quantile in sorted(quantiles)
+    ]
+    return pd.DataFrame(rows, columns=["epoch", "quantile", "value"])
+
+
+BLOCK = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class _Embedding(Probe):
+    """What the last linear layer of the first model of a group sees of some records."""
+
+    name: ClassVar[str] = "embedding"
+    array: ClassVar[str] = "embedding"
+    x: np.ndarray
+
+    def __call__(self, run: Run) -> dict[str, np.ndarray]:
+        forward, parameters = run.function(0)
+        seen: list[torch.Tensor] = []
+        hook = _last_linear(run.network).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        with torch.inference_mode():
+            for start in range(0, len(self.x), BLOCK):
+                forward(parameters, torch.tensor(self.x[start : start + BLOCK], device=run.device))
+        hook.remove()
+        return {self.array: torch.cat(seen).flatten(1).cpu().numpy()[None]}
+
+
+def _last_linear(network: nn.Module) -> nn.Module:
+    linear = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError(
+            f"model={type(network).__name__} has no linear layer whose inputs could be an embedding."
+        )
+    return linear[-1]
+
+
+def embedding(
+    pool: Pool,
+    model: str | Model = "mlp",
+    *,
+    training: Training | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> np.ndarray:
+    """Embed all records of a pool by a network that was trained on none of them.
+
+    The reference network is of the given kind, undefended, and trained on the pool's test part, so that what it says
+    about a record does not depend on who is a member of which model. Its weights and batches are drawn apart from
+    those of any game.
+
+    Parameters
+    ----------
+    pool : Pool
+        The records; its test part must not be empty.
+    model : {"mlp", "cnn", "resnet"} or callable
+        The network, see `mialab.models`.
+    training : Training, optional
+        How it is trained; ``Training()`` by default.
+    seed : int
+        Of its training.
+    device : {"auto", "cpu", "cuda"}
+        Where to train.
+
+    Returns
+    -------
+    numpy.ndarray of float32, shape (record, unit)
+        The inputs of the network's last linear layer.
+
+    Raises
+    ------
+    ValueError
+        If the pool has no test records, or the network no linear layer.
+    """
+    device = device_here(device)
+    check_integer("seed", seed)
+    if len(pool.y_test) < 2:
+        raise ValueError(
+            f"{pool.name!r} has {len(pool.y_test)} test records to train a reference network on: load it with test=...."
+        )
+    build, training = models.make(model), Training() if training is None else training
+    _last_linear(build(pool.x.shape[1:], pool.n_classes))
+    training.check(pool)
+    held_out = replace(pool, x=pool.x_test, y=pool.y_test, x_test=None, y_test=None)
+    arrays = train_group(
+        [0],
+        pool=held_out,
+        y=held_out.y,
+        member=np.ones((1, len(held_out)), bool),
+        build=build,
+        defense=Defense(),
+        training=training,
+        queries=queries.make("original", held_out),
+        seed=int(generator(seed, "reference network").integers(2**31)),
+        device=device,
+        probes=[_Embedding(pool.x)],
+    )
+    return arrays["embedding"][0]
+
+
+def neighbour_distance(points: ArrayLike, y: ArrayLike, *, k: int = 5) -> np.ndarray:
+    """Distance of each record to the k-th nearest other record of its class: small where many similar ones are.
+
+    The inverse of this distance is a k-nearest-neighbour estimate of the density around the record, up to a power.
+
+    Parameters
+    ----------
+    points : array_like of float, shape (record, ...)
+        E.g. from `embedding`, or the records themselves.
+    y : array_like of int, shape (record,)
+        Labels.
+    k : int
+        Which neighbour, 1 for the nearest.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (record,)
+        Euclidean distances, in units of ``points``.
+
+    Raises
+    ------
+    ValueError
+        If a class has no more than k records, or shapes differ.
+    """
+    from sklearn.neighbors import NearestNeighbors  # takes a second to load: only where it is used
+
+    check_integer("k", k, low=1)
+    points, y = _points(points, y)
+    labels, counts = np.unique(y, return_counts=True)
+    if counts.min() <= k:
+        few = labels[counts.argmin()]
+        raise ValueError(
+            f"k={k} needs at least {k + 1} records of each class; class {few} has {counts.min()}."
+        )
+    distance = np.empty(len(y))
+    for label in labels:
+        rows = np.flatnonzero(y == label)
+        # Asked without points, it leaves each record out of its own neighbours.
+        neighbours = NearestNeighbors(n_neighbors=k).fit(points[rows])
+        distance[rows] = neighbours.kneighbors()[0][:, -1]
+    return distance
+
+
+def centroid_distance(points: ArrayLike, y: ArrayLike) -> np.ndarray:
+    """Euclidean distance of each record to the mean of its class, float64 (record,).
+
+    Parameters
+    ----------
+    points, y
+        As in `neighbour_distance`.
+    """
+    points, y = _points(points, y)
+    place = np.unique(y, return_inverse=True)[1]
+    total = np.zeros((place.max() + 1, points.shape[1]))
+    np.add.at(total, place, points)
+    mean = total / np.bincount(place)[:, None]
+    return np.linalg.norm(points - mean[place], axis=1)
+
+
+def _points(points: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    points, y = np.asarray(points, np.float64), np.asarray(y)
+    if y.ndim != 1 or len(points) != len(y) or not len(y):
+        raise ValueError(
+            f"points has shape {points.shape} and y {y.shape}; they must have as many records, at least one."
+        )
+    if not np.isfinite(points).all():
+        raise ValueError(f"points has {np.sum(~np.isfinite(points))} values that are not finite numbers.")
+    return points.reshape(len(points), -1), y

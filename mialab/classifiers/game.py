@@ -1,0 +1,284 @@
+"""Games of classifiers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+
+from mialab import defenses, models, provenance
+from mialab._validation import check_integer, choose
+from mialab.classifiers import run as classifier_run
+from mialab.data.pool import Pool
+from mialab.defenses.base import Defense
+from mialab.games.backends import Team
+from mialab.games.base import Game
+from mialab.games.execution import carry_out, device_here
+from mialab.games.plan import Plan, _describe
+from mialab.games.store import DIMENSIONS, layout
+from mialab.models import Model
+from mialab.probes import make as make_probes
+from mialab.probes.base import Probe
+from mialab.probes.gradient import layers
+from mialab.queries import Queries
+from mialab.queries import make as make_queries
+from mialab.training import stack
+from mialab.training.membership import mislabel
+from mialab.training.options import Training
+
+#: Source files that decide what a trained model is, besides those of the options in use; a change in one of them,
+#: other than in comments and docstrings, makes stored games outdated.
+SOURCES = (
+    "training/streams.py",
+    "training/membership.py",
+    "training/stack.py",
+    "training/options.py",
+    "classifiers/run.py",
+    "classifiers/augmentation.py",
+    "defenses/base.py",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassifierPlan(Plan):
+    """Everything that determines a game of classifiers, checked."""
+
+    model: Model
+    canaries: int
+    keep: Literal["logits", "scores"]
+    answers: Literal["float32", "float16"]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.training, Training):
+            raise TypeError(
+                f"training={self.training!r} must be a mialab.Training, e.g. Training(epochs=50)."
+            )
+        check_integer("canaries", self.canaries)
+        object.__setattr__(self, "canaries", int(self.canaries))
+        super().__post_init__()
+        if self.canaries and (self.members is not None or self.candidates is not None):
+            raise ValueError(f"canaries={self.canaries} do not go with members or candidates.")
+        n = len(self.pool)
+        if self.canaries % 2 or self.canaries > n:
+            raise ValueError(f"canaries={self.canaries} must be even and at most {n}, the number of records.")
+        choose("keep", self.keep, ("logits", "scores"))
+        choose("answers", self.answers, ("float32", "float16"))
+        if self.keep == "scores" and self.answers != "float32":
+            raise ValueError(f"answers={self.answers!r} goes with keep='logits': scores are float32 always.")
+        self.training.check(self.pool)
+        self.defense.check(self.pool)
+        for probe in self.probes:
+            probe.check(self.pool)
+        self._try_model()
+
+    def _try_model(self) -> None:
+        network = self.network()
+        if not isinstance(network, torch.nn.Module):
+            raise TypeError(f"model={_name(self.model)} must return a torch.nn.Module, not {network!r}.")
+        with torch.inference_mode():
+            shape = tuple(network.eval()(stack.prepare(torch.as_tensor(self.pool.x[:2]))).shape)
+        if shape != (2, self.pool.n_classes):
+            raise ValueError(
+                f"model={_name(self.model)} answers 2 records with shape {shape}; "
+                f"it must be (2, {self.pool.n_classes})."
+            )
+
+    def network(self) -> torch.nn.Module:
+        """Build one of the networks, as an example."""
+        return stack.initialise(self.model, self.pool, self.seed, 0, self.defense)
+
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels with those of canaries changed, and which records are canaries."""
+        return mislabel(self.pool.y, self.pool.n_classes, self.canaries, self.seed)
+
+    def resolve(self, team: Team, device: str) -> tuple[str, Self]:
+        """Let a machine that trains choose device and precision."""
+        device, training = team.ask(_resolve, device, self.training, self.network().to("meta"))
+        return device, dataclasses.replace(self, training=training)
+
+    def layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        """Return shape and type of every array of the game."""
+        sizes = {"model": self.n_models, "query": len(self.queries), "record": len(self.pool)}
+        sizes |= {"label": self.pool.n_classes, "layer": len(self.layers())}
+        measured = [probe.array for probe in self.probes]
+        return layout(sizes, self.keep, self.answers, raw=self.defense.changes_answers, measured=measured)
+
+    @property
+    def train_group(self) -> Callable[..., dict[str, np.ndarray]]:
+        """The engine's."""
+        return classifier_run.train_group
+
+    def options(self, device: str) -> dict[str, Any]:
+        """Return what `mialab.classifiers.run.train_group` needs besides."""
+        names = ("defense", "training", "queries", "seed", "keep", "answers", "probes")
+        return {name: getattr(self, name) for name in names} | {"build": self.model, "device": device}
+
+    def form(self, team: Team, device: str) -> tuple[str, int]:
+        """Let a machine that trains say how it does so."""
+        names = ("defense", "training", "seed")
+        options = {name: getattr(self, name) for name in names}
+        return team.ask_of_pool(_form, build=self.model, device=device, **options)
+
+    def seconds_of_work(self) -> float:
+        """Estimate by `mialab.training.stack.seconds_of_work`."""
+        return stack.seconds_of_work(self.network(), self.pool, self.training)
+
+    def _parts(self) -> list[str]:
+        sources = (
+            SOURCES + ("classifiers/signals.py",) * (self.keep == "scores") + ("probes",) * bool(self.probes)
+        )
+        parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, provenance.source_hash(*sources)]
+        parts += [_describe(v) for v in (self.model, self.defense, self.training, self.queries)]
+        parts += [str(v) for v in (self.n_models, self.canaries, self.seed, self.keep, self.answers)]
+        parts += [
+            str(self.members),
+            "" if self.candidates is None else np.packbits(self.candidates).tobytes().hex(),
+        ]
+        return parts + [_describe(probe) for probe in self.probes]
+
+    def attrs(self) -> dict:
+        """Return what the game is, JSON-friendly."""
+        return {
+            **super().attrs(),
+            "model": _name(self.model),
+            "canaries": self.canaries,
+            "keep": self.keep,
+            "answers": self.answers,
+            "layers": self.layers(),
+        }
+
+    def layers(self) -> list[str]:
+        """Names of the network's layers, where their gradients are measured; else none."""
+        if not any("layer" in DIMENSIONS[probe.array] for probe in self.probes):
+            return []
+        return list(layers(name for name, _ in self.network().named_parameters()))
+
+
+def _name(model: Model) -> str:
+    return getattr(model, "__qualname__", None) or repr(model)
+
+
+def play(
+    pool: Pool,
+    model: str | Model = "mlp",
+    defense: str | Defense | None = None,
+    *,
+    training: Training | None = None,
+    n_models: int = 16,
+    queries: str | Queries = "original",
+    canaries: int = 0,
+    members: int | None = None,
+    candidates: np.ndarray | None = None,
+    seed: int = 0,
+    keep: Literal["logits", "scores"] = "logits",
+    answers: Literal["float32", "float16"] = "float32",
+    probes: str | Probe | Iterable[str | Probe] = (),
+    workers: int | None = None,
+    device: str = "auto",
+    store: str | os.PathLike[str] | None = None,
+) -> Game:
+    """Train K models under one defense, each on a random half of a pool, and collect their answers.
+
+    A game that was played before is read from the store; one that was interrupted goes on where it stopped.
+
+    Parameters
+    ----------
+    pool : Pool
+        The records, from `mialab.load`.
+    model : {"mlp", "cnn", "resnet"} or callable
+        The network, see `mialab.models`.
+    defense : str, Defense or None
+        The defense, see `mialab.defenses`; None for none.
+    training : Training, optional
+        How each model is trained; ``Training()`` by default.
+    n_models : int
+        Number of models K, even.
+    queries : {"original", "augmented"} or Queries
+        What every model is asked about each record, see `mialab.queries`.
+    canaries : int
+        How many records get a wrong label, to measure the risk of the most exposed records; even.
+    members : int, optional
+        Records that each model is trained on; by default half of those that may be.
+    candidates : array_like of bool or int, optional
+        Which records, a mask or indices, models may be trained on; all by default. All records are asked about. With
+        disjoint candidates for targets and shadow models (`Game.with_shadows`), the attacker has other data.
+    seed : int
+        Decides memberships, initial weights, batches and noise; model k depends on ``(seed, k)`` alone.
+    keep : {"logits", "scores"}
+        What is stored of an answer: its logits, which any attack can use, or one float32 for each of
+        `mialab.classifiers.signals.SIGNALS`, which is less where there are more classes than those.
+    answers : {"float32", "float16"}
+        Type of stored logits.
+    probes : {"gradient", "boundary"}, Probe, or several of these
+        What is measured besides, while the models are at hand, for attacks that need it; see `mialab.probes`.
+    workers : int, optional
+        Worker processes; by default as many as joblib's active backend has, and none for games so small that
+        starting processes would take longer.
+    device : {"auto", "cpu", "cuda"}
+        Where to train.
+    store : str or path, optional
+        Folder or URL where games are kept, e.g. ``"s3://bucket/mialab"``; by default what the environment variable
+        ``MIALAB_GAMES`` says, or else ``games`` in the cache folder.
+
+    Returns
+    -------
+    Game
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a parameter is wrong, before any training.
+    FloatingPointError
+        If a training diverges; finished models stay stored.
+    OSError
+        If the store cannot be read or written to, here or by a worker; finished models stay stored.
+    MemoryError
+        If not even a single model fits a GPU's memory.
+
+    Notes
+    -----
+    Inside ``joblib.parallel_config(backend="dask")`` the workers of the active dask client train. Device, precision
+    and group sizes are then those that suit the worker that answers first, so all should be alike. They load the
+    pool by its name, from a ``MIALAB_DATA`` of their own, and write to the store themselves.
+    """
+    device = choose("device", device, ("auto", "cpu", "cuda"))
+    if workers is not None:
+        check_integer("workers", workers, low=1)
+    if not isinstance(pool, Pool):
+        given = repr(pool) if isinstance(pool, str) else f"a {type(pool).__name__}"
+        raise TypeError(f"pool is {given}; it must be a Pool, e.g. mialab.load('digits').")
+    plan = ClassifierPlan(
+        pool=pool,
+        model=models.make(model),
+        defense=defenses.make(defense),
+        training=Training() if training is None else training,
+        queries=make_queries(queries, pool),
+        n_models=n_models,
+        canaries=canaries,
+        members=members,
+        candidates=candidates,
+        seed=seed,
+        keep=keep,
+        answers=answers,
+        probes=make_probes(probes),
+    )
+    return Game(carry_out(plan, workers=workers, device=device, store=store))
+
+
+def _resolve(device: str, training: Training, network: torch.nn.Module) -> tuple[str, Training]:
+    """Say on which kind of device, and with which arithmetic, this machine trains."""
+    device = device_here(device)
+    return device, stack.resolve(training, network, device)
+
+
+def _form(
+    *, pool: Pool, build: Model, defense: Defense, training: Training, seed: int, device: str
+) -> tuple[str, int]:
+    """Say how this machine trains such networks, and how many in a group at most."""
+    network = stack.initialise(build, pool, seed, 0, defense)
+    how = stack.form(network, stack.prepare(torch.as_tensor(pool.x[:2])), device)
+    return how, stack.models_per_group(network, pool, training, device) if how == "stacked" else 1

@@ -1,0 +1,112 @@
+"""Command line: ``python -m mialab run | new | sync | datasets``."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+
+def _run(options: argparse.Namespace) -> int:
+    from mialab.book import execution
+
+    notebook = execution.find(options.notebook)
+    parameters = execution.load_profile(options.profile).get(options.notebook, {}) if options.profile else {}
+    parameters = {k: v for k, v in parameters.items() if k != "after"}
+    parameters |= {name: yaml.safe_load(value) for name, value in options.parameter}
+    out = options.out or execution.RUNS / f"{options.notebook}.ipynb"
+    if out.suffix != ".ipynb":
+        raise ValueError(f"--out={out} must end in .ipynb.")
+    good = execution.show_run(
+        execution.Display(), notebook, out.absolute(), parameters, profile=options.profile or ""
+    )
+    if good:
+        print(f"wrote   {out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out}")
+    return 0 if good else 1
+
+
+def _new(options: argparse.Namespace) -> int:
+    from mialab.book import execution
+
+    name = options.name
+    if not name.isidentifier():
+        raise ValueError(f"name={name!r} must be letters, digits and underscores, e.g. my_idea.")
+    target = execution.NOTEBOOKS / f"{name}.py"
+    if target.exists():
+        raise ValueError(f"notebooks/{name}.py is there already.")
+    template = execution.find("template").read_text()
+    target.write_text(template.replace("A new chapter", name.replace("_", " ").capitalize(), 1))
+    execution.pair(target)
+    print(
+        f"wrote   notebooks/{name}.py and its pair notebooks/{name}.ipynb\n\n"
+        f"Run it:             python -m mialab run {name}\n"
+        f"Show it in the book: add to _toc.yml, under `chapters:` of the part where it belongs,\n"
+        f"                        - file: book/chapters/{name}\n"
+        f"                    give it parameters, if it needs any, in profiles/*.yml, and say `make book`."
+    )
+    return 0
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from mialab.book import execution
+
+    def jupytext(*arguments: str) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "jupytext", "--quiet", *arguments], check=True, cwd=execution.NOTEBOOKS
+        )
+
+    for notebook in sorted(execution.NOTEBOOKS.glob("*.py")):
+        if notebook.with_suffix(".ipynb").exists():
+            jupytext("--sync", notebook.name)  # the younger of the two wins, so that edits in Jupyter count
+        jupytext(
+            "--to", "py:percent", execution.pair(notebook).name
+        )  # metadata in the order in which .ipynb keeps it
+    return 0
+
+
+def _datasets(options: argparse.Namespace) -> int:
+    from mialab.data import loading
+
+    print(loading.datasets().to_string())
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mialab", description="Run and write chapters of the study."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+
+    command = commands.add_parser("run", help="execute one notebook with parameters")
+    command.add_argument("notebook", help="its name, e.g. hamp")
+    command.add_argument(
+        "-p",
+        dest="parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set one parameter; the value is read as YAML",
+    )
+    command.add_argument("--profile", help="start from the parameters in profiles/PROFILE.yml")
+    command.add_argument("--out", type=Path, help="the page to write (default: runs/NOTEBOOK.ipynb)")
+    command.set_defaults(call=_run)
+
+    command = commands.add_parser("new", help="start a chapter from the template")
+    command.add_argument("name", help="e.g. my_idea")
+    command.set_defaults(call=_new)
+
+    command = commands.add_parser("sync", help="bring notebooks/*.py and their .ipynb pairs in step")
+    command.set_defaults(call=_sync)
+
+    command = commands.add_parser("datasets", help="list the data sets and whether they are here")
+    command.set_defaults(call=_datasets)
+
+    options = parser.parse_args(arguments)
+    try:
+        return options.call(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2

@@ -1,0 +1,264 @@
+"""Where records come from: one small function per data set, and the files they read.
+
+To add a set, write a function that returns a :class:`Raw` and register it with the facts of its :class:`Entry`.
+:func:`find` looks for its files under ``MIALAB_DATA`` and among the downloads, :func:`fetch` downloads them.
+"""
+
+import gzip
+import hashlib
+import os
+import shutil
+import sys
+import tarfile
+import tempfile
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock
+
+from mialab._paths import cache_folder
+from mialab._progress import note
+
+with warnings.catch_warnings():
+    warnings.filterwarnings(
+        "ignore", message="IProgress not found"
+    )  # would head the first cell of every page
+    import pooch
+
+
+class Remote(NamedTuple):
+    """A file that can be downloaded."""
+
+    file: str
+    url: str
+    hash: str | None  # "md5:..." or "sha256:..."; None: the publisher states none
+    size: int | None  # bytes; None: not stated either
+
+    def __str__(self) -> str:
+        facts = (file_size(self.size) if self.size else "", (self.hash or "").replace(":", " "))
+        stated = ", ".join(filter(None, facts))
+        return f"{self.file} ({stated}) from {self.url}" if stated else f"{self.file} from {self.url}"
+
+
+@dataclass(frozen=True)
+class Raw:
+    """All records of a data set, with the validation and test parts that it has of its own.
+
+    Binary features may be bytes here: only the records that are taken become float32.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    x_val: np.ndarray | None = None
+    y_val: np.ndarray | None = None
+    x_test: np.ndarray | None = None
+    y_test: np.ndarray | None = None
+    label_names: tuple[str, ...] = ()
+    source: str = ""
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One data set of the registry: what :func:`datasets` lists, and how :func:`load` cuts it by default."""
+
+    name: str
+    make: Callable[[], Raw]
+    kind: str
+    records: int
+    n_classes: int
+    origin: str
+    size: int | None = None  # None: what validation and test leave
+    validation: int | None = None  # None: 10 % of size
+    test: int | None = None  # None: all the rest, or all of the set's own test part
+    own_test: int = 0  # records in the set's own test part, not counted in `records`
+    license: str = "not stated"
+    files: tuple[str, ...] = ()  # any of these has the data; none: embedded, or generated
+    remotes: tuple[Remote, ...] = ()  # what to download if none of them is here
+    into: str = ""  # folder for the downloads, in the set's own cache folder
+
+
+REGISTRY: dict[str, Entry] = {}
+
+
+TIMEOUT = (5, 20)  # of a download, in seconds: to connect, between bytes
+
+
+def register(name: str, **facts: Any) -> Callable[[Callable[[], Raw]], Callable[[], Raw]]:
+    """Add a function that returns a :class:`Raw` to the registry; `facts` fill its :class:`Entry`."""
+
+    def add(make: Callable[[], Raw]) -> Callable[[], Raw]:
+        REGISTRY[name] = Entry(name=name, make=make, **facts)
+        return make
+
+    return add
+
+
+def plain_bytes(array: np.ndarray) -> memoryview:
+    """Values in C order and little-endian, so that a digest of them is the same on every machine."""
+    plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return plain.reshape(-1).view(np.uint8).data
+
+
+def _data_folder() -> Path | None:
+    given = os.environ.get("MIALAB_DATA")
+    if not given:
+        return None
+    folder = Path(given).expanduser().resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"MIALAB_DATA={given!r} is not a folder: set it to the one with your data")
+    return folder
+
+
+def find(name: str) -> Path | None:
+    """First file or folder with data set `name` under MIALAB_DATA or among the downloads, in a folder `name` or not."""
+    for folder in (_data_folder(), cache_folder() / "data"):
+        for place in (folder / name, folder) if folder else ():
+            for file in REGISTRY[name].files:
+                if (place / file).exists():
+                    return place / file
+    return None
+
+
+def fetch(name: str) -> list[Path]:
+    """Download the files of data set `name` into the cache, checked against their hashes where there are any.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one cannot be downloaded. The message says where to put which file.
+    ValueError
+        If what came is not the expected file; nothing is kept.
+    """
+    entry = REGISTRY[name]
+    folder = cache_folder() / "data" / name / entry.into
+    if not entry.remotes:
+        raise FileNotFoundError(
+            f"{name} is not here and is not downloaded by this package. Get {' or '.join(entry.files)} from "
+            f"{entry.origin}; then set MIALAB_DATA to a folder that holds it, directly or in {name}/, or put it into "
+            f"{folder}"
+        )
+    log = pooch.get_logger()
+    level = log.level
+    log.setLevel("WARNING")  # it names folders of this machine, and would do so on a rendered page
+    try:
+        for remote in entry.remotes:
+            try:
+                if not (folder / remote.file).exists():
+                    note(f"downloading {remote}")
+                pooch.retrieve(
+                    remote.url,
+                    known_hash=remote.hash,
+                    fname=remote.file,
+                    path=folder,
+                    downloader=pooch.HTTPDownloader(
+                        timeout=TIMEOUT,
+                        progressbar=sys.stderr.isatty(),
+                    ),
+                )
+            except ValueError as error:
+                raise ValueError(
+                    f"{name}: {remote.url} did not give the expected file; nothing was kept. {error}"
+                ) from None
+            except OSError as error:  # every failure of requests is one
+                reason: BaseException = error
+                while reason.__context__ is not None:
+                    reason = reason.__context__
+                raise FileNotFoundError(
+                    f"{name} is not here and could not be downloaded ({reason}). Set MIALAB_DATA to a folder "
+                    f"that holds {' or '.join(entry.files)}, directly or in {name}/; or put into {folder} "
+                    f"{_listed(entry.remotes)}"
+                ) from None
+    finally:
+        log.setLevel(level)
+    return [folder / remote.file for remote in entry.remotes]
+
+
+def _unpacked(name: str, md5: dict[str, str]) -> Path:
+    """Folder in which torchvision finds image set `name`, downloaded if need be, with all its files checked."""
+    place = find(name) or _unpack(name)
+    for file, expected in md5.items():
+        if not (place / file).is_file():
+            raise FileNotFoundError(
+                f"{name}: {place} has no file {file}. Delete the folder and load again, or unpack into it "
+                f"{_listed(REGISTRY[name].remotes)}"
+            )
+        with open(place / file, "rb") as opened:
+            found = hashlib.file_digest(opened, "md5").hexdigest()
+        if found != expected:
+            raise ValueError(
+                f"{name}: {place / file} is damaged or another file (md5 {found}, expected {expected}). "
+                f"Delete {place} and load again"
+            )
+    return place.parents[len(Path(REGISTRY[name].files[0]).parts) - 1]
+
+
+def _unpack(name: str) -> Path:
+    """Download the archives of image set `name` and unpack them into the cache; the folder appears when complete."""
+    wanted = REGISTRY[name].files[0]
+    folder = cache_folder() / "data" / name
+    with _one_at_a_time(name):
+        if not (folder / wanted).exists():  # another process may have been faster
+            archives = fetch(name)
+            note(f"unpacking {name}")
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                unpacked = Path(scratch) / wanted
+                for archive in archives:
+                    if archive.name.endswith(".tar.gz"):
+                        with tarfile.open(archive) as tar:
+                            members = (m for m in tar if not m.name.endswith("unlabeled_X.bin"))
+                            tar.extractall(scratch, members, filter="data")
+                    else:
+                        unpacked.mkdir(parents=True, exist_ok=True)
+                        with gzip.open(archive) as source, open(unpacked / archive.stem, "wb") as target:
+                            shutil.copyfileobj(source, target)
+                (folder / wanted).parent.mkdir(parents=True, exist_ok=True)
+                unpacked.replace(folder / wanted)
+            for archive in archives:
+                archive.unlink()
+    return folder / wanted
+
+
+def _one_at_a_time(name: str) -> FileLock:
+    """Keep other processes from unpacking data set `name` at the same time."""
+    folder = cache_folder() / "data" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "unpacking.lock")
+
+
+# What reading a damaged file, or one that holds something else, may raise.
+UNREADABLE = (
+    ValueError,
+    KeyError,
+    EOFError,
+    OSError,
+    OverflowError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def _unreadable(name: str, path: Path, error: Exception) -> Exception:
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(
+            f"{name}: {path} is here, but a file that belongs to it is missing ({error})"
+        )
+    return ValueError(f"{name}: {path} cannot be read ({error}). Delete it and load again")
+
+
+def _listed(remotes: tuple[Remote, ...]) -> str:
+    """One file ends the sentence, several have lines of their own."""
+    return str(remotes[0]) if len(remotes) == 1 else "".join(f"\n  {remote}" for remote in remotes)
+
+
+def file_size(size: int) -> str:
+    """Bytes as a reader of a table wants them."""
+    unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e5 else (1e3, "kB")
+    return f"{size / unit:.1f} {name}"

@@ -1,0 +1,205 @@
+"""Where groups of models are trained: in this process, in worker processes, or on a dask cluster."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import joblib
+from joblib.parallel import get_active_backend
+
+from mialab import _progress
+from mialab.data.loading import load_again
+from mialab.data.pool import Pool
+
+if TYPE_CHECKING:
+    from distributed import Future
+    from joblib._dask import DaskDistributedBackend
+
+
+Result = TypeVar("Result")
+
+
+#: Seconds of work above which worker processes pay: they take some 5 seconds to start, and are kept for a while.
+START_PAYS, STARTED_PAYS = 10, 1
+
+
+#: For how long idle processes are sure to be kept, in seconds (joblib: 300).
+IDLE_SECONDS = 240
+
+
+class Processes:
+    """Worker processes of joblib's active backend, or threads of this process where those do not pay.
+
+    Parameters
+    ----------
+    pool : Pool
+        The records; large arrays reach worker processes as memory-mapped files, written once.
+    workers : int, optional
+        How many processes; by default as many as the backend has.
+    """
+
+    _alive_until = 0.0
+
+    def __init__(self, pool: Pool, workers: int | None) -> None:
+        self.pool, self.workers = pool, workers
+        self._in_threads = False
+
+    def ask(self, function: Callable[..., Result], *arguments: object) -> Result:
+        """Call a function on a machine that trains: this one."""
+        return function(*arguments)
+
+    def ask_of_pool(self, function: Callable[..., Result], **options: object) -> Result:
+        """Do the same with ``pool=`` the records."""
+        return function(pool=self.pool, **options)
+
+    def size(self, work: float, *, threads: bool = False) -> int:
+        """Return how many groups to train at once.
+
+        If nobody said otherwise, where processes do not pay, that is as many as there are cores if threads will do, or
+        else 1.
+
+        Parameters
+        ----------
+        work : float
+            Seconds that one process would take, roughly.
+        threads : bool
+            Whether groups can be trained in threads of one process.
+        """
+        pays = STARTED_PAYS if time.monotonic() < Processes._alive_until else START_PAYS
+        self._in_threads = threads and not self.workers and work <= pays
+        _, most = get_active_backend()
+        return self.workers or (joblib.effective_n_jobs(most or -1) if threads or work > pays else 1)
+
+    def run(
+        self, function: Callable[..., Result], groups: Sequence[list[int]], workers: int, **options: object
+    ) -> Iterator[Result]:
+        """Yield ``function(group, pool=..., **options)`` of every group as it is done."""
+        if workers == 1:
+            yield from (function(group, pool=self.pool, **options) for group in groups)
+            return
+        if self._in_threads:
+            with ThreadPoolExecutor(workers) as threads:
+                tasks = [threads.submit(function, group, pool=self.pool, **options) for group in groups]
+                try:
+                    yield from (task.result() for task in as_completed(tasks))
+                finally:
+                    threads.shutdown(cancel_futures=True)
+            return
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="all")
+        yield from parallel(joblib.delayed(function)(group, pool=self.pool, **options) for group in groups)
+        Processes._alive_until = time.monotonic() + IDLE_SECONDS
+
+
+class Cluster:
+    """The workers of the dask cluster that joblib's active backend names.
+
+    Tasks go to its client directly: joblib's own would wait for ever for a task that was given up because its workers
+    died, and would keep arrays on one worker only, to be lost with it.
+
+    Parameters
+    ----------
+    backend : joblib's backend for dask
+        With its client, and options of its tasks such as ``resources``.
+    pool : Pool
+        The records. Workers load a pool that was loaded by name themselves; others get a copy.
+    workers : int, optional
+        Among how many workers to divide the models; by default those that are there when training begins.
+    """
+
+    def __init__(self, backend: DaskDistributedBackend, pool: Pool, workers: int | None) -> None:
+        self.client, self.workers = backend.client, workers
+        self.options = {"pure": False, **backend.submit_kwargs}
+        self.given_pool = pool
+        self._pool: object = None
+
+    @property
+    def pool(self) -> object:
+        """What workers get: how to load the pool, or a copy that all of them hold from now on."""
+        if self._pool is None:
+            pool = self.given_pool
+            if pool.loaded:
+                self._pool = {"fingerprint": pool.fingerprint, **pool.loaded}
+            else:
+                self._pool = self.client.scatter(pool, broadcast=True, hash=False)
+        return self._pool
+
+    def ask(self, function: Callable[..., Result], *arguments: object, **options: object) -> Result:
+        """Call a function on the worker that is there first."""
+        future = self.client.submit(function, *arguments, **options, **self.options)
+        if not self.client.nthreads():
+            _progress.note("waiting for the first worker of the cluster")
+        return self._result(future, "A look at the game was")
+
+    def ask_of_pool(self, function: Callable[..., Result], **options: object) -> Result:
+        """Do the same with ``pool=`` the records."""
+        return self.ask(_with_pool, function, pool=self.pool, **options)
+
+    def size(self, work: float, *, threads: bool = False) -> int:
+        """Return how many workers there are; small work goes to the cluster too."""
+        each = self.client.nthreads().values()
+        if max(each) > 1:
+            raise ValueError(
+                f"Workers of the cluster have up to {max(each)} threads, but a worker trains one group at a time: "
+                "start it with one thread per process (threads_per_worker=1, nthreads=1, or processes=cores)."
+            )
+        return self.workers or len(each)
+
+    def run(
+        self, function: Callable[..., Result], groups: Sequence[list[int]], workers: int, **options: object
+    ) -> Iterator[Result]:
+        """Yield ``function(group, pool=..., **options)`` of every group as it is done."""
+        from distributed import as_completed as as_finished
+
+        futures = {
+            self.client.submit(_with_pool, function, group, pool=self.pool, **options, **self.options): group
+            for group in groups
+        }
+        try:
+            for future in as_finished(futures):
+                yield self._result(future, f"Models {futures[future]} were")
+        finally:
+            self.client.cancel(list(futures))
+
+    @staticmethod
+    def _result(future: Future, what: str) -> Any:
+        from distributed import CancelledError, KilledWorker
+
+        try:
+            return future.result()
+        except (KilledWorker, CancelledError) as error:
+            raise RuntimeError(
+                f"{what} given up by the cluster: {error}. Workers die most often for want of memory: give each one "
+                "more, or keep less (answers='float16', keep='scores'). Finished models are stored."
+            ) from error
+
+
+def _with_pool(function: Callable[..., Result], *arguments: object, pool: Any, **options: object) -> Result:
+    pool = load_again(**pool) if isinstance(pool, dict) else pool
+    return function(*arguments, pool=pool, **options)
+
+
+#: Who trains.
+Team = Processes | Cluster
+
+
+def find(pool: Pool, workers: int | None, *, shared: bool) -> Processes | Cluster:
+    """Return who trains.
+
+    Parameters
+    ----------
+    pool : Pool
+        The records.
+    workers : int, optional
+        How many workers the user asks for.
+    shared : bool
+        Whether other processes can reach the store; if not, this process does all.
+    """
+    if not shared:
+        return Processes(pool, 1)
+    backend, _ = get_active_backend()
+    if type(backend).__name__ == "DaskDistributedBackend":  # by name: distributed need not be installed
+        return Cluster(backend, pool, workers)
+    return Processes(pool, workers)

@@ -1,0 +1,488 @@
+"""The game: K models, each trained on a random half of a pool, and all their answers on every record."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import ClassVar, Self
+
+import numpy as np
+import xarray as xr
+
+from mialab import provenance
+from mialab._validation import check_integer
+from mialab.games.store import ANSWERS, DIMENSIONS, MEASURED
+from mialab.probes import PROBES
+from mialab.queries import pairing
+from mialab.training.streams import generator
+
+
+class Game:
+    """K models and their answers on every record of a pool; made by `play` or `Game.from_arrays`.
+
+    Models come in pairs with complementary halves of the pool as members, so every record is a member of exactly
+    half of the models. Each model plays the target in turn. Its shadow models are all others but its partner, whose
+    membership would give the target's away (see `left_out`).
+
+    Attributes
+    ----------
+    dataset : xarray.Dataset
+        Everything, with dimensions ``model``, ``query``, ``record``, ``label``.
+    attrs : dict
+        How the game was made.
+    """
+
+    #: What is attacked: classifiers here, generators in `mialab.gan.GeneratorGame`.
+    victim: ClassVar[str] = "classifier"
+    #: What shadow models must have in common with their targets.
+    alike: ClassVar[tuple[str, ...]] = ("fingerprint", "queries", "n_classes", "keep")
+    #: Which probe fills which array.
+    probe_of: ClassVar[dict[str, str]] = {probe.array: probe.name for probe in PROBES.values()}
+
+    def __init__(self, dataset: xr.Dataset) -> None:
+        mixed = dataset.attrs.get("mixed")
+        if mixed and "pair" not in dataset:  # known from the start, so that it stays with what is cut out
+            other = pairing(mixed["n_records"], mixed["seed"])
+            dataset = dataset.assign(pair=("record", np.minimum(other, np.arange(other.size))))
+        self.dataset = dataset
+        self.attrs = dict(dataset.attrs)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        *,
+        logits: np.ndarray,
+        member: np.ndarray,
+        y: np.ndarray,
+        partner: np.ndarray | None = None,
+        canary: np.ndarray | None = None,
+        shadow: np.ndarray | None = None,
+        raw_logits: np.ndarray | None = None,
+        gradient_norm: np.ndarray | None = None,
+        boundary_distance: np.ndarray | None = None,
+        train_accuracy: np.ndarray | None = None,
+        test_accuracy: np.ndarray | None = None,
+        name: str = "arrays",
+    ) -> Self:
+        """Make a game of answers that were computed elsewhere.
+
+        Parameters
+        ----------
+        logits : array_like of float, shape (model, query, record, label)
+            Answers; (model, record, label) stands for a single query. Log-probabilities serve as well.
+        member : array_like of bool, shape (model, record)
+            Whether the model was trained on the record.
+        y : array_like of int, shape (record,)
+            Labels, 0 to C - 1.
+        partner : array_like of int, shape (model,), optional
+            For each model the one trained on exactly the other records (or on part of them), where models come in such
+            pairs; -1 for none (the default).
+        canary : array_like of bool, shape (record,), optional
+            Which records are canaries.
+        shadow : array_like of bool, shape (model,), optional
+            Which models are shadow models only; then no model that is a target helps against another one. By default
+            none: every model is a target, and a shadow model of the others.
+        raw_logits : array_like of float, optional
+            Answers before a defense's output step, if it has one.
+        gradient_norm : array_like of float, shape (model, record, layer), optional
+            What `mialab.probes.gradient.Gradient` measures; (model, record) stands for the norm of the whole gradient.
+        boundary_distance : array_like of float, shape (model, record), optional
+            What `mialab.probes.boundary.Boundary` measures.
+        train_accuracy, test_accuracy : array_like of float, shape (model,), optional
+            Accuracy of each model on its members and on held-out records.
+        name : str
+            A name for tables and figures.
+
+        Raises
+        ------
+        ValueError
+            If shapes or values do not fit.
+        """
+        logits = np.asarray(logits)
+        logits = logits[:, None] if logits.ndim == 3 else logits
+        member, y = np.asarray(member), np.asarray(y)
+        if logits.ndim != 4:
+            raise ValueError(
+                f"logits has {logits.ndim} dimensions; it must be (model, query, record, label)."
+            )
+        if not np.issubdtype(logits.dtype, np.number):
+            raise ValueError(f"logits must hold numbers; it is {logits.dtype}.")
+        n_models, _, n_records, n_classes = logits.shape
+        if n_classes < 2:
+            raise ValueError(f"logits has {n_classes} classes; there must be at least 2.")
+        if gradient_norm is not None:
+            gradient_norm = np.asarray(gradient_norm)
+            gradient_norm = gradient_norm[..., None] if gradient_norm.ndim == 2 else gradient_norm
+        n_layers = gradient_norm.shape[-1] if np.ndim(gradient_norm) else 0
+        expected = {"member": (n_models, n_records), "y": (n_records,)}
+        given: dict[str, np.ndarray] = {"member": member, "y": y}
+        optional = {
+            "partner": (partner, (n_models,)),
+            "canary": (canary, (n_records,)),
+            "shadow": (shadow, (n_models,)),
+            "raw_logits": (raw_logits, logits.shape),
+            "gradient_norm": (gradient_norm, (n_models, n_records, n_layers)),
+            "boundary_distance": (boundary_distance, (n_models, n_records)),
+            "train_accuracy": (train_accuracy, (n_models,)),
+            "test_accuracy": (test_accuracy, (n_models,)),
+        }
+        for key, (value, shape) in optional.items():
+            if value is not None:
+                given[key], expected[key] = np.asarray(value), shape
+        if "raw_logits" in given and given["raw_logits"].ndim == 3:
+            given["raw_logits"] = given["raw_logits"][:, None]
+        for key, value in given.items():
+            if value.shape != expected[key]:
+                raise ValueError(
+                    f"{key} has shape {value.shape}; with logits {logits.shape} it must be {expected[key]}."
+                )
+        for key, value in {"logits": logits, **given}.items():
+            if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
+                raise ValueError(
+                    f"{key} has {np.sum(~np.isfinite(value))} values that are not finite numbers."
+                )
+        for key in [name for name in MEASURED if name in given]:
+            if not np.issubdtype(given[key].dtype, np.number) or (given[key] < 0).any():
+                raise ValueError(f"{key} must hold numbers of at least 0.")
+        for key in [name for name in ("member", "canary", "shadow") if name in given]:
+            if not np.isin(given[key], (0, 1)).all():
+                raise ValueError(
+                    f"{key} must be True or False (or 1 and 0); it holds {np.unique(given[key])[:5]}."
+                )
+            given[key] = given[key].astype(bool)
+        if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= n_classes:
+            raise ValueError(
+                f"y must hold integers from 0 to {n_classes - 1}, one per class of the logits; "
+                f"it is {y.dtype} from {y.min()} to {y.max()}."
+            )
+        given["y"] = y.astype(np.int64)
+        given.setdefault("shadow", np.zeros(n_models, bool))
+        if given["shadow"].all():
+            raise ValueError("shadow is True for all models: one at least must be a target.")
+        for k, row in enumerate(given["member"]):
+            if not given["shadow"][k] and (row.all() or not row.any()):
+                raise ValueError(
+                    f"member[{k}] is all {bool(row[0])}: a target needs members and non-members."
+                )
+        given.setdefault("partner", np.full(n_models, -1))
+        _check_partners(given["partner"], given["member"])
+        given.setdefault("canary", np.zeros(n_records, bool))
+        variables = {"logits": logits, **given}
+        return cls(
+            xr.Dataset(
+                {key: (DIMENSIONS[key], value) for key, value in variables.items()},
+                attrs={
+                    "dataset": name,
+                    "defense": "unknown",
+                    "probes": [cls.probe_of[key] for key in MEASURED if key in given],
+                    "layers": [f"layer {i}" for i in range(n_layers)],
+                    **dict.fromkeys(("seed", "device", "seconds")),
+                    **provenance.collect(),
+                },
+            )
+        )
+
+    def __repr__(self) -> str:
+        a = self.attrs
+        canaries = f", {self.canary.sum()} canaries" if self.canary.any() else ""
+        return (
+            f"Game({a.get('dataset')}, defense={a.get('defense')}: {self.n_models} models x {self.n_queries} "
+            f"queries x {self.n_records} records x {self.n_classes} classes{canaries})"
+        )
+
+    @property
+    def lazy_logits(self) -> xr.Variable:
+        """Answers as the attacker gets them, read from the store when they are used."""
+        if "logits" not in self.dataset:
+            raise ValueError(
+                "This game was played with keep='scores' and has no logits: "
+                "play it with keep='logits', or ask for what can be had from signals."
+            )
+        return self.dataset["logits"].variable
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """Answers as the attacker gets them, shape (model, query, record, label)."""
+        return self.lazy_logits.to_numpy()
+
+    @cached_property
+    def member(self) -> np.ndarray:
+        """Whether the model was trained on the record, bool (model, record)."""
+        return self.dataset["member"].to_numpy()
+
+    @cached_property
+    def y(self) -> np.ndarray:
+        """Labels, as trained on and as attacked, int64 (record,)."""
+        return self.dataset["y"].to_numpy()
+
+    @cached_property
+    def canary(self) -> np.ndarray:
+        """Which records are canaries, bool (record,)."""
+        return self.dataset["canary"].to_numpy()
+
+    @cached_property
+    def partner(self) -> np.ndarray:
+        """The model with the complementary members, or -1, int64 (model,)."""
+        return self.dataset["partner"].to_numpy()
+
+    def _accuracy(self, name: str) -> np.ndarray:
+        if name not in self.dataset:
+            return np.full(self.n_models, np.nan)
+        return self.dataset[name].to_numpy()
+
+    @property
+    def train_accuracy(self) -> np.ndarray:
+        """Accuracy of each model on its members, (model,); NaN if unknown."""
+        return self._accuracy("train_accuracy")
+
+    @property
+    def test_accuracy(self) -> np.ndarray:
+        """Accuracy of each model on the pool's test part, (model,); NaN if unknown."""
+        return self._accuracy("test_accuracy")
+
+    @cached_property
+    def shadow(self) -> np.ndarray:
+        """Which models are shadow models only, bool (model,); none, unless they were added, see `with_shadows`."""
+        if "shadow" not in self.dataset:
+            return np.zeros(self.n_models, bool)
+        return self.dataset["shadow"].to_numpy()
+
+    @cached_property
+    def candidate(self) -> np.ndarray:
+        """Which records the targets may have been trained on, bool (record,)."""
+        if "candidate" in self.dataset:
+            return self.dataset["candidate"].to_numpy()
+        return self.varied if self.attrs.get("n_candidates") else np.ones(self.n_records, bool)
+
+    @property
+    def query_kinds(self) -> tuple[str, ...]:
+        """How each query was made, a str each: ``"original"``, then e.g. ``"noise"``, or ``"changed"`` if unknown."""
+        known = self.attrs.get("query_kinds")
+        return tuple(known) if known else ("original", *(self.n_queries - 1) * ("changed",))
+
+    @property
+    def unmixed(self) -> np.ndarray:
+        """Which queries are about one record alone, indices; all but those of `mialab.queries.Mixed`."""
+        return np.flatnonzero([kind != "mixed" for kind in self.query_kinds])
+
+    @cached_property
+    def mixed_with(self) -> np.ndarray:
+        """The record that each one is mixed with in mixed queries, or -1 if it is not here, int64 (record,)."""
+        other = np.full(self.n_records, -1)
+        if "pair" in self.dataset:
+            _, place, size = np.unique(self.dataset["pair"], return_inverse=True, return_counts=True)
+            first, second = np.argsort(place, kind="stable")[size[np.sort(place)] == 2].reshape(-1, 2).T
+            other[first], other[second] = second, first
+        return other
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """Names of the probes that were made, see `mialab.probes`."""
+        return tuple(self.attrs.get("probes") or ())
+
+    def _measured(self, name: str) -> np.ndarray:
+        if name not in self.dataset:
+            raise ValueError(f"This game has no {name}: play it with probes=[{self.probe_of[name]!r}].")
+        return self.dataset[name].to_numpy().astype(np.float64)
+
+    @cached_property
+    def gradient_norm(self) -> np.ndarray:
+        """Norms of the gradients of each record's loss, float64 (model, record, layer); see `mialab.probes`."""
+        return self._measured("gradient_norm")
+
+    @cached_property
+    def boundary_distance(self) -> np.ndarray:
+        """Distances of the records from the decision boundary, float64 (model, record); see `mialab.probes`."""
+        return self._measured("boundary_distance")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers of which gradients were measured."""
+        return tuple(self.attrs.get("layers") or ())
+
+    @property
+    def n_models(self) -> int:
+        """Number of models."""
+        return self.dataset.sizes["model"]
+
+    @property
+    def n_queries(self) -> int:
+        """Number of queries per record."""
+        return self.dataset.sizes.get("query", 1)
+
+    @property
+    def n_records(self) -> int:
+        """Number of records."""
+        return self.dataset.sizes["record"]
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return self.dataset.sizes.get("label") or self.attrs["n_classes"]
+
+    @cached_property
+    def left_out(self) -> np.ndarray:
+        """The model that is no shadow of a target besides the target itself, int64 (target, record); -1 for none.
+
+        Where every record is a member of exactly half of the models, the count of its members among the *other*
+        models gives the target's membership away, and attacks that learn per record err systematically (their AUC
+        falls below 0.5 when there is nothing to find). So one model with the opposite membership is left out too:
+        the target's partner, or, where models are not paired, one drawn at random for each record.
+        """
+        if self.attrs.get("leave_one_out") == "plain":
+            return np.full(self.member.shape, -1)
+        if self.attrs.get("leave_one_out") == "first":
+            # What is learnt from the shadow models must know nothing of the target, the first model.
+            return np.repeat(np.minimum(np.arange(self.n_models), 1)[:, None] - 1, self.n_records, axis=1)
+        if (self.partner >= 0).any():
+            return np.broadcast_to(self.partner[:, None], self.member.shape)
+        left_out = np.full(self.member.shape, -1)
+        if (2 * self.member.sum(0) != self.n_models).any():
+            return left_out  # memberships that were not balanced give nothing away
+        keys = generator(0, "left out").random(self.member.shape)
+        sides = (np.argsort(np.where(side, keys, 2), axis=0) for side in (self.member, ~self.member))
+        inside, outside = (order[: self.n_models // 2] for order in sides)
+        np.put_along_axis(left_out, inside, outside, axis=0)
+        np.put_along_axis(left_out, outside, inside, axis=0)
+        return left_out
+
+    def plain_leave_one_out(self) -> Self:
+        """Return the same game with all models but the target as its shadow models, as most published code has it.
+
+        For comparison with other code: in a balanced game this errs systematically, see `left_out`.
+        """
+        return type(self)(self.dataset.assign_attrs(leave_one_out="plain"))
+
+    def before_output_step(self) -> Self:
+        """Return the same game with the answers before the defense's output step: a what-if, no real attacker.
+
+        What was measured on labels as released (the boundary) is left out.
+
+        Raises
+        ------
+        ValueError
+            If the defense does not change answers.
+        """
+        before = {f"raw_{name}": name for name in ANSWERS if f"raw_{name}" in self.dataset}
+        if not before:
+            raise ValueError(f"The defense {self.attrs.get('defense')!r} has no output step to leave out.")
+        released = [*before.values(), "boundary_distance"]
+        dataset = self.dataset.drop_vars(released, errors="ignore").rename(before)
+        probes = [name for name in self.probes if name != "boundary"]
+        return type(self)(dataset.assign_attrs(output_step=False, probes=probes))
+
+    @cached_property
+    def varied(self) -> np.ndarray:
+        """Which records are members of some models and not of others, bool (record,); all, in games from `play`."""
+        return self.member.any(0) & ~self.member.all(0)
+
+    def with_shadows(self, shadows: Game) -> Self:
+        """Return the game of these models as targets against other shadow models: those of another game.
+
+        So the attacker's shadow models may have been trained on other records, on fewer, with another network or under
+        another defense than the targets, see the parameters of `play`. They must have been asked the same about the
+        same records. The answers of both games are loaded. What probes measured is kept if it is there in both games,
+        measured alike, and of gradients only if the networks have the same layers.
+
+        Parameters
+        ----------
+        shadows : Game
+            All its models serve as shadow models. Give it another seed, lest both share memberships.
+
+        Returns
+        -------
+        Game
+            First the targets, then the shadow models. No target helps against another one.
+
+        Raises
+        ------
+        ValueError
+            If records, labels or queries differ, or both games have the same memberships.
+        """
+        for name in self.alike:
+            mine, other = self.attrs.get(name), shadows.attrs.get(name)
+            if mine != other:
+                raise ValueError(
+                    f"shadows were played with {name}={other!r}; it must be that of the targets, {mine!r}."
+                )
+        if self.y.shape != shadows.y.shape or (self.y != shadows.y).any():
+            raise ValueError("shadows have other records, or canaries with other labels, than the targets.")
+        if self.member.shape == shadows.member.shape and (self.member == shadows.member).all():
+            raise ValueError(
+                f"shadows have the memberships of the targets: play them with another seed than {self.attrs['seed']}."
+            )
+        probes = [name for name in self.probes if _measured_alike(name, self.attrs, shadows.attrs)]
+        dropped = ["shadow", *(array for array, name in self.probe_of.items() if name not in probes)]
+        both = [game.dataset.drop_vars(dropped, errors="ignore") for game in (self, shadows)]
+        both[1] = both[1].assign(partner=both[1]["partner"] + self.n_models * (both[1]["partner"] >= 0))
+        shared = [v for v in both[0].variables if v in both[1].variables]
+        varying = [v for v in shared if "model" in both[0][v].dims]
+        both = [part[varying] for part in both]
+        dataset = xr.concat(both, "model").assign(
+            **{v: self.dataset[v] for v in shared if v not in varying},
+            shadow=("model", np.repeat([False, True], [self.n_models, shadows.n_models])),
+            candidate=("record", self.varied),
+        )
+        about = {
+            key: shadows.attrs.get(key)
+            for key in ("model", "defense", "defense_parameters", "training", "seed")
+        }
+        attrs = {**self.attrs, "n_models": dataset.sizes["model"], "shadow_models": about, "probes": probes}
+        return type(self)(dataset.assign_attrs(attrs))
+
+    def against(self, target: int, *, alone: bool = False) -> Self:
+        """Return the game of one target, the first model, and the separate shadow models; or of the target alone."""
+        models = np.append(target, [] if alone else np.flatnonzero(self.shadow)).astype(int)
+        dataset = self.dataset.isel(model=models).drop_vars(["shadow", "candidate"], errors="ignore")
+        partner = np.full(len(models), -1)
+        return type(self)(
+            dataset.assign(partner=("model", partner)).assign_attrs(leave_one_out="first", n_candidates=None)
+        )
+
+    def of_records(self, records: np.ndarray) -> Self:
+        """Return the game of some records only (a mask or indices)."""
+        return type(self)(self.dataset.isel(record=np.arange(self.n_records)[records]))
+
+    def subset(self, n_models: int) -> Self:
+        """Return the game of the first ``n_models`` models (pairs stay together), for curves over their number."""
+        _check_models(n_models)
+        if n_models > self.n_models:
+            raise ValueError(
+                f"n_models={n_models} must be at most {self.n_models}, the number of models here."
+            )
+        if self.partner[:n_models].max() >= n_models:
+            raise ValueError(f"n_models={n_models} would tear models from their partners: {self.partner}.")
+        return type(self)(self.dataset.isel(model=slice(n_models)).assign_attrs(n_models=n_models))
+
+
+def _measured_alike(probe: str, *games: dict) -> bool:
+    """Tell whether two games, of which these are the attributes, have the same measurements of a probe."""
+    about = [
+        (
+            probe in (attrs.get("probes") or ()),
+            (attrs.get("probe_parameters") or {}).get(probe),
+            attrs.get("layers") if probe == "gradient" else None,
+        )
+        for attrs in games
+    ]
+    return about[0] == about[1]
+
+
+def _check_partners(partner: np.ndarray, member: np.ndarray) -> None:
+    if not np.issubdtype(partner.dtype, np.integer) or partner.min() < -1 or partner.max() >= len(member):
+        raise ValueError(
+            f"partner must hold indices of models, 0 to {len(member) - 1}, or -1 for none; it holds {partner}."
+        )
+    for k, other in enumerate(partner):
+        if other >= 0 and (partner[other] != k or (member[k] & member[other]).any()):
+            raise ValueError(
+                f"partner[{k}]={other}, but models {k} and {other} are no pair: each must be the other's partner, and "
+                "a record a member of one of them at most. Leave partner out if models do not come in pairs."
+            )
+
+
+def _check_models(n_models: object) -> None:
+    check_integer("n_models", n_models, low=2)
+    if n_models % 2:
+        raise ValueError(
+            f"n_models={n_models} must be even: models come in pairs, each trained on the half that the other lacks."
+        )

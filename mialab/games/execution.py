@@ -1,0 +1,167 @@
+"""From a plan to a game: what is not in the store is trained, group by group."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from mialab import _progress, provenance
+from mialab._validation import choose
+from mialab.games import backends
+from mialab.games.backends import Team
+from mialab.games.plan import Plan
+from mialab.games.store import Store, games_root, is_shared
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
+
+#: Only one group at a time in a process, unless it is stacked: all threads share torch's random numbers.
+ONE_GROUP = threading.Lock()
+
+
+def carry_out(
+    plan: Plan, *, workers: int | None, device: str, store: str | os.PathLike[str] | None
+) -> xr.Dataset:
+    """Train what is not in the store yet, and open the game.
+
+    Parameters
+    ----------
+    plan : Plan
+        Everything that determines the game.
+    workers, device, store
+        See `play`.
+    """
+    games = games_root(store)
+    team = backends.find(plan.pool, workers, shared=is_shared(games))
+    device, plan = plan.resolve(team, device)
+    kept = Store(games, plan.key())
+    with kept.lock():
+        kept.create(plan.layout(), plan.fixed(), plan.attrs())
+        absent, damaged = kept.missing()
+        if damaged:
+            warnings.warn(
+                f"Stored answers of models {damaged} are damaged; they are trained again.", stacklevel=3
+            )
+        todo = sorted(absent + damaged)
+        if todo:
+            _train(kept, plan, todo, team, device)
+    return kept.open()
+
+
+def device_here(device: str) -> str:
+    """Return ``"cpu"`` or ``"cuda"`` for a device that a user asks for; ValueError if it is unknown or not here."""
+    choose("device", device, ("auto", "cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda' is not available here; use device='auto'.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return device
+
+
+def _train(store: Store, plan: Plan, todo: list[int], team: Team, device: str) -> None:
+    began = time.perf_counter()
+    how, most = plan.form(team, device)
+    # Processes pay for large games only; a GPU is kept busy by one.
+    work = len(todo) * plan.seconds_of_work()
+    workers = team.size(work if device == "cpu" else 0, threads=how == "stacked" and device == "cpu")
+    groups = _groups(todo, most, workers, device)
+    workers = min(workers, len(groups))
+    before, options = store.attrs(), plan.options(device)
+    peak = before.get("peak_mb", 0.0)
+    with _progress.bar(len(todo), f"training {plan.defense.name} on {plan.pool.name}") as advance:
+        # A group is stored where it was trained, as soon as it is; an error or a kill loses only what is under way.
+        for group, peak_mb in team.run(
+            _train_group, groups, workers, store=store, form=how, train=plan.train_group, **options
+        ):
+            peak = max(peak, peak_mb)
+            advance(len(group))
+    store.set_attrs(
+        {
+            **provenance.collect(),
+            "form": how,
+            "device": device,
+            "workers": workers,
+            "seconds": before.get("seconds", 0.0) + time.perf_counter() - began,
+            "peak_mb": peak,
+            "threads_per_worker": 1,
+        }
+    )
+
+
+def _groups(todo: list[int], most: int, workers: int, device: str) -> list[list[int]]:
+    """Split models into groups of at most ``most``.
+
+    On a CPU, which models share a group follows from the models alone, so that games come out the same to the last
+    bit with any number of workers. On GPUs groups are large, but there is one for every worker.
+    """
+    if device == "cpu":
+        groups = [[k for k in todo if k // most == g] for g in range(todo[-1] // most + 1)]
+        return [group for group in groups if group]
+    rounds = -(-len(todo) // (workers * most))
+    size = -(-len(todo) // (workers * rounds))
+    return [todo[i : i + size] for i in range(0, len(todo), size)]
+
+
+def _train_group(
+    models: list[int],
+    *,
+    store: Store,
+    train: Callable[..., dict[str, np.ndarray]],
+    form: str = "single",
+    **options: Any,
+) -> tuple[list[int], float]:
+    """Train and store a group; return it with the peak memory of this process.
+
+    Models that are there already are left alone: the group may have been given to another worker before, which died
+    after storing some of it.
+    """
+    with ONE_GROUP if form == "single" else nullcontext():
+        absent, damaged = store.missing(models)
+        _train_and_store(sorted(absent + damaged), store, train, y=store.read("y"), **options)
+    return models, _peak_mb()
+
+
+def _train_and_store(
+    models: list[int], store: Store, train: Callable[..., dict[str, np.ndarray]], **options: Any
+) -> None:
+    if not models:
+        return
+    try:
+        store.write(models, train(models, member=store.read("member", models), **options))
+        return
+    except torch.OutOfMemoryError as error:
+        if len(models) == 1:
+            raise MemoryError(
+                f"Model {models[0]} alone does not fit the memory of the device {options['device']!r}: lower "
+                f"batch_size={options['training'].batch_size}, take a smaller network, or device='cpu'. ({error})"
+            ) from error
+    # Out here, the error is gone, and with it what its traceback kept in memory.
+    torch.cuda.empty_cache()
+    half = len(models) // 2
+    for part in (models[:half], models[half:]):
+        _train_and_store(part, store, train, **options)
+
+
+def _peak_mb() -> float:
+    """Largest resident memory of this process so far, in MB; memory-mapped records that it has read count."""
+    status = Path("/proc/self/status")
+    if status.exists():  # the figure of getrusage includes that of the process from which this one was forked
+        (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    if resource is None:
+        return float("nan")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

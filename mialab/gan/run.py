@@ -1,0 +1,588 @@
+"""The training of GANs: a group of models, each with critics and generators, on data that already lies in memory.
+
+As in `mialab.training.stack`, a group is trained either *stacked* (all its networks in one tensor program through
+`torch.func.vmap`) or *single* (one model); which, follows from the networks and the device. All arithmetic is float32:
+networks of this size gain nothing from bfloat16.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Literal, Self
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.functional import one_hot
+
+from mialab.data.pool import Pool
+from mialab.gan.defenses.base import Defense
+from mialab.gan.networks import Critic, Generator
+from mialab.gan.utility import train_on_synthetic
+from mialab.queries import Queries, mixtures, pairing
+from mialab.training import stack
+from mialab.training.stack import prepare
+from mialab.training.streams import Streams, generator
+
+if TYPE_CHECKING:
+    from mialab.gan.networks import GAN
+    from mialab.gan.probes import Probe
+    from mialab.gan.training import Training
+
+
+#: Records that networks are given at a time when training is over.
+BATCH = 1024
+
+
+class Networks:
+    """Networks of one kind, of all models of a group: called as one, trained by one optimizer.
+
+    Attributes
+    ----------
+    form : {"stacked", "single"}
+        How they are computed.
+    parameters : dict of str to torch.Tensor
+        What is trained; in the stacked form with a leading dimension over networks.
+    optimizer : torch.optim.Adam
+    """
+
+    def __init__(
+        self, networks: Sequence[nn.Module], form: Literal["stacked", "single"], training: Training
+    ) -> None:
+        self.form, self.n = form, len(networks)
+        if form == "stacked":
+            self.parameters, _ = stack_module_state(list(networks))
+            self._network = networks[0].to("meta")
+            # For chains of linear layers, batched matrix products without vmap take two thirds of its time.
+            plain = _is_plain(self._network)
+            self._forward = self._batched if plain else vmap(self._call, randomness="different")
+        else:
+            self._networks = nn.ModuleList(networks)
+            self.parameters = dict(self._networks.named_parameters())
+        self.optimizer = torch.optim.Adam(
+            self.parameters.values(), lr=training.lr, betas=training.betas, fused=True
+        )
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Compute each network on inputs of its own, ``(network, batch, ...)``."""
+        if self.form == "stacked":
+            return self._forward(self.parameters, *inputs)
+        return torch.stack([net(*own) for net, *own in zip(self._networks, *inputs, strict=True)])
+
+    def _call(self, parameters: dict[str, torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
+        return functional_call(self._network, parameters, inputs)
+
+    def _batched(self, parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        network = self._network
+
+        def chain(name: str, x: torch.Tensor) -> torch.Tensor:
+            for number, layer in getattr(network, name).named_children():
+                if isinstance(layer, nn.Linear):
+                    weight, bias = (parameters[f"{name}.{number}.{part}"] for part in ("weight", "bias"))
+                    x = torch.baddbmm(bias[:, None], x, weight.mT)
+                elif isinstance(layer, nn.Flatten):
+                    x = x.flatten(2)
+                else:
+                    x = (
+                        x.unflatten(2, layer.unflattened_size)
+                        if isinstance(layer, nn.Unflatten)
+                        else layer(x)
+                    )
+            return x
+
+        if isinstance(network, Generator):
+            return chain("layers", torch.cat([x, y], 2) if network.conditional else x)
+        out = chain("first", x)
+        if network.label is not None:
+            out = torch.baddbmm(out, y, parameters["label.weight"].mT)
+        return chain("rest", out).flatten(1)
+
+    def functional(self) -> tuple[Callable[..., torch.Tensor], list[dict[str, torch.Tensor]]]:
+        """Return a function of one network's parameters and inputs, and the parameters of each network."""
+        if self.form == "stacked":
+            return self._call, [{k: v[i] for k, v in self.parameters.items()} for i in range(self.n)]
+        network = self._networks[0]
+        return (
+            lambda parameters, *inputs: functional_call(network, parameters, inputs),
+            [dict(net.named_parameters()) for net in self._networks],
+        )
+
+    def set_gradients(self, gradients: Sequence[dict[str, torch.Tensor]]) -> None:
+        """Set the gradients of all parameters, given those of each network, for the optimizer's next step."""
+        for name, parameter in self.parameters.items():
+            if self.form == "stacked":
+                parameter.grad = torch.stack([own[name] for own in gradients])
+            else:
+                index, _, own_name = name.partition(".")
+                parameter.grad = gradients[int(index)][own_name]
+
+    def train(self, mode: bool = True) -> None:
+        """Switch between training and evaluation."""
+        (self._network if self.form == "stacked" else self._networks).train(mode)
+
+    def requires_grad_(self, mode: bool) -> None:
+        """Say whether gradients with respect to the parameters are wanted."""
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(mode)
+
+
+def _is_plain(network: nn.Module) -> bool:
+    """Whether a network is a critic or generator of `mialab.gan.networks.MLP`, or made alike."""
+    if type(network) not in (Critic, Generator):
+        return False
+    parts = [network.layers] if isinstance(network, Generator) else [network.first, network.rest]
+    plain = {nn.Linear, nn.LeakyReLU, nn.ReLU, nn.Sigmoid, nn.Flatten, nn.Unflatten}
+    return all(
+        type(part) is nn.Sequential
+        and {type(layer) for layer in part} <= plain
+        and all(getattr(layer, "bias", 0) is not None for layer in part)
+        for part in parts
+    )
+
+
+def form(gan: GAN, pool: Pool, device: str) -> Literal["stacked", "single"]:
+    """Decide how GANs of this kind are trained, by the rule of `mialab.training.stack.form` for both their networks.
+
+    Parameters
+    ----------
+    gan : GAN
+        The networks, see `mialab.gan.networks`.
+    pool : Pool
+        The records.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    """
+    shape, n_classes = pool.x.shape[1:], pool.n_classes
+    with torch.random.fork_rng(devices=[]):
+        critic, maker = gan.critic(shape, n_classes), gan.generator(shape, n_classes)
+    y = torch.zeros(2, n_classes)
+    inputs = ((critic, (torch.zeros(2, *shape), y)), (maker, (torch.zeros(2, gan.latent), y)))
+    forms = {stack.form(network, given, device) for network, given in inputs}
+    return "stacked" if forms == {"stacked"} else "single"
+
+
+class Run:
+    """A group of models in training, as the hooks of a defense and probes see it.
+
+    Attributes
+    ----------
+    models : list of int
+        Indices of the models in the game.
+    x, y : torch.Tensor, shapes (record, ...) and (record,)
+        Records as the pool has them, and labels.
+    members : torch.Tensor, shape (model, critic, member)
+        Positions of the members that each critic sees.
+    step : int
+        Steps of the critics so far.
+    critics, generators : Networks
+        Networks in the order of models, and of critics within each model.
+    n_critics, n_generators : int
+        Of each model.
+    memory : dict
+        A place for what a defense remembers.
+    """
+
+    def __init__(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        members: torch.Tensor,
+        models: Sequence[int],
+        *,
+        pool: Pool,
+        networks: GAN,
+        defense: Defense,
+        training: Training,
+        seed: int,
+        device: str,
+        purpose: str = "",
+    ) -> None:
+        self.x, self.y, self.models, self.pool = x, y, list(models), pool
+        self.networks, self.defense, self.training = networks, defense, training
+        self.seed, self.device, self.purpose = seed, device, purpose
+        self.n_classes, self.latent = pool.n_classes, networks.latent
+        self.n_critics, self.n_generators = defense.n_critics, defense.n_generators
+        self.objective = defense.objective or training.objective
+        part = members.shape[1] // self.n_critics
+        self.members = members[:, : part * self.n_critics].unflatten(1, (self.n_critics, part))
+        self.batch_size = min(training.batch_size, part)
+        self.form = form(networks, pool, device)
+        if self.form == "single" and len(self.models) > 1:
+            raise ValueError("Networks that cannot be stacked are trained one at a time.")
+        self.critics = self._build(networks.critic, "critic", self.n_critics)
+        self.generators = self._build(networks.generator, "generator", self.n_generators)
+        names = ("batches", "mix", "latents", "penalty", "defense")
+        self.streams = {name: Streams(seed, self.models, purpose + name, device) for name in names}
+        self.memory: dict = {}
+        self.step = 0
+        self._index: list[torch.Tensor] = []
+
+    def _build(self, make: Callable[..., nn.Module], what: str, n: int) -> Networks:
+        built = []
+        for k in self.models:
+            for i in range(n):
+                key = int(generator(self.seed, self.purpose + what, k, i).integers(2**31))
+                built.append(stack.initialise(make, self.pool, key, 0).to(self.device))
+        return Networks(built, self.form, self.training)
+
+    # ------------------------------------------------------------------------------------------ networks
+
+    def onehot(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return labels as rows of weights, float32 (..., classes)."""
+        return one_hot(labels, self.n_classes).float()
+
+    def latents(self, *size: int) -> torch.Tensor:
+        """Draw Gaussian latent vectors, (model, *size, latent)."""
+        return self.streams["latents"].normal(*size, self.latent)
+
+    def generate(self, y: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
+        """Generate records.
+
+        Parameters
+        ----------
+        y : torch.Tensor, shape (model, n, batch, classes)
+            Labels as rows of weights; ``n`` is any number with one generator a model, else that of the generators.
+        z : torch.Tensor, shape (model, n, batch, latent), optional
+            Latent vectors; drawn by default.
+
+        Returns
+        -------
+        torch.Tensor, shape (model, n, batch, ...)
+            In [0, 1].
+        """
+        z = self.latents(*y.shape[1:3]) if z is None else z
+        if self.n_generators == 1:
+            flat, shape = (z.flatten(1, 2), y.flatten(1, 2)), y.shape[1:3]
+            return self.generators(*flat).unflatten(1, shape)
+        return self.generators(z.flatten(0, 1), y.flatten(0, 1)).unflatten(0, y.shape[:2])
+
+    def criticise(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return what each critic says of records of its own.
+
+        Parameters
+        ----------
+        x : torch.Tensor, shape (model, critic, batch, ...)
+            Records in [0, 1].
+        y : torch.Tensor, shape (model, critic, batch, classes)
+            Labels as rows of weights.
+
+        Returns
+        -------
+        torch.Tensor, shape (model, critic, batch)
+        """
+        return self.critics(x.flatten(0, 1), y.flatten(0, 1)).unflatten(0, x.shape[:2])
+
+    # ------------------------------------------------------------------------------------------ training
+
+    def train(self) -> None:
+        """Train the group."""
+        self.defense.start(self)
+        self.critics.train()
+        self.generators.train()
+        for step in range(1, self.training.last + 1):
+            self.step = step
+            y = self.defense.critic_step(self)
+            if self.step % self.training.n_critic == 0:
+                self.generator_step(y)
+        self.critics.train(False)
+        self.generators.train(False)
+        self.critics.requires_grad_(False)
+        self.generators.requires_grad_(False)
+
+    def next_batch(self) -> torch.Tensor:
+        """Return positions of the next batch of each critic's members, (model, critic, batch)."""
+        if not self._index:
+            part = self.members.shape[2]
+            order = self.streams["batches"].permutation(part)[:, None].expand_as(self.members)
+            whole = part // self.batch_size * self.batch_size
+            self._index = list(self.members.gather(2, order)[..., :whole].split(self.batch_size, dim=2))[::-1]
+        return self._index.pop()
+
+    def critic_step(self) -> torch.Tensor:
+        """Update the critics once with a batch of members; return the labels of the batch as they were mixed."""
+        index = self.next_batch()
+        x, y = prepare(self.x[index]), self.onehot(self.y[index])
+        x, y = self.defense.mix(x, y, rng=self.streams["mix"])
+        with torch.no_grad():
+            fake = self.generate(y)
+        loss = self.defense.critic_loss(self.criticise(x, y), self.criticise(fake, y), run=self)
+        if self.objective == "wgan-gp" and self.training.penalty:
+            loss = loss + self.training.penalty * self.gradient_penalty(x, fake, y)
+        self.critics.optimizer.zero_grad()
+        loss.sum().backward()
+        self.critics.optimizer.step()
+        return y
+
+    def gradient_penalty(self, x: torch.Tensor, fake: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Mean of ``(||grad_x D|| - 1)^2`` on straight lines between records (Gulrajani et al., 2017, section 4).
+
+        Parameters
+        ----------
+        x, fake : torch.Tensor, shape (model, critic, batch, ...)
+            Records at both ends of the lines; a random place on each is looked at.
+        y : torch.Tensor, shape (model, critic, batch, classes)
+            Their labels.
+
+        Returns
+        -------
+        torch.Tensor, shape (model, critic)
+        """
+        share = self.streams["penalty"].uniform(*x.shape[1:3]).view(*x.shape[:3], *(1,) * (x.dim() - 3))
+        between = (share * x + (1 - share) * fake).requires_grad_()
+        (gradient,) = torch.autograd.grad(self.criticise(between, y).sum(), between, create_graph=True)
+        return ((gradient.flatten(3).norm(dim=-1) - 1) ** 2).mean(-1)
+
+    def generator_step(self, y: torch.Tensor) -> None:
+        """Update the generators once, for the labels of a batch."""
+        self.critics.requires_grad_(False)
+        fake = self.generate(y)
+        loss = self.defense.generator_loss(self.criticise(fake, y), fake, run=self)
+        self.generators.optimizer.zero_grad()
+        (loss.mean(1) if self.n_generators == 1 else loss.sum(1)).sum().backward()
+        self.generators.optimizer.step()
+        self.critics.requires_grad_(True)
+        self.defense.after_generator_step(self, fake.detach())
+
+    # ------------------------------------------------------------------------------------- after training
+
+    @torch.no_grad()
+    def sample(self, labels: torch.Tensor, purpose: str = "samples") -> torch.Tensor:
+        """Generate records with given labels after training, spread evenly over the model's generators.
+
+        Parameters
+        ----------
+        labels : torch.Tensor of int, shape (n,)
+            The labels.
+        purpose : str
+            What for; samples for other purposes are other ones.
+
+        Returns
+        -------
+        torch.Tensor, shape (model, n, ...)
+            In [0, 1]; record i is by generator ``i // n_classes % n_generators``.
+        """
+        rng = Streams(self.seed, self.models, f"{self.purpose}{purpose}", self.device)
+        n, q = len(labels), self.n_generators
+        out = torch.empty(len(self.models), n, *self.x.shape[1:], device=self.device)
+        for start in range(0, n, BATCH):
+            own = labels[start : start + BATCH]
+            y = self.onehot(own).expand(len(self.models), q, -1, -1)
+            z = rng.normal(len(own), self.latent)[:, None].expand(-1, q, -1, -1)
+            which = (start + torch.arange(len(own), device=self.device)) // self.n_classes % q
+            out[:, start : start + BATCH] = self.generate(y, z)[
+                :, which, torch.arange(len(own), device=self.device)
+            ]
+        return out
+
+    @torch.no_grad()
+    def judge(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Ask all critics about the same records after training.
+
+        Parameters
+        ----------
+        x : torch.Tensor, shape (record, ...)
+            Records in [0, 1].
+        y : torch.Tensor, shape (record, classes)
+            Labels as rows of weights.
+
+        Returns
+        -------
+        torch.Tensor, shape (model, critic, record)
+        """
+        both = (len(self.models), self.n_critics)
+        parts = zip(x.split(BATCH), y.split(BATCH), strict=True)
+        return torch.cat(
+            [self.criticise(a.expand(*both, *a.shape), b.expand(*both, *b.shape)) for a, b in parts], dim=-1
+        )
+
+    @torch.no_grad()
+    def judge_fakes(self, y: torch.Tensor, fakes: int) -> torch.Tensor:
+        """Ask all critics about generated records, a mean over ``fakes`` of them for each row of labels.
+
+        Parameters
+        ----------
+        y : torch.Tensor, shape (n, classes)
+            Labels as rows of weights.
+        fakes : int
+            Generated records for each row.
+
+        Returns
+        -------
+        torch.Tensor, shape (model, critic, n)
+        """
+        rng = Streams(self.seed, self.models, f"{self.purpose}fakes", self.device)
+        both, parts = (len(self.models), self.n_critics), []
+        for rows in y.split(max(1, BATCH // fakes)):
+            labels = rows.repeat_interleave(fakes, 0).expand(*both, -1, -1)
+            z = rng.normal(labels.shape[2], self.latent)[:, None].expand(-1, self.n_critics, -1, -1)
+            said = self.criticise(self.generate(labels, z), labels)
+            parts.append(said.unflatten(2, (len(rows), fakes)).mean(-1))
+        return torch.cat(parts, dim=-1)
+
+    def shadow(self, x: torch.Tensor, labels: torch.Tensor, training: Training | None = None) -> Self:
+        """Train undefended GANs of the same networks on other records, those of each model on its own.
+
+        Parameters
+        ----------
+        x : torch.Tensor, shape (model, n, ...)
+            Records in [0, 1], such as samples of the models.
+        labels : torch.Tensor of int, shape (n,)
+            Their labels.
+        training : Training, optional
+            How; as the models themselves by default.
+
+        Returns
+        -------
+        Run
+            Trained, with the same models.
+        """
+        m, n = x.shape[:2]
+        run = type(self)(
+            x.flatten(0, 1).detach(),
+            labels.repeat(m),
+            torch.arange(m * n, device=self.device).view(m, n),
+            self.models,
+            pool=self.pool,
+            networks=self.networks,
+            defense=Defense(),
+            training=training or self.training,
+            seed=self.seed,
+            device=self.device,
+            purpose="shadow ",
+        )
+        run.train()
+        return run
+
+
+def train_group(
+    models: Sequence[int],
+    *,
+    pool: Pool,
+    y: np.ndarray,
+    member: np.ndarray,
+    networks: GAN,
+    defense: Defense,
+    training: Training,
+    queries: Queries,
+    samples: int,
+    fakes: int,
+    seed: int,
+    device: str = "cpu",
+    probes: Sequence[Probe] = (),
+) -> dict[str, np.ndarray]:
+    """Train a group of GANs, ask their critics about every record of the pool, and draw samples.
+
+    Parameters
+    ----------
+    models : sequence of int
+        Indices of the models in the game; model k's result depends on ``(seed, k)`` alone.
+    pool : Pool
+        The records.
+    y : numpy.ndarray, shape (record,)
+        Labels.
+    member : numpy.ndarray of bool, shape (model, record)
+        Members of each model of the group, the same number for each.
+    networks, defense, training, queries, samples, fakes, seed
+        What determines the game, see `mialab.gan.play`.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    probes : sequence of Probe
+        What else is measured, see `mialab.gan.probes`.
+
+    Returns
+    -------
+    dict of str to numpy.ndarray
+        With a leading model dimension: ``critic``, ``critic_max`` and ``critic_loss`` (model, query, record);
+        ``samples`` (model, sample, feature); ``test_accuracy`` of a classifier that is trained on the samples; and
+        ``seconds``; and the arrays of the probes.
+
+    Raises
+    ------
+    FloatingPointError
+        If what the critics say is not finite.
+    """
+    began = time.perf_counter()
+    with stack.one_thread(), ExitStack() as contexts:
+        members = np.stack([np.flatnonzero(m) for m in member])
+        order = [generator(seed, "shards", k).permutation(members.shape[1]) for k in models]
+        members = np.take_along_axis(members, np.stack(order), 1)  # critics share them without an order
+        run = Run(
+            torch.as_tensor(np.array(pool.x), device=device),
+            torch.as_tensor(y, device=device),
+            torch.as_tensor(members, device=device),
+            models,
+            pool=pool,
+            networks=networks,
+            defense=defense,
+            training=training,
+            seed=seed,
+            device=device,
+        )
+        if run.form == "single":
+            contexts.enter_context(stack.own_chance(seed, models[0]))
+        run.train()
+        arrays = _asked(run, queries, fakes)
+        arrays |= _released(run, samples)
+        for probe in probes:
+            arrays |= probe(run)
+    arrays["seconds"] = np.full(len(models), (time.perf_counter() - began) / len(models))
+    return arrays
+
+
+def _asked(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
+    """Return what the critics say of every query of every record, float32 (model, query, record)."""
+    n, y = len(run.pool), run.onehot(run.y)
+    mixed = mixtures(queries)
+    names = ("critic", "critic_max", "critic_loss")
+    arrays = {name: np.empty((len(run.models), len(queries), n), np.float32) for name in names}
+    mixed_number = 0
+    kinds = getattr(queries, "kinds", ("original",) * len(queries))
+    for query in range(len(queries)):
+        labels, rows = y, run.y
+        if kinds[query] == "mixed":
+            share, other = mixed.shares[mixed_number], torch.as_tensor(pairing(n, mixed.seed))
+            labels = share * y + (1 - share) * y[other]
+            rows = run.y * run.n_classes + run.y[other]
+            mixed_number += 1
+        if not run.networks.conditional:
+            rows = torch.zeros_like(rows)
+        x = prepare(torch.as_tensor(np.array(queries(query, run.pool.x)), device=run.device))
+        said = run.judge(x, labels)
+        if not torch.isfinite(said).all():
+            k = run.models[int((~torch.isfinite(said)).flatten(1).any(1).nonzero()[0])]
+            raise FloatingPointError(
+                f"Training diverged: the critic of model {k} answers with numbers that are not finite. "
+                f"Lower lr={run.training.lr!r}."
+            )
+        # Fakes depend on the label alone: one mean for all records that share it.
+        _, first, place = np.unique(rows.cpu().numpy(), return_index=True, return_inverse=True)
+        of_fakes = run.judge_fakes(labels[torch.as_tensor(first)], fakes)[..., torch.as_tensor(place)]
+        arrays["critic"][:, query] = said.mean(1).cpu().numpy()
+        arrays["critic_max"][:, query] = said.amax(1).cpu().numpy()
+        arrays["critic_loss"][:, query] = (of_fakes - said).mean(1).cpu().numpy()
+    return arrays
+
+
+def sample_labels(networks: GAN, n_classes: int, samples: int) -> np.ndarray:
+    """Labels of the samples, int64 (sample,): all classes in turn, or 0 if the networks know no labels."""
+    return np.arange(samples) % n_classes if networks.conditional else np.zeros(samples, np.int64)
+
+
+def _released(run: Run, samples: int) -> dict[str, np.ndarray]:
+    """Draw the samples that a model releases, and train a classifier on them."""
+    labels = sample_labels(run.networks, run.n_classes, samples)
+    x = run.sample(torch.as_tensor(labels, device=run.device)).cpu().numpy()
+    if run.pool.kind == "binary":
+        x = np.rint(x)
+    accuracy = np.full(len(run.models), np.nan)
+    if run.networks.conditional and len(run.pool.x_test):
+        accuracy[:] = [
+            train_on_synthetic(own, labels, run.pool, seed=run.seed, model=k)
+            for k, own in zip(run.models, x, strict=True)
+        ]
+    bytes_wanted = run.pool.x.dtype == np.uint8
+    x = np.rint(255 * x).astype(np.uint8) if bytes_wanted else x
+    return {"samples": x.reshape(len(x), samples, -1), "test_accuracy": accuracy}

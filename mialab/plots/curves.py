@@ -1,0 +1,474 @@
+"""Figures of curves and of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from numpy.typing import ArrayLike
+
+from mialab import attacks as _attacks
+from mialab._validation import choose
+from mialab.auditing import intervals, metrics
+from mialab.auditing.measure import _chosen, _columns
+from mialab.auditing.taxonomy import applicable, families, family, one_of_each
+from mialab.games.base import Game
+from mialab.plots.comparisons import _draw_path
+from mialab.plots.theme import (
+    _ATTACKS,
+    _CHANCE,
+    _COLOURS,
+    _MARKERS,
+    DEFENSES,
+    _axes,
+    _chance,
+    _colours,
+    _games,
+    _is_list,
+    _legend_below,
+    _markers,
+    _mix,
+    _shades,
+    _title,
+    _unlike,
+)
+
+if TYPE_CHECKING:
+    from mialab.attacks.base import Attack
+    from mialab.data.pool import Pool
+
+
+def roc(
+    game: Game | Mapping[str, Game],
+    attacks: str | Attack | Sequence[str | Attack] = ("loss", "lira"),
+    *,
+    records: ArrayLike | None = None,
+    confidence: float = 0.95,
+    n_resamples: int = 200,
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw ROC curves over all evaluated (target, record) pairs, on logarithmic axes, with bands.
+
+    A curve starts where the false-positive rate allows ten false alarms; what lies below cannot be told from so
+    few records. The area where no curve can be drawn is hatched.
+
+    Parameters
+    ----------
+    game : Game or dict of str to Game
+        With a dict, labels choose colours (see `colour`).
+    attacks : str, Attack or sequence of them
+    records : mask or indices, optional
+        Records to measure on, as in `mialab.audit`; all by default.
+    confidence, n_resamples, seed
+        Of the pointwise bands, see `metrics.pooled_bootstrap`.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    games, chosen = _games(game), _chosen([attacks] if not _is_list(attacks) else attacks)
+    colours, dashes = _colours(games), _unlike(chosen, _ATTACKS, list(_ATTACKS.values()))
+    several = len(games) > 1 and len(chosen) > 1
+    curves = []
+    for label, one in games.items():
+        columns = _columns(records, one.n_records)
+        # Several attacks on one game differ in dashes and in the shade of the defense's colour.
+        shades = _shades(colours[label], len(chosen)) if len(games) == 1 else [colours[label]] * len(chosen)
+        for (name, attack), shade in zip(chosen.items(), shades, strict=True):
+            grid, tpr, auc = _curve(one, attack, columns, confidence, n_resamples, seed)
+            title = f"{label}, {name}" if several else label if len(games) > 1 else name
+            curves.append((grid, tpr, f"{title} (AUC {auc:.3f})", shade, dashes[name]))
+
+    ax = _axes(ax)
+    _draw_curves(ax, curves)
+    if len(curves) > 4:
+        _legend_below(ax, 2)
+    else:
+        ax.legend(loc="lower right")
+    return ax
+
+
+def roc_by_family(
+    game: Game,
+    attacks: Sequence[str | Attack] | None = None,
+    *,
+    pool: Pool | None = None,
+    baseline: str | Attack = "loss",
+    confidence: float = 0.95,
+    n_resamples: int = 100,
+    seed: int = 0,
+    label: str | None = None,
+) -> Figure:
+    """Draw ROC curves of many attacks, a panel for each family, on logarithmic axes.
+
+    Parameters
+    ----------
+    game : Game
+    attacks : sequence of str or Attack, optional
+        By default one of each kind that the game allows, see `mialab.auditing.one_of_each`.
+    pool : Pool, optional
+        The records that were played with, for attacks that look at them.
+    baseline : str or Attack
+        The attack that is drawn in grey in every panel.
+    confidence, n_resamples, seed
+        As in `roc`.
+    label : str, optional
+        A title; by default the name of the data set.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    if attacks is None:
+        attacks = one_of_each(applicable(game, pool=pool)[0])
+    chosen = _chosen(attacks, pool)
+    ((base, base_attack),) = _chosen([baseline]).items()
+    groups: dict[str, list[str]] = {}
+    for name, attack in chosen.items():
+        groups.setdefault(family(attack), []).append(name)
+    groups = {f: groups[f] for f in families(chosen.values()) if groups[f] != [base]} or groups
+    every = np.ones(game.n_records, bool)
+    curves = {
+        name: _curve(game, attack, every, confidence, n_resamples, seed)
+        for name, attack in ({base: base_attack} | chosen).items()
+    }
+    figure, axes = plt.subplots(
+        len(groups), 1, squeeze=False, layout="constrained", figsize=(6.4, 0.5 + 2.7 * len(groups))
+    )
+    for ax, (title, names) in zip(axes[:, 0], groups.items(), strict=True):
+        drawn = []
+        if base not in names:
+            drawn.append((*curves[base][:2], f"{base} ({curves[base][2]:.3f})", "0.55", (0, ())))
+        looks = zip(_COLOURS * 4, (*_ATTACKS.values(),) * 4, strict=False)
+        for name, (shade, dash) in zip(names, looks, strict=False):
+            grid, tpr, auc = curves[name]
+            drawn.append((grid, tpr, f"{name} ({auc:.3f})", shade, dash))
+        _draw_curves(ax, drawn, hatch_label=None)
+        ax.set_xlabel("False-positive rate" if ax is axes[-1, 0] else "")
+        ax.set_ylabel("TPR")
+        ax.set_title(title, loc="left", fontsize=12)
+        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=11, handlelength=2.2)
+    figure.suptitle(str(game.attrs.get("dataset")) if label is None else label)
+    return figure
+
+
+def against_shadows(table: pd.DataFrame, *, label: str = "") -> Figure:
+    """Draw how attacks profit from shadow models: a panel for each metric, a line and a band for each attack.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `mialab.chapters.attacks.against_shadows`.
+    label : str
+        A title, such as the name of the data set.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    metrics_, names = list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["attack"]))
+    numbers = sorted(set(table["n_shadows"]))
+    figure, axes = plt.subplots(
+        len(metrics_),
+        1,
+        sharex=True,
+        squeeze=False,
+        layout="constrained",
+        figsize=(6.4, 3.3 * len(metrics_) + 0.16 * len(names) + 0.3),
+    )
+    for ax, metric in zip(axes[:, 0], metrics_, strict=True):
+        for i, name in enumerate(sorted(names, key="loss".__eq__)):  # the loss comes last, and is grey
+            rows = table[(table["metric"] == metric) & (table["attack"] == name)].sort_values("n_shadows")
+            shade = "0.55" if name == "loss" else _COLOURS[i % len(_COLOURS)]
+            ax.fill_between(rows["n_shadows"], rows["low"], rows["high"], color=shade, alpha=0.1, linewidth=0)
+            looks = {"color": shade, "marker": _MARKERS[i % len(_MARKERS)], "markersize": 6}
+            dash = list(_ATTACKS.values())[(i // len(_COLOURS)) % len(_ATTACKS)]
+            ax.plot(rows["n_shadows"], rows["value"], **looks, linestyle=dash, label=name.replace("_", " "))
+        chance = _chance(metric)
+        if chance is not None:
+            ax.axhline(chance, **_CHANCE, linestyle="--", label="chance")
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(numbers, [str(n) for n in numbers])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_ylabel(_title(metric))
+    axes[0, 0].set_title(label)
+    axes[-1, 0].set_xlabel("Number of shadow models")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def histogram(
+    game: Game | Mapping[str, Game],
+    attack: str | Attack = "loss",
+    *,
+    target: int | None = None,
+    records: ArrayLike | None = None,
+    bins: int = 50,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the scores of members and of non-members.
+
+    Parameters
+    ----------
+    game : Game or dict of str to Game
+        One game is drawn as areas, several as outlines, members solid and non-members dashed.
+    attack : str or Attack
+    target : int, optional
+        Which target model; all pooled by default.
+    records : mask or indices, optional
+        Records to show, as in `mialab.audit`; all by default.
+    bins : int
+        Bins of equal width on the axis as drawn, which is linear around zero and logarithmic further out (asinh)
+        if the scores span orders of magnitude. The outermost half percent of them on either side is gathered in
+        the first and the last bin.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    games = _games(game)
+    scores = _scores(games, attack, target, records)
+    ax, colours = _axes(ax), _colours(games)
+    edges = _bins(ax, scores, bins)
+    _draw_scores(ax, scores, colours, edges)
+    whose = "all targets" if target is None else f"target {target}"
+    name = _attacks.make(attack).name
+    ax.set(xlabel=f"Score of the attack {name} ({whose}), higher = member", ylabel="Share of records")
+    ax.legend()
+    return ax
+
+
+def histograms(
+    games: Mapping[str, Game],
+    attack: str | Attack = "loss",
+    *,
+    records: ArrayLike | None = None,
+    bins: int = 50,
+) -> Figure:
+    """Draw the scores of members and of non-members, a panel for each game, on one scale.
+
+    Parameters
+    ----------
+    games : dict of str to Game
+        Label to game.
+    attack, records, bins
+        As in `histogram`.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    games = _games(games)
+    scores, colours = _scores(games, attack, None, records), _colours(games)
+    figure, axes = plt.subplots(
+        1, len(games), sharex=True, sharey=True, squeeze=False, layout="constrained", figsize=(6.4, 3.4)
+    )
+    edges = _bins(axes[0, 0], scores, bins)
+    for ax, label in zip(axes[0], games, strict=True):
+        _draw_scores(ax, {label: scores[label]}, colours, edges)
+        ax.set_title(label)
+    axes[0, 0].set_ylabel("Share of records")
+    axes[0, -1].legend()
+    figure.supxlabel(f"Score of the attack {_attacks.make(attack).name}, higher = member", fontsize=13)
+    return figure
+
+
+def trajectory(
+    frame: pd.DataFrame,
+    metric: str = "auc",
+    *,
+    attacks: Sequence[str] | None = None,
+    x: str = "epoch",
+    accuracy: bool = True,
+    label: str = "",
+) -> Figure:
+    """Draw figures over the epochs at which training might stop: a panel for each attack, a line for each defense.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From `mialab.chapters.adamixup.trajectory` or `mialab.chapters.adamixup.mixing_strength`.
+    metric : str
+        Such as ``"auc"`` or ``"auc minus none"``; what is not resolvable is not drawn.
+    attacks : sequence of str, optional
+        All in the frame by default.
+    x : {"epoch", "test_accuracy"}
+        What is across. With the test accuracy, lines join the epochs, the marker of the last one is large, and it has
+        intervals both ways: of two defenses at the same accuracy the lower one protects better.
+    accuracy : bool
+        Whether the test accuracy, or its difference, has a panel of its own over the epochs.
+    label : str
+        A title, such as the name of the data set.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    choose("x", x, ("epoch", "test_accuracy"))
+    choose("metric", metric, set(frame["metric"]))
+    rows = frame[frame["metric"] == metric]
+    names = list(dict.fromkeys(rows["attack"])) if attacks is None else list(attacks)
+    for name in names:
+        choose("attacks", name, set(rows["attack"]))
+    base, _, minus = metric.partition(" minus ")
+    ending = f", minus {minus}" if minus else ""
+    of_accuracy = frame[frame["metric"] == metric.replace(base, "test_accuracy", 1)]
+    panels = [(name.replace("_", " "), _title(base) + ending, rows[rows["attack"] == name]) for name in names]
+    if accuracy and x == "epoch" and not of_accuracy.empty and base != "test_accuracy":
+        panels.append(("", f"Test accuracy{ending}", of_accuracy))
+    labels = list(dict.fromkeys(frame["defense"]))
+    colours, markers = _colours(labels), _markers(labels)
+    whole: dict[str, object] = {name: "-" for name in labels if name in DEFENSES}  # variants are dashed
+    dashes = _unlike(labels, whole, list(_ATTACKS.values())[1:])
+    labels = [name for name in labels if name in set(rows["defense"])]
+    wide = min(2, len(panels))
+    deep = -(-len(panels) // wide)
+    figure, axes = plt.subplots(
+        deep,
+        wide,
+        squeeze=False,
+        layout="constrained",
+        figsize=(4.4 * wide if wide > 1 else 6.4, 3.3 * deep + 0.4 + 0.26 * -(-len(labels) // 2)),
+    )
+    for ax, (title, ylabel, part) in zip(axes.flat, panels, strict=False):
+        for name in labels:
+            own = part[part["defense"] == name].sort_values("epoch")
+            look = {
+                "color": colours[name],
+                "label": name.replace("_", " "),
+                "zorder": 2 + (name in whole) / 2,
+            }
+            if x == "epoch":
+                ax.fill_between(own["epoch"], own["low"], own["high"], color=colours[name], alpha=0.1, lw=0)
+                if len(own) <= 12:
+                    look |= {"marker": markers[name], "markersize": 4.5}
+                ax.plot(own["epoch"], own["value"], linestyle=dashes[name], **look)
+            else:
+                reached = frame[(frame["metric"] == "test_accuracy") & (frame["defense"] == name)]
+                _draw_path(ax, reached.sort_values("epoch"), own, look, dashes[name], markers[name])
+        level = 0.0 if minus else _chance(base)
+        if level is not None and x == "epoch" and ylabel.startswith(_title(base)):
+            ax.axhline(level, **_CHANCE, linestyle="--", label="no difference" if minus else "chance")
+        ax.set(title=title, ylabel=ylabel, xlabel="Test accuracy" if x != "epoch" else "Epochs of training")
+    for ax in axes.flat[len(panels) :]:
+        ax.remove()
+    figure.suptitle(label)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _curve(
+    game: Game, attack: Attack, columns: np.ndarray, confidence: float, n_resamples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Return a ROC curve from the least rate that allows ten false alarms: rates, TPR with ends (rate, 3), AUC."""
+    outcome = attack.run(game)
+    evaluated = outcome.evaluated & columns
+    lowest = 10 / max(10, (evaluated & ~game.member).sum())
+    grid = np.geomspace(lowest, 1, 61)
+    rates = intervals.pooled_bootstrap(
+        outcome.score,
+        game.member,
+        evaluated=evaluated,
+        partner=game.partner,
+        fprs=grid,
+        n_resamples=n_resamples,
+        confidence=confidence,
+        seed=seed,
+    )
+    tpr = np.array([rates[metrics.rate_name("tpr", f)] for f in grid])
+    return grid, tpr, rates["auc"].value
+
+
+def _draw_curves(
+    ax: Axes, curves: Sequence[tuple], hatch_label: str | None = "fewer than 10 false alarms"
+) -> None:
+    """Draw curves (rates, TPR with ends, label, colour, dashes) on logarithmic axes, with the line of chance."""
+    resolved = min(grid[0] for grid, *_ in curves)
+    floor = 10.0 ** np.floor(np.log10(resolved) + 1e-9)
+    ax.plot([floor, 1], [floor, 1], **_CHANCE)
+    for grid, tpr, label, shade, dash in curves:
+        value, low, high = np.where(tpr > floor, tpr, floor).T  # a log axis has no zero
+        ax.fill_between(grid, low, high, color=shade, alpha=0.16 if len(curves) < 4 else 0.1, linewidth=0)
+        ax.plot(grid, value, color=shade, linestyle=dash, label=label)
+    if floor < resolved * (1 - 1e-9):
+        looks = {"facecolor": "none", "edgecolor": "0.82", "hatch": "////", "linewidth": 0}
+        ax.axvspan(floor, resolved, **looks, zorder=0, label=hatch_label)
+    ax.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.05))
+    ax.set(xlabel="False-positive rate", ylabel="True-positive rate")
+    middle = np.sqrt(max(resolved, floor) * 0.02)
+    ax.text(
+        middle,
+        middle / 1.25,
+        "chance",
+        color="0.45",
+        fontsize="small",
+        rotation=45,
+        transform_rotates_text=True,
+        rotation_mode="anchor",
+        va="top",
+    )
+
+
+def _scores(
+    games: Mapping[str, Game], attack: str | Attack, target: int | None, records: ArrayLike | None
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Scores of the members and of the non-members of each game."""
+    attack, scores = _attacks.make(attack), {}
+    for label, game in games.items():
+        if target is not None and not 0 <= target < game.n_models:
+            raise ValueError(f"target={target!r} must be a model's index, 0 to {game.n_models - 1}.")
+        outcome = attack.run(game)
+        chosen = outcome.evaluated & _columns(records, game.n_records)
+        if target is not None:
+            chosen = chosen & (np.arange(game.n_models) == target)[:, None]
+        scores[label] = outcome.score[chosen & game.member], outcome.score[chosen & ~game.member]
+    return scores
+
+
+def _bins(ax: Axes, scores: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: int) -> np.ndarray:
+    """Edges of bins that hold all but the extremes of the scores; stretches the x axis if they need it."""
+    games = [np.concatenate(pair) for pair in scores.values()]
+    low, high = np.quantile(np.concatenate(games), [0.005, 0.995])
+    high = high if high > low else low + 1
+    width = min(float(np.quantile(np.abs(score), 0.75)) for score in games)  # fine enough for all of them
+    furthest = max(abs(low), abs(high))
+    if not furthest > 20 * width > 0:
+        return np.linspace(low, high, bins + 1)
+    ax.set_xscale("asinh", linear_width=width)
+    decades = 10.0 ** np.arange(np.ceil(np.log10(width)), np.log10(furthest) + 0.2)
+    ticks = [t for t in (*-decades[::-1], 0, *decades) if low <= t <= high]
+    ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    ax.xaxis.set_minor_locator(NullLocator())
+    return width * np.sinh(np.linspace(np.arcsinh(low / width), np.arcsinh(high / width), bins + 1))
+
+
+def _draw_scores(
+    ax: Axes,
+    scores: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    colours: Mapping[str, str],
+    edges: np.ndarray,
+) -> None:
+    for label, (inside, outside) in scores.items():
+        if len(scores) == 1:
+            looks = (
+                {"color": _mix(colours[label], 0.25), "alpha": 0.65, "label": "members"},
+                {"color": "0.35", "histtype": "step", "linewidth": 1.6, "label": "non-members"},
+            )
+        else:
+            line = {"color": colours[label], "histtype": "step", "linewidth": 1.6}
+            looks = (
+                {**line, "label": f"{label}: members"},
+                {**line, "linestyle": (0, (3, 1.5)), "label": f"{label}: non-members"},
+            )
+        for values, look in zip((inside, outside), looks, strict=True):
+            weight = np.full(len(values), 1 / max(1, len(values)))
+            ax.hist(np.clip(values, edges[0], edges[-1]), edges, weights=weight, **look)

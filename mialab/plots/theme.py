@@ -1,0 +1,236 @@
+"""Figures. A defense has one colour and one marker in all of them, an attack one dash pattern.
+
+In figures of many attacks on one defense, colours tell the attacks apart.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex, to_rgb
+
+from mialab.games.base import Game
+
+if TYPE_CHECKING:
+    pass
+
+
+# The palette of Okabe and Ito (2008) for the undefended model and the papers, that of Tol (2021, "muted") for the
+# baselines. Both can be told apart with the common forms of colour blindness; markers help where hues come close.
+DEFENSES: dict[str, tuple[str, str]] = {
+    "none": ("#000000", "o"),
+    "adamixup": ("#e69f00", "s"),
+    "mixup": ("#56b4e9", "^"),
+    "hamp": ("#0072b2", "D"),
+    "weighted_smoothing": ("#009e73", "v"),
+    "quantization": ("#d55e00", "P"),
+    "label_smoothing": ("#cc79a7", "X"),
+    "dp_sgd": ("#882255", "*"),
+    "early_stopping": ("#999933", "<"),
+    "dropout": ("#ddcc77", ">"),
+    "weight_decay": ("#aa4499", "p"),
+    "confidence_penalty": ("#44aa99", "h"),
+    "adversarial_regularization": ("#332288", "d"),
+    "memguard": ("#88ccee", "8"),
+    "relaxloss": ("#117733", "H"),
+    "selena": ("#cc6677", "s"),
+    "dmp": ("#661100", "^"),
+    "distillation": ("#6699cc", "v"),
+    # Control arms of weighted smoothing.
+    "uniform_noise": ("#9467bd", "o"),
+    "inverted_weights": ("#a50f15", "^"),
+    "clipped_weights": ("#8c6d31", "s"),
+    # Of generative models.
+    "par_gan": ("#7570b3", "p"),
+    "privgan": ("#a6761d", "h"),
+    "megan": ("#e7298a", "d"),
+    "dp_critic": ("#5e2f0d", "*"),
+}
+
+
+_SPARE = ("#7f7fbf", "#bf7f3f", "#3fbfbf", "#afaf2f", "#7fbf7f", "#bf3f7f", "#997766", "#5f9f3f")
+
+
+_MARKERS = "osD^vP<>Xph"
+
+
+_ATTACKS: dict[str, tuple] = {
+    "loss": (0, ()),
+    "lira": (0, (5, 1.5)),
+    "modified_entropy": (0, (1, 1)),
+    "rmia": (0, (4, 1, 1, 1)),
+    "label_only": (0, (3, 1, 1, 1, 1, 1)),
+    "entropy": (0, (1, 2.5)),
+    "confidence": (0, (8, 2)),
+    "correctness": (0, (2, 3)),
+    "lira_offline": (0, (5, 4)),
+    "ranking": (0, (8, 2, 1, 2)),
+}
+
+
+#: Of several attacks in one figure: the colours of Okabe and Ito, and three of Tol's.
+_COLOURS = (
+    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"),
+    *("#882255", "#999933", "#332288"),
+)
+
+
+_CHANCE = {"color": "0.55", "linewidth": 1, "zorder": 1}
+
+
+def style() -> None:
+    """Set the theme of all figures of this study: seaborn ticks, a light grid, text that stays text in SVG."""
+    sns.set_theme(
+        context="notebook",
+        style="ticks",
+        palette=[colour for colour, _ in DEFENSES.values()],
+        rc={
+            "figure.figsize": (6.4, 4.2),
+            "figure.dpi": 110,
+            "savefig.bbox": "tight",
+            "svg.fonttype": "none",
+            "svg.hashsalt": "mialab",  # the same figure gives the same file
+            "axes.grid": True,
+            "axes.spines.right": False,
+            "axes.spines.top": False,
+            "grid.color": "0.92",
+            "axes.axisbelow": True,
+            "axes.titlesize": 13,
+            "axes.labelsize": 13,
+            "xtick.labelsize": 11.5,
+            "ytick.labelsize": 11.5,
+            "legend.fontsize": 11.5,
+            "legend.frameon": False,
+            "lines.linewidth": 1.8,
+        },
+    )
+
+
+def colour(defense: str) -> str:
+    """Colour of a defense, the same in every figure and every run.
+
+    Parameters
+    ----------
+    defense : str
+        Name of a defense. A variant, such as ``"hamp (gamma=0.5)"``, has the colour of its defense; a defense
+        unknown to the package gets one that depends on its name alone.
+
+    Returns
+    -------
+    str
+        As ``"#rrggbb"``.
+    """
+    known = _known(defense)
+    return DEFENSES[known][0] if known else _SPARE[zlib.crc32(defense.encode()) % len(_SPARE)]
+
+
+def marker(defense: str) -> str:
+    """Marker of a defense, chosen as its `colour`."""
+    known = _known(defense)
+    return DEFENSES[known][1] if known else _MARKERS[zlib.crc32(defense.encode()) % len(_MARKERS)]
+
+
+def _known(defense: str) -> str | None:
+    """Name of the known defense that `defense` is, or is a variant of."""
+    name = defense.lower().replace("-", "_").replace(" ", "_")
+    fits = [k for k in DEFENSES if name == k or (name.startswith(k) and not name[len(k)].isalnum())]
+    return max(fits, key=len, default=None)
+
+
+def _games(game: Game | Mapping[str, Game]) -> dict[str, Game]:
+    games = {str(game.attrs.get("defense", "unknown")): game} if isinstance(game, Game) else dict(game)
+    if not games:
+        raise ValueError("game is an empty dict; it must hold at least one game, e.g. {'none': game}.")
+    return games
+
+
+def _by_defense(tables: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    if not isinstance(tables, pd.DataFrame):
+        return dict(tables)
+    if "defense" not in tables.columns:
+        return {str(tables.attrs.get("defense", "unknown")): tables}
+    parts = {}
+    for name, part in tables.groupby("defense", sort=False):
+        part.attrs = tables.attrs.get("audits", {}).get(name, {})
+        parts[name] = part
+    return parts
+
+
+def _colours(labels: Iterable[str]) -> dict[str, str]:
+    """Colour of each label; where several share one (variants of a defense) they get shades of it."""
+    same: dict[str, list[str]] = {}
+    for label in labels:
+        same.setdefault(colour(label), []).append(label)
+    return {k: s for c, ks in same.items() for k, s in zip(ks, _variants(c, len(ks)), strict=True)}
+
+
+def _markers(labels: Iterable[str]) -> dict[str, object]:
+    """Marker of each label; variants of a defense share it."""
+    return _unlike(labels, {label: marker(label) for label in labels if _known(label)}, _MARKERS)
+
+
+def _shades(base: str, n: int) -> list[str]:
+    return [_mix(base, white) for white in np.linspace(0, 0.55, n)] if n > 1 else [base]
+
+
+def _variants(base: str, n: int) -> list[str]:
+    """Colours of variants; of many, darker and lighter ones in turn, since so many lighter ones would look alike."""
+    if n < 4 or max(to_rgb(base)) < 0.5:
+        return _shades(base, n)
+    steps = np.linspace(0.25, 0.65, n // 2)
+    return [base, *(_mix(base, step, end) for step in steps for end in (0.0, 1.0))][:n]
+
+
+def _mix(base: str, share: float, end: float = 1.0) -> str:
+    """Mix a colour with white, or with black (``end`` 0)."""
+    return to_hex(np.array(to_rgb(base)) * (1 - share) + share * end)
+
+
+def _unlike(names: Iterable[str], known: Mapping[str, object], choices: Sequence) -> dict[str, object]:
+    """Give known names what is theirs, and the others the first of `choices` that is free in this figure."""
+    given = {name: known[name] for name in names if name in known}
+    for name in names:
+        free = [c for c in choices if c not in given.values()]
+        given.setdefault(name, free[0] if free else choices[0])
+    return given
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
+
+
+def _legend_below(ax: Axes, columns: int) -> None:
+    """Put the legend under the axes, where it hides nothing; a figure of its own grows to hold it."""
+    handles = ax.get_legend_handles_labels()[0]
+    rows = -(-len(handles) // columns)
+    ax.legend(
+        loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=columns, fontsize="small", columnspacing=1.2
+    )
+    figure = ax.figure
+    if len(figure.axes) == 1:
+        figure.set_figheight(figure.get_figheight() + 0.22 * rows)
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return plt.subplots(layout="constrained")[1] if ax is None else ax
+
+
+def _chance(metric: str) -> float | None:
+    """Value of a metric for an attack that knows nothing, where that is one number."""
+    return (
+        float(metric.split("@")[1]) if "@" in metric else {"auc": 0.5, "balanced_accuracy": 0.5}.get(metric)
+    )
+
+
+def _title(metric: str) -> str:
+    kind, _, rate = metric.partition("@")
+    if rate:
+        return f"{kind.upper()} at {'FPR' if kind == 'tpr' else 'FNR'} {float(rate):g}"
+    return {"auc": "AUC", "f1": "F1"}.get(kind, kind.replace("_", " ").capitalize())

@@ -1,0 +1,42 @@
+"""What a probe is: a measurement on the trained models themselves, as answers to fixed queries do not tell it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from mialab.classifiers.run import Run
+    from mialab.data.pool import Pool
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Base class of every probe: a measurement of each model at each record, made when training is over.
+
+    Hyper-parameters are the fields of the dataclass; they are part of a game's hash.
+    """
+
+    name: ClassVar[str]
+    #: The array of a game that holds the measurements.
+    array: ClassVar[str]
+
+    def check(self, pool: Pool) -> None:
+        """Refuse, before any training, a pool in which this cannot be measured (ValueError)."""
+
+    def __call__(self, run: Run) -> dict[str, np.ndarray]:
+        """Measure a trained group of models.
+
+        Parameters
+        ----------
+        run : Run
+            The group, see `mialab.classifiers.run.Run`.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray of float32, shape (model, record) or (model, record, layer)
+            The measurements, under the name `array`.
+        """
+        raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Training that knows no victim: random streams, memberships, groups of networks, hooks."""

@@ -1,0 +1,275 @@
+"""Networks in groups: stacked in one tensor program or one at a time, in which arithmetic, and on how many cores."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import nn
+from torch.func import functional_call, vmap
+
+from mialab.data.pool import Pool
+from mialab.defenses.base import Defense
+from mialab.models import Model
+from mialab.training.options import Training
+from mialab.training.streams import generator
+
+if TYPE_CHECKING:
+    pass
+
+
+Forward = Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
+
+
+#: On a CPU, larger networks are faster one at a time: stacked, their weights fall out of the cache.
+STACKED_PARAMETERS = 50_000
+
+
+#: Larger ones are trained in bfloat16 where the processor has it.
+BFLOAT_PARAMETERS = 30_000
+
+
+#: Models and parameters of a stacked group on a CPU, at most: more are no faster, and a kill loses a group.
+GROUP_MODELS = 16
+
+
+GROUP_PARAMETERS = 400_000
+
+
+#: Share of a GPU's free memory that a group may be expected to fill.
+GPU_SHARE = 0.6
+
+
+#: A core's overhead per training step, and its speed with matrices, roughly.
+STEP_SECONDS, OPERATIONS_PER_SECOND = 2e-4, 1e11
+
+
+#: Threads share torch's random numbers and its default number of threads.
+_CHANCE, _COUNT = threading.Lock(), threading.Lock()
+
+
+_running: list[None] = []
+
+
+_threads = 1
+
+
+def form(
+    network: nn.Module, x: torch.Tensor | tuple[torch.Tensor, ...], device: str = "cpu"
+) -> Literal["stacked", "single"]:
+    """Decide how networks of this kind are trained.
+
+    Stacked training needs networks that `torch.func.vmap` can run, that have no state besides their parameters (no
+    batch norm), and that draw no random numbers of their own (no dropout, whose numbers would depend on the group).
+    On a GPU it is always the faster form then; on a CPU only for networks of at most 50,000 parameters without
+    convolutions.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        One of the networks.
+    x : torch.Tensor, shape (record, ...)
+        A few inputs to try it on; a tuple of tensors for networks with several inputs.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    """
+    if device == "cpu" and (count_parameters(network) > STACKED_PARAMETERS or _has(network, nn.Conv2d)):
+        return "single"
+    return "stacked" if _stackable(network, x) else "single"
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Return how many numbers a network learns."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def _has(network: nn.Module, *kinds: type[nn.Module]) -> bool:
+    return any(isinstance(module, kinds) for module in network.modules())
+
+
+def is_plain_mlp(network: nn.Module) -> bool:
+    """Whether a network is a chain of linear layers, each with weights of its own, tanh, and ReLU."""
+    plain = {nn.Flatten, nn.Linear, nn.Tanh, nn.ReLU}
+    if type(network) is not nn.Sequential or len({*network}) < len(network):
+        return False
+    alike = all(type(layer) in plain and getattr(layer, "bias", 0) is not None for layer in network)
+    return alike and len([*network.parameters()]) == 2 * sum(type(layer) is nn.Linear for layer in network)
+
+
+def channels_last(network: nn.Module) -> bool:
+    """Whether images and weights are laid out channels last: with convolutions, unless group norm stands between."""
+    return _has(network, nn.Conv2d) and not _has(network, nn.GroupNorm, nn.InstanceNorm2d)
+
+
+def resolve(training: Training, network: nn.Module, device: str = "cpu") -> Training:
+    """Replace ``precision="auto"`` by a precision.
+
+    That is bfloat16 on GPUs that have it, and on processors with AVX512-BF16 or AMX for networks with convolutions or
+    more than 30,000 parameters: for smaller ones, conversions cost more than they save.
+
+    Parameters
+    ----------
+    training : Training
+        How models are trained.
+    network : torch.nn.Module
+        One of the networks.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    """
+    if training.precision != "auto":
+        return training
+    if device == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has = torch.cpu.get_capabilities()
+        large = count_parameters(network) > BFLOAT_PARAMETERS or _has(network, nn.Conv2d)
+        fast = large and bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return replace(training, precision="bfloat16" if fast else "float32")
+
+
+def seconds_of_work(network: nn.Module, pool: Pool, training: Training) -> float:
+    """Estimate how long one processor core takes to train one model, to tell small games from large ones.
+
+    Each step costs some overhead and six operations for each multiplication of a forward pass: a rule from a typical
+    processor, good to a factor of about three.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        One of the networks.
+    pool : Pool
+        The records; half of them are members.
+    training : Training
+        How models are trained.
+    """
+    multiplications = 0
+
+    def count(module: nn.Module, _: object, out: torch.Tensor) -> None:
+        nonlocal multiplications
+        weight = getattr(module, "weight", None)
+        if (
+            weight is not None and weight.dim() > 1
+        ):  # linear layers and convolutions: once per place of the output
+            places = out.numel() / weight.shape[0]
+            multiplications += int(weight.numel() * places)
+
+    hooks = [module.register_forward_hook(count) for module in network.modules()]
+    with torch.inference_mode():
+        network.eval()(prepare(_tensor(pool.x[:1], "cpu")))
+    for hook in hooks:
+        hook.remove()
+    members = len(pool) // 2
+    steps = -(-members // training.batch_size)
+    return (training.stop or training.epochs) * (
+        steps * STEP_SECONDS + 6 * multiplications * members / OPERATIONS_PER_SECOND
+    )
+
+
+def models_per_group(network: nn.Module, pool: Pool, training: Training, device: str = "cpu") -> int:
+    """Return how many models a stacked group holds at most.
+
+    On a CPU that is 16, and fewer where they have more than 400,000 parameters together. On a GPU it is what fits
+    into 60 % of its free memory, by the size of parameters, gradients, optimizer state and of what one model keeps
+    of a batch for its gradient; a group that does not fit after all is split (see `mialab.play`).
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        One of the networks, on the CPU.
+    pool : Pool
+        The records.
+    training : Training
+        How models are trained.
+    device : str
+        ``"cpu"`` or ``"cuda"``.
+    """
+    n_parameters = count_parameters(network)
+    if device == "cpu":
+        return max(1, min(GROUP_MODELS, GROUP_PARAMETERS // max(1, n_parameters)))
+    free, _ = torch.cuda.mem_get_info()
+    free -= sum(array.nbytes for array in (pool.x, pool.y))
+    kept = 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    x = prepare(_tensor(pool.x[: training.batch_size], "cpu"))
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        network(x)
+    # Weight, gradient, and two numbers of optimizer state for each parameter; a batch's gradients beside its values.
+    one = 4 * 4 * n_parameters + 2 * kept + x.numel() * x.element_size()
+    return max(1, int(GPU_SHARE * free / one))
+
+
+def _stackable(network: nn.Module, x: torch.Tensor | tuple[torch.Tensor, ...]) -> bool:
+    if any(True for _ in network.buffers()):
+        return False
+    stack = {name: p.detach()[None] for name, p in network.train().named_parameters()}
+    inputs = x if isinstance(x, tuple) else (x,)
+    try:
+        vmap(lambda parameters, *x: functional_call(network, parameters, x))(
+            stack, *(i[None] for i in inputs)
+        )
+    except (RuntimeError, ValueError):  # vmap's own words for what it cannot do, random numbers among it
+        return False
+    return True
+
+
+def initialise(build: Model, pool: Pool, seed: int, model: int, defense: Defense | None = None) -> nn.Module:
+    """Build network number ``model``: its initial weights depend on ``(seed, model)`` alone.
+
+    The defense may change the network, see `mialab.defenses.Defense.network`.
+    """
+    with _CHANCE, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(generator(seed, "weights", model).integers(2**63)))
+        network = build(pool.x.shape[1:], pool.n_classes)
+    return network if defense is None else defense.network(network)
+
+
+def prepare(x: torch.Tensor) -> torch.Tensor:
+    """Turn stored records into a network's inputs: pixels stored as bytes become numbers in [0, 1]."""
+    return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x
+
+
+def _tensor(array: np.ndarray | torch.Tensor, device: str) -> torch.Tensor:
+    # Worker processes see the pool through read-only memory; nothing here writes to it.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        return torch.as_tensor(array, device=device)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Train on one processor core for a while."""
+    # A group is one thread's work: other cores train other groups, and small operations gain nothing from two. Torch
+    # keeps the number for each thread and, for new ones, for the process: the last group to end restores it.
+    global _threads
+    with _COUNT:
+        if not _running:
+            _threads = torch.get_num_threads()
+        _running.append(None)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _COUNT:
+            _running.pop()
+            if not _running:
+                torch.set_num_threads(_threads)
+
+
+@contextmanager
+def own_chance(seed: int, model: int) -> Iterator[None]:
+    """Give networks numbers from torch's own generator that depend on ``(seed, model)`` alone."""
+    # For networks that draw from torch's own generator, such as those with dropout.
+    with torch.random.fork_rng():
+        torch.manual_seed(int(generator(seed, "torch", model).integers(2**63)))
+        yield
