@@ -1,6 +1,6 @@
 """The engine against plain PyTorch loops, in one run on this machine, wall clock.
 
-    python benchmarks/engine.py [--only digits location30 cnn cifar10 forms curves] [--json FILE]
+    python benchmarks/engine.py [--only digits location30 cnn cifar10 modes curves] [--json FILE]
 
 The same job for all: train K models on their members, then let each answer every record of the pool.
 
@@ -122,7 +122,7 @@ def step(network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, 
     optimizer.step()
 
 
-def initialised(work: Workload, model: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def initialized(work: Workload, model: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(model)
     network = work.model(work.pool.x.shape[1:], work.pool.n_classes)
     return network, torch.optim.Adam(network.parameters(), lr=work.training.lr)
@@ -138,7 +138,7 @@ def with_loader(work: Workload) -> list[np.ndarray]:
     records = TensorDataset(*tensors(work.pool))
     logits = []
     for k, member in enumerate(work.member):
-        network, optimizer = initialised(work, k)
+        network, optimizer = initialized(work, k)
         own = Subset(records, np.flatnonzero(member).tolist())
         batches = DataLoader(own, batch_size=work.training.batch_size, shuffle=True)
         for _ in range(work.training.epochs):
@@ -152,7 +152,7 @@ def without_loader(work: Workload) -> list[np.ndarray]:
     x, y = tensors(work.pool)
     logits = []
     for k, member in enumerate(work.member):
-        network, optimizer = initialised(work, k)
+        network, optimizer = initialized(work, k)
         own = torch.as_tensor(np.flatnonzero(member))
         for _ in range(work.training.epochs):
             for batch in own[torch.randperm(len(own))].split(work.training.batch_size):
@@ -170,7 +170,7 @@ def time_loop(work: Workload, loop: Callable[[Workload], list[np.ndarray]], thre
     """Seconds and accuracy of a plain loop; runs in a process of its own."""
     if threads:
         torch.set_num_threads(threads)
-    step(*initialised(work, 0), *(part[:2] for part in tensors(work.pool)))  # what torch sets up only once
+    step(*initialized(work, 0), *(part[:2] for part in tensors(work.pool)))  # what torch sets up only once
     began = time.perf_counter()
     logits = loop(work)
     return {"seconds": time.perf_counter() - began, "accuracy": train_accuracy(work, logits)}
@@ -223,7 +223,7 @@ def time_engine(work: Workload, *, first: bool, games: int = 1) -> dict:
             "accuracy": float(game.train_accuracy.mean()),
             "stored": sum(game.dataset[name].nbytes for name in game.dataset),
             "precision": game.attrs["training"].get("precision"),
-            **{key: game.attrs.get(key) for key in ("form", "workers")},
+            **{key: game.attrs.get(key) for key in ("mode", "workers")},
         }
 
 
@@ -268,7 +268,7 @@ def compare(work: Workload, repeats: int, fresh: Fresh) -> tuple[list[Row], dict
     ]
     did = {
         "workload": work.name,
-        "form": result["form"],
+        "mode": result["mode"],
         "precision": result["precision"],
         "workers": result["workers"],
         "models/min": 60 * work.n_models / least["engine"],
@@ -286,7 +286,7 @@ def compare(work: Workload, repeats: int, fresh: Fresh) -> tuple[list[Row], dict
 
 def batch_flops(work: Workload) -> tuple[int, int]:
     """Floating-point operations of one batch: a training step without its optimizer, and answers."""
-    network, _ = initialised(work, 0)
+    network, _ = initialized(work, 0)
     x, y = (part[: work.training.batch_size] for part in tensors(work.pool))
     with FlopCounterMode(display=False) as train:
         F.cross_entropy(network(x), y).backward()
@@ -350,7 +350,7 @@ def step_costs(work: Workload, machine: list[dict[str, Any]], seconds: float) ->
     """
     torch.set_num_threads(1)
     x, y = (part[: work.training.batch_size] for part in tensors(work.pool))
-    network, _ = initialised(work, 0)
+    network, _ = initialized(work, 0)
     n_bytes = 4 * sum(p.numel() for p in network.parameters())
     optimizer = torch.optim.Adam(network.parameters(), fused=True)
 
@@ -380,7 +380,7 @@ def step_costs(work: Workload, machine: list[dict[str, Any]], seconds: float) ->
 
 def layer_rates(work: Workload, seconds: float) -> list[dict[str, Any]]:
     """Matrix products of a network's own shapes, one thread."""
-    network, _ = initialised(work, 0)
+    network, _ = initialized(work, 0)
     batch = work.training.batch_size
     return [
         {
@@ -399,7 +399,7 @@ def layer_rates(work: Workload, seconds: float) -> list[dict[str, Any]]:
     ]
 
 
-# ---- does the engine's rule pick the faster form? ---------------------------------------------------------------
+# ---- does the engine's rule pick the faster mode? ---------------------------------------------------------------
 
 
 def form_networks(quick: bool) -> dict[str, tuple[mia.Pool, Model, int, int]]:
@@ -409,7 +409,7 @@ def form_networks(quick: bool) -> dict[str, tuple[mia.Pool, Model, int, int]]:
     def records(n: int, shape: tuple[int, ...], n_classes: int) -> mia.Pool:
         kind = "image" if len(shape) == 3 else "tabular"
         x = rng.random((n, *shape), dtype=np.float32)
-        return mia.Pool("form", x=x, y=rng.integers(n_classes, size=n), n_classes=n_classes, kind=kind)
+        return mia.Pool("mode", x=x, y=rng.integers(n_classes, size=n), n_classes=n_classes, kind=kind)
 
     if quick:
         return {"tabular 30-64-2": (records(128, (30,), 2), MLP((64,)), 2, 1)}
@@ -423,9 +423,9 @@ def form_networks(quick: bool) -> dict[str, tuple[mia.Pool, Model, int, int]]:
 
 
 def time_form(how: str, pool: mia.Pool, model: Model, n_models: int, epochs: int) -> float:
-    """CPU seconds a model, with the form forced."""
+    """CPU seconds a model, with the mode forced."""
     member = membership(n_models, len(pool), seed=0)
-    network = stack.initialise(model, pool, 0, 0)
+    network = stack.initialize(model, pool, 0, 0)
     options = {
         "pool": pool,
         "y": pool.y,
@@ -442,21 +442,21 @@ def time_form(how: str, pool: mia.Pool, model: Model, n_models: int, epochs: int
         for models in groups:
             classifier_run.train_group(models, member=member[models], **options)
 
-    with mock.patch.object(stack, "form", return_value=how):
+    with mock.patch.object(stack, "mode", return_value=how):
         return common.cpu_seconds(train, repeats=1) / n_models
 
 
 def compare_forms(quick: bool, repeats: int) -> list[dict[str, Any]]:
-    """Both forms of a few networks, one thread, and whether the engine's rule picks the faster one."""
+    """Both modes of a few networks, one thread, and whether the engine's rule picks the faster one."""
     lines = []
     for name, (pool, model, n_models, epochs) in form_networks(quick).items():
         runs = [
-            {how: time_form(how, pool, model, n_models, epochs) for how in ("stacked", "single")}
+            {how: time_form(how, pool, model, n_models, epochs) for how in ("stacked", "sequential")}
             for _ in range(repeats)
         ]
         seconds = {how: min(run[how] for run in runs) for how in runs[0]}
-        network = stack.initialise(model, pool, 0, 0)
-        rule = stack.form(network, stack.prepare(torch.as_tensor(pool.x[:2])), "cpu")
+        network = stack.initialize(model, pool, 0, 0)
+        rule = stack.mode(network, stack.prepare(torch.as_tensor(pool.x[:2])), "cpu")
         faster = min(seconds, key=seconds.__getitem__)
         lines.append(
             {
@@ -527,10 +527,10 @@ def cost_curves(quick: bool, repeats: int, fresh: Fresh) -> tuple[list[Row], lis
 def main() -> int:
     parser = common.parser(__doc__)
     jobs = workloads(quick="--quick" in sys.argv)
-    parser.add_argument("--only", nargs="+", choices=[*jobs, "forms", "curves"], metavar="WORKLOAD")
+    parser.add_argument("--only", nargs="+", choices=[*jobs, "modes", "curves"], metavar="WORKLOAD")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each variant (default: 3)")
     options = parser.parse_args()
-    wanted = options.only or [*jobs, "forms", "curves"]
+    wanted = options.only or [*jobs, "modes", "curves"]
     repeats, seconds = (1, 0.02) if options.quick else (options.repeats, 0.5)
     common.default_threads()
     print(f"{common.processor()}; load {os.getloadavg()[0]:.2f} at the start", flush=True)
@@ -544,7 +544,7 @@ def main() -> int:
             found, facts, right = compare(work, repeats, fresh)
             for dtype in ("float32", "bfloat16"):
                 most = (os.cpu_count() or 1) * machine[0][f"{dtype} GFLOP/s"]
-                facts[f"share of {dtype} rate"] = facts["GFLOP/s"] / most
+                facts[f"fraction of {dtype} rate"] = facts["GFLOP/s"] / most
             rows += found
             did.append(facts)
             accuracy.append(right)
@@ -556,7 +556,7 @@ def main() -> int:
         if "curves" in wanted:
             found, details["growth"] = cost_curves(options.quick, repeats, fresh)
             rows += found
-    if "forms" in wanted:
+    if "modes" in wanted:
         details["stacked_or_single"] = compare_forms(options.quick, repeats)
     common.report(rows, options.json, **details)
     for line in accuracy:

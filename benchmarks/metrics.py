@@ -40,7 +40,7 @@ def main() -> int:
 
     def pooled(game):
         return intervals.pooled_bootstrap(
-            game[0], game[1], partner=game[2], said_member=game[0] > 0.2, n_resamples=resamples
+            game[0], game[1], partner=game[2], predicted_member=game[0] > 0.2, n_resamples=resamples
         )
 
     one = f"AUC + 3 TPRs, {n:,} scores"

@@ -55,7 +55,7 @@ class Answers(NamedTuple):
 
     phi: np.ndarray
     member: np.ndarray
-    left_out: np.ndarray
+    excluded_models: np.ndarray
 
     @classmethod
     def made_up(cls, n_models: int, n_records: int) -> Answers:
@@ -205,7 +205,7 @@ def threshold_rows(quick: bool, repeats: int) -> list[Row]:
     n_models, n_records = (8, 300) if quick else (64, 10_000)
     answers = Answers.made_up(n_models, n_records)
     groups = np.zeros(n_records, int)
-    score, member, left_out = answers
+    score, member, excluded_models = answers
 
     def accuracy(threshold: np.ndarray) -> list[float]:
         found = []
@@ -217,7 +217,7 @@ def threshold_rows(quick: bool, repeats: int) -> list[Row]:
     return compare(
         f"thresholds of {n_models} targets, {n_records:,} records",
         partial(plain_thresholds, answers),
-        lambda: shadow_thresholds(score, member, left_out, groups)[:, 0],
+        lambda: shadow_thresholds(score, member, excluded_models, groups)[:, 0],
         n_models,
         min(8, n_models),
         repeats,

@@ -22,7 +22,7 @@ class Model(Protocol):
     """Anything that builds a network for an input shape and a number of classes."""
 
     def __call__(self, shape: tuple[int, ...], n_classes: int) -> nn.Module:
-        """Return a freshly initialised network: ``(batch, *shape)`` to logits ``(batch, n_classes)``."""
+        """Return a freshly initialized network: ``(batch, *shape)`` to logits ``(batch, n_classes)``."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class CNN:
     hidden : int
         Width of the fully connected layer.
     norm : {"none", "group", "batch"}
-        Normalisation behind each convolution.
+        Normalization behind each convolution.
     """
 
     channels: tuple[int, ...] = (32, 64)
@@ -115,7 +115,7 @@ class _Block(nn.Module):
 
 @dataclass(frozen=True)
 class ResNet:
-    """Residual network for small images (He et al., 2016, section 4.2), with the normalisation a parameter.
+    """Residual network for small images (He et al., 2016, section 4.2), with the normalization a parameter.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class ResNet:
     channels : tuple of int
         Channels of the stages; every stage but the first halves height and width.
     norm : {"group", "batch", "none"}
-        Normalisation. Batch norm ties the records of a batch together and keeps running statistics, so such
+        Normalization. Batch norm ties the records of a batch together and keeps running statistics, so such
         models are trained one by one.
     """
 

@@ -60,19 +60,19 @@ class Flips:
     ----------
     n : int
         Number of changed copies.
-    share : float
+    fraction : float
         Probability that a feature is flipped, in (0, 1].
     seed : int
         Seed of the flips.
     """
 
     n: int = 16
-    share: float = 0.02
+    fraction: float = 0.02
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_integer("n", self.n, low=1)
-        check_number("share", self.share, above=0, high=1)
+        check_number("fraction", self.fraction, above=0, high=1)
         check_integer("seed", self.seed)
 
     def __len__(self) -> int:
@@ -87,7 +87,7 @@ class Flips:
         """Return the records with the flips of copy ``query``."""
         if query == 0:
             return x
-        flip = generator(self.seed, "flips", query).random(x.shape) < self.share
+        flip = generator(self.seed, "flips", query).random(x.shape) < self.fraction
         return np.where(flip, 1 - x, x).astype(x.dtype)
 
     def check(self, pool: Pool) -> None:
@@ -107,7 +107,7 @@ class Noise:
     n : int
         Number of changed copies.
     scale : float
-        Standard deviation of the noise as a share of each feature's own standard deviation over the pool.
+        Standard deviation of the noise as a fraction of each feature's own standard deviation over the pool.
     seed : int
         Seed of the noise.
     """
@@ -162,7 +162,7 @@ class Shifts:
     pixels : int
         Size of a shift.
     mirror : bool
-        Whether mirror images are asked as well.
+        Whether mirror images are queried as well.
     """
 
     pixels: int = 4
@@ -208,37 +208,39 @@ class Shifts:
 class Mixed:
     """The record, then mixtures of it with another record, as mixup trains on them (Zhang et al., 2018).
 
-    Query q is ``share * x_i + (1 - share) * x_pi(i)``, where pi pairs every record of the pool with another one, see
-    `pairing`. Where shares are symmetric about 1/2, both records of a pair ask about the same mixtures. Mixtures of
-    pixels stored as bytes are rounded to bytes. For attacks on pairs of records (`mialab.attacks.MixedPairs`); others
-    leave these queries out.
+    Query q is ``fraction * x_i + (1 - fraction) * x_pi(i)``, where pi pairs every record of the pool with another one,
+    see `pairing`. Where fractions are symmetric about 1/2, both records of a pair ask about the same mixtures.
+    Mixtures of pixels stored as bytes are rounded to bytes. For attacks on pairs of records
+    (`mialab.attacks.MixedPairs`); others leave these queries out.
 
     Parameters
     ----------
-    shares : sequence of float
-        Shares of the record in its mixtures, each between 0 and 1; those of Ji et al. by default.
+    fractions : sequence of float
+        Fractions of the record in its mixtures, each between 0 and 1; those of Ji et al. by default.
     seed : int
         Seed of the pairs.
     """
 
-    shares: tuple[float, ...] = (0.2, 0.5, 0.8)
+    fractions: tuple[float, ...] = (0.2, 0.5, 0.8)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        shares = self.shares
-        if isinstance(shares, str) or not isinstance(shares, Sequence) or not shares:
-            raise ValueError(f"shares={shares!r} must be a sequence of numbers, e.g. (0.2, 0.5, 0.8).")
-        for share in shares:
-            check_number("shares", share, above=0)
-            if share >= 1:
-                raise ValueError(f"shares={share!r} must be less than 1: the record itself is asked anyway.")
-        if len(set(shares)) < len(shares):
-            raise ValueError(f"shares={shares!r} must differ from each other.")
-        object.__setattr__(self, "shares", tuple(map(float, shares)))
+        fractions = self.fractions
+        if isinstance(fractions, str) or not isinstance(fractions, Sequence) or not fractions:
+            raise ValueError(f"fractions={fractions!r} must be a sequence of numbers, e.g. (0.2, 0.5, 0.8).")
+        for fraction in fractions:
+            check_number("fractions", fraction, above=0)
+            if fraction >= 1:
+                raise ValueError(
+                    f"fractions={fraction!r} must be less than 1: the record itself is queried anyway."
+                )
+        if len(set(fractions)) < len(fractions):
+            raise ValueError(f"fractions={fractions!r} must differ from each other.")
+        object.__setattr__(self, "fractions", tuple(map(float, fractions)))
         check_integer("seed", self.seed)
 
     def __len__(self) -> int:
-        return 1 + len(self.shares)
+        return 1 + len(self.fractions)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -246,12 +248,12 @@ class Mixed:
         return _kinds("mixed", len(self))
 
     def __call__(self, query: int, x: np.ndarray) -> np.ndarray:
-        """Return the mixtures of all records of a pool with share number ``query - 1``."""
+        """Return the mixtures of all records of a pool with fraction number ``query - 1``."""
         if query == 0:
             return x
-        share = self.shares[query - 1]
-        mixture = np.float32(share) * x
-        mixture += np.float32(1 - share) * x[pairing(len(x), self.seed)]
+        fraction = self.fractions[query - 1]
+        mixture = np.float32(fraction) * x
+        mixture += np.float32(1 - fraction) * x[pairing(len(x), self.seed)]
         return (mixture if np.issubdtype(x.dtype, np.floating) else np.rint(mixture)).astype(x.dtype)
 
     def check(self, pool: Pool) -> None:
@@ -287,28 +289,28 @@ def pairing(n_records: int, seed: int = 0) -> np.ndarray:
 
 
 @dataclass(frozen=True, init=False, repr=False)
-class Several:
+class Compose:
     """The record, then the changed copies of several kinds of queries in turn.
 
     Parameters
     ----------
     *parts : Queries
-        E.g. ``Several(Noise(n=4), Shifts(), Mixed())``; no two alike, and one `Mixed` at most.
+        E.g. ``Compose(Noise(n=4), Shifts(), Mixed())``; no two alike, and one `Mixed` at most.
     """
 
     parts: tuple[Queries, ...]
 
     def __init__(self, *parts: Queries) -> None:
         if not parts:
-            raise ValueError("Several needs at least one kind of queries, e.g. Several(Noise(n=4), Mixed()).")
+            raise ValueError("Compose needs at least one kind of queries, e.g. Compose(Noise(n=4), Mixed()).")
         for part in parts:
             _check_instance("Several: part", part, "an instance")
-        flat = [own for part in parts for own in (part.parts if isinstance(part, Several) else (part,))]
+        flat = [own for part in parts for own in (part.parts if isinstance(part, Compose) else (part,))]
         for i, part in enumerate(flat):
             if part in flat[:i]:
                 raise ValueError(f"Several has {part!r} twice: give one of them another seed.")
         if sum(isinstance(part, Mixed) for part in flat) > 1:
-            raise ValueError("Several has more than one Mixed: give one of them all the shares.")
+            raise ValueError("Several has more than one Mixed: give one of them all the fractions.")
         object.__setattr__(self, "parts", tuple(flat))
 
     def __repr__(self) -> str:
@@ -349,7 +351,7 @@ def kinds(queries: Queries) -> tuple[str, ...]:
 
 def mixtures(queries: Queries) -> Mixed | None:
     """Return the mixed queries among others, or None."""
-    parts = queries.parts if isinstance(queries, Several) else (queries,)
+    parts = queries.parts if isinstance(queries, Compose) else (queries,)
     return next((part for part in parts if isinstance(part, Mixed)), None)
 
 
@@ -379,10 +381,10 @@ def make(queries: str | Queries | None, pool: Pool) -> Queries:
         name = choose("queries", queries or "original", ("original", "augmented"))
         queries = Original() if name == "original" else default(pool)
     _check_instance("queries", queries, "'original', 'augmented' or an instance")
-    told = kinds(queries)
-    if len(told) != len(queries) or told[0] != "original":
+    found = kinds(queries)
+    if len(found) != len(queries) or found[0] != "original":
         raise ValueError(
-            f"queries={queries!r} says kinds={told}; there must be one for each of its {len(queries)} queries, "
+            f"queries={queries!r} says kinds={found}; there must be one for each of its {len(queries)} queries, "
             "'original' first."
         )
     queries.check(pool)

@@ -2,7 +2,7 @@
 # # AdaMixup: mixing less and less
 #
 # {cite:t}`chen2025adamixup` train on mixtures of two records, strongly mixed at first and less and less so as training goes
-# on, and give each mixture the label of the record that dominates it. The idea is to regularise early and to converge
+# on, and give each mixture the label of the record that dominates it. The idea is to regularize early and to converge
 # late. Its weak spot is in plain sight: the last epochs see the records as they are. So the question of this chapter is
 # whether what was gained early is still there at the end.
 #
@@ -34,13 +34,13 @@ copies = 4  # changed copies of each record that attackers ask about
 seed = 0
 
 # The defense and its variants
-start = 0.5  # partner share of the first epoch
+start = 0.5  # partner fraction of the first epoch
 end = 0.0  # and of the last one
-constant_share = 0.25  # of the variant whose share never changes
-a = 1.0  # parameter of the Beta distribution, where shares are drawn from one
+constant_fraction = 0.25  # of the variant whose fraction never changes
+a = 1.0  # parameter of the Beta distribution, where fractions are drawn from one
 
 # Reporting
-stops = [0.1, 0.3, 0.6, 0.9]  # shares of the training after which it is attacked, too
+stops = [0.1, 0.3, 0.6, 0.9]  # fractions of the training after which it is attacked, too
 fpr = 0.01  # the false-positive rate of the verdicts
 marked = 0.05  # what counts as a marked fall of an attack's accuracy
 n_resamples = 100  # of the intervals
@@ -126,14 +126,14 @@ claims = {
         published="not available to us",
     ),
     "static": Claim(
-        text="A share that falls protects better than static mixup",
+        text="A fraction that falls protects better than static mixup",
         source="a summary by others: static mixup was compared with",
         published="not available to us",
         test="A1 (threshold), AdaMixup minus static mixup: below 0",
         below=0,
     ),
     "static accuracy": Claim(
-        text="A share that falls is more accurate than static mixup",
+        text="A fraction that falls is more accurate than static mixup",
         source="the same reasoning: late epochs see almost unmixed records",
         test="test accuracy, AdaMixup minus static mixup: above 0",
         above=0,
@@ -145,8 +145,8 @@ claims = {
         below=0,
     ),
     "lasting": Claim(
-        text="What is gained early lasts: regularise early, converge late",
-        source="the paper's reasoning, as summarised by others",
+        text="What is gained early lasts: regularize early, converge late",
+        source="the paper's reasoning, as summarized by others",
         test="AUC of LiRA after the last epoch, AdaMixup minus undefended: below 0",
         below=0,
     ),
@@ -178,7 +178,7 @@ mia.auditing.claims.list_claims(claims)
 # $$ \tilde x_i = (1-r_t)\, x_i + r_t\, x_{\pi(i)} , \qquad
 #    r_t = r_\text{end} + (r_\text{start} - r_\text{end}) \Bigl(1 - \frac{t}{T-1}\Bigr) , $$
 #
-# and the label of the record with the greater share, with plain cross-entropy. We let the partner share $r_t$ fall from
+# and the label of the record with the greater fraction, with plain cross-entropy. We let the partner fraction $r_t$ fall from
 # {glue:text}`adamixup_start:g` to {glue:text}`adamixup_end:g`. As long as it is at most one half, the dominant record is
 # always $x_i$ itself: the method is then an interpolation of inputs with unmixed labels that fades out.
 #
@@ -187,19 +187,19 @@ mia.auditing.claims.list_claims(claims)
 # * The *formula*. The sources agree that mixing is strong at first and falls linearly with the epoch. Start, end and
 #   whether chance remains could not be found. (One of them says that the ratio adapts to the model's performance,
 #   against the others.)
-# * The *convention*. "A large ratio means strong mixing" makes sense for the share of the partner, up to one half.
-# * The *label's* formula, networks, optimiser, epochs, batch size and sizes of the data sets: ours, too. Models are
+# * The *convention*. "A large ratio means strong mixing" makes sense for the fraction of the partner, up to one half.
+# * The *label's* formula, networks, optimizer, epochs, batch size and sizes of the data sets: ours, too. Models are
 #   those of the last epoch, without other augmentation.
 # ```
 #
 # Each assumption has a variant to be held against:
 #
-# * **both labels**: the same shares, and the loss of ordinary mixup ({cite:t}`zhang2018mixup`), the losses for both labels
-#   weighted by their shares;
-# * **literal**: the words "the ratio falls from 1 to 0" taken as the share of the record itself. The mixture is then
+# * **both labels**: the same fractions, and the loss of ordinary mixup ({cite:t}`zhang2018mixup`), the losses for both labels
+#   weighted by their fractions;
+# * **literal**: the words "the ratio falls from 1 to 0" taken as the fraction of the record itself. The mixture is then
 #   strongest half-way, and the first and the last epochs are plain; this does not fit the description;
-# * **beta decay**: the smaller share of a Beta($a$, $a$) draw for each batch, times $1 - t/(T-1)$;
-# * **constant**: a share of {glue:text}`adamixup_constant:g` throughout;
+# * **beta decay**: the smaller fraction of a Beta($a$, $a$) draw for each batch, times $1 - t/(T-1)$;
+# * **constant**: a fraction of {glue:text}`adamixup_constant:g` throughout;
 # * **mixup**: static mixup, a Beta($a$, $a$) draw for each batch throughout, and both labels.
 
 # %%
@@ -215,18 +215,18 @@ arms = {
     "adamixup (both labels)": replace(linear, label="both"),
     "adamixup (literal)": replace(linear, schedule="literal"),
     "adamixup (beta decay)": replace(linear, schedule="beta_decay", a=a),
-    "adamixup (constant)": replace(linear, schedule="constant", start=constant_share),
+    "adamixup (constant)": replace(linear, schedule="constant", start=constant_fraction),
 }
 print(main.pool)
 
 # %% tags=["hide-cell"]
 glue("adamixup_start", start, display=False)
 glue("adamixup_end", end, display=False)
-glue("adamixup_constant", constant_share, display=False)
+glue("adamixup_constant", constant_fraction, display=False)
 glue("adamixup_dataset", dataset, display=False)
 
-# %% mystnb={"figure": {"caption": "How strongly records are mixed in each epoch: the smaller one of the two shares, and where chance decides its mean over batches and the middle 90 % of them. AdaMixup with both labels has the shares of AdaMixup.", "name": "fig-adamixup-shares"}, "image": {"alt": "Lines over the epochs: AdaMixup falls linearly, the literal reading rises to one half and falls again, the drawn shares have bands, the constant share is level."}} tags=["hide-input"]
-mia.plots.trajectory(mia.chapters.adamixup.mixing_strength(arms, main.training.epochs), "smaller_share")
+# %% mystnb={"figure": {"caption": "How strongly records are mixed in each epoch: the smaller one of the two fractions, and where chance decides its mean over batches and the middle 90 % of them. AdaMixup with both labels has the fractions of AdaMixup.", "name": "fig-adamixup-fractions"}, "image": {"alt": "Lines over the epochs: AdaMixup falls linearly, the literal reading rises to one half and falls again, the drawn fractions have bands, the constant fraction is level."}} tags=["hide-input"]
+mia.plots.trajectory(mia.chapters.adamixup.mixing_strength(arms, main.training.epochs), "smaller_fraction")
 plt.show()
 # %% [markdown]
 # ## The paper's own evaluation
@@ -236,7 +236,7 @@ plt.show()
 #
 # There is one more control. Stopping early is free and protects, too. So we also stop the undefended training at the first
 # measured epoch at which it is as accurate as AdaMixup is in the end (or, if it never is, where it is best). That epoch
-# is chosen by test accuracy, in favour of the control.
+# is chosen by test accuracy, in favor of the control.
 
 # %%
 common = {
@@ -244,7 +244,7 @@ common = {
     "queries": mia.queries.Noise(n=copies),
     "seed": seed,
 }
-epochs = [max(1, round(share * main.training.epochs)) for share in stops]
+epochs = [max(1, round(fraction * main.training.epochs)) for fraction in stops]
 path = mia.chapters.adamixup.trajectory(
     main.pool,
     main.model,
@@ -339,7 +339,7 @@ plt.show()
 #
 # ### Does the gain survive the unmixed epochs?
 #
-# Training that stops at an epoch is the beginning of the longer one: same records, same batches, same shares. So we stop it
+# Training that stops at an epoch is the beginning of the longer one: same records, same batches, same fractions. So we stop it
 # at several epochs, and attack what is there, with shadow models that stop there as well. What counts is the distance to
 # the undefended models *at the end*. A distance half-way tells about models that nobody releases; and if these are also
 # less accurate, it may only say that AdaMixup learns more slowly.
@@ -444,7 +444,7 @@ for arm in ("none", "adamixup", "early_stopping"):
 # In this run LiRA has an AUC of {glue:text}`adamixup_lira_none:.3f` against the undefended models,
 # {glue:text}`adamixup_lira_adamixup:.3f` against AdaMixup and {glue:text}`adamixup_lira_early_stopping:.3f` against early stopping,
 # whose test accuracies are {glue:text}`adamixup_accuracy_none:.3f`, {glue:text}`adamixup_accuracy_adamixup:.3f` and
-# {glue:text}`adamixup_accuracy_early_stopping:.3f`. A share that ends at zero is a choice of ours and of the sources we had; with
+# {glue:text}`adamixup_accuracy_early_stopping:.3f`. A fraction that ends at zero is a choice of ours and of the sources we had; with
 # `-p end 0.25` the last epochs are mixed as well.
 #
 # Every figure of the run, pooled over target models, to sort and to search:

@@ -77,7 +77,7 @@ for name, table in tables.items():
 # %% [markdown]
 # ## True-positive rate at a low false-positive rate
 #
-# The share of members that are named with hardly anybody named in error, in per cent. Colours are logarithmic.
+# The fraction of members that are named with hardly anybody named in error, in per cent. Colors are logarithmic.
 
 # %% mystnb={"image": {"alt": "Heat map of the true-positive rate at a low false-positive rate, attacks in rows and defenses in columns."}} tags=["hide-input"]
 for name, table in tables.items():

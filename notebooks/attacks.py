@@ -191,12 +191,12 @@ pd.concat(
 # %% [markdown]
 # ### ROC curves by family
 #
-# One attack of each kind; the number is its AUC, the grey line in every panel the loss threshold, and the bands are
+# One attack of each kind; the number is its AUC, the gray line in every panel the loss threshold, and the bands are
 # 95 % intervals. Attacks that are evaluated on fewer records start further right. What to look at: at the left edge,
-# how far a family lies above the grey line; and whether curves cross, since then the AUC prefers one attack and a careful
+# how far a family lies above the gray line; and whether curves cross, since then the AUC prefers one attack and a careful
 # attacker the other.
 
-# %% mystnb={"image": {"alt": "Log-log ROC curves, a panel for each family of attacks, the loss threshold in grey in each."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Log-log ROC curves, a panel for each family of attacks, the loss threshold in gray in each."}} tags=["hide-input"]
 for name, game in games.items():
     mia.plots.roc_by_family(
         game,
@@ -225,7 +225,7 @@ for table in tables.values():
 # At a false-positive rate of {glue:text}`attacks_fpr`, each attack catches some (target, member) pairs. The figure shows, for
 # each two attacks, how many of the pairs that either catches are caught by both. A dark cell says that two
 # attacks are one attack in two guises; light cells that neither can stand for the other, and that an audit should run
-# both. Two attacks that catch a share $t$ of the members *independently* share $t / (2 - t)$ of them: next to nothing for a
+# both. Two attacks that catch a fraction $t$ of the members *independently* fraction $t / (2 - t)$ of them: next to nothing for a
 # small $t$.
 
 # %%
@@ -234,13 +234,13 @@ shared = {
     for name, game in games.items()
 }
 
-# %% mystnb={"image": {"alt": "Heat map of the share of members that two attacks have in common, for each pair of attacks."}} tags=["hide-input"]
+# %% mystnb={"image": {"alt": "Heat map of the fraction of members that two attacks have in common, for each pair of attacks."}} tags=["hide-input"]
 for name, table in shared.items():
     mia.plots.agreement(table, label=title(name))
     plt.show()
 
 # %% [markdown]
-# What each attack catches, and what it catches alone, as shares of the members (the latter of those that all attacks are
+# What each attack catches, and what it catches alone, as fractions of the members (the latter of those that all attacks are
 # evaluated on). An attack with a large second column knows something that the others miss.
 
 # %% tags=["hide-input"]
@@ -258,7 +258,7 @@ for name, table in shared.items():
 # Games of their own, with as many models as the last point of the curves needs and no changed copies of the records. The
 # same targets throughout: the models are dealt into blocks, and each is attacked within its block. What to look at: which
 # curves still rise at the right end, so that more shadow models would find more; which attack is best when there are
-# few; and where a shared variance, or a mean instead of a Gaussian, pays. The loss, in grey, needs none.
+# few; and where a shared variance, or a mean instead of a Gaussian, pays. The loss, in gray, needs none.
 
 # %%
 curves = {

@@ -28,7 +28,7 @@ mia.plots.style()
 # %% [markdown]
 # ## The rules
 #
-# The game follows {cite:t}`yeom2018privacy` and {cite:t}`carlini2022lira`. There is a *pool* of $n$ labelled records
+# The game follows {cite:t}`yeom2018privacy` and {cite:t}`carlini2022lira`. There is a *pool* of $n$ labeled records
 # $(x_1, y_1), \dots, (x_n, y_n)$, a training procedure $\mathcal T$, which includes the defense if there is one, and
 # an attacker.
 #
@@ -69,7 +69,7 @@ game = mia.play(
 )
 game
 
-# %% mystnb={"figure": {"caption": "The membership matrix: the first eight models and forty records. Dark cells are members. Two neighbouring rows between the lines are a pair; each is the other's complement.", "name": "fig-membership"}, "image": {"alt": "A grid of dark and light cells, eight rows by forty columns. Rows one and two, three and four, and so on, are complements of each other."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The membership matrix: the first eight models and forty records. Dark cells are members. Two neighboring rows between the lines are a pair; each is the other's complement.", "name": "fig-membership"}, "image": {"alt": "A grid of dark and light cells, eight rows by forty columns. Rows one and two, three and four, and so on, are complements of each other."}} tags=["hide-input"]
 figure, axes = plt.subplots(figsize=(8, 2.2), layout="constrained")
 axes.imshow(game.member[:8, :40], cmap="Greys", vmin=-0.15, vmax=1.4, aspect="auto")
 axes.hlines(np.arange(1.5, 7, 2), -0.5, 39.5, color="tab:red", linewidth=1.5)
@@ -96,7 +96,7 @@ plt.show()
 # mean of a statistic $\varphi$ over the $m$ shadow models on each side. If the target's own $\varphi$ comes from the
 # same distribution with variance $\sigma^2$, its squared distance from the estimate is
 # $\sigma^2 (1 + 1/m)$ on average: larger on the side with fewer shadow models, which is the side where the target
-# belongs. The attack is pulled towards the wrong answer.
+# belongs. The attack is pulled toward the wrong answer.
 #
 # Leaving the partner out as well mends it. Of the remaining $K - 2$ models exactly $K/2 - 1$ were trained on each
 # record and $K/2 - 1$ were not, and, pairs being independent, nothing about them depends on the target's members.
@@ -201,11 +201,11 @@ mia.attacks.available().loc[attacks]
 # $\mathrm{FNR} = 1 - \mathrm{TPR}$ and $\mathrm{TNR} = 1 - \mathrm{FPR}$. All rates are fractions and follow the *step
 # rule*: only rates that an actual threshold reaches, nothing interpolated, equal scores together.
 #
-# **TPR at a low FPR**, $\max \{\mathrm{TPR}(\tau) : \mathrm{FPR}(\tau) \le \alpha\}$ with $\alpha$ = 0.1 %: the share of
+# **TPR at a low FPR**, $\max \{\mathrm{TPR}(\tau) : \mathrm{FPR}(\tau) \le \alpha\}$ with $\alpha$ = 0.1 %: the fraction of
 # members who can be named with hardly anybody named in error. A privacy breach is a confident true statement about
 # *somebody*, so this is the measure to look at first {cite:p}`carlini2022lira`.
 #
-# **TNR at a low FNR**, the same with roles exchanged: the share of non-members who can be ruled out while hardly any
+# **TNR at a low FNR**, the same with roles exchanged: the fraction of non-members who can be ruled out while hardly any
 # member is. To know for sure that somebody is *not* in a data set can be harmful, too. {cite:t}`chen2024hamp` report
 # both.
 #
@@ -218,14 +218,14 @@ mia.attacks.available().loc[attacks]
 # $\mathrm{TPR} - \mathrm{FPR} = 2 \cdot \text{balanced accuracy} - 1$. AUC and the rates grant the attacker the best
 # threshold in hindsight; this one does not.
 #
-# **Precision**, the share of true statements among the statements "is a member". It depends on how many members there
+# **Precision**, the fraction of true statements among the statements "is a member". It depends on how many members there
 # are to begin with, see [below](#precision-needs-a-prior).
 #
 # *loss* scores a record by minus its cross-entropy loss, with the same
 # threshold for all records {cite:p}`yeom2018privacy`. *lira* compares the target's answer with those of the shadow
 # models that were, and that were not, trained on this very record {cite:p}`carlini2022lira`. *correctness* says
 # "member" if the predicted label is right: the gap attack {cite:p}`yeom2018privacy`, which any model with a
-# generalisation gap suffers.
+# generalization gap suffers.
 
 # %%
 rates = [0.001, 0.01, 0.1]
@@ -272,7 +272,7 @@ plt.show()
 # On linear axes the interesting part, the left edge, is a pixel wide. Logarithmic axes spread it out. How to read
 # them:
 #
-# * **The grey diagonal is chance**, $\mathrm{TPR} = \mathrm{FPR}$. It is straight here, too.
+# * **The gray diagonal is chance**, $\mathrm{TPR} = \mathrm{FPR}$. It is straight here, too.
 # * **The height above the diagonal is a factor.** One decade above it means $\mathrm{TPR} = 10 \cdot \mathrm{FPR}$: the
 #   statement "member" is then ten times as likely about a member as about a non-member, and multiplies the odds of
 #   membership by ten.
@@ -280,7 +280,7 @@ plt.show()
 #   differ by orders of magnitude there, and curves may cross: an attack that is good on average need not be good at
 #   being sure.
 # * **A curve that falls to the floor** belongs to an attack that cannot be careful. *correctness* knows two scores only;
-#   its false-positive rate is the share of non-members that are labelled correctly, and below that rate it can name
+#   its false-positive rate is the fraction of non-members that are labeled correctly, and below that rate it can name
 #   nobody.
 # * **The right edge is squeezed.** What happens there, non-members ruled out while hardly a member is, is the TNR at a low
 #   FNR in the table. *correctness* can be good at that: a model that fits its members perfectly cannot have seen what it gets wrong.
@@ -295,7 +295,7 @@ plt.show()
 # ### Rates that cannot be resolved
 #
 # With $N$ non-members, an FPR of $\alpha$ allows $\alpha N$ false alarms. If that is less than one, the "TPR at
-# $\alpha$" is the share of members above the single highest non-member; a different draw of one record changes it
+# $\alpha$" is the fraction of members above the single highest non-member; a different draw of one record changes it
 # completely. The study reports a rate only if at least ten errors are allowed, and writes *not resolvable* otherwise.
 # One target of this game has {glue:text}`game_half` non-members; all targets pooled have
 # {glue:text}`game_models` times as many.
@@ -389,7 +389,7 @@ plt.show()
 # ## Precision needs a prior
 #
 # In the game half of the records are members. Outside, the attacker may face a list of a million people of whom a
-# thousand are in the training data. By Bayes' rule, with a share $\pi$ of members,
+# thousand are in the training data. By Bayes' rule, with a fraction $\pi$ of members,
 #
 # $$
 # \text{precision} = \frac{\pi\,\mathrm{TPR}}{\pi\,\mathrm{TPR} + (1 - \pi)\,\mathrm{FPR}},
@@ -434,8 +434,8 @@ pd.DataFrame(
 #   as differential privacy, bounds them all from above.
 # * **It is about this pool, network and training.** Leakage grows with overfitting and shrinks with the number of records;
 #   figures of different data sets, sizes or networks cannot be compared.
-# * **It is an average over records.** A small share of records can be exposed while the average is not. The chapters on
-#   defenses therefore also measure *canaries*, deliberately mislabelled records that only memorisation explains
+# * **It is an average over records.** A small fraction of records can be exposed while the average is not. The chapters on
+#   defenses therefore also measure *canaries*, deliberately mislabeled records that only memorization explains
 #   {cite:p}`aerni2024misleading`.
 # * **It is about members and non-members from one source.** If they differ in more than the training, say in age, an
 #   "attack" may find the difference without the model having learned anything.

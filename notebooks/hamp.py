@@ -2,7 +2,7 @@
 # # HAMP: high-entropy labels and modified answers
 #
 # {cite:t}`chen2024hamp` start from one observation: membership inference works because a network is surer of the records
-# it was trained on. HAMP makes it less sure, three times over: soft labels of high entropy, a regulariser that rewards
+# it was trained on. HAMP makes it less sure, three times over: soft labels of high entropy, a regularizer that rewards
 # high-entropy predictions, and a step at query time that replaces every answer by a low-confidence one which keeps
 # nothing but the ranking of the classes.
 #
@@ -20,7 +20,7 @@ dataset = "clusters"  # a name of mialab.datasets(), or your own .npz file
 size = None  # records in the pool; each model is trained on half of them
 hidden = [256]  # widths of the hidden layers
 n_models = 20  # models per defense; each plays the target in turn
-canaries = 50  # mislabelled records in the last experiment
+canaries = 50  # mislabeled records in the last experiment
 seed = 0
 
 # The undefended model's training
@@ -29,8 +29,8 @@ lr = 0.5
 batch_size = 64
 
 # HAMP and its training
-gamma = 0.5  # entropy of the labels, as a share of the greatest possible one
-alpha = 0.001  # weight of the entropy regulariser
+gamma = 0.5  # entropy of the labels, as a fraction of the greatest possible one
+alpha = 0.001  # weight of the entropy regularizer
 faithful = True  # the released code's scaling and momentum, rather than the formula
 hamp_epochs = 100
 hamp_lr = 0.5
@@ -68,7 +68,7 @@ claims = {
     "prediction": Claim(
         text="The output step leaves the predictions as they are",
         source="abstract",
-        test="share of answers whose predicted class changes: below 0.0001",
+        test="fraction of answers whose predicted class changes: below 0.0001",
         below=1e-4,
     ),
     "accuracy": Claim(
@@ -107,7 +107,7 @@ claims = {
         source="abstract",
     ),
     "canaries": Claim(
-        text="On mislabelled records the label-only attack finds more than LiRA does",
+        text="On mislabeled records the label-only attack finds more than LiRA does",
         source="Aerni et al. (2024), CIFAR-10",
         published="28.5 % against 18.2 % TPR at 0.1 % FPR",
         test=f"TPR at {canary_fpr:g} FPR on canaries, label-only minus LiRA, against HAMP: above 0",
@@ -120,7 +120,7 @@ mia.auditing.claims.list_claims(claims)
 # ## The method
 #
 # **Labels.** A record of class $y$ gets the label that puts probability $p$ on $y$ and $(1-p)/(C-1)$ on every other
-# class. Of all such labels HAMP takes the one whose entropy is a share $\gamma$ of the greatest possible,
+# class. Of all such labels HAMP takes the one whose entropy is a fraction $\gamma$ of the greatest possible,
 #
 # $$ H(p) = -p\log p - (1-p)\log\frac{1-p}{C-1} = \gamma\log C . $$
 #
@@ -265,7 +265,7 @@ mia.auditing.summary(results, f"tpr@{fpr:g}", attacks=all_attacks)
 mia.plots.strength(results[results["attack"].isin(all_attacks)], metric="auc")
 plt.show()
 # %% [markdown]
-# ### Mislabelled canaries
+# ### Mislabeled canaries
 #
 # An average over records says little about the most exposed ones. {cite:t}`aerni2024misleading` measure those with canaries: records
 # with a wrong label, which a network can fit only by remembering them. We give {glue:text}`hamp_canaries:d` records of the pool a
@@ -285,7 +285,7 @@ canary_tables = {
 glue("hamp_canaries", canaries, display=False)
 mia.auditing.summary(mia.compare(canary_tables), ["auc", "tpr@0.01", f"tpr@{canary_fpr:g}"])
 
-# %% mystnb={"figure": {"caption": "The same on mislabelled canaries only.", "name": "fig-hamp-canaries"}, "image": {"alt": "Dot plot with intervals of the AUC of five attacks on mislabelled canaries, undefended and HAMP."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The same on mislabeled canaries only.", "name": "fig-hamp-canaries"}, "image": {"alt": "Dot plot with intervals of the AUC of five attacks on mislabeled canaries, undefended and HAMP."}} tags=["hide-input"]
 mia.plots.strength(canary_tables, metric="auc")
 plt.show()
 # %% mystnb={"figure": {"caption": "Privacy against utility: the strongest attack on each arm, and the arm's test accuracy.", "name": "fig-hamp-tradeoff"}, "image": {"alt": "Scatter plot of the strongest attack's AUC against test accuracy for the undefended, label-smoothed and HAMP-trained models, with intervals in both directions."}} tags=["hide-input"]

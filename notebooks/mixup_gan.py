@@ -3,7 +3,7 @@
 #
 # A generative model can leak its training records, too: its critic knows them, and its samples may come too close to them.
 # {cite:t}`ji2023mixupgan` train a conditional GAN on mixtures of records only, in the hope that neither critic nor generator ever
-# sees a record that could be recognised. This chapter trains many small GANs, with that defense and with others, and asks
+# sees a record that could be recognized. This chapter trains many small GANs, with that defense and with others, and asks
 # every attack on generative models that we know of: critics, samples, densities, reconstructions, and LiRA with critics
 # of reference models.
 
@@ -49,13 +49,13 @@ auxiliary_epochs = 5  # of the classifier that tells samples from reference reco
 seed = 0
 
 # The defense, its variants, and other defenses
-alpha = 1.0  # of the Beta distribution of shares; the paper's code has 1
+alpha = 1.0  # of the Beta distribution of fractions; the paper's code has 1
 other_alphas = [0.2, 5.0]
 relax_factors = [1.5]  # other levels of RelaxLoss, as multiples of its own
 n_critics = 4  # of PAR-GAN
 privacy_weight = 1.0  # of PrivGAN
 noise_multiplier = 1.0  # of the private critic
-stops = [0.4, 0.7]  # shares of the steps after which training ends, of early stopping
+stops = [0.4, 0.7]  # fractions of the steps after which training ends, of early stopping
 arms = []  # labels of other arms to play; empty for all
 
 # Reporting
@@ -169,21 +169,21 @@ claims = {
         text="Mixup lowers a member's likelihood ratio more often than not",
         source="proposition 1",
         published="'approximately larger than 0.5'; 0.69, 0.53, 0.46 recomputed from the released scores of three targets",
-        test="share of (target, member) pairs whose ratio falls: above 0.5",
+        test="fraction of (target, member) pairs whose ratio falls: above 0.5",
         above=0.5,
     ),
     "outliers": Claim(
         text="For outliers it falls almost always",
         source="proposition 1, discussion",
         published="close to 1; 0.66, 0.73, 0.49 recomputed",
-        test="the same share among the tenth of greatest separation: above 0.9",
+        test="the same fraction among the tenth of greatest separation: above 0.9",
         above=0.9,
     ),
     "non-members": Claim(
         text="The ratio of non-members does not rise",
         source="our question: the argument is silent on them",
         published="it rises: it falls for 0.36, 0.25, 0.27, recomputed",
-        test="share of (target, non-member) pairs whose ratio falls: above 0.45",
+        test="fraction of (target, non-member) pairs whose ratio falls: above 0.45",
         above=0.45,
     ),
     "bound": Claim(
@@ -215,7 +215,7 @@ mia.auditing.claims.list_claims(claims)
 # %% [markdown]
 # ## The method
 #
-# Two records of a batch and their labels are mixed with one share for the whole batch,
+# Two records of a batch and their labels are mixed with one fraction for the whole batch,
 #
 # $$ \tilde x = \lambda x_1 + (1-\lambda)\, x_2 , \qquad \tilde y = \lambda y_1 + (1-\lambda)\, y_2 , \qquad
 #    \lambda \sim \mathrm{Beta}(\alpha, \alpha) , $$
@@ -235,7 +235,7 @@ mia.auditing.claims.list_claims(claims)
 # * $\alpha$: the paper names no value, its code takes 1. Other values are variants below.
 # * Sizes: ours, and far smaller than the paper's (5,000 records, 64x64 pixels, 200 epochs). The published network for
 #   CIFAR-10 fails at 32x32 pixels, and scales the images to a range that the generator cannot produce; ours does neither.
-# * Labels enter the critic as a learnt bias of its first layer rather than as extra image channels, which is the
+# * Labels enter the critic as a learned bias of its first layer rather than as extra image channels, which is the
 #   same away from the border of the image.
 # * Reference models: the published code scores the target among its own undefended references, and takes the mean over
 #   64 generated records for the target but one for the references. Here the target is left out, and all losses are means over
@@ -247,7 +247,7 @@ mia.auditing.claims.list_claims(claims)
 #   the critic says.
 # ```
 #
-# **Variants**: a Beta distribution with other $\alpha$; a share for each *record* instead of each batch; the *dominant*
+# **Variants**: a Beta distribution with other $\alpha$; a fraction for each *record* instead of each batch; the *dominant*
 # record's hard label; and mixing the *images only*. **Other defenses**: RelaxLoss {cite:p}`chen2022relaxloss`, PAR-GAN
 # {cite:p}`chen2021pargan`, PrivGAN {cite:p}`mukherjee2021privgan`, MEGAN {cite:p}`shateri2023megan`, a critic trained with differential
 # privacy, and early stopping, which costs nothing. MEGAN and the private critic need binary cross-entropy instead of the
@@ -287,7 +287,7 @@ glue("gan_n_others", n_others, display=False)
 private = gan.defenses.DPCritic(noise_multiplier=noise_multiplier)
 level = gan.defenses.reference_level(natural)
 others = {
-    "mixup (per record)": gan.defenses.Mixup(alpha=alpha, share="record"),
+    "mixup (per record)": gan.defenses.Mixup(alpha=alpha, per="record"),
     "mixup (dominant label)": gan.defenses.Mixup(alpha=alpha, label="dominant"),
     "mixup (images only)": gan.defenses.Mixup(alpha=alpha, label="own"),
     "relaxloss": gan.defenses.RelaxLoss(level=level),
@@ -305,9 +305,9 @@ for value in other_alphas:
     others[f"mixup (alpha={value:g})"] = gan.defenses.Mixup(alpha=value)
 for factor in relax_factors:
     others[f"relaxloss (level x {factor:g})"] = gan.defenses.RelaxLoss(factor * level)
-for share in stops:
-    stop = {"stop": max(1, round(share * main.training.steps))}
-    others[f"early_stopping ({share:.0%})"] = {"training": stop}
+for fraction in stops:
+    stop = {"stop": max(1, round(fraction * main.training.steps))}
+    others[f"early_stopping ({fraction:.0%})"] = {"training": stop}
 others = {label: arm for label, arm in others.items() if not arms or label in arms}
 games |= mixup_gan.play_each(main, others, n_models=n_others, seed=seed, **common)
 
@@ -375,8 +375,8 @@ comparison = mia.auditing.audit_each(
 )
 
 # %% mystnb={"figure": {"caption": "LiRA (one variance for all records) against the accuracy of classifiers trained on samples, with 95 % intervals both ways. The best corner is the lower right one.", "name": "fig-gan-utility"}, "image": {"alt": "A marker for each defense, the AUC of LiRA over the accuracy of classifiers trained on samples, with intervals both ways."}} tags=["hide-input"]
-labelled = comparison[comparison["defense"] != "none (no labels)"]
-mia.plots.privacy_utility(labelled, attack="critic_lira_pooled")
+labeled = comparison[comparison["defense"] != "none (no labels)"]
+mia.plots.privacy_utility(labeled, attack="critic_lira_pooled")
 plt.show()
 # %% [markdown]
 # **Published figures beside ours.** The data sets differ, so that only the order of the defenses can be compared.
@@ -407,7 +407,7 @@ mia.auditing.wide(elsewhere, index="game", columns="measure")
 # `mia.attacks.available("generator")` lists what each attack needs. Besides those above: what a critic says that was trained
 # on samples alone (LOGAN without access), how many samples come close (Monte Carlo, {cite:t}`hilprecht2019montecarlo`) or how close
 # the closest one comes (GAN-Leaks without access), ratios of densities of samples and reference records
-# ({cite:t}`vanbreugel2023domias`, and by nearest neighbours), and sets of records with a common membership
+# ({cite:t}`vanbreugel2023domias`, and by nearest neighbors), and sets of records with a common membership
 # {cite:p}`liu2019comembership`.
 
 # %% tags=["hide-input"]
@@ -428,7 +428,7 @@ plt.show()
 # ### Attackers who know of the defense
 #
 # Critics that have seen mixtures only are asked about mixtures: each record is mixed with another one that is known to have the same
-# membership, at shares of 0.2, 0.5 and 0.8, and the losses are averaged (*mixed pairs*). Its references may be natural or
+# membership, at fractions of 0.2, 0.5 and 0.8, and the losses are averaged (*mixed pairs*). Its references may be natural or
 # trained with mixup. Mixed pairs are judged by pairs of records, the others by single records; a pair is known to be in or out as a
 # whole, which makes its attack easier.
 
@@ -484,7 +484,7 @@ shifts = mixup_gan.ratio_shifts(
     {"mixup": ours}, games["none"], variance="pooled", n_resamples=n_resamples
 )
 
-# %% mystnb={"figure": {"caption": "How often mixup lowers the likelihood ratio of a (target, record) pair, for members and for non-members, by tenths of the separation of the two Gaussians; outliers are on the right. The line at one half: no effect.", "name": "fig-gan-shifts"}, "image": {"alt": "Two panels of points with intervals over ten parts of equal size: the share of pairs whose ratio falls, for members and for non-members."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "How often mixup lowers the likelihood ratio of a (target, record) pair, for members and for non-members, by tenths of the separation of the two Gaussians; outliers are on the right. The line at one half: no effect.", "name": "fig-gan-shifts"}, "image": {"alt": "Two panels of points with intervals over ten parts of equal size: the fraction of pairs whose ratio falls, for members and for non-members."}} tags=["hide-input"]
 mia.plots.shifts(shifts)
 plt.show()
 # %% [markdown]
@@ -606,7 +606,7 @@ mia.auditing.wide(reference["elsewhere"], index="game", columns="measure")
 # %% mystnb={"figure": {"caption": "The reference run on Fashion-MNIST: every attack against every arm, AUC pooled over target models. Hatched: what an arm was not played for.", "name": "fig-gan-reference"}, "image": {"alt": "Matrix of AUCs on Fashion-MNIST, a row for each attack grouped by what the attacker sees, a column for each arm."}} tags=["hide-input"]
 mia.plots.matrix(reference["audit"], label="fashion_mnist")
 plt.show()
-# %% mystnb={"figure": {"caption": "The reference run: how often mixup lowers the likelihood ratio, by tenths of the separation of the two Gaussians; outliers are on the right.", "name": "fig-gan-reference-shifts"}, "image": {"alt": "Two panels of points with intervals over ten parts of equal size: the share of pairs on Fashion-MNIST whose ratio falls, for members and for non-members."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The reference run: how often mixup lowers the likelihood ratio, by tenths of the separation of the two Gaussians; outliers are on the right.", "name": "fig-gan-reference-shifts"}, "image": {"alt": "Two panels of points with intervals over ten parts of equal size: the fraction of pairs on Fashion-MNIST whose ratio falls, for members and for non-members."}} tags=["hide-input"]
 mia.plots.shifts(reference["shifts"])
 plt.show()
 # %% tags=["hide-input"]

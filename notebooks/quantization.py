@@ -1,7 +1,7 @@
 # %% [markdown]
-# # Quantisation: models of few bits
+# # Quantization: models of few bits
 #
-# {cite:t}`famili2023quantization` quantise networks, that is compute with weights and activations of few bits, for the sake of
+# {cite:t}`famili2023quantization` quantize networks, that is compute with weights and activations of few bits, for the sake of
 # privacy: their method has resistance to membership inference as its main objective, and smaller models as a by-product.
 # The thought behind it is plain. A network that can hold less can remember less.
 #
@@ -34,9 +34,9 @@ seed = 0
 # The defense
 bits = 2  # the width that the verdicts are about
 activations = "same"  # width of activations: that of the weights, or another one
-share = 0.5  # of the epochs are in full precision, before quantised training starts from there
+fraction = 0.5  # of the epochs are in full precision, before quantized training starts from there
 widths = [8, 4, 2, "ternary", "binary"]  # trained so
-scratch_widths = [2]  # trained quantised from the first step
+scratch_widths = [2]  # trained quantized from the first step
 rounded_widths = [4, 2, "binary"]  # rounded after training
 sigmoid_widths = [2]  # trained with sums of sigmoids, at most 4 bits
 
@@ -47,7 +47,7 @@ rounded_to = (
 stops = [6, 8, 10, 12, 16]  # epochs that training is stopped after
 mu = 5.0  # weight of leakage in the choice of widths
 choices = [8, 2, "binary"]  # widths of each layer to choose from
-groups = None  # of neighbouring layers that share a width; None for a width of each layer's own
+groups = None  # of neighboring layers that share a width; None for a width of each layer's own
 selection_models = 4  # models that each choice is judged by
 
 # Reporting
@@ -75,7 +75,7 @@ mia.plots.style()
 # ## What is claimed
 #
 # The paper's abstract has three figures, for a ResNet on CIFAR-10, each against the same network at full width. It does not
-# say whether they are points or shares of the value before, so that both readings are judged here. Nor could we
+# say whether they are points or fractions of the value before, so that both readings are judged here. Nor could we
 # find the widths they belong to; our verdicts are about {glue:text}`quantization_width` weights. A preliminary paper
 # ({cite:t}`kowalski2022quantization`) measured a threshold attack. The claims below those are made by others, about rounding after
 # training ({cite:t}`zhang2025bits`) and about attackers who have the original as well ({cite:t}`li2025compleak`): of these
@@ -85,7 +85,7 @@ mia.plots.style()
 width = f"{bits}-bit" if isinstance(bits, int) else bits
 claims = {
     "purpose": Claim(
-        text="Quantisation made for privacy protects against membership inference",
+        text="Quantization made for privacy protects against membership inference",
         source="abstract",
         test="AUC of LiRA, widths chosen for privacy (our reading) minus full precision: below 0",
         below=0,
@@ -98,7 +98,7 @@ claims = {
     "accuracy": Claim(
         text="The attack gets less accurate",
         source="abstract",
-        test="accuracy of the shadow-model attack, quantised minus full precision: below 0",
+        test="accuracy of the shadow-model attack, quantized minus full precision: below 0",
         below=0,
     ),
     "accuracy points": Claim(
@@ -108,7 +108,7 @@ claims = {
         test="the same: below -0.14",
         below=-0.14,
     ),
-    "accuracy share": Claim(
+    "accuracy fraction": Claim(
         text="... by 14 % of what it was",
         source="abstract, second reading",
         published="-14 % (ResNet, CIFAR-10)",
@@ -118,7 +118,7 @@ claims = {
     "tpr": Claim(
         text="The attack finds fewer members",
         source="abstract",
-        test="true-positive rate of the shadow-model attack, quantised minus full precision: below 0",
+        test="true-positive rate of the shadow-model attack, quantized minus full precision: below 0",
         below=0,
     ),
     "tpr points": Claim(
@@ -128,7 +128,7 @@ claims = {
         test="the same: below -0.37",
         below=-0.37,
     ),
-    "tpr share": Claim(
+    "tpr fraction": Claim(
         text="... by 37 % of what it was",
         source="abstract, second reading",
         published="-37 % (ResNet, CIFAR-10)",
@@ -138,7 +138,7 @@ claims = {
     "f1": Claim(
         text="The F1 score for members falls",
         source="abstract",
-        test="F1 of the shadow-model attack, quantised minus full precision: below 0",
+        test="F1 of the shadow-model attack, quantized minus full precision: below 0",
         below=0,
     ),
     "f1 points": Claim(
@@ -148,7 +148,7 @@ claims = {
         test="the same: below -0.39",
         below=-0.39,
     ),
-    "f1 share": Claim(
+    "f1 fraction": Claim(
         text="... by 39 % of what it was",
         source="abstract, second reading",
         published="-39 % (ResNet, CIFAR-10)",
@@ -159,14 +159,14 @@ claims = {
         text="A threshold attack gets less precise",
         source="Kowalski et al. (2022), as the paper tells it",
         published="7 to 9 points lower",
-        test="precision of the threshold on the loss, quantised minus full precision: below -0.07",
+        test="precision of the threshold on the loss, quantized minus full precision: below -0.07",
         below=-0.07,
     ),
     "recall": Claim(
         text="... at the same recall",
         source="Kowalski et al. (2022), as the paper tells it",
         published="equal",
-        test="its recall, quantised minus full precision: less than 5 points lost (above -0.05)",
+        test="its recall, quantized minus full precision: less than 5 points lost (above -0.05)",
         above=-0.05,
     ),
     "stronger": Claim(
@@ -184,7 +184,7 @@ claims = {
     ),
     "harmless": Claim(
         text="Rounding to 4 bits leaves the leakage as it is",
-        source="Zhang et al. (2025), as summarised by others",
+        source="Zhang et al. (2025), as summarized by others",
         published="comparable",
         test=f"AUC of LiRA, rounded to {rounded_to} bits minus full precision: above -0.02",
         above=-0.02,
@@ -200,19 +200,19 @@ claims = {
         text="... also where the small model was trained further",
         source="Li et al. (2025), read broadly",
         published="not available to us",
-        test="the same for models that were trained quantised, and the start of their quantisation: above 0",
+        test="the same for models that were trained quantized, and the start of their quantization: above 0",
         above=0,
     ),
     "training": Claim(
-        text="Quantised training protects better than rounding after training",
+        text="Quantized training protects better than rounding after training",
         source="our question",
-        test="AUC of LiRA, trained quantised minus rounded to the same width: below 0",
+        test="AUC of LiRA, trained quantized minus rounded to the same width: below 0",
         below=0,
     ),
     "stopping": Claim(
         text="It protects better than stopping early at the same accuracy",
         source="our question",
-        test="AUC of LiRA, quantised minus early stopping: below 0",
+        test="AUC of LiRA, quantized minus early stopping: below 0",
         below=0,
     ),
 }
@@ -222,14 +222,14 @@ mia.auditing.claims.list_claims(claims)
 # %% [markdown]
 # ## The method
 #
-# The formula of the paper's quantiser could not be found, nor its training procedure. What follows is the field's most
+# The formula of the paper's quantizer could not be found, nor its training procedure. What follows is the field's most
 # common choice, and one that the paper's words resemble.
 #
 # **Weights.** The weights $w$ of a layer are rounded to $n+1$ levels, $n = 2^b - 1$ for $b$ bits, that lie symmetrically about 0,
 #
 # $$ Q(w) = c\,\Bigl(\frac{2}{n}\,\mathrm{round}\Bigl(n\,\frac{\mathrm{clip}(w/c, -1, 1) + 1}{2}\Bigr) - 1\Bigr) , $$
 #
-# with the range $c$, of seven shares of $\max|w|$, that has the least squared error (from 8 bits on $c = \max|w|$). Binary weights are
+# with the range $c$, of seven fractions of $\max|w|$, that has the least squared error (from 8 bits on $c = \max|w|$). Binary weights are
 # $\mathrm{sign}(w)$ times the mean of $|w|$ ({cite:t}`rastegari2016xnor`), ternary ones are 0 up to 0.7 times that mean
 # and beyond it $\pm$ the mean of what lies there ({cite:t}`li2016ternary`). What is trained remains in full precision, and gets
 # the gradient of its rounded copy as if nothing had been rounded, which is the straight-through estimator
@@ -255,13 +255,13 @@ mia.auditing.claims.list_claims(claims)
 #
 # ```{admonition} What we had to assume
 # :class: note
-# * The *quantiser*, the tensors it is applied to and the widths: all of the above. Biases and normalisations remain in full precision, and
+# * The *quantizer*, the tensors it is applied to and the widths: all of the above. Biases and normalizations remain in full precision, and
 #   the first and the last layer have 8 bits, as is usual.
-# * The *start*: quantised training starts from a model in full precision, at a tenth of its learning rate; we also train quantised
+# * The *start*: quantized training starts from a model in full precision, at a tenth of its learning rate; we also train quantized
 #   from the first step. Whether the paper does either could not be found.
 # * Activations are as wide as the weights of the layer that they go into. In the arm with sums of sigmoids they are rounded
 #   uniformly.
-# * The *objective* $J$ and its greedy minimisation are ours.
+# * The *objective* $J$ and its greedy minimization are ours.
 # * The paper's *attack* is a shadow-model attack; ours is Shokri's, with a logistic regression for each class on sorted log
 #   probabilities and the record's own signals. "Attack accuracy" is taken on as many members as non-members.
 # ```
@@ -269,7 +269,7 @@ mia.auditing.claims.list_claims(claims)
 # %%
 setting = mia.chapters.settings.settings({dataset: settings}, seed=seed)[dataset]
 pool, model, training = setting.pool, setting.model, setting.training
-quantized = Quantization(bits, activations=activations, share=share)
+quantized = Quantization(bits, activations=activations, fraction=fraction)
 full = Quantization(bits=32)
 print(pool)
 print(f"full precision: {mia.chapters.quantization.model_bits(pool, model) / 1000:,.1f} kbit")
@@ -323,7 +323,7 @@ mia.auditing.accuracy(
 # ## The paper's own evaluation
 #
 # An attack with shadow models, its accuracy, precision, recall (the true-positive rate) and F1 for members, at the
-# threshold that the attacker sets. Every model is the target once, and its shadow models are quantised as it is.
+# threshold that the attacker sets. Every model is the target once, and its shadow models are quantized as it is.
 
 # %%
 arms = {
@@ -346,7 +346,7 @@ mia.chapters.quantization.overview(
     table, "shokri_sorted", ["balanced_accuracy", "recall", "precision", "f1"]
 )
 
-# %% mystnb={"figure": {"caption": "The shadow-model attack and the test accuracy against the width of the inner layers' weights, with 95 % intervals. Dashed, with bands: full precision, trained as long or stopped early.", "name": "fig-quantization-widths"}, "image": {"alt": "Two panels with a line for each way to quantise over the widths from wide to narrow, and two horizontal lines for the models in full precision: the attack's accuracy on the left and the test accuracy on the right."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The shadow-model attack and the test accuracy against the width of the inner layers' weights, with 95 % intervals. Dashed, with bands: full precision, trained as long or stopped early.", "name": "fig-quantization-widths"}, "image": {"alt": "Two panels with a line for each way to quantize over the widths from wide to narrow, and two horizontal lines for the models in full precision: the attack's accuracy on the left and the test accuracy on the right."}} tags=["hide-input"]
 mia.chapters.quantization.plot_widths(table, "shokri_sorted", "balanced_accuracy", controls=drawn)
 plt.show()
 # %% [markdown]
@@ -374,7 +374,7 @@ main = {
 tables = {name: mia.audit(game, attacks, **measuring) for name, game in main.items()}
 mia.auditing.summary(mia.compare(tables), f"tpr@{fpr:g}").T
 
-# %% mystnb={"figure": {"caption": "LiRA with pooled variances against models in full precision, the same stopped early at the accuracy of the quantised ones, and models trained quantised or rounded after training, all target models pooled, both axes logarithmic. Bands: 95 % intervals over targets and records, point by point.", "name": "fig-quantization-roc"}, "image": {"alt": "Log-log ROC curves of LiRA with bands for four arms, and the diagonal of chance."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "LiRA with pooled variances against models in full precision, the same stopped early at the accuracy of the quantized ones, and models trained quantized or rounded after training, all target models pooled, both axes logarithmic. Bands: 95 % intervals over targets and records, point by point.", "name": "fig-quantization-roc"}, "image": {"alt": "Log-log ROC curves of LiRA with bands for four arms, and the diagonal of chance."}} tags=["hide-input"]
 mia.plots.roc(main, "lira_pooled", n_resamples=n_resamples)
 plt.show()
 # %% mystnb={"figure": {"caption": "LiRA and the test accuracy against the width of the inner layers' weights, as above.", "name": "fig-quantization-lira"}, "image": {"alt": "Two panels as in the figure before, with LiRA's AUC on the left and the test accuracy on the right."}} tags=["hide-input"]
@@ -383,9 +383,9 @@ plt.show()
 # %% [markdown]
 # ### Both answers
 #
-# Whoever publishes a small model has often published the large one before. The quantised models here started from models in
+# Whoever publishes a small model has often published the large one before. The quantized models here started from models in
 # full precision, and since a model's training follows from the seed alone, those are at hand: training stopped
-# where quantisation began. An attacker with both answers has two queries, and LiRA averages over queries, which is one
+# where quantization began. An attacker with both answers has two queries, and LiRA averages over queries, which is one
 # way to combine them. The same can be asked of models that were rounded after training.
 
 # %%
@@ -451,7 +451,7 @@ mia.auditing.accuracy(main)
 # %% mystnb={"figure": {"caption": "Every attack against the arms: AUC pooled over target models, with 95 % intervals.", "name": "fig-quantization-strength"}, "image": {"alt": "Dot plot with intervals: a row for each attack, a dot for each arm."}} tags=["hide-input"]
 mia.plots.strength(tables, metric="auc")
 plt.show()
-# %% mystnb={"figure": {"caption": "Privacy against utility: LiRA's AUC and the test accuracy of every arm, with 95 % intervals. Lines go through the widths of each kind of quantisation, and through the epochs after which training in full precision was stopped; the setting with the lowest accuracy is named.", "name": "fig-quantization-tradeoff"}, "image": {"alt": "Scatter plot with lines of LiRA's AUC against test accuracy: four kinds of quantisation, the chosen widths, early stopping and full precision."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Privacy against utility: LiRA's AUC and the test accuracy of every arm, with 95 % intervals. Lines go through the widths of each kind of quantization, and through the epochs after which training in full precision was stopped; the setting with the lowest accuracy is named.", "name": "fig-quantization-tradeoff"}, "image": {"alt": "Scatter plot with lines of LiRA's AUC against test accuracy: four kinds of quantization, the chosen widths, early stopping and full precision."}} tags=["hide-input"]
 chosen = {
     "quantization (chosen widths)": {", ".join(map(str, selection.bits)): selected}
 }
@@ -478,13 +478,13 @@ findings = {
     "benchmarks": "which they are, besides a ResNet on CIFAR-10, could not be found",
     "accuracy": change["balanced_accuracy", "points"],
     "accuracy points": change["balanced_accuracy", "points"],
-    "accuracy share": change["balanced_accuracy", "relative"],
+    "accuracy fraction": change["balanced_accuracy", "relative"],
     "tpr": change["recall", "points"],
     "tpr points": change["recall", "points"],
-    "tpr share": change["recall", "relative"],
+    "tpr fraction": change["recall", "relative"],
     "f1": change["f1", "points"],
     "f1 points": change["f1", "points"],
-    "f1 share": change["f1", "relative"],
+    "f1 fraction": change["f1", "relative"],
     "precision": mia.difference(*threshold, metric="precision", **resampling),
     "recall": mia.difference(*threshold, metric="recall", **resampling),
     "stronger": mia.difference(
@@ -546,10 +546,10 @@ itables.show(table.round(4), classes="display compact", showIndex=False)
 reference = reference_runs.load("quantization-standard")
 reference["verdicts"]
 
-# %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: every attack against every arm, AUC with 95 % intervals.", "name": "fig-quantization-reference"}, "image": {"alt": "Dot plot with intervals: a row for each attack on CIFAR-10, a dot for full precision, quantised models and control arms."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: every attack against every arm, AUC with 95 % intervals.", "name": "fig-quantization-reference"}, "image": {"alt": "Dot plot with intervals: a row for each attack on CIFAR-10, a dot for full precision, quantized models and control arms."}} tags=["hide-input"]
 mia.plots.strength(reference["audit"], metric="auc")
 plt.show()
-# %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: LiRA against test accuracy, a line for each way of quantising over the widths, and early stopping.", "name": "fig-quantization-reference-tradeoff"}, "image": {"alt": "Lines of the AUC of LiRA over test accuracy, one for each way of quantising, their points labelled by width, and one of early stopping."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: LiRA against test accuracy, a line for each way of quantizing over the widths, and early stopping.", "name": "fig-quantization-reference-tradeoff"}, "image": {"alt": "Lines of the AUC of LiRA over test accuracy, one for each way of quantizing, their points labeled by width, and one of early stopping."}} tags=["hide-input"]
 mia.chapters.quantization.plot_tradeoff(reference["widths"], "lira_pooled")
 plt.show()
 # %% tags=["hide-input"]

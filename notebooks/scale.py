@@ -53,14 +53,14 @@ by_records = mia.chapters.scale.costs(play(max(models), n) for n in records)
 # %% tags=["hide-input"]
 pd.concat([by_models, by_records.iloc[:-1]]).style.format(precision=1).hide()
 
-# %% mystnb={"figure": {"caption": "Time of all trainings and answers, added up over worker processes, against the number of models and of records. The grey line is proportional growth through the last point.", "name": "fig-cost"}, "image": {"alt": "Two panels with logarithmic axes. In both the measured core seconds follow a straight line close to the grey line of proportional growth."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Time of all trainings and answers, added up over worker processes, against the number of models and of records. The gray line is proportional growth through the last point.", "name": "fig-cost"}, "image": {"alt": "Two panels with logarithmic axes. In both the measured core seconds follow a straight line close to the gray line of proportional growth."}} tags=["hide-input"]
 figure, panels = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
 for axes, costs, column in zip(
     panels, (by_models, by_records), ("models", "records"), strict=True
 ):
     size, seconds = costs[column], costs["core seconds"]
     axes.plot(size, seconds.iloc[-1] * size / size.iloc[-1], color="0.7")
-    axes.plot(size, seconds, "o-", color=mia.plots.colour("none"))
+    axes.plot(size, seconds, "o-", color=mia.plots.color("none"))
     axes.set(xscale="log", yscale="log", xlabel=column.capitalize())
     axes.set_xticks(size, size)
     axes.minorticks_off()
@@ -107,15 +107,15 @@ races.pivot(index="workload", columns="variant", values="ratio_to_loader")[
 
 # %% mystnb={"figure": {"caption": "How many times as fast as a loop over a DataLoader with default threads, wall clock, from the reference run. The dashed line is that loop.", "name": "fig-engine"}, "image": {"alt": "Horizontal bars for each workload: the plain loop without DataLoader and the engine, as multiples of the speed of the DataLoader loop."}} tags=["hide-input"]
 figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
-shown = {"plain": "0.6", "engine": mia.plots.colour("none")}
+shown = {"plain": "0.6", "engine": mia.plots.color("none")}
 names = list(dict.fromkeys(races["workload"]))
-for offset, (variant, colour) in zip((-0.2, 0.2), shown.items(), strict=True):
+for offset, (variant, color) in zip((-0.2, 0.2), shown.items(), strict=True):
     ratio = races[races["variant"] == variant].set_index("workload")["ratio_to_loader"]
     axes.barh(
         np.arange(len(names)) + offset,
         ratio.reindex(names),
         height=0.36,
-        color=colour,
+        color=color,
         label={"plain": "the same without DataLoader", "engine": "mialab.play"}[
             variant
         ],

@@ -41,7 +41,7 @@ lr_decay = 0.991  # of the learning rate, in each epoch
 watched = 2  # models whose weights are noted in each epoch
 
 # Nearness to a cluster
-neighbour = 5  # distance to this neighbour of the same class
+neighbor = 5  # distance to this neighbor of the same class
 parts = 10  # deciles; fewer where there are few records
 
 # Reporting
@@ -174,8 +174,8 @@ mia.auditing.claims.list_claims(claims)
 #
 # its modified entropy ({cite:t}`song2021systematic`): small where the network is sure and right.
 #
-# **Weights.** Before each epoch after a warm-up, $M$ is computed for all members and standardised within each class: $w$ is $M$
-# less the mean of the class, over its standard deviation. So $w$ is no share between 0 and 1: it is
+# **Weights.** Before each epoch after a warm-up, $M$ is computed for all members and standardized within each class: $w$ is $M$
+# less the mean of the class, over its standard deviation. So $w$ is no fraction between 0 and 1: it is
 # negative for sure predictions and, for a few isolated records, large.
 #
 # **Noise, as released.** With the gap $g$ between the two largest probabilities and $n$ standard Gaussian noise,
@@ -304,12 +304,12 @@ plt.show()
 #
 # How near is a record to a cluster? We embed all records by a *reference network* of the same kind, trained on the test part of the
 # data, none of which is ever a member of a model that is attacked. So the embedding knows nothing of any
-# membership. The distance of a record is the one to its {glue:text}`ws_neighbour`th nearest neighbour of the same class. The paper's abstract
+# membership. The distance of a record is the one to its {glue:text}`ws_neighbor`th nearest neighbor of the same class. The paper's abstract
 # does not say how it measures nearness; this is our choice, and others follow below.
 
 # %%
 points = weighted_smoothing.embedding(pool, model, training=training, seed=seed)
-distance = weighted_smoothing.neighbour_distance(points, pool.y, k=neighbour)
+distance = weighted_smoothing.neighbor_distance(points, pool.y, k=neighbor)
 in_deciles = {"n": parts, "n_resamples": n_resamples}
 by_lira = {
     name: deciles.risk_by_decile(game, "lira_pooled", distance, **in_deciles)
@@ -321,7 +321,7 @@ by_entropy = {
     )
     for name, game in games.items()
 }
-glue("ws_neighbour", neighbour, display=False)
+glue("ws_neighbor", neighbor, display=False)
 
 # %% mystnb={"figure": {"caption": "LiRA's AUC on the records of each decile, from those nearest to a cluster to the most isolated ones, for all arms. Bars: 95 % intervals over targets and records.", "name": "fig-ws-deciles"}, "image": {"alt": "Lines with error bars over ten deciles of the distance, one for each arm, of LiRA's AUC."}} tags=["hide-input"]
 mia.plots.by_decile(by_lira, ylabel="AUC of LiRA", chance=0.5)
@@ -331,10 +331,10 @@ mia.plots.by_decile(by_entropy, ylabel="AUC of the modified entropy", chance=0.5
 plt.show()
 # %% [markdown]
 # A reader may take "risk" for something else: how often the attacker says "member" of a member. An attack with a threshold for a whole
-# class says so of whatever the network is sure of, members or not. The next figure shows both shares, and
+# class says so of whatever the network is sure of, members or not. The next figure shows both fractions, and
 # only where they differ is anything learned about membership.
 
-# %% mystnb={"figure": {"caption": "How often the modified entropy, at its own thresholds, calls a record of each decile a member: members and non-members of undefended models. Bars: 95 % intervals over targets.", "name": "fig-ws-named"}, "image": {"alt": "Two lines with error bars over ten deciles: the share of members and the share of non-members that are called members."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "How often the modified entropy, at its own thresholds, calls a record of each decile a member: members and non-members of undefended models. Bars: 95 % intervals over targets.", "name": "fig-ws-named"}, "image": {"alt": "Two lines with error bars over ten deciles: the fraction of members and the fraction of non-members that are called members."}} tags=["hide-input"]
 named = {
     f"none ({side})": deciles.mean_by_decile(
         deciles.decisions(games["none"], "modified_entropy_per_class", side),
@@ -344,19 +344,19 @@ named = {
     )
     for side in ("members", "non-members")
 }
-mia.plots.by_decile(named, ylabel="Share called members")
+mia.plots.by_decile(named, ylabel="Fraction called members")
 plt.show()
 # %% [markdown]
 # Does the answer depend on how nearness is measured? The same difference, nearest part minus farthest part, for three other
-# distances: to the first neighbour, to the mean of the class, and to the neighbours among the records themselves, without any network.
+# distances: to the first neighbor, to the mean of the class, and to the neighbors among the records themselves, without any network.
 
 # %%
 distances = {
-    f"neighbour {neighbour}, embedding": distance,
-    "neighbour 1, embedding": weighted_smoothing.neighbour_distance(points, pool.y, k=1),
+    f"neighbor {neighbor}, embedding": distance,
+    "neighbor 1, embedding": weighted_smoothing.neighbor_distance(points, pool.y, k=1),
     "mean of the class, embedding": weighted_smoothing.centroid_distance(points, pool.y),
-    f"neighbour {neighbour}, records": weighted_smoothing.neighbour_distance(
-        pool.x, pool.y, k=neighbour
+    f"neighbor {neighbor}, records": weighted_smoothing.neighbor_distance(
+        pool.x, pool.y, k=neighbor
     ),
 }
 pd.DataFrame(
@@ -487,7 +487,7 @@ other_tables = {
 other_points = weighted_smoothing.embedding(
     other.pool, other.model, training=other.training, seed=seed
 )
-other_distance = weighted_smoothing.neighbour_distance(other_points, other.pool.y, k=neighbour)
+other_distance = weighted_smoothing.neighbor_distance(other_points, other.pool.y, k=neighbor)
 print(other.pool)
 mia.auditing.accuracy(other_games)
 

@@ -41,7 +41,7 @@ def in_turn(y: np.ndarray, n_classes: int, n: int, rng: np.random.Generator) -> 
     return drawn
 
 
-def memorising(
+def memorizing(
     pool: Pool,
     *,
     n_models: int = 8,

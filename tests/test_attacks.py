@@ -152,7 +152,7 @@ def shadows_of(game, target: int, record: int) -> list[int]:
     if game.partner[target] >= 0:
         out.add(int(game.partner[target]))
     elif (2 * game.member.sum(0) == game.n_models).all():
-        extra = int(game.left_out[target, record])
+        extra = int(game.excluded_models[target, record])
         assert game.member[extra, record] != game.member[target, record]
         out.add(extra)
     return [k for k in range(game.n_models) if k not in out]
@@ -290,8 +290,8 @@ def test_label_only_converges_on_separable_bits():
     # The bit tells everything, and the penalty is slight: the far end of what Newton's method must reach.
     member = np.arange(16)[:, None] % 2 == np.arange(6) % 2
     bits = np.repeat(member[:, None], 3, axis=1).astype(float)
-    left_out = np.broadcast_to(np.arange(16)[:, None] ^ 1, member.shape)
-    odds = logistic_log_odds(bits, member, left_out, penalty=1e-4, block=4)
+    excluded_models = np.broadcast_to(np.arange(16)[:, None] ^ 1, member.shape)
+    odds = logistic_log_odds(bits, member, excluded_models, penalty=1e-4, block=4)
     fit = LogisticRegression(C=1e4, tol=1e-12, max_iter=100_000).fit(bits[2:, :, 0], member[2:, 0])
     np.testing.assert_allclose(odds[:2, 0], fit.decision_function(bits[:2, :, 0]), rtol=1e-4)
     np.testing.assert_array_equal(odds > 0, member)
@@ -320,9 +320,9 @@ def test_shadow_thresholds_are_the_best_on_the_shadow_models(design, per_class, 
     raw = Threshold(statistic=statistic).run(game).score
     outcome = Threshold(statistic=statistic, per_class=per_class).run(game)
     groups = game.y if per_class else 0 * game.y
-    threshold = base.shadow_thresholds(raw, game.member, game.left_out, groups)
+    threshold = base.shadow_thresholds(raw, game.member, game.excluded_models, groups)
     assert outcome.evaluated.all()
-    np.testing.assert_array_equal(outcome.said_member, raw >= threshold)
+    np.testing.assert_array_equal(outcome.predicted_member, raw >= threshold)
     np.testing.assert_array_equal(outcome.score, raw - threshold if per_class else raw)
     for t in range(game.n_models):
         for group in np.unique(groups):
@@ -355,7 +355,7 @@ def test_threshold_lies_half_way_and_equal_scores_stay_together():
     everything = [np.array([], dtype=int)]
     assert base.best_threshold(score, member, everything) == [3.0]
     assert base.best_threshold(score, np.array([False, True, True, True]), everything) == [1.5]
-    # Neighbouring floating-point numbers have no middle; the upper one must still be told from the lower one.
+    # Neighboring floating-point numbers have no middle; the upper one must still be told from the lower one.
     step = np.nextafter(1.0, 2)
     for low, high in ((1.0, step), (step, np.nextafter(step, 2))):
         (threshold,) = base.best_threshold(np.array([low, high]), np.array([False, True]), everything)
@@ -375,11 +375,11 @@ def test_known_half_thresholds_against_trying_all(design, per_class):
         for group in range(3) if per_class else [None]:
             here = game.y == group if group is not None else np.ones(60, bool)
             told = known[t] & here
-            assert balanced_accuracy(outcome.said_member[t, told], game.member[t, told]) == pytest.approx(
-                best_by_trying(raw[t, told], game.member[t, told]), abs=1e-12
-            )
-            high = raw[t, here & outcome.said_member[t]].min(initial=np.inf)
-            assert raw[t, here & ~outcome.said_member[t]].max(initial=-np.inf) < high
+            assert balanced_accuracy(
+                outcome.predicted_member[t, told], game.member[t, told]
+            ) == pytest.approx(best_by_trying(raw[t, told], game.member[t, told]), abs=1e-12)
+            high = raw[t, here & outcome.predicted_member[t]].min(initial=np.inf)
+            assert raw[t, here & ~outcome.predicted_member[t]].max(initial=-np.inf) < high
 
 
 def test_known_half_depends_on_the_target_alone():
@@ -392,7 +392,7 @@ def test_likelihood_ratios_are_compared_with_one():
     game = random_game(n_queries=3, seed=1, signal=2)
     for name in ("lira", "lira_pooled", "lira_hinge", "lira_augmented", "ranking", "label_only"):
         outcome = mia.attacks.make(name).run(game)
-        np.testing.assert_array_equal(outcome.said_member, outcome.score >= 0)
+        np.testing.assert_array_equal(outcome.predicted_member, outcome.score >= 0)
         assert outcome.evaluated.all()
 
 
@@ -425,15 +425,15 @@ def test_scores_are_finite_whatever_the_answers(attack, design):
 
 @pytest.mark.parametrize("attack", every_variant())
 @pytest.mark.parametrize("design", DESIGNS)
-def test_a_model_that_memorises_is_caught(attack, design):
+def test_a_model_that_memorizes_is_caught(attack, design):
     rng = np.random.default_rng(0)
-    # So many records that about half of them are members of each model: RMIA's scores are shares of the pool.
+    # So many records that about half of them are members of each model: RMIA's scores are fractions of the pool.
     game = random_game(design, n_models=12, n_records=800, n_classes=4, n_queries=4, seed=1)
     logits = 0.3 * rng.normal(size=game.logits.shape)
     # Members get their label with confidence; for others, another class stands out a little.
-    favoured = np.where(game.member, game.y, (game.y + rng.integers(1, 4, game.member.shape)) % 4)
+    favored = np.where(game.member, game.y, (game.y + rng.integers(1, 4, game.member.shape)) % 4)
     height = np.where(game.member, 12, 5)[:, None, :, None]
-    logits += height * (np.arange(4) == favoured[:, None, :, None])
+    logits += height * (np.arange(4) == favored[:, None, :, None])
     caught = remade(
         game,
         logits=logits,
@@ -444,7 +444,7 @@ def test_a_model_that_memorises_is_caught(attack, design):
     for k in range(game.n_models):
         seen = outcome.evaluated[k]
         assert roc_auc_score(game.member[k, seen], outcome.score[k, seen]) > 0.99
-        assert balanced_accuracy(outcome.said_member[k, seen], game.member[k, seen]) > 0.95
+        assert balanced_accuracy(outcome.predicted_member[k, seen], game.member[k, seen]) > 0.95
 
 
 def test_attacks_are_made_by_name():
@@ -490,7 +490,7 @@ def test_wrong_parameters_of_attacks(make, message):
     ],
 )
 def test_games_that_lack_what_an_attack_needs(attack, game, message):
-    with pytest.raises(mia.attacks.Refused, match=f"^Attack '{attack}' {message}"):
+    with pytest.raises(mia.attacks.RequirementsNotMet, match=f"^Attack '{attack}' {message}"):
         mia.attacks.make(attack).run(random_game(**game))
 
 
@@ -506,7 +506,7 @@ def test_a_score_that_is_no_number_is_an_error():
 
 
 @pytest.mark.parametrize("name", ["lira", "lira_offline_pooled", "ranking", "label_only"])
-def test_records_that_all_models_share_are_left_alone(name):
+def test_records_that_all_models_fraction_are_left_alone(name):
     """As with canaries among records that are always trained on: the same as for a game of the canaries."""
     canaries = random_game("balanced", n_queries=3, signal=1.0)
     keep = 1 + np.sort(np.random.default_rng(0).choice(49, 20, replace=False))
@@ -517,7 +517,7 @@ def test_records_that_all_models_share_are_left_alone(name):
     outcome = mia.attacks.make(name).run(mia.Game.from_arrays(logits=logits, member=member, y=y))
     expected = mia.attacks.make(name).run(canaries)
     np.testing.assert_allclose(outcome.score[:, keep], expected.score, rtol=1e-9)
-    np.testing.assert_array_equal(outcome.said_member[:, keep], expected.said_member)
+    np.testing.assert_array_equal(outcome.predicted_member[:, keep], expected.predicted_member)
     assert outcome.evaluated[:, keep].all()
     assert outcome.evaluated.sum() == expected.evaluated.sum()
 
@@ -528,5 +528,5 @@ def test_a_game_without_two_sides_has_no_shadow_models():
     game = mia.Game.from_arrays(
         logits=np.random.default_rng(0).normal(size=(4, 10, 2)), member=member, y=np.zeros(10, int)
     )
-    with pytest.raises(base.Refused, match="member of all models or of none"):
+    with pytest.raises(base.RequirementsNotMet, match="member of all models or of none"):
         mia.attacks.make("lira").run(game)

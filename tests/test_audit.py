@@ -10,7 +10,7 @@ from scipy import stats
 
 import mialab as mia
 from mialab import attacks
-from mialab.attacks.base import Outcome, Refused
+from mialab.attacks.base import Outcome, RequirementsNotMet
 from mialab.auditing import metrics, tables
 
 METRICS = ["auc", "balanced_accuracy", "tpr@0.01", "tpr@0.1", "tnr@0.1", "precision", "recall", "f1"]
@@ -46,7 +46,7 @@ class Fixed(attacks.Attack):
 
     def check(self, game):
         if self.refuses:
-            raise Refused("no")
+            raise RequirementsNotMet("no")
 
     def run(self, game):
         Fixed.ran.append(self.label)
@@ -88,7 +88,7 @@ def test_values_are_those_of_metrics(game):
     attack = attacks.make("loss")
     outcome, table = attack.run(game), mia.audit(game, ["loss"], **OPTIONS)
     value = table.set_index(["target", "metric"]).value
-    score, member, said = outcome.score[3], game.member[3], outcome.said_member[3]
+    score, member, said = outcome.score[3], game.member[3], outcome.predicted_member[3]
     assert value[3, "auc"] == metrics.auc(score, member)
     assert value[3, "tpr@0.1"] == metrics.tpr_at_fpr(score, member, 0.1)
     assert value[3, "tnr@0.1"] == pytest.approx(metrics.tnr_at_fnr(score, member, 0.1))
@@ -96,7 +96,7 @@ def test_values_are_those_of_metrics(game):
     for name in ("balanced_accuracy", "precision", "recall", "f1"):
         assert value[3, name] == pytest.approx(getattr(metrics, name)(said, member))
         assert value["pooled", name] == pytest.approx(
-            getattr(metrics, name)(outcome.said_member.ravel(), game.member.ravel())
+            getattr(metrics, name)(outcome.predicted_member.ravel(), game.member.ravel())
         )
 
 
@@ -106,7 +106,7 @@ def test_proportions_have_exact_intervals(game):
         row = table.loc[(2, metric)]
         exact = stats.binomtest(round(row.value * 200), 200).proportion_ci(0.95, method="exact")
         assert (row.low, row.high) == pytest.approx(tuple(exact))
-    said = attacks.make("loss").run(game).said_member[2]
+    said = attacks.make("loss").run(game).predicted_member[2]
     hits = int((said & game.member[2]).sum())
     exact = stats.binomtest(hits, int(said.sum())).proportion_ci(0.95, method="exact")
     row = table.loc[(2, "precision")]
@@ -160,7 +160,7 @@ def test_all_attacks_are_checked_before_any_runs(game):
         with pytest.raises(ValueError, match=r"Did you mean 'loss'|twice|^no$"):
             mia.audit(game, [Fixed(), "loss", wrong])
     assert Fixed.ran == []
-    with pytest.raises(Refused):
+    with pytest.raises(RequirementsNotMet):
         mia.audit(game, [Fixed(label="timid", refuses=True)])
 
 
@@ -284,7 +284,7 @@ def test_only_games_are_audited():
 def test_the_pool_reaches_attacks_that_look_at_records():
     pool, game = toys.pool(n=100, n_classes=4), toys.random_game(n_records=100)
     game = mia.Game.from_arrays(logits=game.logits, member=game.member, y=pool.y)
-    with pytest.raises(mia.attacks.Refused, match="pool"):
+    with pytest.raises(mia.attacks.RequirementsNotMet, match="pool"):
         mia.audit(game, ["quantile"])
     own = mia.audit(game, [mia.attacks.QuantileRegression(pool=pool)], n_resamples=10)
     pd.testing.assert_frame_equal(mia.audit(game, ["quantile"], pool=pool, n_resamples=10), own)

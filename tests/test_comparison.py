@@ -9,7 +9,7 @@ import toys
 
 import mialab as mia
 from mialab import attacks
-from mialab.attacks.base import Attack, Refused
+from mialab.attacks.base import Attack, RequirementsNotMet
 from mialab.auditing import metrics, taxonomy
 
 
@@ -137,7 +137,7 @@ def test_agreement_refuses_what_means_nothing(game):
     assert table.loc["nasr"].isna().all()
     with pytest.raises(ValueError, match="fraction"):
         mia.chapters.attacks.agreement(game, ["loss"], fpr=2)
-    with pytest.raises(Refused, match="quantile"):
+    with pytest.raises(RequirementsNotMet, match="quantile"):
         mia.chapters.attacks.agreement(game, ["quantile"], fpr=0.1)
 
 
@@ -215,7 +215,7 @@ def test_against_shadows_refuses_sizes(game, shadows, message):
 
 
 def test_against_shadows_refuses_games_without_pairs(game):
-    with pytest.raises(Refused, match="at least 3 models"):
+    with pytest.raises(RequirementsNotMet, match="at least 3 models"):
         mia.chapters.attacks.against_shadows(game, ["lira"], (2,))
     alone = mia.Game.from_arrays(logits=game.logits, member=game.member, y=game.y)
     with pytest.raises(ValueError, match="come in pairs"):

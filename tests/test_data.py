@@ -131,10 +131,10 @@ def test_parts_are_disjoint_and_records_keep_their_labels(numbered, seed):
 
 def test_every_part_holds_every_class_in_proportion(numbered):
     path = numbered()
-    share = np.bincount(np.load(path)["y"]) / 1000
+    fraction = np.bincount(np.load(path)["y"]) / 1000
     pool = load(path, size=600, validation=150, test=200)
     for y in (pool.y, pool.y_val, pool.y_test):
-        assert np.abs(np.bincount(y, minlength=4) - len(y) * share).max() <= 2
+        assert np.abs(np.bincount(y, minlength=4) - len(y) * fraction).max() <= 2
 
 
 @given(

@@ -498,7 +498,7 @@ def test_adult_is_the_same_in_both_forms(adult, monkeypatch, tmp_path):
     pool = pools[0]
     assert (pool.kind, pool.x.dtype, pool.label_names) == ("tabular", np.float32, ("<=50K", ">50K"))
     assert pool.x.shape == (4, 6 + sum(len(np.unique(column)) for column in codes.T))
-    # Standardised by the training records, and one category of each kind per record.
+    # Standardized by the training records, and one category of each kind per record.
     np.testing.assert_allclose(pool.x[:, :6].mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(pool.x[:, :6].std(axis=0), 1, rtol=1e-6)
     assert np.array_equal(pool.x[:, 6:].sum(axis=1), np.full(4, 8))
@@ -537,7 +537,7 @@ def test_a_different_or_incomplete_adult_is_refused(adult, monkeypatch, tmp_path
 
 
 def face(level):
-    """Write a photograph of 250 x 250: the middle of one colour, around it noise that is cut away."""
+    """Write a photograph of 250 x 250: the middle of one color, around it noise that is cut away."""
     pixels = np.random.default_rng(level).integers(0, 256, size=(250, 250, 3), dtype=np.uint8)
     pixels[60:190, 60:190] = (level, level + 3, level + 6)
     written = io.BytesIO()

@@ -38,7 +38,7 @@ EXACT = {
     "cifar10": 0.2698,
     "cifar100": 0.6410,
 }
-#: Probability of the true class that minimises the artifact's loss
+#: Probability of the true class that minimizes the artifact's loss
 OPTIMUM = {"purchase100": 0.104, "texas100": 0.156, "location30": 0.653, "cifar10": 0.258, "cifar100": 0.277}
 
 

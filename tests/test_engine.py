@@ -21,7 +21,7 @@ from mialab.queries import Flips, Original
 from mialab.training import stack
 from mialab.training.membership import membership
 from mialab.training.options import Training
-from mialab.training.stack import form
+from mialab.training.stack import mode
 from mialab.training.streams import Streams, generator
 
 SMALL, LARGE = MLP(hidden=(16,)), MLP(hidden=(256, 256))  # stacked and single on a CPU
@@ -56,7 +56,7 @@ def plain_loop(
     model, pool, build, criterion, make_optimizer, *, epochs=3, batch_size=8, shuffle=True, **changes
 ):
     """Train one model as a tutorial would, with the engine's initial weights and order of batches."""
-    network = stack.initialise(build, pool, SEED, model)
+    network = stack.initialize(build, pool, SEED, model)
     x, y = torch.as_tensor(pool.x), torch.as_tensor(pool.y)
     members = np.flatnonzero(membership(8, len(pool), SEED)[model])
     order = generator(SEED, "batches", model)
@@ -106,7 +106,7 @@ OPTIMIZERS = {
     ("build", "kind", "models"),
     [
         pytest.param(SMALL, "tabular", [0, 5], id="stacked"),
-        pytest.param(LARGE, "tabular", [5], id="single"),
+        pytest.param(LARGE, "tabular", [5], id="sequential"),
         pytest.param(CNN(channels=(4,), hidden=8, norm="group"), "image", [5], id="cnn"),
     ],
 )
@@ -184,7 +184,7 @@ def test_batched_products_give_what_vmap_gives(kind):
 @pytest.mark.parametrize("build", [ResNet(blocks=1, channels=(4, 8), norm="batch"), CNN(norm="batch")])
 def test_batch_norm_is_trained_singly_and_answers_with_running_statistics(build):
     pool = toys.pool("image")
-    assert form(build((1, 8, 8), 3), torch.zeros(2, 1, 8, 8)) == "single"
+    assert mode(build((1, 8, 8), 3), torch.zeros(2, 1, 8, 8)) == "sequential"
     options, make_optimizer = OPTIMIZERS["sgd"]
     ours = train([2], pool, build, epochs=2, **options)["logits"][0, 0]
     theirs = plain_loop(2, pool, build, nn.functional.cross_entropy, make_optimizer, epochs=2)
@@ -214,11 +214,11 @@ class Everything(Defense):
     changes_answers: ClassVar[bool] = True
 
     def mix(self, x, y, *, progress, rng):
-        share = rng.beta(0.5, 0.5, x.shape[1])
+        fraction = rng.beta(0.5, 0.5, x.shape[1])
         other = rng.permutation(x.shape[1])
         soft = nn.functional.one_hot(y, 3).float()
         models = torch.arange(len(x))[:, None]
-        weight = share[..., None] * (1 - progress / 2)
+        weight = fraction[..., None] * (1 - progress / 2)
         return (
             weight * x + (1 - weight) * x[models, other],
             weight * soft + (1 - weight) * soft[models, other],
@@ -291,8 +291,8 @@ def test_training_that_stops_early_is_the_beginning_of_a_longer_one():
 
     for stop in (None, 3):
         train([0], pool, defense=Note(), epochs=5, stop=stop, batch_size=20)
-    shares = [s for s in seen if isinstance(s, float)]
-    assert shares == [0, 0.25, 0.5, 0.75, 1, 0, 0.25, 0.5]
+    fractions = [s for s in seen if isinstance(s, float)]
+    assert fractions == [0, 0.25, 0.5, 0.75, 1, 0, 0.25, 0.5]
     assert seen.count("epoch 3") == seen.count("epoch 4") == 1
     with pytest.raises(ValueError, match=r"stop=6 must be at most epochs=5"):
         Training(epochs=5, stop=6)
@@ -332,7 +332,7 @@ def test_a_gpu_trains_stacked_what_a_cpu_trains(build, kind):
     together = train(range(4), pool, build, device="cuda", **options)
     models = (
         [[0, 1, 2, 3]]
-        if form(build(pool.x.shape[1:], 3), torch.tensor(pool.x[:2])) == "stacked"
+        if mode(build(pool.x.shape[1:], 3), torch.tensor(pool.x[:2])) == "stacked"
         else [[0], [1], [2], [3]]
     )
     apart = np.concatenate([train(group, pool, build, **options)["raw_logits"] for group in models])
@@ -530,7 +530,7 @@ def test_dropout_depends_on_seed_and_model_alone(layers):
         return nn.Sequential(*layers(shape[0], 16), nn.ReLU(), nn.Linear(16, n_classes))
 
     pool = toys.pool()
-    assert form(build((6,), 3), torch.zeros(2, 6)) == "single"
+    assert mode(build((6,), 3), torch.zeros(2, 6)) == "sequential"
     first = train([1], pool, build)["logits"]
     torch.rand(5)
     train([0], pool, build)
@@ -672,21 +672,21 @@ class Branching(nn.Linear):
     ("network", "shape", "cpu", "cuda"),
     [
         (SMALL((6,), 3), (6,), "stacked", "stacked"),
-        (LARGE((6,), 3), (6,), "single", "stacked"),
+        (LARGE((6,), 3), (6,), "sequential", "stacked"),
         (nn.Linear(49, 1000), (49,), "stacked", "stacked"),  # 50,000 parameters
-        (nn.Linear(50, 1000), (50,), "single", "stacked"),
-        (CNN(channels=(2,), hidden=2)((1, 8, 8), 2), (1, 8, 8), "single", "stacked"),
-        (ResNet()((3, 8, 8), 2), (3, 8, 8), "single", "stacked"),
-        (ResNet(norm="batch")((3, 8, 8), 2), (3, 8, 8), "single", "single"),
-        (nn.Sequential(nn.Linear(2, 2), nn.Dropout()), (2,), "single", "single"),
-        (Dropping(2, 2), (2,), "single", "single"),
-        (Branching(2, 2), (2,), "single", "single"),
+        (nn.Linear(50, 1000), (50,), "sequential", "stacked"),
+        (CNN(channels=(2,), hidden=2)((1, 8, 8), 2), (1, 8, 8), "sequential", "stacked"),
+        (ResNet()((3, 8, 8), 2), (3, 8, 8), "sequential", "stacked"),
+        (ResNet(norm="batch")((3, 8, 8), 2), (3, 8, 8), "sequential", "sequential"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Dropout()), (2,), "sequential", "sequential"),
+        (Dropping(2, 2), (2,), "sequential", "sequential"),
+        (Branching(2, 2), (2,), "sequential", "sequential"),
     ],
 )
 def test_form(network, shape, cpu, cuda):
     x = torch.zeros(2, *shape)
-    assert form(network, x) == cpu
-    assert form(network, x, "cuda") == cuda
+    assert mode(network, x) == cpu
+    assert mode(network, x, "cuda") == cuda
 
 
 def test_a_network_that_looks_at_its_input_is_not_stacked():
@@ -694,8 +694,8 @@ def test_a_network_that_looks_at_its_input_is_not_stacked():
         def forward(self, x):
             return super().forward(x if x.sum() > 0 else -x)
 
-    assert form(nn.Linear(6, 3), torch.zeros(2, 6)) == "stacked"
-    assert form(Looks(6, 3), torch.zeros(2, 6)) == "single"
+    assert mode(nn.Linear(6, 3), torch.zeros(2, 6)) == "stacked"
+    assert mode(Looks(6, 3), torch.zeros(2, 6)) == "sequential"
 
 
 @pytest.mark.parametrize(
@@ -769,7 +769,7 @@ def test_groups_on_a_processor_are_small():
     assert stack.models_per_group(nn.Linear(500, 1000), pool, training) == 1
 
 
-def test_groups_on_a_gpu_fill_a_share_of_its_free_memory(monkeypatch):
+def test_groups_on_a_gpu_fill_a_fraction_of_its_free_memory(monkeypatch):
     pool, network = toys.pool(n=40), nn.Sequential(nn.Linear(6, 10), nn.Tanh(), nn.Linear(10, 3))
     data = pool.x.nbytes + pool.y.nbytes
     # By hand, for batches of 8: the weights are kept as well as the input, and tanh's output (twice).

@@ -101,11 +101,11 @@ def label_only(game) -> np.ndarray:
 
 
 def robustness(kinds):
-    def share(game) -> np.ndarray:
+    def fraction(game) -> np.ndarray:
         asked = [query for query, kind in enumerate(game.query_kinds) if kind in kinds]
         return sum(of_answers(is_right, game, query) for query in asked) / len(asked)
 
-    return share
+    return fraction
 
 
 def gradient_norm(game) -> np.ndarray:

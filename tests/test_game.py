@@ -67,7 +67,7 @@ def test_membership_of_a_model_depends_on_seed_and_model_alone():
 def test_memberships_are_drawn_evenly():
     # 600 records, each in the first of a pair or in the second, 200 times: a fair coin for each record.
     count = np.stack([membership(2, 600, seed)[0] for seed in range(200)]).sum(0)
-    # The sum of squares of 600 standardised counts, with 599 degrees of freedom; error rate 1e-4.
+    # The sum of squares of 600 standardized counts, with 599 degrees of freedom; error rate 1e-4.
     assert chisquare(np.concatenate([count, 200 - count]), ddof=600).pvalue > 1e-4
 
 
@@ -97,19 +97,19 @@ def test_models_left_out_are_on_the_other_side():
     for design in ("paired", "balanced"):
         game = random_game(design, n_models=8, n_records=50)
         models = np.arange(8)[:, None]
-        out = game.left_out
+        out = game.excluded_models
         other = np.take_along_axis(game.member, out, axis=0)
         np.testing.assert_array_equal(other, ~game.member)
         np.testing.assert_array_equal(
             np.take_along_axis(out, out, axis=0), np.broadcast_to(models, out.shape)
         )
-        assert (game.plain_leave_one_out().left_out == -1).all()
-    np.testing.assert_array_equal(random_game("paired").left_out[:, 0], np.arange(8) ^ 1)
+        assert (game.plain_leave_one_out().excluded_models == -1).all()
+    np.testing.assert_array_equal(random_game("paired").excluded_models[:, 0], np.arange(8) ^ 1)
     # Drawn evenly: each of the 4 models on the other side; error rate 1e-4.
     game = random_game("balanced", n_models=8, n_records=2000, seed=1)
-    place = np.take_along_axis((~game.member).cumsum(0) - 1, game.left_out, axis=0)
+    place = np.take_along_axis((~game.member).cumsum(0) - 1, game.excluded_models, axis=0)
     assert chisquare(np.bincount(place[0][game.member[0]])).pvalue > 1e-4
-    assert (random_game("random", n_models=9).left_out == -1).all()
+    assert (random_game("random", n_models=9).excluded_models == -1).all()
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -148,11 +148,11 @@ def test_a_game_has_what_it_says(fresh_cache):
         "fingerprint": pool.fingerprint,
         "model": "MLP(hidden=(8,), activation='tanh')",
         "defense": "hamp",
-        "queries": "Flips(n=2, share=0.02, seed=0)",
+        "queries": "Flips(n=2, fraction=0.02, seed=0)",
         "n_models": 4,
         "canaries": 6,
         "seed": 5,
-        "form": "stacked",
+        "mode": "stacked",
         "device": "cpu",
     }
     assert {name: game.attrs[name] for name in expected} == expected
@@ -334,7 +334,7 @@ def test_peak_memory_is_noted(fresh_cache):
     assert n_bytes / 2**20 < mia.game._peak_mb() < n_bytes / 2**20 + before + 60
 
 
-def test_worker_processes_share_the_pool(fresh_cache, tmp_path):
+def test_worker_processes_fraction_the_pool(fresh_cache, tmp_path):
     pool, log = toys.pool(n=1000, features=400), tmp_path / "log"  # 1.6 MB; joblib copies less than 1 MB
     defense = workers.Inspected(str(log))
     mia.play(pool, workers.MODEL, defense, training=mia.Training(epochs=1), n_models=4, workers=2)

@@ -1,11 +1,11 @@
-"""Attacks on generative models: against plain versions and scipy, on generators that memorise and on ignorant ones."""
+"""Attacks on generative models: against plain versions and scipy, on generators that memorize and on ignorant ones."""
 
 import dataclasses
 from functools import cache
 
 import numpy as np
 import pytest
-from gan_toys import game_of, ignorant, memorising, pools
+from gan_toys import game_of, ignorant, memorizing, pools
 from scipy.spatial import cKDTree
 from scipy.stats import gaussian_kde
 from scipy.stats import t as student
@@ -13,7 +13,7 @@ from test_null import measure
 from toys import memberships, random_game
 
 import mialab as mia
-from mialab.attacks import Refused
+from mialab.attacks import RequirementsNotMet
 from mialab.attacks.base import known_half
 from mialab.gan import GeneratorGame
 from mialab.gan.attacks import (
@@ -23,7 +23,7 @@ from mialab.gan.attacks import (
     LoganAuxiliary,
     LoganBlackBox,
     MonteCarlo,
-    NeighbourRatio,
+    NeighborRatio,
 )
 from mialab.gan.attacks.density import log_density
 from mialab.gan.attacks.samples import flat, monte_carlo, nearest, projection
@@ -38,7 +38,7 @@ ON_SAMPLES = [
     GanLeaks(calibrated=True),
     GanLeaks(calibrated=True, reference="records"),
     Domias(),
-    NeighbourRatio(k=1),
+    NeighborRatio(k=1),
     LoganAuxiliary(**SMALL),
 ]
 ATTACKS = [Logan(), Logan(critics="max"), LoganBlackBox(), *ON_SAMPLES]
@@ -59,10 +59,10 @@ def armed(attack, pool=POOL, **changes):
 
 @pytest.mark.parametrize("design", ["paired", "balanced"])
 @pytest.mark.parametrize("attack", ATTACKS, ids=named)
-def test_a_generator_that_memorises_is_found_out(attack, design):
+def test_a_generator_that_memorizes_is_found_out(attack, design):
     attack = LoganAuxiliary() if isinstance(attack, LoganAuxiliary) else attack
     for seed in range(2):
-        game = memorising(POOL, design=design, seed=seed)
+        game = memorizing(POOL, design=design, seed=seed)
         auc, accuracy = measure(armed(attack), game)
         # The median heuristic takes half of the records for members; some models here have more, or fewer.
         unsure = (isinstance(attack, MonteCarlo) and design == "balanced") or isinstance(
@@ -115,8 +115,8 @@ def test_a_little_memory_would_be_noticed(attack):
 
 
 def test_audit_tells_the_two_apart():
-    names = ["logan", "monte_carlo", "gan_leaks_calibrated", "domias", "neighbour_ratio"]
-    games = memorising(POOL, n_models=6), ignorant(POOL, FRESH, FRESH_Y, n_models=6)
+    names = ["logan", "monte_carlo", "gan_leaks_calibrated", "domias", "neighbor_ratio"]
+    games = memorizing(POOL, n_models=6), ignorant(POOL, FRESH, FRESH_Y, n_models=6)
     tables = [mia.audit(game, names, pool=POOL, confidence=0.99) for game in games]
     pooled = [t[(t.target == "pooled") & (t.metric == "auc")].set_index("attack").loc[names] for t in tables]
     assert (pooled[0].low > 0.9).all()
@@ -133,7 +133,7 @@ def distances(x, samples) -> np.ndarray:
     return np.sqrt(((rows[0][:, None] - rows[1][None]) ** 2).sum(2))
 
 
-GAME = memorising(POOL, noise=0.2)
+GAME = memorizing(POOL, noise=0.2)
 
 
 @pytest.mark.parametrize("name", ["mean", "max"])
@@ -156,7 +156,7 @@ def test_a_critics_constant_does_not_matter():
     shifted = game_of(POOL, GAME.member, GAME.samples, critic=GAME.critic[:, 0] + 7 * np.arange(8)[:, None])
     a, b = (Logan().run(game) for game in (GAME, shifted))
     assert a.score == pytest.approx(b.score)
-    assert (a.said_member == b.said_member).all()
+    assert (a.predicted_member == b.predicted_member).all()
 
 
 def test_records_that_a_probe_left_out_are_not_evaluated():
@@ -167,7 +167,7 @@ def test_records_that_a_probe_left_out_are_not_evaluated():
     assert not outcome.evaluated[:, ::2].any()
     assert np.isfinite(outcome.score).all()
     said[:] = np.nan
-    with pytest.raises(Refused, match="asked about no record"):
+    with pytest.raises(RequirementsNotMet, match="queried no record"):
         LoganBlackBox().run(game_of(POOL, GAME.member, GAME.samples, shadow_critic=said))
 
 
@@ -192,12 +192,14 @@ def test_gan_leaks_is_the_distance_to_the_nearest_sample():
 
 @pytest.mark.parametrize("design", ["paired", "balanced"])
 def test_calibration_takes_models_without_the_record_less_the_one_left_out(design):
-    game = memorising(POOL, noise=0.2, design=design)
+    game = memorizing(POOL, noise=0.2, design=design)
     plain = GanLeaks(pool=POOL).run(game).score
     score = GanLeaks(pool=POOL, calibrated=True).run(game).score
     for k in range(0, 8, 3):
         for i in range(0, len(POOL), 7):
-            others = [j for j in range(8) if j not in (k, game.left_out[k, i]) and not game.member[j, i]]
+            others = [
+                j for j in range(8) if j not in (k, game.excluded_models[k, i]) and not game.member[j, i]
+            ]
             assert len(others) == 3
             assert score[k, i] == pytest.approx(plain[k, i] - np.mean(plain[others, i]))
 
@@ -274,8 +276,8 @@ def test_domias_is_the_log_ratio_of_two_densities():
 
 
 @pytest.mark.parametrize("k", [1, 5])
-def test_neighbour_ratio_is_that_of_scipy(k):
-    score = NeighbourRatio(pool=POOL, k=k).run(GAME).score
+def test_neighbor_ratio_is_that_of_scipy(k):
+    score = NeighborRatio(pool=POOL, k=k).run(GAME).score
     x, reference = (a.reshape(len(a), -1).astype(np.float64) for a in (POOL.x, POOL.x_val))
     to_reference = cKDTree(reference).query(x, [k])[0][:, 0]
     for target, samples in enumerate(GAME.samples):
@@ -340,7 +342,7 @@ def test_pixels_as_bytes_are_the_same_records(attack):
 def test_exact_copies_and_collapsed_generators_give_finite_scores(attack, copies):
     """Binary samples repeat records; a generator may have a single sample for each class, or for all."""
     pool, _, _ = pools("binary", features=12)
-    game = memorising(pool, noise=0)
+    game = memorizing(pool, noise=0)
     if not copies:
         samples = np.repeat(game.samples[:, :1], 150, axis=1)
         game = game_of(pool, game.member, samples)
@@ -357,7 +359,7 @@ def test_exact_copies_and_collapsed_generators_give_finite_scores(attack, copies
 
 @pytest.mark.parametrize("attack", ON_SAMPLES, ids=named)
 def test_separate_shadow_models(attack):
-    shadows = memorising(POOL, noise=0.2, seed=1)
+    shadows = memorizing(POOL, noise=0.2, seed=1)
     both = GAME.with_shadows(shadows)
     outcome = armed(attack).run(both)
     assert outcome.evaluated[:8].all()
@@ -415,12 +417,16 @@ def without(**changes):
 @pytest.mark.parametrize("attack", ON_SAMPLES, ids=named)
 def test_attacks_on_samples_say_what_is_missing(attack):
     bare = GeneratorGame.from_arrays(member=GAME.member, critic=GAME.critic, y=POOL.y)
-    with pytest.raises(Refused, match=f"{attack.name}.*needs at least . samples.*play it with samples="):
+    with pytest.raises(
+        RequirementsNotMet, match=f"{attack.name}.*needs at least . samples.*play it with samples="
+    ):
         mia.audit(bare, [attack], pool=POOL)
-    with pytest.raises(Refused, match=rf"features of the records.*{type(attack).__name__}\(pool=pool\)"):
+    with pytest.raises(
+        RequirementsNotMet, match=rf"features of the records.*{type(attack).__name__}\(pool=pool\)"
+    ):
         mia.audit(GAME, [attack])
     other = pools(seed=1)[0]
-    with pytest.raises(Refused, match="is not the pool of GeneratorGame"):
+    with pytest.raises(RequirementsNotMet, match="is not the pool of GeneratorGame"):
         mia.audit(GAME, [attack], pool=other)
     with pytest.raises(TypeError, match="must be a Pool"):
         dataclasses.replace(attack, pool="digits")
@@ -429,7 +435,7 @@ def test_attacks_on_samples_say_what_is_missing(attack):
         armed(attack, empty).run(GAME)
         return
     with pytest.raises(
-        Refused, match=r"reference records, the validation part.*has 0: load it with validation="
+        RequirementsNotMet, match=r"reference records, the validation part.*has 0: load it with validation="
     ):
         mia.audit(GAME, [attack], pool=empty)
 
@@ -437,22 +443,22 @@ def test_attacks_on_samples_say_what_is_missing(attack):
 def test_other_refusals():
     bare = GeneratorGame.from_arrays(member=GAME.member, samples=GAME.samples[:, :3], y=POOL.y)
     for attack in (Logan(), Logan(critics="max")):
-        with pytest.raises(Refused, match=f"'{attack.name}' needs what the critics say"):
+        with pytest.raises(RequirementsNotMet, match=f"'{attack.name}' needs what the critics say"):
             mia.audit(bare, [attack])
-    with pytest.raises(Refused, match=r"probes=\['shadow_critic'\]"):
+    with pytest.raises(RequirementsNotMet, match=r"probes=\['shadow_critic'\]"):
         mia.audit(bare, ["logan_black_box"])
-    with pytest.raises(Refused, match="at least 5 samples of each model, and this game has 3"):
-        mia.audit(bare, ["neighbour_ratio"], pool=POOL)
+    with pytest.raises(RequirementsNotMet, match="at least 5 samples of each model, and this game has 3"):
+        mia.audit(bare, ["neighbor_ratio"], pool=POOL)
     few = without(x_val=POOL.x_val[:4], y_val=POOL.y_val[:4])
-    with pytest.raises(Refused, match=r"at least 5 reference records.*has 4"):
-        mia.audit(GAME, ["neighbour_ratio"], pool=few)
+    with pytest.raises(RequirementsNotMet, match=r"at least 5 reference records.*has 4"):
+        mia.audit(GAME, ["neighbor_ratio"], pool=few)
     two = game_of(POOL, GAME.member, GAME.samples[:, :2])
-    with pytest.raises(Refused, match=r"none of class 2.*class_conditional=False"):
+    with pytest.raises(RequirementsNotMet, match=r"none of class 2.*class_conditional=False"):
         mia.audit(two, ["monte_carlo"], pool=POOL)
     equal = without(x_val=np.repeat(POOL.x_val[:1], 60, axis=0))
-    with pytest.raises(Refused, match="all equal"):
+    with pytest.raises(RequirementsNotMet, match="all equal"):
         mia.audit(GAME, ["domias"], pool=equal)
-    with pytest.raises(Refused, match="generator"):
+    with pytest.raises(RequirementsNotMet, match="generator"):
         mia.audit(random_game(n_models=4), ["logan"])
 
 
@@ -461,12 +467,12 @@ def test_other_refusals():
     [
         (lambda: Logan(critics="median"), "critics='median' is unknown"),
         (lambda: MonteCarlo(components=0), "components=0 must be"),
-        (lambda: MonteCarlo(score="share"), "score='share' is unknown"),
+        (lambda: MonteCarlo(score="fraction"), "score='fraction' is unknown"),
         (lambda: MonteCarlo(class_conditional="yes"), "class_conditional='yes' must be"),
         (lambda: GanLeaks(reference="pool"), "reference='pool' is unknown"),
         (lambda: GanLeaks(reference="records"), "goes with calibrated=True"),
         (lambda: Domias(components=2.5), "components=2.5 must be"),
-        (lambda: NeighbourRatio(k=0), "k=0 must be"),
+        (lambda: NeighborRatio(k=0), "k=0 must be"),
         (lambda: LoganAuxiliary(hidden=256), "hidden=256 must be a sequence"),
         (lambda: LoganAuxiliary(epochs=0), "epochs=0 must be"),
     ],

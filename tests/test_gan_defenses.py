@@ -61,7 +61,7 @@ def test_names():
     ("make", "message"),
     [
         (lambda: Mixup(alpha=0), "alpha=0"),
-        (lambda: Mixup(share="image"), "share='image'"),
+        (lambda: Mixup(per="image"), "per='image'"),
         (lambda: Mixup(label="soft"), "label='soft'"),
         (lambda: RelaxLoss(level=float("nan")), "level=nan"),
         (lambda: ParGAN(critics=1), "critics=1"),
@@ -95,14 +95,14 @@ def test_critics_and_generators():
 # Mixup
 
 
-@pytest.mark.parametrize("share", ["batch", "record"])
+@pytest.mark.parametrize("per", ["batch", "record"])
 @pytest.mark.parametrize("label", ["mixed", "dominant", "own"])
-def test_mixtures_are_those_of_a_plain_loop(share, label):
+def test_mixtures_are_those_of_a_plain_loop(per, label):
     x, y = batch()
-    mixed, target = Mixup(share=share, label=label).mix(x, y, rng=streams())
+    mixed, target = Mixup(per=per, label=label).mix(x, y, rng=streams())
     rng = streams()
     partner = [rng.permutation(5) for _ in range(2)]
-    drawn = rng.beta(1, 1, *((1, 1) if share == "batch" else (2, 5))).expand(3, 2, 5)
+    drawn = rng.beta(1, 1, *((1, 1) if per == "batch" else (2, 5))).expand(3, 2, 5)
     for k, critic, i in np.ndindex(3, 2, 5):
         j, r = partner[critic][k, i], drawn[k, critic, i]
         expected = r * x[k, critic, i] + (1 - r) * x[k, critic, j]
@@ -114,24 +114,24 @@ def test_mixtures_are_those_of_a_plain_loop(share, label):
         torch.testing.assert_close(target[k, critic, i], right, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("share", ["batch", "record"])
-def test_mixing_conserves_what_there_is(share):
+@pytest.mark.parametrize("per", ["batch", "record"])
+def test_mixing_conserves_what_there_is(per):
     """Labels add up to 1, and records stay in [0, 1]; with half of each, partners share the batch's mean."""
     x, y = batch(size=32)
-    mixed, target = Mixup(share=share).mix(x, y, rng=streams())
+    mixed, target = Mixup(per=per).mix(x, y, rng=streams())
     torch.testing.assert_close(target.sum(-1), torch.ones(3, 2, 32))
     assert mixed.min() >= 0
     assert mixed.max() <= 1
     assert ((target > 0).sum(-1) == 2).any(), "some mixtures are of two classes"
-    if share == "batch":  # any single share of a batch and a permutation of it has the same mean
+    if per == "batch":  # any single fraction of a batch and a permutation of it has the same mean
         torch.testing.assert_close(mixed.mean(2), x.mean(2))
         torch.testing.assert_close(target.mean(2), y.mean(2))
 
 
 class Fixed(Mixup):
-    """Mixup with a given share."""
+    """Mixup with a given fraction."""
 
-    def shares(self, critics, batch, rng):
+    def fractions(self, critics, batch, rng):
         return torch.full((3, 1, 1), self.alpha)
 
 
@@ -141,27 +141,27 @@ def test_the_label_of_the_dominant_record():
     partner = torch.stack([rng.permutation(5) for _ in range(2)], 1)
     other = y.gather(2, partner[..., None].expand(y.shape))
     assert not torch.equal(other, y)
-    for share, expected in ((0.49, other), (0.5, y), (0.51, y)):
-        assert torch.equal(Fixed(alpha=share, label="dominant").mix(x, y, rng=streams())[1], expected)
+    for fraction, expected in ((0.49, other), (0.5, y), (0.51, y)):
+        assert torch.equal(Fixed(alpha=fraction, label="dominant").mix(x, y, rng=streams())[1], expected)
     torch.testing.assert_close(Fixed(alpha=0.25).mix(x, y, rng=streams())[1], 0.25 * y + 0.75 * other)
 
 
-def test_shares():
-    """One share for a batch of all critics, or one for each mixture; means and variances are those of the Beta law.
+def test_fractions():
+    """One fraction for a batch of all critics, or one for each mixture; means and variances are those of the Beta law.
 
     Each of the six comparisons fails by chance with probability below 1e-6: five standard errors, the variance's with
     the kurtosis of the uniform distribution, the greatest of the three.
     """
-    assert Mixup().shares(4, 7, streams()).shape == (3, 1, 1)
-    assert Mixup(share="record").shares(4, 7, streams()).shape == (3, 4, 7)
+    assert Mixup().fractions(4, 7, streams()).shape == (3, 1, 1)
+    assert Mixup(per="record").fractions(4, 7, streams()).shape == (3, 4, 7)
     for alpha in (0.2, 1.0, 5.0):
-        drawn = Mixup(alpha=alpha, share="record").shares(4, 500, streams()).double()
+        drawn = Mixup(alpha=alpha, per="record").fractions(4, 500, streams()).double()
         n, variance = drawn.numel(), 1 / (4 * (2 * alpha + 1))
         assert drawn.mean().item() == pytest.approx(0.5, abs=5 * np.sqrt(variance / n))
         assert drawn.var().item() == pytest.approx(variance, abs=5 * variance * np.sqrt(0.8 / n))
 
 
-@pytest.mark.parametrize("defense", [Mixup(), Mixup(share="record", label="dominant")])
+@pytest.mark.parametrize("defense", [Mixup(), Mixup(per="record", label="dominant")])
 def test_mixtures_do_not_depend_on_the_group(defense):
     x, y = batch()
     together = defense.mix(x, y, rng=streams())
@@ -237,7 +237,7 @@ def test_the_privacy_classifier_computes_a_perceptron():
 def test_the_privacy_classifier_learns_the_parts():
     run = started(PrivGAN(generators=2, pretraining=300), lr=5e-3)
     x = run.x[run.members]
-    assert run.memory["privacy"].loss(x, own(x)).mean() < 0.1, "random parts can only be learnt by heart"
+    assert run.memory["privacy"].loss(x, own(x)).mean() < 0.1, "random parts can only be learned by heart"
     fresh = started(PrivGAN(pretraining=0)).memory["privacy"].loss(x, own(x)).mean()
     assert fresh > 0.4
 
@@ -407,7 +407,7 @@ def plain():
     "defense",
     [
         Mixup(),
-        Mixup(share="record", label="dominant"),
+        Mixup(per="record", label="dominant"),
         RelaxLoss(level=-0.01),
         ParGAN(critics=3),
         PrivGAN(generators=3, pretraining=2),
@@ -446,7 +446,7 @@ class Watched(ParGAN):
         SEEN.append(run.members)
 
 
-def test_critics_share_the_members_without_overlap(tmp_path):
+def test_critics_fraction_the_members_without_overlap(tmp_path):
     SEEN.clear()
     game = played(Watched(critics=3), store=tmp_path)
     parts = torch.cat(SEEN).numpy()

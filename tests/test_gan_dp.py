@@ -299,7 +299,7 @@ def test_models_do_not_depend_on_their_group(networks):
         z = torch.linspace(-1, 1, 3 * run.latent).view(1, 1, 3, run.latent)
         with torch.no_grad():
             made.append(run.generate(y.expand(each), z.expand(each))[-1])
-            said.append(run.criticise(run.x[:3].expand(len(run.models), 1, 3, 1, 8, 8), y.expand(each))[-1])
+            said.append(run.evaluate(run.x[:3].expand(len(run.models), 1, 3, 1, 8, 8), y.expand(each))[-1])
     torch.testing.assert_close(said[0], said[1], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(made[0], made[1], rtol=1e-3, atol=1e-4)
 
@@ -349,7 +349,7 @@ def test_a_large_epsilon_is_called_so(recwarn):
         DPCritic(noise_multiplier=0.5).check(toys.pool("image"), Training(steps=100), 500)
 
 
-class Centred(nn.Module):
+class Centerd(nn.Module):
     def forward(self, x):
         return x - x.mean(0)
 
@@ -369,7 +369,7 @@ class Odd(MLP):
     [
         (nn.BatchNorm1d(12), r"\(BatchNorm1d\)"),
         (nn.BatchNorm1d(12, track_running_stats=False), "depends on the batch"),
-        (Centred(), "depends on the batch"),
+        (Centerd(), "depends on the batch"),
     ],
     ids=repr,
 )

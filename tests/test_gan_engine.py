@@ -258,7 +258,7 @@ class Quadratics(Plain):
 
 
 def test_places_on_the_lines_are_uniform_and_each_line_has_its_own():
-    """At share u of the way from 0 to a unit vector the penalty is (1 - u)^2: 1/3 on average, variance 4/45.
+    """At fraction u of the way from 0 to a unit vector the penalty is (1 - u)^2: 1/3 on average, variance 4/45.
 
     The probability that one of two means over 20,000 lines is off by 5 standard errors is 1e-6.
     """
@@ -358,7 +358,7 @@ def test_networks_are_trained_stacked_as_they_are_singly(defense):
     for objective in ("wgan-gp", "bce"):
         stacked, run = train((2,), defense=defense, objective=objective, lr=2e-3)
         alone, single = train((2,), nets=Single(SMALL), defense=defense, objective=objective, lr=2e-3)
-        assert (run.form, single.form) == ("stacked", "single")
+        assert (run.mode, single.mode) == ("stacked", "sequential")
         for name in MEASURED:
             alike(stacked[name], alone[name], err_msg=name)
     with pytest.raises(ValueError, match="trained one at a time"):
@@ -379,7 +379,7 @@ def test_networks_of_other_parts_are_trained_stacked_as_they_are_singly():
     nets = Nested((8,), latent=4)
     pool = toys.pool("binary", test=0)
     (stacked, run), (alone, single) = (train((2,), pool, kind, lr=2e-3) for kind in (nets, Single(nets)))
-    assert (run.form, single.form) == ("stacked", "single")
+    assert (run.mode, single.mode) == ("stacked", "sequential")
     for name in MEASURED:
         alike(stacked[name], alone[name], err_msg=name)
 
@@ -472,27 +472,27 @@ def test_other_models_change_nothing():
 # What critics are asked
 
 
-def mixed_slowly(pool, shares, seed=0):
+def mixed_slowly(pool, fractions, seed=0):
     """Records and labels of all queries of `Mixed`, a record at a time."""
     rows = np.eye(pool.n_classes)[pool.y]
     other = queries.pairing(len(pool), seed)
     yield pool.x, rows
-    for share in shares:
-        x = np.stack([share * pool.x[i] + (1 - share) * pool.x[other[i]] for i in range(len(pool))])
-        yield x, np.stack([share * rows[i] + (1 - share) * rows[other[i]] for i in range(len(pool))])
+    for fraction in fractions:
+        x = np.stack([fraction * pool.x[i] + (1 - fraction) * pool.x[other[i]] for i in range(len(pool))])
+        yield x, np.stack([fraction * rows[i] + (1 - fraction) * rows[other[i]] for i in range(len(pool))])
 
 
-@pytest.mark.parametrize("nets", [Plain(), Plain(stacked=False)], ids=["stacked", "single"])
+@pytest.mark.parametrize("nets", [Plain(), Plain(stacked=False)], ids=["stacked", "sequential"])
 @pytest.mark.parametrize("critics", [1, 3])
 def test_what_critics_say_is_what_a_plain_loop_computes(nets, critics):
     """Mixtures go with their mixed labels, both of the record and of the generated ones that it is compared with."""
     pool = IMAGES
-    models, shares = (0, 3) if nets.stacked else (3,), (0.2, 0.7)
-    several = queries.Several(queries.Noise(n=1), queries.Mixed(shares))
+    models, fractions = (0, 3) if nets.stacked else (3,), (0.2, 0.7)
+    several = queries.Compose(queries.Noise(n=1), queries.Mixed(fractions))
     arrays, run = train(models, pool, nets, Watched(critics), asked=several, lr=0.05, steps=20)
     call, critic = run.critics.functional()
     make, maker = run.generators.functional()
-    asked = list(mixed_slowly(pool, shares))
+    asked = list(mixed_slowly(pool, fractions))
     asked.insert(1, (several(1, pool.x), asked[0][1]))
     for query, (x, y) in enumerate(asked):
         x, y = torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)

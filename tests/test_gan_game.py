@@ -17,7 +17,7 @@ from torch import nn
 
 import mialab as mia
 from mialab import gan, queries
-from mialab.attacks import CoMembership, LiRA, Refused
+from mialab.attacks import CoMembership, LiRA, RequirementsNotMet
 from mialab.attacks.lira import VARIANCE_FLOOR, lira
 from mialab.chapters import mixup_gan
 from mialab.gan import GeneratorGame, Training
@@ -128,7 +128,7 @@ def test_a_game_is_found_again(trained, tmp_path):
         again.measured("losses")
 
 
-@pytest.mark.parametrize(("networks", "n_models"), [(SMALL, 18), (SINGLE, 4)], ids=["stacked", "single"])
+@pytest.mark.parametrize(("networks", "n_models"), [(SMALL, 18), (SINGLE, 4)], ids=["stacked", "sequential"])
 def test_results_do_not_depend_on_the_number_of_workers(networks, n_models, tmp_path):
     games = [
         gan.play(
@@ -142,7 +142,9 @@ def test_results_do_not_depend_on_the_number_of_workers(networks, n_models, tmp_
     assert_same(games[1], games[0].dataset)
 
 
-@pytest.mark.parametrize(("networks", "equal"), [(SMALL, False), (SINGLE, True)], ids=["stacked", "single"])
+@pytest.mark.parametrize(
+    ("networks", "equal"), [(SMALL, False), (SINGLE, True)], ids=["stacked", "sequential"]
+)
 def test_a_larger_game_begins_with_the_smaller_one(networks, equal, tmp_path):
     small, large = (
         gan.play(IMAGES, **QUICK | {"networks": networks, "n_models": n}, store=tmp_path) for n in (2, 4)
@@ -268,7 +270,7 @@ CHANGES = {
     "n_models": {"n_models": 4},
     "seed": {"seed": 1},
     "queries": {"queries": queries.Mixed()},
-    "shares": {"queries": queries.Mixed((0.4,))},
+    "fractions": {"queries": queries.Mixed((0.4,))},
     "members": {"members": 12},
     "candidates": {"candidates": np.arange(30)},
     "samples": {"samples": 7},
@@ -591,7 +593,7 @@ def test_attacks_on_other_models_are_refused(victim):
     game = GeneratorGame.from_arrays(**arrays()) if victim == "classifier" else toys.random_game(n_records=10)
     pool = toys.pool("image", n=10, validation=30)
     for name in VICTIMS[victim]:
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(RequirementsNotMet) as caught:
             mia.audit(game, [name], pool=pool)
         base = name.removeprefix("co_membership_").removesuffix("_8")  # of which sets of records speak
         assert str(caught.value) == (
@@ -617,7 +619,7 @@ def critics(design="paired", *, n_models=8, n_records=40, n_queries=1, n_mixed=0
     )
     kinds = ["original", *["noise"] * (n_queries - 1), *["mixed"] * n_mixed]
     mixed = {
-        "shares": [(q + 1) / (n_mixed + 1) for q in range(n_mixed)],
+        "fractions": [(q + 1) / (n_mixed + 1) for q in range(n_mixed)],
         "seed": seed,
         "n_records": n_records,
     }
@@ -634,14 +636,14 @@ def test_lira_takes_minus_the_loss_of_the_critic(design, online, variance):
     assert attack == mia.attacks.make(f"critic_lira{suffix}")
     phi, options = -game.critic_loss[:, 0], {"online": online, "variance": variance}
     outcome = attack.run(game)
-    np.testing.assert_array_equal(outcome.score, lira(phi, game.member, game.left_out, **options))
+    np.testing.assert_array_equal(outcome.score, lira(phi, game.member, game.excluded_models, **options))
     assert outcome.evaluated.all()
     assert roc_auc_score(game.member.ravel(), outcome.score.ravel()) > 0.65
 
 
 def test_lira_of_several_queries_is_their_mean_without_mixtures():
     game = critics(n_queries=3, n_mixed=2)
-    expected = [lira(-game.critic_loss[:, q], game.member, game.left_out) for q in range(3)]
+    expected = [lira(-game.critic_loss[:, q], game.member, game.excluded_models) for q in range(3)]
     attack = LiRA(statistic="critic", queries="all")
     assert attack.name == "critic_lira_augmented"
     np.testing.assert_allclose(attack.run(game).score, np.mean(expected, axis=0))
@@ -653,7 +655,9 @@ def test_lira_of_several_queries_is_their_mean_without_mixtures():
 def test_games_without_the_loss_of_critics_are_refused(name):
     game = critics(n_models=16, n_mixed=1)
     dataset = game.dataset.rename(critic_loss="critic")
-    with pytest.raises(Refused, match=f"^Attack '{name}' needs the loss of the critics, .* no 'critic_loss'"):
+    with pytest.raises(
+        RequirementsNotMet, match=f"^Attack '{name}' needs the loss of the critics, .* no 'critic_loss'"
+    ):
         mia.audit(GeneratorGame(dataset), [name])
 
 
@@ -720,7 +724,9 @@ def test_mixed_pairs_find_members():
     outcome = CriticMixedPairs(variance="pooled").run(game)
     auc = roc_auc_score(game.member[outcome.evaluated], outcome.score[outcome.evaluated])
     assert auc > 0.9
-    with pytest.raises(Refused, match=r"^Attack 'critic_mixed_pairs' needs queries of the kind 'mixed'"):
+    with pytest.raises(
+        RequirementsNotMet, match=r"^Attack 'critic_mixed_pairs' needs queries of the kind 'mixed'"
+    ):
         CriticMixedPairs().run(critics())
 
 
@@ -776,8 +782,8 @@ def test_audit_each_runs_what_it_can_and_says_why_not(tmp_path):
     for (_, name), reason in missing.items():
         assert reason.startswith("Attack "), "a refusal, not a failure"
         if name in wanted:
-            with pytest.raises(Refused, match=wanted[name]):
-                raise Refused(reason)
+            with pytest.raises(RequirementsNotMet, match=wanted[name]):
+                raise RequirementsNotMet(reason)
     able, refused = mia.auditing.applicable(full)  # without the pool
     samples = {
         name for name, row in mia.attacks.available("generator").iterrows() if "score" in row["features"]

@@ -16,7 +16,7 @@ from test_null import measure
 
 import mialab as mia
 from mialab import gan
-from mialab.attacks import Refused
+from mialab.attacks import RequirementsNotMet
 from mialab.gan import GeneratorGame, probes
 from mialab.gan import run as gan_run
 from mialab.gan.attacks.reconstruction import Reconstruction
@@ -109,7 +109,7 @@ def test_labels_are_those_of_the_records(probe):
 
 
 @pytest.mark.parametrize("probe", SEARCHES, ids=named)
-def test_penalised_errors_are_those_that_scipy_finds(probe):
+def test_penalized_errors_are_those_that_scipy_finds(probe):
     run = Linear(*records(8))
     probe = dataclasses.replace(probe, penalty=0.01, restarts=4)
     error = probe(run)[probe.array]
@@ -167,14 +167,14 @@ def test_only_the_white_box_looks_at_gradients(monkeypatch):
 @pytest.mark.parametrize("probe", SEARCHES, ids=named)
 def test_other_records_are_nan_and_the_same_for_all(probe):
     x, y = records()
-    asked = probes.asked(N, 7)
+    asked = probes.queried(N, 7)
     assert len({*asked}) == 7
     for options in ({}, {"models": (4,), "seed": 3}):
         error = dataclasses.replace(probe, records=7)(Linear(x, y, **options))[probe.array]
         expected = np.isin(np.arange(N), asked)
         assert (np.isfinite(error) == expected).all()
-    assert set(probes.asked(N, 12)) > set(asked)  # asking more asks the same and others
-    assert sorted(probes.asked(N, 1000)) == list(range(N))
+    assert set(probes.queried(N, 12)) > set(asked)  # asking more asks the same and others
+    assert sorted(probes.queried(N, 1000)) == list(range(N))
 
 
 @pytest.mark.parametrize("probe", SEARCHES, ids=named)
@@ -201,7 +201,7 @@ def rosenbrock(z):
     return (100 * (z[..., 1:] - z[..., :-1] ** 2) ** 2 + (1 - z[..., :-1]) ** 2).sum(-1)
 
 
-def test_lbfgs_minimises_each_function_as_scipy_does():
+def test_lbfgs_minimizes_each_function_as_scipy_does():
     z = torch.tensor(np.random.default_rng(0).normal(size=(3, 5, 4)))
     best, value = probes.lbfgs(rosenbrock, z, 80)
     np.testing.assert_allclose(value, rosenbrock(best), rtol=1e-6)
@@ -385,12 +385,12 @@ def remembered():
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=named)
-def test_generators_that_memorise_are_found_out(attack):
+def test_generators_that_memorize_are_found_out(attack):
     game = remembered()
     outcome = attack.run(game)
-    asked = np.isin(np.arange(60), probes.asked(60, 40))
+    asked = np.isin(np.arange(60), probes.queried(60, 40))
     assert (outcome.evaluated == asked).all()
-    assert not outcome.said_member[:, ~asked].any()
+    assert not outcome.predicted_member[:, ~asked].any()
     auc, accuracy = measure(attack, game)
     assert auc > 0.97
     assert accuracy > 0.9
@@ -489,7 +489,7 @@ def test_separate_shadow_models_serve():
         (lambda: probes.make("white"), "probes='white' is unknown. Did you mean 'white_box'"),
         (lambda: probes.make([Boundary()]), "is unknown. Known: partial_black_box, shadow_critic, white_box"),
         (lambda: probes.make(["white_box", WhiteBox(steps=3)]), "holds a probe twice"),
-        (lambda: Reconstruction(access="grey"), "access='grey' is unknown"),
+        (lambda: Reconstruction(access="gray"), "access='gray' is unknown"),
         (lambda: mia.probes.make([WhiteBox()]), "is unknown"),
     ],
 )
@@ -507,10 +507,10 @@ def test_probes_by_name():
 def test_games_without_what_is_needed_are_refused():
     member = membership(8, N, 0)
     bare = GeneratorGame.from_arrays(member=member, critic=np.zeros((8, N)))
-    with pytest.raises(Refused, match=r"probes=\['white_box'\]"):
+    with pytest.raises(RequirementsNotMet, match=r"probes=\['white_box'\]"):
         Reconstruction().run(bare)
     nothing = GeneratorGame.from_arrays(member=member, reconstruction=np.full((8, N), np.nan))
-    with pytest.raises(Refused, match="records that all models were asked about"):
+    with pytest.raises(RequirementsNotMet, match="records that all models were queried"):
         Reconstruction().run(nothing)
-    with pytest.raises(Refused, match="on generators"):
+    with pytest.raises(RequirementsNotMet, match="on generators"):
         Reconstruction().run(toys.random_game())

@@ -172,7 +172,7 @@ def test_tables_and_larger_images_are_classified_too(kind, monkeypatch):
     assert 0 <= train_on_synthetic(pool.x, pool.y, pool, seed=0, model=3) <= 1
 
 
-# ------------------------------------------------------------------------------------------------- memorisation
+# ------------------------------------------------------------------------------------------------- memorization
 
 
 def test_copies_are_found():

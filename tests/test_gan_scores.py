@@ -172,7 +172,7 @@ def test_samples_stand_in_the_column_of_their_class():
     assert (image[4] == 1).all()
 
 
-def test_unlabelled_and_coloured_samples_are_drawn():
+def test_unlabeled_and_colored_samples_are_drawn():
     figure = generators.sample_grid(games((3, 4, 4), labels=False), columns=4, rows=3)
     assert figure.axes[0].images[0].get_array().shape == (14, 19, 3)
     with pytest.raises(ValueError, match="only images"):

@@ -39,10 +39,10 @@ def test_no_distribution_of_scores_exceeds_the_bound():
 
 
 def _best_auc(non_member, distance):
-    """Greatest AUC of scores 0, 1, ... whose distributions are at most at this distance: a linear programme."""
+    """Greatest AUC of scores 0, 1, ... whose distributions are at most at this distance: a linear program."""
     n = len(non_member)
     wins = non_member.cumsum() - non_member / 2
-    # Members' shares p, and how far they are from the others' shares q: |p - q| <= t, sum t <= 2 D.
+    # Members' fractions p, and how far they are from the others' fractions q: |p - q| <= t, sum t <= 2 D.
     eye = np.eye(n)
     above = np.block([[eye, -eye], [-eye, -eye], [np.zeros((1, n)), np.ones((1, n))]])
     limits = np.concatenate([non_member, -non_member, [2 * distance]])
@@ -119,7 +119,7 @@ def test_bounds_lie_above_what_is_measured():
     loss, member = losses()
     made = game(loss, member, partner=np.arange(16) ^ 1)
     table = distances.bounds(made, LiRA(statistic="critic", variance="pooled")).set_index("quantity")
-    score = lira(-loss, member, made.left_out, variance="pooled")
+    score = lira(-loss, member, made.excluded_models, variance="pooled")
     each = [metrics.auc(s, m) for s, m in zip(score, member, strict=True)]
     expected = intervals.over_targets(each, partner=made.partner)
     assert tuple(table.loc["auc", ["value", "low", "high"]]) == pytest.approx(expected)
@@ -146,19 +146,21 @@ def test_bounds_work_on_separate_shadow_models():
 def test_ratios_of_natural_losses_are_liras(variance, design):
     loss, member = losses(design=design)
     partner = np.arange(16) ^ 1 if design == "paired" else None
-    left_out = game(loss, member, partner=partner).left_out
-    found = mixup_gan.log_ratios(loss, loss, member, left_out, variance=variance)
-    np.testing.assert_allclose(found.log_ratio, lira(-loss, member, left_out, variance=variance), rtol=1e-7)
+    excluded_models = game(loss, member, partner=partner).excluded_models
+    found = mixup_gan.log_ratios(loss, loss, member, excluded_models, variance=variance)
+    np.testing.assert_allclose(
+        found.log_ratio, lira(-loss, member, excluded_models, variance=variance), rtol=1e-7
+    )
 
 
 def test_gaussians_are_of_the_other_natural_models_alone():
     loss, member = losses(12, 30)
-    left_out = game(loss, member, partner=np.arange(12) ^ 1).left_out
+    excluded_models = game(loss, member, partner=np.arange(12) ^ 1).excluded_models
     defended = loss + 1
-    before = mixup_gan.log_ratios(defended, loss, member, left_out)
+    before = mixup_gan.log_ratios(defended, loss, member, excluded_models)
     changed = loss.copy()
     changed[4:6] += np.random.default_rng(1).normal(size=(2, 30))
-    after = mixup_gan.log_ratios(defended, changed, member, left_out)
+    after = mixup_gan.log_ratios(defended, changed, member, excluded_models)
     for x, y in zip(before, after, strict=True):
         np.testing.assert_allclose(x[4:6], y[4:6], rtol=1e-6)
         assert not np.allclose(x[:4], y[:4])
@@ -166,9 +168,9 @@ def test_gaussians_are_of_the_other_natural_models_alone():
 
 def test_ratio_and_separation_of_one_record_by_hand():
     loss, member = losses(12, 5)
-    left_out = game(loss, member, partner=np.arange(12) ^ 1).left_out
+    excluded_models = game(loss, member, partner=np.arange(12) ^ 1).excluded_models
     defended = loss + 0.7
-    found = mixup_gan.log_ratios(defended, loss, member, left_out)
+    found = mixup_gan.log_ratios(defended, loss, member, excluded_models)
     others = ~np.isin(np.arange(12), (2, 3))
     inside, outside = (loss[others & side, 1] for side in (member[:, 1], ~member[:, 1]))
     density = [stats.norm.logpdf(defended[2, 1], x.mean(), x.std(ddof=1)) for x in (inside, outside)]
@@ -216,7 +218,7 @@ def test_shifts_of_members_and_of_non_members_are_told_apart():
 
 
 def test_intervals_resample_pairs_of_targets_and_records():
-    # The share varies between pairs of targets, not within them: the interval must show that.
+    # The fraction varies between pairs of targets, not within them: the interval must show that.
     loss, member = losses(16, 400, shift=2.0)
     natural = game(loss, member, partner=np.arange(16) ^ 1)
     up = np.where(np.arange(16) // 2 % 2, 1.0, -1.0)[:, None]
@@ -225,7 +227,7 @@ def test_intervals_resample_pairs_of_targets_and_records():
     )
     row = table[(table["quantity"] == "loss rises") & (table["part"] == 0)].iloc[0]
     assert row["value"] == pytest.approx(0.5, abs=0.01)
-    # The standard error of a share over 8 pairs is sqrt(1/32) = 0.18, were targets independent 0.125.
+    # The standard error of a fraction over 8 pairs is sqrt(1/32) = 0.18, were targets independent 0.125.
     assert 0.5 < row["high"] - row["low"] < 0.85
 
 

@@ -1,4 +1,4 @@
-"""Robustness to changed copies: shares counted by hand, against plain loops, and what games must have asked."""
+"""Robustness to changed copies: fractions counted by hand, against plain loops, and what games must have made."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from toys import random_game
 
 import mialab as mia
-from mialab.attacks import LabelOnly, Refused, Robustness
+from mialab.attacks import LabelOnly, RequirementsNotMet, Robustness
 
 
 def asked(kinds, logits, **given):
@@ -16,7 +16,7 @@ def asked(kinds, logits, **given):
     return mia.Game(game.dataset.assign_attrs(query_kinds=kinds))
 
 
-def test_shares_counted_by_hand():
+def test_fractions_counted_by_hand():
     predicted = np.array([[[0, 1], [0, 1], [1, 1], [0, 0], [1, 0]], [[1, 1], [1, 1], [1, 1], [1, 0], [0, 1]]])
     logits = (np.arange(2) == predicted[..., None]).astype(float)
     game = asked(
@@ -39,7 +39,7 @@ def test_shares_counted_by_hand():
     kinds=st.sampled_from([("noise",), ("flip",), ("flip", "noise"), ("shift", "flip")]),
 )
 @settings(max_examples=30)
-def test_shares_against_plain_loops(seed, n_queries, n_mixed, kinds):
+def test_fractions_against_plain_loops(seed, n_queries, n_mixed, kinds):
     game = random_game(n_queries=n_queries, n_mixed=n_mixed, seed=seed, signal=1)
     ours = Robustness(kinds=kinds).run(game)
     for k in range(game.n_models):
@@ -62,12 +62,12 @@ def test_more_copies_find_more_members():
     assert auc[1] > auc[0] + 0.1
 
 
-def test_thresholds_of_shares_are_chosen_on_shadow_models_or_a_known_half():
+def test_thresholds_of_fractions_are_chosen_on_shadow_models_or_a_known_half():
     game = random_game(n_models=8, n_records=200, n_queries=33, seed=2, signal=4)
     for attack in (Robustness(), Robustness(calibrate="known_half"), Robustness(per_class=True)):
         outcome = attack.run(game)
         seen = outcome.evaluated
-        assert (outcome.said_member == game.member)[seen].mean() > 0.9
+        assert (outcome.predicted_member == game.member)[seen].mean() > 0.9
     assert Robustness(calibrate="known_half").name == "noise_robustness_known_half"
 
 
@@ -90,7 +90,7 @@ def test_copies_of_unknown_kind():
     both = Robustness(kinds=("noise", "flip")).run(game).score
     np.testing.assert_array_equal(Robustness(kinds=("changed",)).run(unknown).score, both)
     with pytest.raises(
-        Refused, match="needs queries of the kind 'noise'; this game has 'original', 'changed'"
+        RequirementsNotMet, match="needs queries of the kind 'noise'; this game has 'original', 'changed'"
     ):
         Robustness().run(unknown)
 
@@ -98,9 +98,9 @@ def test_copies_of_unknown_kind():
 def test_games_without_such_copies_are_refused():
     message = (
         r"Attack 'augmentation_robustness' needs queries of the kind 'shift' or 'flip'; this game has 'original': "
-        r"play it with queries=mialab.queries.Shifts\(\) or mialab.queries.Flips\(\); mialab.queries.Several"
+        r"play it with queries=mialab.queries.Shifts\(\) or mialab.queries.Flips\(\); mialab.queries.Compose"
     )
-    with pytest.raises(Refused, match="^" + message):
+    with pytest.raises(RequirementsNotMet, match="^" + message):
         mia.attacks.make("augmentation_robustness").run(random_game())
 
 

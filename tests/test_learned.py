@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from toys import memberships, pool, random_game
 
 import mialab as mia
-from mialab.attacks import Nasr, Refused, Shokri, learned
+from mialab.attacks import Nasr, RequirementsNotMet, Shokri, learned
 from mialab.attacks.base import known_half
 from mialab.training.streams import Streams, generator
 
@@ -40,7 +40,7 @@ def changed(game, **arrays):
 
 
 # ----------------------------------------------------------------------------------------------------
-# What is learnt from
+# What is learned from
 
 
 def test_log_posteriors_worked_by_hand():
@@ -170,7 +170,7 @@ def test_memberships_in_a_targets_fold_are_not_used(form):
     game = random_game(n_models=12, n_records=30, seed=4, signal=1)
     attack = Shokri(n_folds=3, **form)
     member = game.member.copy()
-    member[[0, 1]] = member[[1, 0]]  # the first pair changes roles; it shares its fold with models 6 and 7
+    member[[0, 1]] = member[[1, 0]]  # the first pair changes roles; it fractions its fold with models 6 and 7
     here, there = (attack.run(g).score for g in (game, changed(game, member=member)))
     same = [0, 1, 6, 7]
     np.testing.assert_array_equal(here[same], there[same])
@@ -248,8 +248,8 @@ def nasr_alone(game, known: np.ndarray, k: int, attack: Nasr) -> np.ndarray:
     label = torch.eye(game.n_classes)[torch.as_tensor(game.y)]
     scaled = []
     for x in (log_p, loss):
-        centred = x - x[known].mean(0)
-        scaled.append((centred / centred[known].square().mean().sqrt()).clamp(-10, 10).float())
+        centerd = x - x[known].mean(0)
+        scaled.append((centerd / centerd[known].square().mean().sqrt()).clamp(-10, 10).float())
     inputs = [scaled[0], label, scaled[1]]
 
     c = game.n_classes
@@ -360,8 +360,8 @@ def test_the_state_that_was_best_on_held_out_records_is_kept():
     game = random_game(n_models=8, n_records=200, n_classes=6, seed=0)
     known = known_half(game.member)
     score = Nasr(steps=200).scores(game)
-    learnt = roc_auc_score(game.member[known], score[known])
-    assert learnt < 0.8  # trained to the end: 0.92
+    learned = roc_auc_score(game.member[known], score[known])
+    assert learned < 0.8  # trained to the end: 0.92
     assert np.abs(score[~known]).mean() < 1  # trained to the end: 10
 
 
@@ -382,12 +382,12 @@ def test_the_state_that_was_best_on_held_out_records_is_kept():
     ids=lambda attack: attack.name,
 )
 @pytest.mark.parametrize("design", DESIGNS)
-def test_forms_that_are_not_registered_catch_a_model_that_memorises(attack, design):
+def test_forms_that_are_not_registered_catch_a_model_that_memorizes(attack, design):
     game = random_game(design, n_models=8, n_records=200, n_classes=3, seed=1)
     sure = 0.5 * game.logits + 12 * (game.member[:, None, :, None] * (np.arange(3) == game.y[:, None]))
     outcome = attack.run(changed(game, logits=sure))
     assert roc_auc_score(game.member.ravel(), outcome.score.ravel()) > 0.99
-    assert (outcome.said_member == game.member).mean() > 0.95
+    assert (outcome.predicted_member == game.member).mean() > 0.95
 
 
 @pytest.mark.parametrize(
@@ -395,7 +395,9 @@ def test_forms_that_are_not_registered_catch_a_model_that_memorises(attack, desi
 )
 def test_games_that_keep_scores_are_refused(name, fresh_cache):
     game = mia.play(pool(), n_models=6, training=mia.Training(epochs=1), keep="scores")
-    with pytest.raises(Refused, match=f"^Attack '{name}' needs logits, and this game keeps scores alone"):
+    with pytest.raises(
+        RequirementsNotMet, match=f"^Attack '{name}' needs logits, and this game keeps scores alone"
+    ):
         mia.audit(game, [name])
 
 
@@ -414,10 +416,12 @@ def test_stored_games_are_read_model_by_model(monkeypatch, fresh_cache):
 def test_too_few_records_are_refused():
     game = random_game(n_models=6, n_records=6)
     with pytest.raises(
-        Refused, match=r"^Attack 'nasr' learns from a half .* at least 4 of each; .* only 3: play"
+        RequirementsNotMet, match=r"^Attack 'nasr' learns from a half .* at least 4 of each; .* only 3: play"
     ):
         Nasr().run(game)
-    with pytest.raises(Refused, match=r"^Attack 'shokri' needs at least 3 models trained with each record"):
+    with pytest.raises(
+        RequirementsNotMet, match=r"^Attack 'shokri' needs at least 3 models trained with each record"
+    ):
         Shokri().run(random_game(n_models=4))
 
 

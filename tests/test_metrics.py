@@ -182,7 +182,7 @@ def test_bootstrap_repeats_and_names_its_rates():
     rng = np.random.default_rng(0)
     member = np.arange(400) < 200
     score = rng.normal(size=400) + member
-    options = {"said_member": score > 0.5, "fprs": (0.1,), "fnrs": (0.05,), "n_resamples": 200}
+    options = {"predicted_member": score > 0.5, "fprs": (0.1,), "fnrs": (0.05,), "n_resamples": 200}
     table = intervals.bootstrap(score, member, **options)
     assert list(table) == ["auc", "tpr@0.1", "tnr@0.05", "balanced_accuracy", "precision", "recall", "f1"]
     assert table == intervals.bootstrap(score, member, **options)
@@ -228,7 +228,13 @@ def test_pooled_is_one_roc_over_the_evaluated_pairs():
     said = score > 0.3
     score[~evaluated] = np.nan  # never looked at
     table = intervals.pooled_bootstrap(
-        score, member, evaluated=evaluated, partner=partner, said_member=said, fprs=(0.1,), n_resamples=130
+        score,
+        member,
+        evaluated=evaluated,
+        partner=partner,
+        predicted_member=said,
+        fprs=(0.1,),
+        n_resamples=130,
     )
     s, m = score[evaluated], member[evaluated]
     assert table["auc"].value == metrics.auc(s, m)
@@ -252,7 +258,7 @@ def test_pooled_weights_are_target_times_record(monkeypatch):
         member,
         evaluated=evaluated,
         partner=partner,
-        said_member=said,
+        predicted_member=said,
         fprs=(0.1,),
         fnrs=(0.1,),
         n_resamples=70,

@@ -14,9 +14,9 @@ def streams():
     return Streams(0, [0, 1, 2], "mix")
 
 
-def shares(defense, progress, n=2000):
+def fractions(defense, progress, n=2000):
     rng = Streams(0, range(n), "mix")
-    return np.broadcast_to(np.asarray(defense.share(progress, rng)), n)
+    return np.broadcast_to(np.asarray(defense.fraction(progress, rng)), n)
 
 
 @pytest.mark.parametrize(
@@ -30,19 +30,19 @@ def shares(defense, progress, n=2000):
     ],
 )
 def test_schedules(defense, expected):
-    for progress, share in zip((0, 0.5, 1), expected, strict=True):
-        if share is not None:
-            assert shares(defense, progress) == pytest.approx(share)
+    for progress, fraction in zip((0, 0.5, 1), expected, strict=True):
+        if fraction is not None:
+            assert fractions(defense, progress) == pytest.approx(fraction)
 
 
-def test_random_shares():
+def test_random_fractions():
     """Means of 2,000 numbers; each comparison fails by chance with probability below 1e-6 (five standard errors)."""
     error = 5 * np.sqrt(1 / 12 / 2000)
-    assert shares(Mixup(), 0.9).mean() == pytest.approx(0.5, abs=error)
-    # The smaller one of two uniform shares is uniform over [0, 1/2], and half of it is left half-way.
-    assert shares(AdaMixup(schedule="beta_decay"), 0.0).mean() == pytest.approx(0.25, abs=error)
-    assert shares(AdaMixup(schedule="beta_decay"), 0.5).mean() == pytest.approx(0.125, abs=error)
-    wide, narrow = (shares(Mixup(a=a), 0).std() for a in (0.2, 5))
+    assert fractions(Mixup(), 0.9).mean() == pytest.approx(0.5, abs=error)
+    # The smaller one of two uniform fractions is uniform over [0, 1/2], and half of it is left half-way.
+    assert fractions(AdaMixup(schedule="beta_decay"), 0.0).mean() == pytest.approx(0.25, abs=error)
+    assert fractions(AdaMixup(schedule="beta_decay"), 0.5).mean() == pytest.approx(0.125, abs=error)
+    wide, narrow = (fractions(Mixup(a=a), 0).std() for a in (0.2, 5))
     assert wide > 2 * narrow
 
 
@@ -64,8 +64,8 @@ def test_mixtures_are_those_of_a_plain_loop(dtype):
 def test_the_label_of_the_dominant_record():
     x, y = torch.rand(3, 5, 2), torch.randint(4, (3, 5))
     other = y.gather(1, streams().permutation(5))
-    for share, expected in ((0.49, y), (0.5, y), (0.51, other)):
-        _, target = AdaMixup(schedule="constant", start=share).mix(x, y, progress=0, rng=streams())
+    for fraction, expected in ((0.49, y), (0.5, y), (0.51, other)):
+        _, target = AdaMixup(schedule="constant", start=fraction).mix(x, y, progress=0, rng=streams())
         assert torch.equal(target, expected)
 
 
@@ -75,7 +75,7 @@ def test_the_loss_with_both_labels(defense):
     _, target = defense.mix(x, y, progress=0.2, rng=streams())
     rng = streams()
     other = y.gather(1, rng.permutation(5))
-    r = torch.as_tensor(defense.share(0.2, rng)).expand(3)
+    r = torch.as_tensor(defense.fraction(0.2, rng)).expand(3)
     log_p = torch.log_softmax(logits, -1)
     for k, loss in enumerate(defense.loss(logits, target)):
         own = [-(1 - r[k]) * log_p[k, i, y[k, i]] - r[k] * log_p[k, i, other[k, i]] for i in range(5)]

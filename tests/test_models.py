@@ -58,7 +58,7 @@ def test_resnet_20():
 @pytest.mark.parametrize(
     ("norm", "layer"), [("batch", "BatchNorm2d"), ("group", "GroupNorm"), ("none", None)]
 )
-def test_normalisation_is_a_parameter(model, norm, layer):
+def test_normalization_is_a_parameter(model, norm, layer):
     found = kinds(model(norm=norm)((3, 16, 16), 10))
     assert {name for name in found if "Norm" in name} == ({layer} if layer else set())
 
@@ -69,7 +69,7 @@ def test_initial_weights_depend_on_seed_and_model_alone():
     def weights(seed, model):
         torch.rand(3)
         return nn.utils.parameters_to_vector(
-            stack.initialise(MLP(hidden=(8,)), pool, seed, model).parameters()
+            stack.initialize(MLP(hidden=(8,)), pool, seed, model).parameters()
         )
 
     torch.manual_seed(1)

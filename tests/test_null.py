@@ -51,7 +51,7 @@ def measure(attack, game) -> tuple[float, float]:
     auc, accuracy = [], []
     for k in range(game.n_models):
         seen = outcome.evaluated[k]
-        member, score, said = (a[k, seen] for a in (game.member, outcome.score, outcome.said_member))
+        member, score, said = (a[k, seen] for a in (game.member, outcome.score, outcome.predicted_member))
         rank = rankdata(score)[member]
         auc.append((rank.mean() - (rank.size + 1) / 2) / (~member).sum())
         accuracy.append((said[member].mean() + 1 - said[~member].mean()) / 2)

@@ -61,22 +61,22 @@ def test_every_defense_has_its_own_look():
     assert len(set(theme.DEFENSES.values())) == len(theme.DEFENSES)
 
 
-def test_colours_are_stable():
-    assert theme.colour("HAMP (gamma=0.5)") == theme.colour("hamp") != theme.colour("none")
-    assert theme.colour("mixup, alpha 1") == theme.colour("mixup") != theme.colour("mixupper")
-    assert theme.colour("dp-sgd eps=8") == theme.colour("dp_sgd")
+def test_colors_are_stable():
+    assert theme.color("HAMP (gamma=0.5)") == theme.color("hamp") != theme.color("none")
+    assert theme.color("mixup, alpha 1") == theme.color("mixup") != theme.color("mixupper")
+    assert theme.color("dp-sgd eps=8") == theme.color("dp_sgd")
     # In a process of its own, where importing must draw nothing either.
-    code = "from mialab import plots as p; print(p.colour('mine'), p.marker('mine'), p.plt.get_fignums())"
+    code = "from mialab import plots as p; print(p.color('mine'), p.marker('mine'), p.plt.get_fignums())"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert other.stdout.split() == [theme.colour("mine"), theme.marker("mine"), "[]"]
+    assert other.stdout.split() == [theme.color("mine"), theme.marker("mine"), "[]"]
 
 
 def test_labels_of_one_figure_differ():
     labels = ["none", "hamp (a)", "hamp (b)", "hamp (c)", *(f"own {i}" for i in range(9))]
-    colours = theme._colours(dict.fromkeys(labels))
-    assert colours["none"] == theme.colour("none")
-    assert colours["hamp (a)"] == theme.colour("hamp")
-    assert len(set(colours.values())) == len(labels)
+    colors = theme._colors(dict.fromkeys(labels))
+    assert colors["none"] == theme.color("none")
+    assert colors["hamp (a)"] == theme.color("hamp")
+    assert len(set(colors.values())) == len(labels)
     dashes = theme._unlike(["mine", "loss", "other"], {"loss": 1}, [1, 2, 3])
     assert dashes == {"mine": 2, "loss": 1, "other": 3}
 
@@ -100,11 +100,11 @@ def test_roc_is_the_pooled_curve_and_stops_where_it_is_resolvable(game):
     assert len(ax.collections) == 2  # the bands
 
 
-def test_roc_of_several_games_uses_their_colours(game):
+def test_roc_of_several_games_uses_their_colors(game):
     games = {"none": game, "hamp": make_game(1, strength=0.2)}
     ax = curves.roc(games, "loss", n_resamples=20)
     for name in games:
-        assert lines(ax)[name].get_color() == theme.colour(name)
+        assert lines(ax)[name].get_color() == theme.color(name)
     ax = curves.roc(games, ["loss", "lira"], n_resamples=20)
     assert lines(ax).keys() >= {"none, loss", "none, lira", "hamp, loss", "hamp, lira"}
 
@@ -132,7 +132,7 @@ def test_histogram_stretches_scores_that_span_orders_of_magnitude():
     assert len(labels) == len(set(labels)) > 1
 
 
-def test_histograms_share_their_bins(game):
+def test_histograms_fraction_their_bins(game):
     figure = curves.histograms({"none": game, "hamp": make_game(1, strength=0.2)}, "lira", bins=20)
     edges = [[p.get_x() for p in ax.containers[0]] for ax in figure.axes]
     np.testing.assert_array_equal(*edges)
@@ -147,7 +147,7 @@ def test_strength_shows_each_attack_on_each_defense(game):
         table = tables[name]
         expected = table[(table.target == "pooled") & (table.metric == "auc")].value
         np.testing.assert_array_equal(container.lines[0].get_xdata(), expected)
-        assert container.lines[0].get_color() == theme.colour(name)
+        assert container.lines[0].get_color() == theme.color(name)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["loss", "lira"]
 
 
@@ -160,7 +160,7 @@ def test_privacy_utility(game):
     table = tables["hamp"]
     best = table[(table.target == "pooled") & (table.metric == "auc")].value.max()
     assert point.get_xydata()[0] == pytest.approx((games["hamp"].test_accuracy.mean(), best))
-    assert point.get_color() == theme.colour("hamp")
+    assert point.get_color() == theme.color("hamp")
     again = comparisons.privacy_utility(mia.compare(tables))
     np.testing.assert_array_equal(again.containers[1].lines[0].get_xydata(), point.get_xydata())
     given = comparisons.privacy_utility(
@@ -215,7 +215,7 @@ def test_roc_by_family_has_a_panel_for_each(game):
     ]
     drawn = [lines(ax) for ax in figure.axes]
     assert all("loss" in panel for panel in drawn)
-    # In its own family the loss is one attack among others; elsewhere it is the grey line to compare with.
+    # In its own family the loss is one attack among others; elsewhere it is the gray line to compare with.
     assert [panel["loss"].get_color() == "0.55" for panel in drawn] == [True, False, True, True]
     assert drawn[3].keys() >= {"lira", "rmia"}
     assert drawn[3]["lira"].get_color() != drawn[3]["rmia"].get_color()
@@ -275,10 +275,10 @@ def test_matrix_writes_every_value_in_its_cell(game):
         heatmaps.matrix(table, "acu")
 
 
-def test_matrix_centres_colours_at_chance():
+def test_matrix_centres_colors_at_chance():
     palette, norm, _ = heatmaps._scale("auc")
-    grey = palette(norm(0.5))[:3]
-    assert max(grey) - min(grey) < 0.02  # no hue at chance, and opposite ones on either side
+    gray = palette(norm(0.5))[:3]
+    assert max(gray) - min(gray) < 0.02  # no hue at chance, and opposite ones on either side
     assert palette(norm(0.9))[2] > palette(norm(0.9))[1]
     assert palette(norm(0.1))[0] > palette(norm(0.1))[2]
     assert heatmaps._scale("tpr@0.01")[1].vmin == 0.01

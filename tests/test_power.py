@@ -1,7 +1,7 @@
-"""Models that memorise are caught by every attack that can see it: nearest neighbours, on real records.
+"""Models that memorize are caught by every attack that can see it: nearest neighbors, on real records.
 
 Each model weights the classes by the distance to the nearest of its members in each class. A member is its own nearest
-neighbour, at distance 0; the answers to all other records are only as sure as these are close to a member of their
+neighbor, at distance 0; the answers to all other records are only as sure as these are close to a member of their
 class. Nothing is drawn at random but memberships and queries, with fixed seeds.
 """
 
@@ -15,7 +15,7 @@ from sklearn.metrics import roc_auc_score
 from toys import asked
 
 import mialab as mia
-from mialab.queries import Mixed, Noise, Several, Shifts
+from mialab.queries import Compose, Mixed, Noise, Shifts
 from mialab.training.membership import membership
 
 N_MODELS = 24
@@ -36,15 +36,15 @@ CANNOT = {
 }
 #: What these models do not have.
 LACKING = {
-    "gradient": "nearest neighbours have no parameters, and so no gradients",
-    "boundary": "a neighbour of the right class keeps the boundary away from other records as well",
+    "gradient": "nearest neighbors have no parameters, and so no gradients",
+    "boundary": "a neighbor of the right class keeps the boundary away from other records as well",
 }
 
 
 @cache
-def nearest_neighbours():
-    """Play a game of nearest-neighbour models, each of which holds a half of the records."""
-    pool, queries = mia.load("digits", size=400), Several(Noise(n=4, scale=0.05), Shifts(pixels=1), Mixed())
+def nearest_neighbors():
+    """Play a game of nearest-neighbor models, each of which holds a half of the records."""
+    pool, queries = mia.load("digits", size=400), Compose(Noise(n=4, scale=0.05), Shifts(pixels=1), Mixed())
     x = pool.x.reshape(len(pool), -1)
     copies = np.stack([queries(query, pool.x).reshape(x.shape) for query in range(len(queries))])
     distance = cdist(copies.reshape(-1, x.shape[1]), x).reshape(*copies.shape[:2], len(pool))
@@ -59,11 +59,13 @@ def nearest_neighbours():
 
 
 @pytest.mark.parametrize("name", mia.attacks.available().index)
-def test_nearest_neighbours_are_caught(name):
-    game, pool = nearest_neighbours()
+def test_nearest_neighbors_are_caught(name):
+    game, pool = nearest_neighbors()
     attack = mia.attacks.make(name)
     if attack.needs_probe:
-        with pytest.raises(mia.attacks.Refused, match="what is measured while the models are at hand"):
+        with pytest.raises(
+            mia.attacks.RequirementsNotMet, match="what is measured while the models are at hand"
+        ):
             attack.run(game)
         pytest.skip(LACKING[attack.needs_probe])
     attack = dataclasses.replace(attack, pool=pool) if attack.needs_pool else attack
@@ -80,7 +82,7 @@ def test_nearest_neighbours_are_caught(name):
 
 def test_most_other_records_are_answered_rightly_too():
     """The reasons above are true: what is right or wrong tells little."""
-    game, _ = nearest_neighbours()
+    game, _ = nearest_neighbors()
     right = mia.attacks.signal(game, "correctness")[:, 0]
     assert right[game.member].all()
     assert right[~game.member].mean() > 0.9

@@ -59,7 +59,7 @@ def by_autograd(network, parameters, x, y, parts):
 def test_gradients_of_a_linear_model_in_closed_form():
     pool = toys.pool()
     run = trained(pool, MLP(()))
-    assert run.form == "stacked"
+    assert run.mode == "stacked"
     norms = Gradient()(run)["gradient_norm"]
     assert norms.shape == (2, 40, 1)
     p = run.predict(pool.x).double().softmax(-1).numpy()
@@ -83,14 +83,14 @@ def test_gradients_against_a_loop_of_autograd(kind, build, names, monkeypatch):
     y = (pool.y + 1) % 3  # labels as trained on, not those of the pool
     models = (0, 1) if build == SMALL else (1,)
     run = trained(pool, build, models=models, y=y)
-    assert run.form == ("stacked" if build == SMALL else "single")
+    assert run.mode == ("stacked" if build == SMALL else "sequential")
     norms = Gradient()(run)["gradient_norm"]
     assert norms.dtype == np.float32
     for k in range(len(models)):
         _, parameters = run.function(k)
         parts = gradient.layers(parameters)
         assert list(parts) == names
-        network = build(pool.x.shape[1:], 3) if run.form == "stacked" else run.network
+        network = build(pool.x.shape[1:], 3) if run.mode == "stacked" else run.network
         expected = by_autograd(
             network, parameters, torch.as_tensor(pool.x), torch.as_tensor(y), parts.values()
         )
@@ -314,7 +314,7 @@ def test_games_with_probes(fresh_cache):
     np.testing.assert_array_equal(plain.logits, game.logits)
     with pytest.raises(ValueError, match=r"^This game has no gradient_norm: play it with probes="):
         plain.gradient_norm  # noqa: B018
-    with pytest.raises(mia.attacks.Refused, match=r"play the game with probes=\['gradient'\]"):
+    with pytest.raises(mia.attacks.RequirementsNotMet, match=r"play the game with probes=\['gradient'\]"):
         GradientNorm().run(plain)
     half = game.subset(2).of_records(np.arange(10))
     np.testing.assert_array_equal(half.gradient_norm, game.gradient_norm[:2, :10])
@@ -353,7 +353,7 @@ def test_before_the_output_step_nothing_is_known_of_released_labels(fresh_cache)
     np.testing.assert_array_equal(before.gradient_norm, game.gradient_norm)
 
 
-def test_separate_shadow_models_share_what_was_measured_alike(fresh_cache):
+def test_separate_shadow_models_fraction_what_was_measured_alike(fresh_cache):
     both = ["gradient", "boundary"]
     game = play(probes=both)
     joined = game.with_shadows(play(probes=both, seed=1))
@@ -439,7 +439,7 @@ def test_calibrated_scores_against_plain_loops(design, attack):
     expected = np.empty_like(plain)
     for t in range(game.n_models):
         for i in range(game.n_records):
-            gone = (t, game.left_out[t, i])
+            gone = (t, game.excluded_models[t, i])
             out = [plain[k, i] for k in range(game.n_models) if k not in gone and not game.member[k, i]]
             expected[t, i] = plain[t, i] - np.mean(out)
     score = attack(calibrated=True).run(game).score
@@ -468,7 +468,7 @@ def test_gradients_that_vanish_are_scored():
 
 
 def test_white_box_needs_records_to_learn_from():
-    with pytest.raises(mia.attacks.Refused, match="some target has only 3"):
+    with pytest.raises(mia.attacks.RequirementsNotMet, match="some target has only 3"):
         WhiteBox().run(toys.random_game(n_records=6))
     with pytest.raises(ValueError, match=r"^per_class=True has no use here"):
         WhiteBox(per_class=True)

@@ -1,4 +1,4 @@
-"""Quantisation: levels, gradients, when it acts, sizes in bits; the choice of widths where the answer is known."""
+"""Quantization: levels, gradients, when it acts, sizes in bits; the choice of widths where the answer is known."""
 
 from dataclasses import replace
 from itertools import product
@@ -26,8 +26,8 @@ from mialab.defenses import Quantization
 from mialab.defenses.quantization import (
     best_clip,
     cluster_thresholds,
-    quantised_activations,
-    quantised_weights,
+    quantized_activations,
+    quantized_weights,
     sigmoid_sum,
     steps,
     straight_through,
@@ -35,7 +35,7 @@ from mialab.defenses.quantization import (
 )
 from mialab.models import CNN, MLP, ResNet
 from mialab.training.membership import membership
-from mialab.training.stack import initialise
+from mialab.training.stack import initialize
 
 DEEP = MLP(hidden=(8, 8, 8), activation="relu")
 WIDTHS = (8, 4, 3, 2, "ternary", "binary")
@@ -73,20 +73,20 @@ def run_of(defense, model=DEEP, pool=None, models=(0, 1), **options):
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_weights_have_as_many_levels_as_their_width_allows(bits):
-    q = quantised_weights(torch.linspace(-3, 3, 1001), bits)  # enough weights to fill all levels
+    q = quantized_weights(torch.linspace(-3, 3, 1001), bits)  # enough weights to fill all levels
     values = q.unique()
     assert len(values) == (2**bits if isinstance(bits, int) else {"binary": 2, "ternary": 3}[bits])
     torch.testing.assert_close(values, -values.flip(0))
     if len(values) > 2:
         torch.testing.assert_close(values.diff(), values.diff().mean().expand(len(values) - 1))
-    assert torch.equal(quantised_weights(q, bits).sign(), q.sign())
+    assert torch.equal(quantized_weights(q, bits).sign(), q.sign())
 
 
 def test_levels_by_hand():
     w = torch.tensor([-1.0, -0.4, 0.1, 0.3, 0.9])
-    torch.testing.assert_close(quantised_weights(w, "binary"), 0.54 * torch.tensor([-1.0, -1, 1, 1, 1]))
+    torch.testing.assert_close(quantized_weights(w, "binary"), 0.54 * torch.tensor([-1.0, -1, 1, 1, 1]))
     # The threshold is 0.7 * 0.54 = 0.378, and the scale the mean of 1, 0.4 and 0.9.
-    torch.testing.assert_close(quantised_weights(w, "ternary"), torch.tensor([-1.0, -1, 0, 0, 1]) * 2.3 / 3)
+    torch.testing.assert_close(quantized_weights(w, "ternary"), torch.tensor([-1.0, -1, 0, 0, 1]) * 2.3 / 3)
     clip = torch.tensor(0.9)
     expected = torch.tensor([-0.9, -0.3, 0.3, 0.3, 0.9])
     torch.testing.assert_close(uniform(w, clip, 3, signed=True), expected)
@@ -98,9 +98,9 @@ def test_binary_and_ternary_weights_are_near_the_best_ones_of_their_kind():
     w = normal(5000)
     grid = np.linspace(0.1, 2, 100)
     least = min(((w.sign() * s - w) ** 2).sum() for s in grid)
-    assert ((quantised_weights(w, "binary") - w) ** 2).sum() <= least
+    assert ((quantized_weights(w, "binary") - w) ** 2).sum() <= least
     least = min((((w.abs() > t) * w.sign() * s - w) ** 2).sum() for s, t in product(grid, grid))
-    assert ((quantised_weights(w, "ternary") - w) ** 2).sum() <= 1.01 * least
+    assert ((quantized_weights(w, "ternary") - w) ** 2).sum() <= 1.01 * least
 
 
 @pytest.mark.parametrize("n", [1, 3, 7, 15])
@@ -111,21 +111,21 @@ def test_the_range_is_near_the_best_one(n, signed):
     def error(clip):
         return ((uniform(x, clip, n, signed=signed) - x) ** 2).sum().item()
 
-    least = min(error(x.abs().max() * share) for share in np.linspace(0.05, 1, 200))
+    least = min(error(x.abs().max() * fraction) for fraction in np.linspace(0.05, 1, 200))
     assert error(best_clip(x, n, signed=signed)) <= 1.1 * least
 
 
 def test_wide_weights_are_all_but_unchanged():
     w = normal(64, 64)
-    assert (quantised_weights(w, 8) - w).abs().max() <= w.abs().max() / 255 * 1.001
-    assert quantised_weights(torch.zeros(3, 3), 4).abs().max() < 1e-9
+    assert (quantized_weights(w, 8) - w).abs().max() <= w.abs().max() / 255 * 1.001
+    assert quantized_weights(torch.zeros(3, 3), 4).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("bits", WIDTHS)
-def test_stacked_weights_are_quantised_model_by_model(bits):
+def test_stacked_weights_are_quantized_model_by_model(bits):
     w = normal(3, 20, 30) * torch.tensor([1.0, 5, 0.1])[:, None, None]
-    together = vmap(lambda one: quantised_weights(one, bits))(w)
-    torch.testing.assert_close(together, torch.stack([quantised_weights(one, bits) for one in w]))
+    together = vmap(lambda one: quantized_weights(one, bits))(w)
+    torch.testing.assert_close(together, torch.stack([quantized_weights(one, bits) for one in w]))
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ def test_stacked_weights_are_quantised_model_by_model(bits):
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_the_gradient_goes_straight_through_to_the_weights(bits):
     w, upstream = normal(6, 7).requires_grad_(), normal(6, 7, seed=1)
-    q = quantised_weights(w.detach(), bits)
+    q = quantized_weights(w.detach(), bits)
     used = straight_through(w, q)
     assert torch.equal(used, q)
     used.backward(upstream)
@@ -146,7 +146,7 @@ def test_gradients_of_activations_and_of_their_clip():
     x = torch.tensor([[0.1, 0.5, 1.2, 3.0], [0.0, 0.9, 1.1, 0.2]], requires_grad=True)
     clip = torch.tensor(1.0, requires_grad=True)
     upstream = normal(2, 4)
-    out = quantised_activations(x, clip, 3, signed=False)
+    out = quantized_activations(x, clip, 3, signed=False)
     torch.testing.assert_close(out, torch.tensor([[0.0, 2 / 3, 1, 1], [0, 1, 1, 1 / 3]]), rtol=0, atol=1e-6)
     out.backward(upstream)
     beyond = x.detach() > 1
@@ -156,7 +156,7 @@ def test_gradients_of_activations_and_of_their_clip():
     )  # 4 numbers a record
 
     x, clip = torch.tensor([[-3.0, -0.2, 3.0]], requires_grad=True), torch.tensor(1.0, requires_grad=True)
-    out = quantised_activations(x, clip, 3, signed=True)
+    out = quantized_activations(x, clip, 3, signed=True)
     torch.testing.assert_close(out, torch.tensor([[-1.0, -1 / 3, 1.0]]))
     out.backward(torch.tensor([[2.0, 5, 3]]))
     assert torch.equal(x.grad, torch.tensor([[0.0, 5, 0]]))
@@ -197,10 +197,10 @@ def test_the_temperature_grows_with_the_epochs():
 
 
 def test_thresholds_lie_between_clusters():
-    centres = torch.tensor([-3.0, -1.0, 0.5, 4.0])
-    x = (centres.repeat_interleave(50) + 0.1 * normal(200)).roll(7)
+    centers = torch.tensor([-3.0, -1.0, 0.5, 4.0])
+    x = (centers.repeat_interleave(50) + 0.1 * normal(200)).roll(7)
     found = cluster_thresholds(x, 3)
-    torch.testing.assert_close(found, (centres[1:] + centres[:-1]) / 2, atol=0.05, rtol=0)
+    torch.testing.assert_close(found, (centers[1:] + centers[:-1]) / 2, atol=0.05, rtol=0)
     assert torch.equal(cluster_thresholds(torch.zeros(5), 3), torch.zeros(3))
 
 
@@ -241,7 +241,7 @@ def test_first_and_last_layers_keep_eight_bits():
 )
 def test_all_activations_of_all_networks_are_found(model, activations):
     pool = toys.pool("tabular" if isinstance(model, MLP) else "image")
-    network, x = initialise(model, pool, 0, 0, Quantization(3)), torch.as_tensor(pool.x)
+    network, x = initialize(model, pool, 0, 0, Quantization(3)), torch.as_tensor(pool.x)
     clips = [name for name, _ in network.named_parameters() if name.endswith("log_clip")]
     assert len(clips) == len(Quantization(3).activation_bits(network)) == activations
     for name in clips:  # each of them has a say
@@ -266,7 +266,7 @@ def answers(run, k=0):
 
 
 @pytest.mark.parametrize("start", ["full_precision", "scratch", "after_training"])
-def test_what_is_released_is_quantised(start):
+def test_what_is_released_is_quantized(start):
     run = run_of(Quantization(2, start=start))
     run.train()
     _, inside, used = answers(run)
@@ -278,7 +278,7 @@ def test_what_is_released_is_quantised(start):
     assert all(x.min() >= 0 for x in inside)
 
 
-def test_quantisation_begins_when_it_should():
+def test_quantization_begins_when_it_should():
     for start, first in (("full_precision", 4), ("scratch", 0), ("after_training", 8)):
         defense = Quantization(2, start=start)
         assert defense.full_precision_epochs(8) == first
@@ -291,8 +291,8 @@ def test_quantisation_begins_when_it_should():
         assert defense.weights(parameters)["2.weight"] is not parameters["2.weight"]
 
 
-def test_full_precision_epochs_are_those_of_an_unquantised_model():
-    """So that the attacker can have the very model that was quantised later."""
+def test_full_precision_epochs_are_those_of_an_unquantized_model():
+    """So that the attacker can have the very model that was quantized later."""
     pool, full = toys.pool(), Quantization(32)
     first = Quantization(2).full_precision_epochs(8)
     runs = [run_of(Quantization(2, quantizer=q), pool=pool) for q in ("uniform", "sigmoid")]
@@ -335,7 +335,7 @@ def test_stacked_and_single_models_are_the_same(quantizer, monkeypatch):
     monkeypatch.setattr("mialab.training.stack.STACKED_PARAMETERS", 0)
     for k in (0, 1):
         single = run_of(defense, models=(k,), epochs=2)
-        assert (stacked.form, single.form) == ("stacked", "single")
+        assert (stacked.mode, single.mode) == ("stacked", "sequential")
         single.train()
         for name, value in single.parameters.items():
             torch.testing.assert_close(stacked.parameters[name][k], value, atol=1e-4, rtol=1e-3)
@@ -348,7 +348,7 @@ def test_answers_do_not_depend_on_the_batch():
     torch.testing.assert_close(run.predict(x)[:, :5], run.predict(x[:5]))
 
 
-def test_convolutions_are_quantised():
+def test_convolutions_are_quantized():
     pool = toys.pool("image", n=24)
     for model in (CNN((4, 4), 8), ResNet(1, (4, 4))):
         run = run_of(Quantization("ternary"), model, pool, models=(0,), epochs=3)
@@ -364,7 +364,7 @@ def test_clips_come_from_what_members_give():
     run.defense.before_epoch(run)
     for k in (0, 1):
         _, own = run.function(k)
-        network = initialise(DEEP, run.pool, 0, k)
+        network = initialize(DEEP, run.pool, 0, k)
         plain = {name: p for name, p in own.items() if "log_clip" not in name}
         first = torch.relu(
             functional_call(
@@ -405,8 +405,8 @@ def test_the_size_of_a_model():
         ({"activations": "all"}, "activations='all'"),
         ({"ends": 0}, "ends=0"),
         ({"start": "late"}, "start='late'"),
-        ({"share": 1.0}, "share=1.0 must be less than 1"),
-        ({"share": -0.1}, "share=-0.1"),
+        ({"fraction": 1.0}, "fraction=1.0 must be less than 1"),
+        ({"fraction": -0.1}, "fraction=-0.1"),
         ({"quantizer": "log"}, "quantizer='log'"),
         ({"per_layer": (4, "two")}, "per_layer='two'"),
         ({"bits": 2, "quantizer": "sigmoid", "start": "after_training"}, "way to train"),
@@ -453,25 +453,25 @@ def games():
 
 
 def test_an_attacker_with_both_answers(games):
-    _, full, quantised = games
-    both = join_answers(quantised, full)
+    _, full, quantized = games
+    both = join_answers(quantized, full)
     assert both.query_kinds == ("original", "full_precision")
-    np.testing.assert_array_equal(both.logits[:, :1], quantised.logits)
+    np.testing.assert_array_equal(both.logits[:, :1], quantized.logits)
     np.testing.assert_array_equal(both.logits[:, 1:], full.logits)
-    np.testing.assert_array_equal(both.test_accuracy, quantised.test_accuracy)
+    np.testing.assert_array_equal(both.test_accuracy, quantized.test_accuracy)
     whole = mia.attacks.LiRA(queries="all").scores(both)
-    parts = [mia.attacks.LiRA().scores(game) for game in (quantised, full)]
+    parts = [mia.attacks.LiRA().scores(game) for game in (quantized, full)]
     np.testing.assert_allclose(whole, np.mean(parts, axis=0))
     assert mia.attacks.make("loss").run(both).score.shape == both.member.shape
 
 
 def test_answers_of_other_games_are_not_joined(games):
-    pool, full, quantised = games
+    pool, full, quantized = games
     other = mia.play(pool, DEEP, training=training(2), n_models=8, seed=4)
-    with pytest.raises(ValueError, match="seed=4; it must be that of the quantised models, 3"):
-        join_answers(quantised, other)
+    with pytest.raises(ValueError, match="seed=4; it must be that of the quantized models, 3"):
+        join_answers(quantized, other)
     with pytest.raises(ValueError, match="n_models"):
-        join_answers(quantised, full.subset(4))
+        join_answers(quantized, full.subset(4))
 
 
 def test_the_nearest_accuracy():
@@ -487,29 +487,29 @@ def test_the_nearest_accuracy():
 
 
 def test_changes_are_differences(games):
-    _, full, quantised = games
-    table = changes({"ternary": quantised}, full, "loss", figures=("recall", "auc"), n_resamples=50)
+    _, full, quantized = games
+    table = changes({"ternary": quantized}, full, "loss", figures=("recall", "auc"), n_resamples=50)
     for figure in ("recall", "auc"):
-        plain = mia.difference((quantised, "loss"), (full, "loss"), metric=figure, n_resamples=50)
-        share = mia.difference(
-            (quantised, "loss"), (full, "loss"), metric=figure, relative=True, n_resamples=50
+        plain = mia.difference((quantized, "loss"), (full, "loss"), metric=figure, n_resamples=50)
+        fraction = mia.difference(
+            (quantized, "loss"), (full, "loss"), metric=figure, relative=True, n_resamples=50
         )
         before = mia.auditing.pooled(mia.audit(full, ["loss"], n_resamples=10), "loss", figure).value
-        assert share.value == pytest.approx(plain.value / before)
-        assert share.low < share.value < share.high
+        assert fraction.value == pytest.approx(plain.value / before)
+        assert fraction.low < fraction.value < fraction.high
         assert table.loc["ternary", (figure, "points")] == pytest.approx(plain)
-        assert table.loc["ternary", (figure, "relative")] == pytest.approx(share)
+        assert table.loc["ternary", (figure, "relative")] == pytest.approx(fraction)
     with pytest.raises(ValueError, match="relative=True goes with figures of attacks"):
-        mia.difference((quantised, None), (full, None), metric="test_accuracy", relative=True)
+        mia.difference((quantized, None), (full, None), metric="test_accuracy", relative=True)
     with pytest.raises(ValueError, match="figures='tpr' is unknown"):
-        changes({"ternary": quantised}, full, "loss", figures=("tpr",))
+        changes({"ternary": quantized}, full, "loss", figures=("tpr",))
     with pytest.raises(ValueError, match="games\\['ternary'\\] has other members"):
-        changes({"ternary": quantised}, full.subset(4), "loss")
+        changes({"ternary": quantized}, full.subset(4), "loss")
 
 
 def test_a_table_of_widths(games):
-    pool, full, quantised = games
-    arms = {"quantization": {"ternary": quantised, 32: full}, "none": {"8 epochs": full, "others": quantised}}
+    pool, full, quantized = games
+    arms = {"quantization": {"ternary": quantized, 32: full}, "none": {"8 epochs": full, "others": quantized}}
     table = widths(arms, ["loss"], pool=pool, model=DEEP, n_resamples=10)
     assert list(dict.fromkeys(table["setting"])) == ["ternary", 32, "8 epochs", "others"]
     assert set(table.loc[table["setting"] == 32, "size"]) == {model_bits(pool, DEEP)}
@@ -519,7 +519,7 @@ def test_a_table_of_widths(games):
     assert page.loc[("none", "8 epochs"), "kbit"] == f"{model_bits(pool, DEEP) / 1000:,.1f}"
     aucs = [
         mia.auditing.pooled(mia.audit(game, ["loss"], n_resamples=10), "loss", "auc")
-        for game in (quantised, full)
+        for game in (quantized, full)
     ]
     assert list(page["auc"]) == [f"{auc:.3f}" for auc in (*aucs, *aucs[::-1])]
 
@@ -534,7 +534,7 @@ def test_a_table_of_widths(games):
     ax = mia.chapters.quantization.plot_tradeoff(table, "loss")
     handles, labels = ax.get_legend_handles_labels()
     line = handles[labels.index("quantization")].lines[0]
-    np.testing.assert_array_equal(line.get_xdata(), [g.test_accuracy.mean() for g in (quantised, full)])
+    np.testing.assert_array_equal(line.get_xdata(), [g.test_accuracy.mean() for g in (quantized, full)])
     np.testing.assert_array_equal(line.get_ydata(), [auc.value for auc in aucs])
     for draw in (mia.chapters.quantization.plot_widths, mia.chapters.quantization.plot_tradeoff):
         with pytest.raises(ValueError, match="attack='lira' is unknown"):
@@ -596,7 +596,7 @@ def test_the_objective_adds_validation_loss_and_leakage():
     assert objective.measured["validation loss"].item() == pytest.approx(loss)
 
 
-def test_layers_that_share_a_width():
+def test_layers_that_fraction_a_width():
     pool, model = toys.pool(n=40), MLP(hidden=(4,) * 6)
     options = {"training": training(1), "mu": 1.0, "n_models": 2}
     objective = PrivacyObjective(pool, model, Quantization(), groups=2, **options)

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 import mialab
 from mialab import queries
-from mialab.queries import Flips, Mixed, Noise, Original, Several, Shifts, kinds, mixtures, pairing
+from mialab.queries import Compose, Flips, Mixed, Noise, Original, Shifts, kinds, mixtures, pairing
 
 
 def bytes_pool(**options):
     """Make a pool of images stored as bytes."""
-    grey = toys.pool("image", **options)
+    gray = toys.pool("image", **options)
     return toys.pool(
         "image",
         **options,
-        **{name: np.rint(255 * getattr(grey, name)).astype(np.uint8) for name in ("x", "x_val", "x_test")},
+        **{name: np.rint(255 * getattr(gray, name)).astype(np.uint8) for name in ("x", "x_val", "x_test")},
     )
 
 
@@ -33,10 +33,10 @@ SUITABLE = [
     (Noise(n=2), "bytes"),
     (Shifts(pixels=1), "bytes"),
     (Mixed(), "tabular"),
-    (Mixed(shares=(0.3,)), "bytes"),
+    (Mixed(fractions=(0.3,)), "bytes"),
     (Mixed(), "binary"),
-    (Several(Noise(n=2), Shifts(pixels=2, mirror=False), Mixed()), "image"),
-    (Several(Flips(n=2), Flips(n=2, seed=1)), "binary"),
+    (Compose(Noise(n=2), Shifts(pixels=2, mirror=False), Mixed()), "image"),
+    (Compose(Flips(n=2), Flips(n=2, seed=1)), "binary"),
 ]
 
 
@@ -58,14 +58,14 @@ def test_the_record_comes_first_and_copies_keep_shape_and_type(asked, kind):
     assert all((a != b).any() for i, a in enumerate(copies) for b in copies[:i])
 
 
-def test_flips_change_the_share_asked_for():
+def test_flips_change_the_fraction_asked_for():
     x = toys.pool("binary", n=400, features=50).x
-    for share in (0.02, 0.3):
-        flipped = np.mean([Flips(n=3, share=share)(q, x) != x for q in (1, 2, 3)])
+    for fraction in (0.02, 0.3):
+        flipped = np.mean([Flips(n=3, fraction=fraction)(q, x) != x for q in (1, 2, 3)])
         # 60,000 independent flips: 5 standard deviations, an error rate of 6e-7
-        assert flipped == pytest.approx(share, abs=5 * (share * (1 - share) / 60_000) ** 0.5)
-    assert (Flips(share=1)(1, x) == 1 - x).all()
-    assert set(np.unique(Flips(share=0.5)(1, x))) == {0, 1}
+        assert flipped == pytest.approx(fraction, abs=5 * (fraction * (1 - fraction) / 60_000) ** 0.5)
+    assert (Flips(fraction=1)(1, x) == 1 - x).all()
+    assert set(np.unique(Flips(fraction=0.5)(1, x))) == {0, 1}
 
 
 def test_noise_is_measured_in_each_feature_s_own_deviation():
@@ -123,8 +123,8 @@ def test_copies_that_suit_the_records():
     ("make", "message"),
     [
         (lambda: Flips(n=0), "n=0 must be an integer of at least 1."),
-        (lambda: Flips(share=0), "share=0 must be greater than 0 and at most 1."),
-        (lambda: Flips(share=1.1), "share=1.1 must be greater than 0 and at most 1."),
+        (lambda: Flips(fraction=0), "fraction=0 must be greater than 0 and at most 1."),
+        (lambda: Flips(fraction=1.1), "fraction=1.1 must be greater than 0 and at most 1."),
         (lambda: Flips(seed=-1), "seed=-1 must be an integer of at least 0."),
         (lambda: Noise(n=1.5), "n=1.5 must be an integer of at least 1."),
         (lambda: Noise(scale=-1), "scale=-1 must be greater than 0."),
@@ -217,10 +217,10 @@ def test_pairs_are_drawn_evenly():
 
 def test_mixtures_worked_by_hand():
     x = np.array([[0.0, 1], [10, 3]], np.float32)  # two records are one another's partner, whatever the seed
-    np.testing.assert_allclose(Mixed(shares=(0.2, 0.5))(1, x), [[8, 2.6], [2, 1.4]], rtol=1e-6)
-    np.testing.assert_allclose(Mixed(shares=(0.2, 0.5))(2, x), [[5, 2], [5, 2]], rtol=1e-6)
+    np.testing.assert_allclose(Mixed(fractions=(0.2, 0.5))(1, x), [[8, 2.6], [2, 1.4]], rtol=1e-6)
+    np.testing.assert_allclose(Mixed(fractions=(0.2, 0.5))(2, x), [[5, 2], [5, 2]], rtol=1e-6)
     pixels = np.array([0, 200, 255, 13], np.uint8).reshape(2, 1, 1, 2)
-    mixed = Mixed(shares=(0.3,))(1, pixels)
+    mixed = Mixed(fractions=(0.3,))(1, pixels)
     assert mixed.dtype == np.uint8
     assert mixed.ravel().tolist() == [
         178,
@@ -231,17 +231,17 @@ def test_mixtures_worked_by_hand():
 
 
 @given(st.integers(1, 6), st.integers(0, 3), st.sampled_from([0.2, 0.5, 0.7]))
-def test_mixtures_against_plain_loops(half, seed, share):
+def test_mixtures_against_plain_loops(half, seed, fraction):
     x = np.random.default_rng(seed).normal(size=(2 * half, 3)).astype(np.float32)
-    mixed = Mixed(shares=(share,), seed=seed)(1, x)
+    mixed = Mixed(fractions=(fraction,), seed=seed)(1, x)
     for i, j in enumerate(pairing(2 * half, seed)):
-        np.testing.assert_allclose(mixed[i], share * x[i] + (1 - share) * x[j], atol=1e-6)
+        np.testing.assert_allclose(mixed[i], fraction * x[i] + (1 - fraction) * x[j], atol=1e-6)
 
 
 def test_several_asks_every_part_in_turn():
     x = toys.pool("image").x
     parts = Noise(n=2), Shifts(pixels=1, mirror=False), Mixed(seed=3)
-    asked = Several(*parts)
+    asked = Compose(*parts)
     expected = [x, *(part(q, x) for part in parts for q in range(1, len(part)))]
     assert len(asked) == len(expected) == 1 + 2 + 8 + 3
     for query, copy in enumerate(expected):
@@ -250,7 +250,7 @@ def test_several_asks_every_part_in_turn():
     with pytest.raises(IndexError, match=r"^query=14 must be at most 13"):
         asked(14, x)
     assert repr(asked) == f"Several({parts[0]!r}, {parts[1]!r}, {parts[2]!r})"
-    assert Several(Several(parts[0], parts[1]), parts[2]) == asked
+    assert Compose(Compose(parts[0], parts[1]), parts[2]) == asked
     assert mixtures(asked) == parts[2]
     assert mixtures(parts[2]) == parts[2]
     assert mixtures(parts[0]) is None
@@ -280,8 +280,8 @@ class Doubled:
 
 def test_queries_of_one_s_own_need_no_kinds(tmp_path):
     assert kinds(Doubled()) == ("original", "changed", "changed")
-    assert kinds(Several(Doubled(), Mixed(shares=(0.5,)))) == ("original", "changed", "changed", "mixed")
-    asked = Several(Doubled(), Mixed(shares=(0.5,)))
+    assert kinds(Compose(Doubled(), Mixed(fractions=(0.5,)))) == ("original", "changed", "changed", "mixed")
+    asked = Compose(Doubled(), Mixed(fractions=(0.5,)))
     training = mialab.Training(epochs=1)
     game = mialab.play(toys.pool(), n_models=2, queries=asked, training=training, store=tmp_path)
     assert game.query_kinds == ("original", "changed", "changed", "mixed")
@@ -296,16 +296,16 @@ def test_queries_of_one_s_own_need_no_kinds(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Several(), "Several needs at least one kind of queries"),
-        (lambda: Several("augmented"), "Several: part='augmented' must be an instance such as"),
-        (lambda: Several(Noise), "Several: part=<class .*Noise'> must be an instance such as"),
-        (lambda: Several(Noise(), Noise()), r"Several has Noise\(.*\) twice: give one of them another seed"),
-        (lambda: Several(Mixed(), Several(Mixed(seed=1))), "Several has more than one Mixed"),
-        (lambda: Mixed(shares=()), r"shares=\(\) must be a sequence of numbers"),
-        (lambda: Mixed(shares=0.5), "shares=0.5 must be a sequence of numbers"),
-        (lambda: Mixed(shares=(0.5, 0)), "shares=0 must be greater than 0"),
-        (lambda: Mixed(shares=(1.0,)), "shares=1.0 must be less than 1"),
-        (lambda: Mixed(shares=(0.5, 0.5)), r"shares=\(0.5, 0.5\) must differ"),
+        (lambda: Compose(), "Compose needs at least one kind of queries"),
+        (lambda: Compose("augmented"), "Several: part='augmented' must be an instance such as"),
+        (lambda: Compose(Noise), "Several: part=<class .*Noise'> must be an instance such as"),
+        (lambda: Compose(Noise(), Noise()), r"Several has Noise\(.*\) twice: give one of them another seed"),
+        (lambda: Compose(Mixed(), Compose(Mixed(seed=1))), "Several has more than one Mixed"),
+        (lambda: Mixed(fractions=()), r"fractions=\(\) must be a sequence of numbers"),
+        (lambda: Mixed(fractions=0.5), "fractions=0.5 must be a sequence of numbers"),
+        (lambda: Mixed(fractions=(0.5, 0)), "fractions=0 must be greater than 0"),
+        (lambda: Mixed(fractions=(1.0,)), "fractions=1.0 must be less than 1"),
+        (lambda: Mixed(fractions=(0.5, 0.5)), r"fractions=\(0.5, 0.5\) must differ"),
         (lambda: Mixed(seed=-1), "seed=-1 must be an integer of at least 0"),
     ],
 )
@@ -316,8 +316,8 @@ def test_wrong_parameters_of_several_and_mixed(make, message):
 
 def test_several_refuses_what_a_part_refuses():
     with pytest.raises(ValueError, match=r"^queries=Flips.* needs binary records"):
-        queries.make(Several(Mixed(), Flips()), toys.pool())
+        queries.make(Compose(Mixed(), Flips()), toys.pool())
     with pytest.raises(
         ValueError, match=r"^queries=Mixed.* pair the records of 'toy', but 41 is odd: load size=40"
     ):
-        queries.make(Several(Noise(), Mixed()), toys.pool(n=41))
+        queries.make(Compose(Noise(), Mixed()), toys.pool(n=41))

@@ -14,7 +14,16 @@ from test_null import measure
 from toys import pool, random_game
 
 import mialab as mia
-from mialab.attacks import AttackP, AttackR, Calibrated, LiRA, QuantileRegression, Refused, base, shadows
+from mialab.attacks import (
+    AttackP,
+    AttackR,
+    Calibrated,
+    LiRA,
+    QuantileRegression,
+    RequirementsNotMet,
+    base,
+    shadows,
+)
 from mialab.attacks.calibrated import STATISTICS, calibrated
 from mialab.attacks.quantile import PENALTIES, features, gaussian_score, pinball_score
 from mialab.attacks.reference import attack_p, attack_r, percentile
@@ -25,7 +34,7 @@ DESIGNS = ["paired", "balanced", "random"]
 
 def shadows_of(game, target: int, record: int, side: bool) -> list[int]:
     """Return a target's shadow models with a given membership of a record."""
-    out = (target, game.left_out[target, record])
+    out = (target, game.excluded_models[target, record])
     return [k for k in range(game.n_models) if k not in out and game.member[k, record] == side]
 
 
@@ -79,7 +88,7 @@ def test_equal_answers_are_neither_easy_nor_hard(design, value):
     """Rounding must not tell members and others apart."""
     game = random_game(design)
     same = np.full(game.member.shape, value)
-    np.testing.assert_array_equal(calibrated(same, game.member, game.left_out), 0)
+    np.testing.assert_array_equal(calibrated(same, game.member, game.excluded_models), 0)
 
 
 def test_calibrated_scaled_logits_rank_as_offline_lira_with_a_pooled_variance():
@@ -110,7 +119,7 @@ def test_percentiles_worked_by_hand(value, expected):
     assert percentile(np.array([[value]]), reference)[0, 0] == pytest.approx(expected, rel=1e-12)
 
 
-def test_equal_references_share_their_places():
+def test_equal_references_fraction_their_places():
     reference = np.array([[-1.0, -2, -1, -1, -4]])  # in order, they have the places 1 to 5 of 6
     value = np.array([[-1.0, -1.5, -2]])
     np.testing.assert_allclose(percentile(value, reference)[0], [4 / 6, 2.5 / 6, 2 / 6])
@@ -132,8 +141,8 @@ def test_percentiles_against_quantiles(values, value, dropped):
     value = -value / 2
     kept = reference if dropped < 0 else np.delete(reference, dropped)
     out = np.nan if dropped < 0 else reference[dropped]
-    share = percentile(np.array([[value]]), reference[None], np.array([[out]]))[0, 0]
-    assert np.quantile([-1000, *kept, 0], share) == pytest.approx(value, abs=1e-9)
+    fraction = percentile(np.array([[value]]), reference[None], np.array([[out]]))[0, 0]
+    assert np.quantile([-1000, *kept, 0], fraction) == pytest.approx(value, abs=1e-9)
 
 
 def test_attack_r_worked_by_hand():
@@ -142,7 +151,7 @@ def test_attack_r_worked_by_hand():
     np.testing.assert_allclose(attack_r(-LOSS, MEMBER, PARTNER)[0], expected, rtol=1e-12)
 
 
-def share_by_loops(value: float, references: list[float]) -> float:
+def fraction_by_loops(value: float, references: list[float]) -> float:
     points = [-1000.0, *sorted(references), 0.0]
     equal = [j for j, point in enumerate(points) if point == value]
     if equal:
@@ -165,12 +174,14 @@ def test_attack_r_against_plain_loops(design, seed, n_models, signal, ties):
     log_p = np.round(log_p) if ties else log_p
     expected = [
         [
-            share_by_loops(log_p[t, i], list(log_p[shadows_of(game, t, i, False), i]))
+            fraction_by_loops(log_p[t, i], list(log_p[shadows_of(game, t, i, False), i]))
             for i in range(game.n_records)
         ]
         for t in range(game.n_models)
     ]
-    np.testing.assert_allclose(attack_r(log_p, game.member, game.left_out), expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(
+        attack_r(log_p, game.member, game.excluded_models), expected, rtol=1e-6, atol=1e-9
+    )
     if not ties:
         np.testing.assert_allclose(AttackR().run(game).score, expected, rtol=1e-6, atol=1e-9)
 
@@ -201,9 +212,9 @@ def test_attack_p_against_plain_loops(design, per_class, seed, n_records):
     for k in range(game.n_models):
         for i in np.flatnonzero(outcome.evaluated[k]):
             here = known[k] & ((game.y == game.y[i]) | (not per_class))
-            share = share_by_loops(log_p[k, i], list(log_p[k, here])) if here.any() else 0.5
-            assert outcome.score[k, i] + threshold == pytest.approx(share, rel=1e-6)
-            assert outcome.said_member[k, i] == (outcome.score[k, i] + threshold >= 0.95)
+            fraction = fraction_by_loops(log_p[k, i], list(log_p[k, here])) if here.any() else 0.5
+            assert outcome.score[k, i] + threshold == pytest.approx(fraction, rel=1e-6)
+            assert outcome.predicted_member[k, i] == (outcome.score[k, i] + threshold >= 0.95)
 
 
 def test_attack_p_ranks_as_the_loss_does_on_one_target():
@@ -228,7 +239,7 @@ def test_attack_p_follows_records_and_models():
 def test_attack_r_makes_the_false_positives_it_allows(design, alpha):
     """Of 16 models, 7 are references; records are independent of each other."""
     game = random_game(design, n_models=16, n_records=1000, seed=1, signal=3.0)
-    said = AttackR(alpha=alpha).run(game).said_member
+    said = AttackR(alpha=alpha).run(game).predicted_member
     assert_mean((said & ~game.member).sum(0) / (~game.member).sum(0), alpha)
     assert said[game.member].mean() > alpha + 0.1
 
@@ -236,13 +247,13 @@ def test_attack_r_makes_the_false_positives_it_allows(design, alpha):
 @pytest.mark.parametrize("alpha", [0.02, 0.1])
 @pytest.mark.parametrize("per_class", [False, True])
 def test_attack_p_makes_the_false_positives_it_allows(per_class, alpha):
-    """Answers of different models are independent; a share of alpha may fall between two known non-members."""
+    """Answers of different models are independent; a fraction of alpha may fall between two known non-members."""
     game = random_game(n_models=24, n_records=2000, n_classes=2, seed=2, signal=3.0)
     outcome = AttackP(alpha=alpha, per_class=per_class).run(game)
     other = outcome.evaluated & ~game.member
-    rate = [said[seen].mean() for said, seen in zip(outcome.said_member, other, strict=True)]
+    rate = [said[seen].mean() for said, seen in zip(outcome.predicted_member, other, strict=True)]
     assert_mean(rate, alpha, slack=1 / 200)
-    assert outcome.said_member[game.member].mean() > 2 * alpha
+    assert outcome.predicted_member[game.member].mean() > 2 * alpha
 
 
 def test_blocks_of_records_change_nothing(monkeypatch):
@@ -333,7 +344,7 @@ def test_constant_answers_are_scored(score):
     assert np.isfinite(score(x, np.full(100, 7.5), np.arange(100) < 50)).all()
 
 
-def test_features_are_standardised_and_hold_the_label():
+def test_features_are_standardized_and_hold_the_label():
     toy = pool("image", n=50, n_classes=3)
     y = np.roll(toy.y, 1)
     x = features(toy, y)
@@ -366,14 +377,14 @@ def test_quantile_regression_finds_nothing_where_there_is_nothing(form):
 
 
 @pytest.mark.parametrize("form", ["gaussian", "pinball"])
-def test_quantile_regression_catches_a_model_that_memorises(form):
+def test_quantile_regression_catches_a_model_that_memorizes(form):
     toy = pool(n=800)
     game = game_of(toy, signal=30, n_models=4)
     outcome = QuantileRegression(pool=toy, form=form, alpha=0.02).run(game)
     for k, seen in enumerate(outcome.evaluated):
         assert roc_auc_score(game.member[k, seen], outcome.score[k, seen]) > 0.99
-    assert outcome.said_member[outcome.evaluated & game.member].mean() > 0.99
-    assert outcome.said_member[outcome.evaluated & ~game.member].mean() < 0.1
+    assert outcome.predicted_member[outcome.evaluated & game.member].mean() > 0.99
+    assert outcome.predicted_member[outcome.evaluated & ~game.member].mean() < 0.1
 
 
 @pytest.mark.parametrize("form", ["gaussian", "pinball"])
@@ -401,7 +412,7 @@ def test_quantile_regression_wants_the_records_of_the_game(fresh_cache):
     toy = pool(n=100)
     game = mia.play(toy, n_models=2, canaries=10, training=mia.Training(epochs=1))
     QuantileRegression(pool=toy).check(game)
-    with pytest.raises(Refused, match=r"'quantile' needs the features of the records.*pool=pool"):
+    with pytest.raises(RequirementsNotMet, match=r"'quantile' needs the features of the records.*pool=pool"):
         base.make("quantile").check(game)
     others = {
         "other features": dataclasses.replace(toy, x=toy.x + 1),
@@ -409,14 +420,16 @@ def test_quantile_regression_wants_the_records_of_the_game(fresh_cache):
         "fewer records": dataclasses.replace(toy, x=toy.x[:90], y=toy.y[:90]),
     }
     for other in others.values():
-        with pytest.raises(Refused, match=r"Pool\('toy'.* is not the pool of Game\(toy"):
+        with pytest.raises(RequirementsNotMet, match=r"Pool\('toy'.* is not the pool of Game\(toy"):
             QuantileRegression(pool=other).check(game)
     arrays = game_of(toy, signal=0)  # says nothing of features
     QuantileRegression(pool=others["other features"]).check(arrays)
-    with pytest.raises(Refused, match="is not the pool of"):
+    with pytest.raises(RequirementsNotMet, match="is not the pool of"):
         QuantileRegression(pool=others["other labels"]).check(arrays)
     few = pool(n=40)
-    with pytest.raises(Refused, match="at least 20 known non-members of each target; here one has only 10"):
+    with pytest.raises(
+        RequirementsNotMet, match="at least 20 known non-members of each target; here one has only 10"
+    ):
         QuantileRegression(pool=few).run(game_of(few, signal=0))
 
 

@@ -55,7 +55,7 @@ def rmia_by_loops(game, *, online, gamma, a, population) -> np.ndarray:
     for t in range(game.n_models):
         ratio = []
         for i in range(game.n_records):
-            shadow_models = [k for k in range(game.n_models) if k not in (t, game.left_out[t, i])]
+            shadow_models = [k for k in range(game.n_models) if k not in (t, game.excluded_models[t, i])]
             mean_in, mean_out = (
                 np.mean([p[k, i] for k in shadow_models if game.member[k, i] == side])
                 for side in (True, False)
@@ -90,7 +90,7 @@ def test_rmia_against_plain_loops(design, online, seed, n_models, signal, gamma,
 @pytest.mark.parametrize("online", [True, False])
 def test_one_target_alone_is_scored_as_among_all(design, online):
     game = random_game(design, seed=2, signal=1.0)
-    arrays = (mia.attacks.signal(game, "loss")[:, 0], game.member, game.left_out)
+    arrays = (mia.attacks.signal(game, "loss")[:, 0], game.member, game.excluded_models)
     every = rmia(*arrays, online=online)
     for target in range(game.n_models):
         np.testing.assert_array_equal(
@@ -124,7 +124,7 @@ def test_probabilities_that_vanish_in_float64_are_still_compared(online):
     """Logs of probabilities from -3,000 to -1,000: scores are those of the same ratios near 1."""
     game = random_game(seed=3)
     log_p = mia.attacks.signal(game, "loss")[:, 0]
-    rest = {"member": game.member, "left_out": game.left_out, "online": online, "a": 1.0}
+    rest = {"member": game.member, "excluded_models": game.excluded_models, "online": online, "a": 1.0}
     far = np.linspace(-3000, -1000, game.n_records)
     np.testing.assert_array_equal(rmia(log_p + far, **rest), rmia(log_p, **rest))
 
@@ -134,9 +134,9 @@ def test_the_greatest_of_all_probabilities_is_above_what_it_outweighs():
     log_p[:, 0] = -900.0
     log_p[0, 0] = -1.0  # e^899 times as probable as with any shadow model
     member = np.arange(8)[:, None] % 2 == np.zeros(6)
-    left_out = np.broadcast_to(np.arange(8)[:, None] ^ 1, member.shape)
+    excluded_models = np.broadcast_to(np.arange(8)[:, None] ^ 1, member.shape)
     for online in (True, False):
-        score = rmia(log_p, member, left_out, online=online, a=1.0)
+        score = rmia(log_p, member, excluded_models, online=online, a=1.0)
         assert np.isfinite(score).all()
         assert score[0, 0] == 1
 
@@ -155,11 +155,11 @@ def test_blocks_of_records_change_nothing(monkeypatch):
 def test_records_by_population_are_never_laid_out():
     rng = np.random.default_rng(0)
     member = np.arange(8)[:, None] % 2 == rng.integers(2, size=3000)
-    left_out = np.broadcast_to(np.arange(8)[:, None] ^ 1, member.shape)
+    excluded_models = np.broadcast_to(np.arange(8)[:, None] ^ 1, member.shape)
     log_p = -rng.exponential(size=member.shape)
     before = log_p.copy()
     tracemalloc.start()
-    rmia(log_p, member, left_out)
+    rmia(log_p, member, excluded_models)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3000 * 3000  # a byte for each pair would already be more

@@ -126,5 +126,7 @@ def test_scores_serve_every_attack_as_well_as_logits(no_logits, name):
 def test_a_signal_that_was_not_kept_is_refused():
     game = scores_of(random_game(), ["loss"])
     attacks.make("loss").run(game)
-    with pytest.raises(attacks.Refused, match="neither logits nor the signal 'scaled_logit': play it with"):
+    with pytest.raises(
+        attacks.RequirementsNotMet, match="neither logits nor the signal 'scaled_logit': play it with"
+    ):
         attacks.make("lira").run(game)

@@ -7,7 +7,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 import mialab as mia
-from mialab.attacks.base import Refused
+from mialab.attacks.base import RequirementsNotMet
 from mialab.training.membership import membership
 
 SMALL = mia.models.MLP(hidden=(8,), activation="relu")
@@ -137,7 +137,7 @@ def test_records_with_too_few_shadow_models_are_not_evaluated():
 
 @pytest.mark.parametrize("attack", ["lira", "rmia", "shokri", "ranking"])
 def test_attacks_say_which_shadow_models_they_lack(attack):
-    with pytest.raises(Refused, match="OUT models alone"):
+    with pytest.raises(RequirementsNotMet, match="OUT models alone"):
         mia.attacks.make(attack).run(noise(trained_on=slice(0, 0)))
 
 
@@ -177,7 +177,7 @@ def test_nothing_is_found_where_there_is_nothing(attack, trained_on):
             game = mia.Game(game.dataset.assign(candidate=("record", np.arange(40) < 20)))
         try:
             table = mia.audit(game, [attack], fprs=(), fnrs=(), n_resamples=2)
-        except Refused:
+        except RequirementsNotMet:
             assert trained_on.start, "only shadow models of other records may be of no use"
             return
         pooled = table[table["target"] == "pooled"].set_index("metric")["value"]

@@ -315,7 +315,7 @@ def place(request, tmp_path):
 def test_games_are_kept_at_any_place(place, fresh_cache, undisturbed, trained):
     first = workers.play(store=place)
     assert_same(first, undisturbed)
-    assert first.attrs["form"] == "single"
+    assert first.attrs["mode"] == "sequential"
     assert_same(workers.play(store=place), undisturbed)
     assert trained == list(range(8))
     assert not fresh_cache.exists()

@@ -120,7 +120,7 @@ def test_several_data_sets_and_the_worst_of_them(pool, frame):
     )
 
 
-def test_shares_over_the_epochs():
+def test_fractions_over_the_epochs():
     """The mean of 1,000 numbers: it is off by more than five standard errors with probability below 1e-6."""
     arms = {
         "none": None,
@@ -168,7 +168,7 @@ def test_figures(frame):
     none, ada = figure.axes[0].get_lines()[:2]
     wanted = frame[(frame[["defense", "attack", "metric"]] == ["adamixup", "loss", "auc"]).all(axis=1)]
     assert ada.get_ydata().tolist() == wanted["value"].tolist()
-    assert (none.get_color(), ada.get_color()) == (theme.colour("none"), theme.colour("adamixup"))
+    assert (none.get_color(), ada.get_color()) == (theme.color("none"), theme.color("adamixup"))
     figure = curves.trajectory(frame, "auc minus none", attacks=["loss"])
     assert figure.axes[0].get_ylabel() == "AUC, minus none"
     assert figure.axes[-1].get_ylabel() == "Test accuracy, minus none"
@@ -177,7 +177,7 @@ def test_figures(frame):
     reached = frame[(frame["metric"] == "test_accuracy") & (frame["defense"] == "none")]
     assert ax.get_lines()[0].get_xdata().tolist() == reached["value"].tolist()
     (ax,) = curves.trajectory(
-        mia.chapters.adamixup.mixing_strength({"a": AdaMixup()}, 4), "smaller_share"
+        mia.chapters.adamixup.mixing_strength({"a": AdaMixup()}, 4), "smaller_fraction"
     ).axes
     assert len(ax.get_lines()[0].get_xdata()) == 4
     everywhere = pd.concat([frame.assign(dataset="a"), frame.assign(dataset="b")])
@@ -188,12 +188,12 @@ def test_figures(frame):
     plt.close("all")
 
 
-def test_many_variants_of_a_defense_have_colours_of_their_own(frame):
+def test_many_variants_of_a_defense_have_colors_of_their_own(frame):
     names = ["adamixup", *(f"adamixup ({i})" for i in range(5))]
     many = pd.concat([frame[frame["defense"] == "adamixup"].assign(defense=name) for name in names])
     (ax,) = curves.trajectory(many, "auc", attacks=["loss"], accuracy=False).axes
     lines = {line.get_label(): line for line in ax.get_lines()}
-    assert lines["adamixup"].get_color() == theme.colour("adamixup")
+    assert lines["adamixup"].get_color() == theme.color("adamixup")
     assert lines["adamixup"].get_linestyle() == "-"
     rgb = np.array([mpl.colors.to_rgb(lines[name].get_color()) for name in names])
     apart = np.abs(rgb[:, None] - rgb).max(axis=-1)

@@ -23,7 +23,7 @@ def test_modified_entropies_are_those_of_the_attack():
     np.testing.assert_allclose(ours, exact, rtol=1e-10)
 
 
-def test_weights_are_standardised_within_each_class():
+def test_weights_are_standardized_within_each_class():
     values, y = torch.randn(2, N), torch.arange(N).expand(2, N) % CLASSES
     z = class_z_scores(values, y, CLASSES)
     for k in range(2):

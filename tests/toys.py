@@ -89,7 +89,7 @@ def random_game(
     if not n_mixed:
         return Game(game.dataset.assign_attrs(query_kinds=kinds))
     mixed = {
-        "shares": [(q + 1) / (n_mixed + 1) for q in range(n_mixed)],
+        "fractions": [(q + 1) / (n_mixed + 1) for q in range(n_mixed)],
         "seed": seed,
         "n_records": n_records,
     }
@@ -107,5 +107,5 @@ def remade(game: Game, **changes: np.ndarray | None) -> Game:
 def asked(game: Game, queries: Queries) -> Game:
     """Return a game with queries that are known to have been made in this way."""
     mixed = mixtures(queries)
-    pairs = mixed and {"shares": mixed.shares, "seed": mixed.seed, "n_records": game.n_records}
+    pairs = mixed and {"fractions": mixed.fractions, "seed": mixed.seed, "n_records": game.n_records}
     return Game(game.dataset.assign_attrs(query_kinds=list(kinds(queries)), mixed=pairs))

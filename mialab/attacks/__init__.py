@@ -1,8 +1,9 @@
 """The attacks, one file a family; every one is run on a game and returns one score per target and record."""
 
-from mialab.attacks.base import Attack, Outcome, Refused, available, make, register
+from mialab.attacks.base import Attack, Outcome, RequirementsNotMet, available, make, register
 from mialab.attacks.boundary import BoundaryDistance
 from mialab.attacks.calibrated import Calibrated
+from mialab.attacks.groups import CoMembership, MixedPairs
 from mialab.attacks.label_only import LabelOnly, Robustness
 from mialab.attacks.learned import Nasr, Shokri
 from mialab.attacks.lira import LiRA
@@ -11,7 +12,6 @@ from mialab.attacks.ranking import Ranking
 from mialab.attacks.reference import AttackP, AttackR
 from mialab.attacks.rmia import RMIA
 from mialab.attacks.threshold import Threshold
-from mialab.attacks.together import CoMembership, MixedPairs
 from mialab.attacks.white_box import GradientNorm, WhiteBox
 from mialab.games.signals import signal
 
@@ -31,7 +31,7 @@ __all__ = [
     "Outcome",
     "QuantileRegression",
     "Ranking",
-    "Refused",
+    "RequirementsNotMet",
     "Robustness",
     "Shokri",
     "Threshold",

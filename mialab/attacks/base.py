@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mialab.games.base import Game
 
 
-class Refused(ValueError):
+class RequirementsNotMet(ValueError):
     """An attack was asked to attack a game that lacks what it needs."""
 
 
@@ -31,14 +31,14 @@ class Outcome:
     score : numpy.ndarray of float64, shape (model, record)
         Higher = member.
     evaluated : numpy.ndarray of bool, shape (model, record)
-        False where the attacker was told the answer to calibrate with.
-    said_member : numpy.ndarray of bool, shape (model, record)
+        False where the attacker knew the answer to calibrate with.
+    predicted_member : numpy.ndarray of bool, shape (model, record)
         The decision, at a threshold that the attacker chose without knowing the answers.
     """
 
     score: np.ndarray
     evaluated: np.ndarray
-    said_member: np.ndarray
+    predicted_member: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class Attack(ABC):
     needs_pool: ClassVar[bool] = False
     #: Name of the probe, see `mialab.probes`, whose measurements the score needs.
     needs_probe: ClassVar[str] = ""
-    #: Least number of queries per record that the game must have asked; mixed queries do not count.
+    #: Least number of queries per record that the game must have made; mixed queries do not count.
     min_queries: ClassVar[int] = 1
     #: Kinds of queries, see `mialab.queries`, of which the score needs any; empty if their kind does not matter.
     needs_kinds: ClassVar[tuple[str, ...]] = ()
@@ -81,7 +81,7 @@ class Attack(ABC):
     #: Paper and equation.
     source: ClassVar[str] = ""
 
-    #: Kinds of thresholds the attack offers, the default first. Scores that were learnt from shadow models have no
+    #: Kinds of thresholds the attack offers, the default first. Scores that were learned from shadow models have no
     #: threshold from shadow models: their scores would need shadow models of their own, without the target.
     calibrations: ClassVar[tuple[str, ...]] = ("shadows", "known_half")
     #: Threshold of scores that have one of their own ("ratio" and "level").
@@ -119,38 +119,38 @@ class Attack(ABC):
 
         Raises
         ------
-        Refused
+        RequirementsNotMet
             Saying what is missing and how to get it.
         """
         if self.victim != game.victim:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} is on {self.victim}s, but the models of this game are {game.victim}s: take one "
                 f"of mialab.attacks.available({game.victim!r})."
             )
         if self.needs_kinds and not set(self.needs_kinds) & set(game.query_kinds):
             made = " or ".join(f"mialab.queries.{MAKERS[k]}" for k in self.needs_kinds if k in MAKERS)
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} needs queries of the kind {' or '.join(map(repr, self.needs_kinds))}; this game "
                 f"has {', '.join(map(repr, dict.fromkeys(game.query_kinds)))}: play it with queries={made or '...'}; "
-                "mialab.queries.Several(...) combines several kinds."
+                "mialab.queries.Compose(...) combines several kinds."
             )
         if game.unmixed.size < self.min_queries:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} needs at least {self.min_queries} queries per record; this game has "
                 f"{game.unmixed.size}: play it with queries='augmented'."
             )
         if self.needs_logits and "logits" not in game.dataset:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} needs logits, and this game keeps scores alone: play it with keep='logits'."
             )
         if self.needs_probe and self.needs_probe not in game.probes:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} needs what is measured while the models are at hand: play the game with "
                 f"probes=[{self.needs_probe!r}]."
             )
         self._check_shadows(game)
-        if self.calibrate == "shadows" and game.n_models < 2 + (game.left_out >= 0).any():
-            raise Refused(
+        if self.calibrate == "shadows" and game.n_models < 2 + (game.excluded_models >= 0).any():
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} chooses its threshold on shadow models, and this game has none: "
                 "give the attack calibrate='known_half', or play with more models."
             )
@@ -160,7 +160,7 @@ class Attack(ABC):
         members = game.member[~game.shadow].sum(1)
         fewest = np.minimum(members, game.n_records - members).min()
         if fewest < 4:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} learns from a half of each target's members and non-members, and needs at "
                 f"least 4 of each; here some target has only {fewest}: play the game with more records."
             )
@@ -170,7 +170,7 @@ class Attack(ABC):
             return
         if game.shadow.any():
             if not self._comparable(game).any():
-                raise Refused(
+                raise RequirementsNotMet(
                     f"Attack {self.name!r} needs at least 3 shadow models of each kind for a record ({self.shadows}), "
                     "and there are such for no record that a target may have been trained on. Where shadow models "
                     "never saw these records, take attacks that need OUT models alone, such as 'lira_offline'."
@@ -179,12 +179,12 @@ class Attack(ABC):
         members = game.member.sum(0)[game.varied]
         fewest = int(np.minimum(members, game.n_models - members).min(initial=game.n_models))
         if not members.size:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} compares models trained with a record and without it; here every record is "
                 "a member of all models or of none: play the game with more models."
             )
         if fewest < 3:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} needs at least 3 models trained with each record and 3 without it; "
                 f"here some record has only {fewest}: play the game with n_models of at least 6."
             )
@@ -227,11 +227,13 @@ class Attack(ABC):
     def _run_with_separate_shadows(self, game: Game) -> Outcome:
         """Attack each target with the separate shadow models alone; no target helps against another one."""
         whole = Outcome(*(np.zeros(game.member.shape, type_) for type_ in (np.float64, bool, bool)))
-        told = self.needs_known_half or self.calibrate == "known_half"
+        known = self.needs_known_half or self.calibrate == "known_half"
         scored = self._comparable(game)
         # The other records tell the attacker about members and non-members of its shadow models.
         seen = (
-            scored if (told or self.shadows == "IN and OUT") and not self.needs_pool else np.ones_like(scored)
+            scored
+            if (known or self.shadows == "IN and OUT") and not self.needs_pool
+            else np.ones_like(scored)
         )
         alone = self.shadows == "none" and self.calibrate != "shadows"
         for k in np.flatnonzero(~game.shadow):
@@ -248,12 +250,12 @@ class Attack(ABC):
                 f"Attack {self.name!r} gave {np.sum(~np.isfinite(score))} non-finite scores."
             )
         groups = game.y if self.per_class else np.zeros_like(game.y)
-        told = self.needs_known_half or self.calibrate == "known_half"
-        evaluated = ~known_half(game.member) if told else np.ones_like(game.member)
+        known = self.needs_known_half or self.calibrate == "known_half"
+        evaluated = ~known_half(game.member) if known else np.ones_like(game.member)
         if self.calibrate in ("ratio", "level"):
             threshold = np.full_like(score, self.own_threshold)
         elif self.calibrate == "shadows":
-            threshold = shadow_thresholds(score, game.member, game.left_out, groups)
+            threshold = shadow_thresholds(score, game.member, game.excluded_models, groups)
         else:
             threshold = known_half_thresholds(score, game.member, ~evaluated, groups)
         margin = score - threshold
@@ -296,7 +298,7 @@ def best_threshold(score: np.ndarray, member: np.ndarray, without: Iterable[np.n
     Returns
     -------
     numpy.ndarray, shape (thresholds,)
-        Half-way between two neighbouring scores; a record is called a member from the threshold on. Where nothing
+        Half-way between two neighboring scores; a record is called a member from the threshold on. Where nothing
         separates better than calling all records the same, the least score of all, or just above the greatest one.
     """
     n = len(score)
@@ -343,16 +345,16 @@ def best_threshold(score: np.ndarray, member: np.ndarray, without: Iterable[np.n
     return np.array(thresholds)
 
 
-def _left_out_cells(left_out: np.ndarray) -> Iterator[np.ndarray]:
+def _excluded_cells(excluded_models: np.ndarray) -> Iterator[np.ndarray]:
     """For each target the flat indices of the scores that are its own or of the model left out with it."""
-    records = np.arange(left_out.shape[1])
-    for k, models in enumerate(left_out):
+    records = np.arange(excluded_models.shape[1])
+    for k, models in enumerate(excluded_models):
         other = models * records.size + records
         yield np.append(k * records.size + records, other[models >= 0])
 
 
 def shadow_thresholds(
-    score: np.ndarray, member: np.ndarray, left_out: np.ndarray, groups: np.ndarray
+    score: np.ndarray, member: np.ndarray, excluded_models: np.ndarray, groups: np.ndarray
 ) -> np.ndarray:
     """Thresholds for each target from its shadow models' scores, one per group of records.
 
@@ -360,8 +362,8 @@ def shadow_thresholds(
     ----------
     score, member : numpy.ndarray, shape (model, record)
         Scores and truth of every model.
-    left_out : numpy.ndarray of int, shape (target, record)
-        The model that is no shadow besides the target itself, -1 for none; see `Game.left_out`.
+    excluded_models : numpy.ndarray of int, shape (target, record)
+        The model that is no shadow besides the target itself, -1 for none; see `Game.excluded_models`.
     groups : numpy.ndarray of int, shape (record,)
         Group of each record, e.g. its class.
 
@@ -374,7 +376,7 @@ def shadow_thresholds(
     for group in np.unique(groups):
         records = np.flatnonzero(groups == group)
         flat = (a[:, records].ravel() for a in (score, member))
-        threshold[:, records] = best_threshold(*flat, _left_out_cells(left_out[:, records]))[:, None]
+        threshold[:, records] = best_threshold(*flat, _excluded_cells(excluded_models[:, records]))[:, None]
     return threshold
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class BoundaryDistance(Attack):
     """Call a record a member if it is far from the decision boundary, which is found by predicted labels alone.
 
-    The score is the distance that `mialab.probes.Boundary` measured, 0 where the record itself is labelled wrongly
+    The score is the distance that `mialab.probes.Boundary` measured, 0 where the record itself is labeled wrongly
     (Choquette-Choo et al., 2021, section 4.1; Li and Zhang, 2021). Where ``calibrated``, the mean distance in the
     shadow models that were not trained on the record (OUT) is subtracted, the difficulty calibration of Watson et al.
     (2022). Of these differences, which are often the same as many distances are 0, the threshold from shadow models,
@@ -70,7 +70,7 @@ class BoundaryDistance(Attack):
     def scores(self, game: Game) -> np.ndarray:
         """Return the distances, as they are or less their mean in OUT shadow models, (model, record)."""
         score = game.boundary_distance
-        return calibrated(score, game.member, game.left_out) if self.calibrated else score
+        return calibrated(score, game.member, game.excluded_models) if self.calibrated else score
 
 
 register(BoundaryDistance)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STATISTICS = ("loss", "confidence", "entropy", "modified_entropy", "scaled_logit")
 
 
-def calibrated(values: np.ndarray, member: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+def calibrated(values: np.ndarray, member: np.ndarray, excluded_models: np.ndarray) -> np.ndarray:
     """Subtract from every model's values the mean over its shadow models that were not trained on the record.
 
     Parameters
@@ -30,15 +30,15 @@ def calibrated(values: np.ndarray, member: np.ndarray, left_out: np.ndarray) -> 
         A statistic of every model's answer to every record.
     member : numpy.ndarray of bool, shape (model, record)
         Which model was trained on which record: at least 2 models not trained on each.
-    left_out : numpy.ndarray of int, shape (target, record)
-        The model that is no shadow besides the target itself, -1 for none; see `Game.left_out`.
+    excluded_models : numpy.ndarray of int, shape (target, record)
+        The model that is no shadow besides the target itself, -1 for none; see `Game.excluded_models`.
 
     Returns
     -------
     numpy.ndarray of float64, shape (target, record)
     """
     score = np.empty(values.shape)
-    for records, x, m, out in blocks(values, member, left_out):
+    for records, x, m, out in blocks(values, member, excluded_models):
         x = x - x[0]  # the difference asked for stays the same, and is exactly 0 where all answers are equal
         outside = (~m).astype(np.float64)
         own = outside * x
@@ -80,7 +80,7 @@ class Calibrated(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the statistic less its mean over OUT shadow models, (model, record)."""
-        return calibrated(signal(game, self.statistic)[:, 0], game.member, game.left_out)
+        return calibrated(signal(game, self.statistic)[:, 0], game.member, game.excluded_models)
 
 
 for _statistic in STATISTICS[:-1]:

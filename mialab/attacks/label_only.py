@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 
 def logistic_log_odds(
-    bits: np.ndarray, member: np.ndarray, left_out: np.ndarray, *, penalty: float = 1.0, block: int = 64
+    bits: np.ndarray,
+    member: np.ndarray,
+    excluded_models: np.ndarray,
+    *,
+    penalty: float = 1.0,
+    block: int = 64,
 ) -> np.ndarray:
     """Log odds of membership from logistic regressions, one per record and target.
 
@@ -34,8 +39,8 @@ def logistic_log_odds(
         Features of every model's answers, e.g. 1 where the answer was right.
     member : numpy.ndarray of bool, shape (model, record)
         Which model was trained on which record.
-    left_out : numpy.ndarray of int, shape (target, record)
-        The model that is no shadow besides the target itself, -1 for none; see `Game.left_out`.
+    excluded_models : numpy.ndarray of int, shape (target, record)
+        The model that is no shadow besides the target itself, -1 for none; see `Game.excluded_models`.
     penalty : float
         Weight of half the squared norm (1 / C in scikit-learn's terms).
     block : int
@@ -49,7 +54,7 @@ def logistic_log_odds(
     features = np.concatenate([np.ones((n_models, 1, n_records)), bits], axis=1)
     x_all = torch.as_tensor(features).permute(2, 0, 1).contiguous()  # (record, model, feature)
     m_all = torch.as_tensor(member, dtype=torch.float64).T  # (record, model)
-    out_all = torch.tensor(left_out).T  # (record, target)
+    out_all = torch.tensor(excluded_models).T  # (record, target)
     models = torch.arange(n_models)
     ridge = torch.full((n_queries + 1,), penalty, dtype=torch.float64)
     ridge[0] = 1e-8  # the intercept is free, but stays finite where one side has no shadow model
@@ -109,16 +114,16 @@ class LabelOnly(Attack):
     def scores(self, game: Game) -> np.ndarray:
         """Return the log odds of membership, (model, record)."""
         bits = signal(game, "correctness")[:, game.unmixed]
-        return logistic_log_odds(bits, game.member, game.left_out, penalty=self.penalty)
+        return logistic_log_odds(bits, game.member, game.excluded_models, penalty=self.penalty)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Robustness(Attack):
-    """Share of the changed copies of a record that get the right label.
+    """Fraction of the changed copies of a record that get the right label.
 
-    Models are surer around what they were trained on, so that its label withstands more noise. The share stands in for
-    the distance to the decision boundary (Choquette-Choo et al., 2021), with answers that are known beforehand and no
-    shadow models. Shares of few copies are often equal: such records cannot be told apart.
+    Models are surer around what they were trained on, so that its label withstands more noise. The fraction stands in
+    for the distance to the decision boundary (Choquette-Choo et al., 2021), with answers that are known beforehand and
+    no shadow models. Fractions of few copies are often equal: such records cannot be told apart.
 
     Parameters
     ----------
@@ -154,7 +159,7 @@ class Robustness(Attack):
         return self.kinds
 
     def scores(self, game: Game) -> np.ndarray:
-        """Return the share of copies that are answered rightly, (model, record)."""
+        """Return the fraction of copies that are answered rightly, (model, record)."""
         counted = [kind in self.kinds for kind in game.query_kinds]
         return signal(game, "correctness")[:, counted].mean(1)
 

@@ -77,9 +77,9 @@ def folds(partner: np.ndarray, n: int) -> np.ndarray:
 def training_rows(member: np.ndarray, shadow: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
     """Choose answers of shadow models to train on: of every record as many members' as non-members'.
 
-    Where every record is a member of exactly half of all models, the share of members among the shadow models gives
-    the other models' memberships away (see `Game.left_out`), so what is too much on one side is left out at random.
-    Pairs of models are balanced as they are.
+    Where every record is a member of exactly half of all models, the fraction of members among the shadow models gives
+    the other models' memberships away (see `Game.excluded_models`), so what is too much on one side is left out at
+    random. Pairs of models are balanced as they are.
 
     Parameters
     ----------
@@ -163,8 +163,8 @@ class Shokri(Attack):
 
     So that each of the models can be the target, the models are dealt out to a few folds, a model and its partner to
     the same one, and the targets in a fold are attacked with attack models trained on the answers of the models
-    outside it. Of each record as many members' as non-members' answers are learnt from: even odds are the threshold,
-    and no count of shadow models gives a target's membership away (see `Game.left_out`; this is so for
+    outside it. Of each record as many members' as non-members' answers are learned from: even odds are the threshold,
+    and no count of shadow models gives a target's membership away (see `Game.excluded_models`; this is so for
     `Game.plain_leave_one_out`, too).
 
     The score is the log odds of membership, and 0 for a class of which there is nothing to learn from. An attack model
@@ -344,7 +344,7 @@ def _draw_batches(
 
 
 def _scaled(x: torch.Tensor, known: np.ndarray) -> torch.Tensor:
-    """Centre each column of x (record, feature) and divide by one deviation, as seen on the known records."""
+    """Center each column of x (record, feature) and divide by one deviation, as seen on the known records."""
     seen = x[known]
     x = x - seen.mean(0)
     deviation = x[known].square().mean().sqrt().clamp(min=torch.finfo(x.dtype).tiny ** 0.5)
@@ -355,7 +355,7 @@ def _scaled(x: torch.Tensor, known: np.ndarray) -> torch.Tensor:
 class Nasr(Attack):
     """A network for each target, trained on a half of its members and non-members that the attacker knows.
 
-    The network of Nasr et al. (2018) for adversarial regularisation has a branch for the answer and one for the
+    The network of Nasr et al. (2018) for adversarial regularization has a branch for the answer and one for the
     label as a one-hot vector; that of Chen and Pattabiraman (2024, the "NN-based attack" of HAMP's artifact) a third
     one for the loss. As in the artifact, each batch holds as many known members as non-members, and the state with
     the least loss on held-out known records is kept, here a fifth of them.
@@ -363,7 +363,7 @@ class Nasr(Attack):
     Unlike there, the answer enters as log-probabilities, which do not depend on a shift of all logits; inputs are
     scaled; the networks have an eighth of the units in all layers but those as wide as there are classes, and a hundred
     steps of Adam on the cross-entropy, so that the networks for all targets are trained together in seconds;
-    members are labelled 1 (0 in the artifact); and the answers are asked for once, where a defense's are random.
+    members are labeled 1 (0 in the artifact); and the records are queried once, where a defense's are random.
 
     The score is the log odds of membership; only records that were not known are evaluated. A learned attack can
     miss what a threshold on the loss finds: tables should show it beside ``loss``.

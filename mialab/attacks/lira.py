@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, Refused, register
+from mialab.attacks.base import Attack, RequirementsNotMet, register
 from mialab.attacks.shadows import blocks, lost
 from mialab.games.signals import signal
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
 
-#: Least variance, as a share of the variance pooled over records: a few equal answers are no proof of certainty.
+#: Least variance, as a fraction of the variance pooled over records: a few equal answers are no proof of certainty.
 VARIANCE_FLOOR = 1e-4
 
 
 def lira(
     phi: np.ndarray,
     member: np.ndarray,
-    left_out: np.ndarray,
+    excluded_models: np.ndarray,
     *,
     online: bool = True,
     variance: str = "per_record",
@@ -40,9 +40,9 @@ def lira(
         A statistic of every model's answer to every record, about Gaussian over trainings.
     member : numpy.ndarray of bool, shape (model, record)
         Which model was trained on which record: at least 3 models on each record, and at least 3 not.
-    left_out : numpy.ndarray of int, shape (target, record)
+    excluded_models : numpy.ndarray of int, shape (target, record)
         The model that is no shadow besides the target itself, of the opposite membership, -1 for none; see
-        `Game.left_out`.
+        `Game.excluded_models`.
     online, variance, offline
         See `LiRA`.
 
@@ -53,7 +53,7 @@ def lira(
     """
     sides = (True, False) if online else (False,)
     squares, degrees = np.zeros((2, len(sides), len(phi), 1))
-    for _, x, m, out in blocks(phi, member, left_out):
+    for _, x, m, out in blocks(phi, member, excluded_models):
         for s, side in enumerate(sides):
             _, block_squares, block_degrees = _moments(x, m == side, out)
             squares[s, :, 0] += block_squares.sum(1)
@@ -63,7 +63,7 @@ def lira(
     floor = np.maximum(VARIANCE_FLOOR * pooled, tiny)
 
     score = np.empty(phi.shape)
-    for records, x, m, out in blocks(phi, member, left_out):
+    for records, x, m, out in blocks(phi, member, excluded_models):
         gaussians = []
         for s, side in enumerate(sides):
             deviation, var, block_degrees = _moments(x, m == side, out)
@@ -83,7 +83,7 @@ def lira(
 
 
 def _moments(
-    phi: np.ndarray, side: np.ndarray, left_out: np.ndarray
+    phi: np.ndarray, side: np.ndarray, excluded_models: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Deviations from the mean over a target's shadow models on one side, sums of squares, degrees of freedom.
 
@@ -94,10 +94,10 @@ def _moments(
     inside = side.astype(np.float64)
     deviation = phi - np.einsum("ki,ki->i", inside, phi) / inside.sum(0)
     own = inside * deviation
-    n = inside.sum(0) - lost(inside, left_out)
-    total = lost(own, left_out)
+    n = inside.sum(0) - lost(inside, excluded_models)
+    total = lost(own, excluded_models)
     own *= own
-    squares = own.sum(0) - lost(own, left_out)
+    squares = own.sum(0) - lost(own, excluded_models)
     total /= n
     deviation += total
     total *= total
@@ -139,7 +139,7 @@ class LiRA(Attack):
         expected to be high, not just unusual. ``"density"`` is ``-log N(phi; OUT)``, as in the code published with
         the paper, and high for an unusually low confidence too; other code has it with a pooled variance.
     queries : {"original", "all"}
-        Whether changed copies of the record are asked as well, where the game has them; mixed queries never.
+        Whether changed copies of the record are queried as well, where the game has them; mixed queries never.
     per_class, calibrate
         See `Attack`; the threshold of the online likelihood ratio is 1.
     """
@@ -195,7 +195,7 @@ class LiRA(Attack):
 
     @property
     def min_queries(self) -> int:
-        """At least one changed copy, where they are to be asked."""
+        """At least one changed copy, where they are to be queried."""
         return 2 if self.queries == "all" else 1
 
     def check(self, game: Game) -> None:
@@ -209,9 +209,9 @@ class LiRA(Attack):
         phi = -game.critic_loss if self.statistic == "critic" else signal(game, self.statistic)
         first, *others = game.unmixed if self.queries == "all" else [0]
         options = {"online": self.online, "variance": self.variance, "offline": self.offline}
-        score = lira(phi[:, first], game.member, game.left_out, **options)
+        score = lira(phi[:, first], game.member, game.excluded_models, **options)
         for query in others:
-            score += lira(phi[:, query], game.member, game.left_out, **options)
+            score += lira(phi[:, query], game.member, game.excluded_models, **options)
         score /= 1 + len(others)
         return score
 
@@ -219,7 +219,7 @@ class LiRA(Attack):
 def check_critic_loss(attack: Attack, game: Game) -> None:
     """Refuse a game of generators without the loss of their critics."""
     if "critic_loss" not in game.dataset:
-        raise Refused(
+        raise RequirementsNotMet(
             f"Attack {attack.name!r} needs the loss of the critics, and this game has no 'critic_loss': play it with "
             "mialab.gan.play, or give the array to GeneratorGame.from_arrays."
         )

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab._validation import check_number, choose
-from mialab.attacks.base import Attack, Refused, known_half, register
+from mialab.attacks.base import Attack, RequirementsNotMet, known_half, register
 from mialab.data.pool import Pool
 from mialab.games.signals import signal
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
 
-#: Ridge penalties to choose from, for standardised features: from hardly any to nothing but the mean.
+#: Ridge penalties to choose from, for standardized features: from hardly any to nothing but the mean.
 PENALTIES = np.logspace(0, 6, 13)
 #: Least number of known non-members to fit a regression to.
 FEWEST = 20
 
 
 def features(pool: Pool, y: np.ndarray) -> np.ndarray:
-    """Return the records' features and labels, one-hot, each standardised over the pool, float64 (record, feature)."""
+    """Return the records' features and labels, one-hot, each standardized over the pool, float64 (record, feature)."""
     one_hot = np.arange(pool.n_classes) == y[:, None]
     x = np.concatenate([pool.x.reshape(len(pool), -1), one_hot], axis=1, dtype=np.float64)
     x -= x.mean(0)
@@ -42,15 +42,15 @@ class _Ridge:
     """
 
     def __init__(self, x: np.ndarray, known: np.ndarray) -> None:
-        centred = x - x[known].mean(0)
-        seen = centred[known]
+        centerd = x - x[known].mean(0)
+        seen = centerd[known]
         wide = seen.shape[1] > seen.shape[0]
         variance, axes = np.linalg.eigh(seen @ seen.T if wide else seen.T @ seen)
         kept = variance > max(seen.shape) * np.finfo(np.float64).eps * variance[-1]
         variance, axes = variance[kept], axes[:, kept]
         if wide:
             axes = seen.T @ axes / np.sqrt(variance)
-        self.known, self.components = known, centred @ axes
+        self.known, self.components = known, centerd @ axes
         self.shrunk = 1 / (variance[:, None] + PENALTIES)
 
     def __call__(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -64,12 +64,12 @@ class _Ridge:
 
 
 def gaussian_score(x: np.ndarray, phi: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Standardise a statistic by the mean and variance that two ridge regressions predict from the record.
+    """Standardize a statistic by the mean and variance that two ridge regressions predict from the record.
 
     Parameters
     ----------
     x : numpy.ndarray of float64, shape (record, feature)
-        The records, standardised.
+        The records, standardized.
     phi : numpy.ndarray of float64, shape (record,)
         One model's statistic.
     known : numpy.ndarray of bool, shape (record,)
@@ -97,7 +97,7 @@ def pinball_score(x: np.ndarray, phi: np.ndarray, known: np.ndarray, alpha: floa
     x, phi, known
         See `gaussian_score`.
     alpha : float
-        Share of non-members above the quantile.
+        Fraction of non-members above the quantile.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def pinball_score(x: np.ndarray, phi: np.ndarray, known: np.ndarray, alpha: floa
 class QuantileRegression(Attack):
     """How far the target's answer is above what a regression on the record's features expects of a non-member.
 
-    No shadow model: what a non-member's statistic would be is learnt from the target's own answers to records that
+    No shadow model: what a non-member's statistic would be is learned from the target's own answers to records that
     the attacker knows to be no members, a random half of them, which are then not evaluated (Bertran et al., 2023).
     The regression sees the features and the label, and needs many records: with some hundred of them it is often no
     better than the plain statistic. The threshold has a false-positive rate of alpha as far as the regression is
@@ -177,7 +177,7 @@ class QuantileRegression(Attack):
         """Refuse a game of other records, or with too few; see `Attack.check`."""
         super().check(game)
         if self.pool is None:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} needs the features of the records, which a game does not hold: "
                 "give it the game's pool, QuantileRegression(pool=pool)."
             )
@@ -187,12 +187,12 @@ class QuantileRegression(Attack):
             or (self.pool.y != game.y)[~game.canary].any()
             or (fingerprint and fingerprint != self.pool.fingerprint)
         ):
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r}: {self.pool!r} is not the pool of {game!r}. Give the one it was played with."
             )
         fewest = int((known_half(game.member) & ~game.member).sum(1).min())
         if fewest < FEWEST:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} needs at least {FEWEST} known non-members of each target; here one has "
                 f"only {fewest}: play the game with more records."
             )

@@ -43,7 +43,7 @@ class Ranking(Attack):
     def scores(self, game: Game) -> np.ndarray:
         """Return the log likelihood ratio of the label's rank, (model, record)."""
         phi = -np.log1p(-signal(game, "true_rank")[:, 0])
-        return lira(phi, game.member, game.left_out, variance="pooled")
+        return lira(phi, game.member, game.excluded_models, variance="pooled")
 
 
 register(Ranking)

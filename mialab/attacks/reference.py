@@ -21,11 +21,11 @@ LEAST = -1000.0
 
 
 def percentile(value: np.ndarray, reference: np.ndarray, dropped: np.ndarray | float = np.nan) -> np.ndarray:
-    """Where values lie in the distributions of others, as a share.
+    """Where values lie in the distributions of others, as a fraction.
 
-    References in order, with `LEAST` before and 0 after them, have the shares ``0, 1 / (n + 1), ..., 1``; between
-    them the share is interpolated linearly, and among equal ones it is their mean. A value that is drawn like its n
-    references reaches a share of ``1 - j / (n + 1)`` with probability ``j / (n + 1)``.
+    References in order, with `LEAST` before and 0 after them, have the fractions ``0, 1 / (n + 1), ..., 1``; between
+    them the fraction is interpolated linearly, and among equal ones it is their mean. A value that is drawn like its n
+    references reaches a fraction of ``1 - j / (n + 1)`` with probability ``j / (n + 1)``.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def percentile(value: np.ndarray, reference: np.ndarray, dropped: np.ndarray | f
     def point(index: np.ndarray) -> np.ndarray:
         return np.take_along_axis(points, index.clip(0, points.shape[1] - 1), axis=1)
 
-    # A neighbour that does not count hides the next one.
+    # A neighbor that does not count hides the next one.
     low = point(below - 1 - (point(below - 1) == dropped))
     high = point(upto + (point(upto) == dropped))
     equal = upto - below - (dropped == value)
@@ -63,7 +63,7 @@ def percentile(value: np.ndarray, reference: np.ndarray, dropped: np.ndarray | f
     return np.where(n > 0, position / (n + 1), 0.5)
 
 
-def attack_r(log_p: np.ndarray, member: np.ndarray, left_out: np.ndarray) -> np.ndarray:
+def attack_r(log_p: np.ndarray, member: np.ndarray, excluded_models: np.ndarray) -> np.ndarray:
     """Percentile of each model's log probabilities among those of its shadow models not trained on the record.
 
     Parameters
@@ -72,9 +72,9 @@ def attack_r(log_p: np.ndarray, member: np.ndarray, left_out: np.ndarray) -> np.
         Log of the probability that every model gives to every record's label.
     member : numpy.ndarray of bool, shape (model, record)
         Which model was trained on which record.
-    left_out : numpy.ndarray of int, shape (target, record)
+    excluded_models : numpy.ndarray of int, shape (target, record)
         The model that is no shadow besides the target itself, of the opposite membership, -1 for none; see
-        `Game.left_out`.
+        `Game.excluded_models`.
 
     Returns
     -------
@@ -82,7 +82,7 @@ def attack_r(log_p: np.ndarray, member: np.ndarray, left_out: np.ndarray) -> np.
         See `percentile`.
     """
     score = np.empty(log_p.shape)
-    for records, x, m, out in blocks(log_p, member, left_out):
+    for records, x, m, out in blocks(log_p, member, excluded_models):
         # Of the target and the model left out with it, at most one was not trained on the record.
         dropped = np.where(lost(1.0 - m, out) > 0, lost(np.where(m, 0, x), out), np.nan)
         score[:, records] = percentile(x.T, np.where(m, np.inf, x).T, dropped.T).T
@@ -127,20 +127,20 @@ class _Percentile(Attack):
 
     @property
     def own_threshold(self) -> float:
-        """The share that a non-member reaches with probability alpha."""
+        """The fraction that a non-member reaches with probability alpha."""
         return 1 - self.alpha
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackR(_Percentile):
-    """Share of the reference models that give the record's label a lower probability than the target does.
+    """Fraction of the reference models that give the record's label a lower probability than the target does.
 
     Reference models are the n shadow models that were not trained on the record (OUT). Where their losses are
-    distributed like the target's on a non-member, a threshold of ``1 - alpha`` makes a share of alpha false positives
-    (Ye et al., 2022, Attack R). Shares are interpolated linearly between the reference models' losses, with 0 and
-    1,000 as the ends, as in the code published with the paper, so there are no large ties. But a false-positive rate
-    below ``1 / (n + 1)`` rests on the interpolation alone, and is no bound: it takes many models. With a Gaussian
-    instead, the attack is offline LiRA.
+    distributed like the target's on a non-member, a threshold of ``1 - alpha`` makes a fraction of alpha false
+    positives (Ye et al., 2022, Attack R). Fractions are interpolated linearly between the reference models' losses,
+    with 0 and 1,000 as the ends, as in the code published with the paper, so there are no large ties. But a
+    false-positive rate below ``1 / (n + 1)`` rests on the interpolation alone, and is no bound: it takes many models.
+    With a Gaussian instead, the attack is offline LiRA.
 
     Parameters
     ----------
@@ -167,18 +167,18 @@ class AttackR(_Percentile):
         return "attack_r"
 
     def scores(self, game: Game) -> np.ndarray:
-        """Return the shares of the reference models, (model, record)."""
-        return attack_r(signal(game, "loss")[:, 0], game.member, game.left_out)
+        """Return the fractions of the reference models, (model, record)."""
+        return attack_r(signal(game, "loss")[:, 0], game.member, game.excluded_models)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackP(_Percentile):
-    """Share of a population to whose labels the same model gives a lower probability.
+    """Fraction of a population to whose labels the same model gives a lower probability.
 
     The population are records that the attacker knows to be no members: a random half of the target's. They are not
-    evaluated, and neither is the half of the members that other attacks with a known half are told. A threshold of
-    ``1 - alpha`` makes a share of alpha false positives by construction, without any shadow model (Ye et al., 2022,
-    Attack P). On one target, the share ranks records as the loss does; what it adds is this threshold, one scale for
+    evaluated, and neither is the half of the members that other attacks with a known half know. A threshold of
+    ``1 - alpha`` makes a fraction of alpha false positives by construction, without any shadow model (Ye et al., 2022,
+    Attack P). On one target, the fraction ranks records as the loss does; what it adds is this threshold, one scale for
     all targets and, with ``per_class=True``, for all classes. Interpolation is as in `AttackR`.
 
     Parameters
@@ -186,7 +186,7 @@ class AttackP(_Percentile):
     alpha : float
         False-positive rate that the attacker allows, for the threshold.
     per_class : bool
-        Whether a record is compared with non-members of its own class only; where none is known, the share is 1/2.
+        Whether a record is compared with non-members of its own class only; where none is known, the fraction is 1/2.
     calibrate
         See `Attack`.
     """
@@ -201,7 +201,7 @@ class AttackP(_Percentile):
         return "attack_p"
 
     def scores(self, game: Game) -> np.ndarray:
-        """Return the shares of the population, (model, record)."""
+        """Return the fractions of the population, (model, record)."""
         groups = game.y if self.per_class else np.zeros_like(game.y)
         return attack_p(signal(game, "loss")[:, 0], known_half(game.member) & ~game.member, groups)
 

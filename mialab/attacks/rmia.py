@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def rmia(
     log_p: np.ndarray,
     member: np.ndarray,
-    left_out: np.ndarray,
+    excluded_models: np.ndarray,
     *,
     online: bool = True,
     gamma: float = 1.0,
@@ -39,8 +39,8 @@ def rmia(
         Log of the probability that every model gives to every record's label.
     member : numpy.ndarray of bool, shape (model, record)
         Which model was trained on which record: at least 2 models on each record, and at least 2 not.
-    left_out : numpy.ndarray of int, shape (model, record)
-        The model that is no shadow besides the target itself, -1 for none; see `Game.left_out`.
+    excluded_models : numpy.ndarray of int, shape (model, record)
+        The model that is no shadow besides the target itself, -1 for none; see `Game.excluded_models`.
     online, gamma, a
         See `RMIA`.
     population : numpy.ndarray of int, shape (population,), optional
@@ -51,9 +51,9 @@ def rmia(
     Returns
     -------
     numpy.ndarray of float64, shape (target, record)
-        Shares of the population, higher = member.
+        Fractions of the population, higher = member.
     """
-    ratio = _log_ratio(log_p, member, left_out, targets, None if online else a)
+    ratio = _log_ratio(log_p, member, excluded_models, targets, None if online else a)
     population = np.arange(log_p.shape[1]) if population is None else population
     # No record is compared with itself; where it is one of the population, it would always reach a ratio of 1.
     others = np.full(log_p.shape[1], float(population.size))
@@ -71,13 +71,13 @@ def rmia(
 def _log_ratio(
     log_p: np.ndarray,
     member: np.ndarray,
-    left_out: np.ndarray,
+    excluded_models: np.ndarray,
     targets: np.ndarray | slice,
     a: float | None,
 ) -> np.ndarray:
     """Log of p(x | target) / p(x), (target, record); p(x) from all shadow models, or, given a, from OUT alone."""
-    ratio = np.empty((len(left_out[targets]), log_p.shape[1]))
-    for records, x, m, out in blocks(log_p, member, left_out):
+    ratio = np.empty((len(excluded_models[targets]), log_p.shape[1]))
+    for records, x, m, out in blocks(log_p, member, excluded_models):
         top = x.max(0)  # of probabilities relative to the greatest, not all can vanish
         x = x - top
         p = np.exp(x)
@@ -92,35 +92,35 @@ def _log_ratio(
 
 
 def _shadow_mean(
-    p: np.ndarray, side: np.ndarray, left_out: np.ndarray, targets: np.ndarray | slice
+    p: np.ndarray, side: np.ndarray, excluded_models: np.ndarray, targets: np.ndarray | slice
 ) -> np.ndarray:
     """Mean over each target's shadow models on one side, (target, record); greater than 0."""
     inside = side.astype(np.float64)
     own = inside * p
     total = own.sum(0)
-    rest = total - lost(own, left_out[targets], targets)
+    rest = total - lost(own, excluded_models[targets], targets)
     # Beside one overwhelming probability, nothing but its rounding error may be left of the others.
     np.maximum(rest, np.finfo(np.float64).eps * total + np.finfo(np.float64).tiny, out=rest)
-    rest /= inside.sum(0) - lost(inside, left_out[targets], targets)
+    rest /= inside.sum(0) - lost(inside, excluded_models[targets], targets)
     return rest
 
 
 @dataclass(frozen=True, kw_only=True)
 class RMIA(Attack):
-    """Share of the population against which the record looks more like a member.
+    """Fraction of the population against which the record looks more like a member.
 
     A record x is compared with every record z of a population by the ratio
     ``LR(x, z) = (p(x | target) / p(x)) / (p(z | target) / p(z))``, where ``p(x | target)`` is the probability that the
-    target gives to the label; the score is the share of the population with ``LR(x, z) >= gamma`` (Zarifzadeh et al.,
-    2024, algorithm 1). Online, ``p(x)`` is the mean of the probabilities from shadow models trained with x (IN) and
-    without it (OUT), which count equally; offline it is ``((1 + a) mean_out + 1 - a) / 2``, as if the mean over IN
+    target gives to the label; the score is the fraction of the population with ``LR(x, z) >= gamma`` (Zarifzadeh et
+    al., 2024, algorithm 1). Online, ``p(x)`` is the mean of the probabilities from shadow models trained with x (IN)
+    and without it (OUT), which count equally; offline it is ``((1 + a) mean_out + 1 - a) / 2``, as if the mean over IN
     models were ``a mean_out + 1 - a``. Probabilities are plain softmax; with several queries, the mean of the scores.
 
     The population are the other records of the pool, members of the target and others alike: the attacker has the pool
     and may ask the target about all of it, but a population of non-members, for which the score would be one minus a
     p-value, could be picked only by who knows the memberships. The choice matters little: for one target the score
     ranks records as ``p(x | target) / p(x)`` does, whatever the population, which puts targets on one scale. A
-    threshold from shadow models is then about the share of non-members. A record z has the same shadow models as x,
+    threshold from shadow models is then about the fraction of non-members. A record z has the same shadow models as x,
     and no record is compared with itself.
 
     Parameters
@@ -128,7 +128,7 @@ class RMIA(Attack):
     online : bool
         Whether the attacker has shadow models that were trained on the record.
     gamma : float
-        Greater than 0. The paper has 2, which leaves many scores equal, and often 0, where models generalise well and
+        Greater than 0. The paper has 2, which leaves many scores equal, and often 0, where models generalize well and
         most ratios are close to 1; with 1, the default, scores are ranks.
     a : float
         From 0 to 1, for the offline attack only: 0 where members are answered with certainty, 1 for no correction.
@@ -136,7 +136,7 @@ class RMIA(Attack):
     population : int, optional
         Size of a population drawn at random from the pool; by default the whole pool.
     queries : {"original", "all"}
-        Whether changed copies of the record are asked as well, where the game has them; mixed queries never.
+        Whether changed copies of the record are queried as well, where the game has them; mixed queries never.
     per_class, calibrate
         See `Attack`.
     """
@@ -169,18 +169,18 @@ class RMIA(Attack):
 
     @property
     def min_queries(self) -> int:
-        """At least one changed copy, where they are to be asked."""
+        """At least one changed copy, where they are to be queried."""
         return 2 if self.queries == "all" else 1
 
     def scores(self, game: Game) -> np.ndarray:
-        """Return the shares of the population, (model, record)."""
+        """Return the fractions of the population, (model, record)."""
         log_p = signal(game, "loss")
         first, *others = game.unmixed if self.queries == "all" else [0]
         drawn = generator(0, "population").permutation(game.n_records)[: self.population]
         options = {"online": self.online, "gamma": self.gamma, "a": self.a, "population": drawn}
-        score = rmia(log_p[:, first], game.member, game.left_out, **options)
+        score = rmia(log_p[:, first], game.member, game.excluded_models, **options)
         for query in others:
-            score += rmia(log_p[:, query], game.member, game.left_out, **options)
+            score += rmia(log_p[:, query], game.member, game.excluded_models, **options)
         score /= 1 + len(others)
         return score
 

@@ -11,7 +11,7 @@ BLOCK = 2**15
 
 
 def blocks(
-    values: np.ndarray, member: np.ndarray, left_out: np.ndarray
+    values: np.ndarray, member: np.ndarray, excluded_models: np.ndarray
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
     """Cut arrays along the records into blocks.
 
@@ -21,33 +21,35 @@ def blocks(
         A statistic of every model's answer to every record.
     member : numpy.ndarray of bool, shape (model, record)
         Which model was trained on which record.
-    left_out : numpy.ndarray of int, shape (target, record)
-        The model that is no shadow besides the target itself, -1 for none; see `Game.left_out`.
+    excluded_models : numpy.ndarray of int, shape (target, record)
+        The model that is no shadow besides the target itself, -1 for none; see `Game.excluded_models`.
 
     Yields
     ------
     tuple
-        Which records, and the three arrays for these: values in float64, and of ``left_out`` only (target, 1) where
-        it is the same for all records.
+        Which records, and the three arrays for these: values in float64, and of ``excluded_models`` only (target, 1)
+        where it is the same for all records.
     """
     n_models, n_records = values.shape
-    if all((row == row[0]).all() for row in left_out):
-        left_out = left_out[:, :1]
+    if all((row == row[0]).all() for row in excluded_models):
+        excluded_models = excluded_models[:, :1]
     step = max(1, BLOCK // n_models)
     for start in range(0, n_records, step):
         records = slice(start, start + step)
-        out = left_out if left_out.shape[1] == 1 else left_out[:, records]
+        out = excluded_models if excluded_models.shape[1] == 1 else excluded_models[:, records]
         yield records, np.ascontiguousarray(values[:, records], np.float64), member[:, records], out
 
 
-def lost(values: np.ndarray, left_out: np.ndarray, targets: np.ndarray | slice = slice(None)) -> np.ndarray:
+def lost(
+    values: np.ndarray, excluded_models: np.ndarray, targets: np.ndarray | slice = slice(None)
+) -> np.ndarray:
     """Return what a sum over all models must lose to be one over each target's shadow models.
 
     Parameters
     ----------
     values : numpy.ndarray of float64, shape (model, record)
         The summands.
-    left_out : numpy.ndarray of int, shape (target, record) or (target, 1)
+    excluded_models : numpy.ndarray of int, shape (target, record) or (target, 1)
         As `blocks` gives it.
     targets : numpy.ndarray of int, shape (target,), optional
         The models that are targets; all by default.
@@ -61,6 +63,10 @@ def lost(values: np.ndarray, left_out: np.ndarray, targets: np.ndarray | slice =
         [values, np.zeros_like(values[:1])]
     )  # where no model is left out, -1 finds a zero
     # Rows are copied faster than single values.
-    others = padded[left_out[:, 0]] if left_out.shape[1] == 1 else np.take_along_axis(padded, left_out, 0)
+    others = (
+        padded[excluded_models[:, 0]]
+        if excluded_models.shape[1] == 1
+        else np.take_along_axis(padded, excluded_models, 0)
+    )
     others += values[targets]
     return others

@@ -64,7 +64,7 @@ class GradientNorm(Attack):
     def scores(self, game: Game) -> np.ndarray:
         """Return minus the log norms, as they are or less their mean over OUT shadow models, (model, record)."""
         score = -np.logaddexp.reduce(2 * log_norms(game), axis=-1) / 2
-        return calibrated(score, game.member, game.left_out) if self.calibrated else score
+        return calibrated(score, game.member, game.excluded_models) if self.calibrated else score
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,7 +78,7 @@ class ByConstruction:
 
 
 class ClaimsTable(pd.DataFrame):
-    """A DataFrame whose page shows every cell in full, and verdicts in colour."""
+    """A DataFrame whose page shows every cell in full, and verdicts in color."""
 
     @property
     def _constructor(self) -> type[ClaimsTable]:

@@ -58,7 +58,7 @@ def risk_by_decile(
     attack : str or Attack
         The attack.
     distance : array_like of float, shape (record,)
-        E.g. from `neighbour_distance`.
+        E.g. from `neighbor_distance`.
     metric : str
         ``"auc"``, or ``"tpr@0.01"`` at any rate; NaN where it allows fewer than ten false alarms.
     n : int
@@ -154,7 +154,7 @@ def decisions(game: Game, attack: str | Attack, side: str) -> np.ndarray:
     choose("side", side, ("members", "non-members"))
     outcome = attacks.make(attack).run(game)
     counted = outcome.evaluated & (game.member if side == "members" else ~game.member)
-    return np.where(counted, outcome.said_member, np.nan)
+    return np.where(counted, outcome.predicted_member, np.nan)
 
 
 def mean_by_decile(
@@ -172,7 +172,7 @@ def mean_by_decile(
     values : array_like of float, shape (model, record)
         E.g. confidences; NaN where a record does not count.
     distance : array_like of float, shape (record,)
-        E.g. from `neighbour_distance`.
+        E.g. from `neighbor_distance`.
     partner : array_like of int, shape (model,), optional
         Which models have complementary members.
     n : int

@@ -74,7 +74,7 @@ def pooled(table: pd.DataFrame, attack: str, metric: str, *, defense: str | None
 
 
 def changed_predictions(game: Game, *, confidence: float = 0.95) -> Interval:
-    """Return the share of answers whose predicted class the defense's output step changes.
+    """Return the fraction of answers whose predicted class the defense's output step changes.
 
     Parameters
     ----------
@@ -143,7 +143,9 @@ def difference(
     for game, attack in ((a, attack_a), (b, attack_b)):
         outcome = attacks.make(attack).run(game)
         evaluated = outcome.evaluated & columns
-        sides.append({"score": outcome.score, "said_member": outcome.said_member, "evaluated": evaluated})
+        sides.append(
+            {"score": outcome.score, "predicted_member": outcome.predicted_member, "evaluated": evaluated}
+        )
     kind, _, rate = metric.partition("@")
     rates = {"fprs": [float(rate)] if kind == "tpr" else [], "fnrs": [float(rate)] if kind == "tnr" else []}
     if rate:

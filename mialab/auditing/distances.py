@@ -27,7 +27,7 @@ def auc_bound(distance: ArrayLike) -> np.ndarray | float:
 
     Since no threshold's TPR is above FPR + D (Kairouz, Oh, Viswanath, 2015), the ROC curve lies below
     ``min(1, FPR + D)``, and this is the area (Ji et al., theorem 1). It is reached by scores that are the same on both
-    sides but for a share D of the members above all others and a share D of the non-members below all others.
+    sides but for a fraction D of the members above all others and a fraction D of the non-members below all others.
 
     Parameters
     ----------
@@ -98,13 +98,13 @@ class Distances(NamedTuple):
 def total_variation(score: ArrayLike, member: ArrayLike, *, bins: int = 10, seed: int = 0) -> Distances:
     """Estimate the total variation distance of the scores of members and of non-members.
 
-    ``histogram`` cuts the scores at their quantiles and is half the sum of the differences between the shares in each
-    bin; without any true distance it is about ``sqrt(bins / (pi n))`` for n members and n non-members, so it errs
+    ``histogram`` cuts the scores at their quantiles and is half the sum of the differences between the fractions in
+    each bin; without any true distance it is about ``sqrt(bins / (pi n))`` for n members and n non-members, so it errs
     upwards, but for what happens within bins. ``cross_fitted`` takes the bins where members are the more frequent ones
-    from one half of the scores and the difference of their shares from the other half, and the other way round; since
-    no set of scores has a difference above D, it errs downwards, and may be below 0. ``threshold`` is the greatest
-    ``TPR - FPR`` of any threshold: of scores that are likelihood ratios it estimates the same distance, and errs
-    upwards, by about ``1.2 / sqrt(n)`` at most.
+    from one half of the scores and the difference of their fractions from the other half, and the other way round;
+    since no set of scores has a difference above D, it errs downwards, and may be below 0. ``threshold`` is the
+    greatest ``TPR - FPR`` of any threshold: of scores that are likelihood ratios it estimates the same distance, and
+    errs upwards, by about ``1.2 / sqrt(n)`` at most.
 
     Parameters
     ----------

@@ -71,7 +71,7 @@ def bootstrap(
     score: ArrayLike,
     member: ArrayLike,
     *,
-    said_member: ArrayLike | None = None,
+    predicted_member: ArrayLike | None = None,
     fprs: Sequence[float] = FPRS,
     fnrs: Sequence[float] = (),
     n_resamples: int = 1000,
@@ -87,7 +87,7 @@ def bootstrap(
     Parameters
     ----------
     score, member : (n,) float, (n,) bool
-    said_member : (n,) bool, optional
+    predicted_member : (n,) bool, optional
         Decisions; adds ``balanced_accuracy``, ``precision``, ``recall`` and ``f1``.
     fprs, fnrs : sequence of float
         Rates at which to report the TPR and the TNR.
@@ -113,8 +113,8 @@ def bootstrap(
         for row in draws:
             ranks.statistics(_draw(rng, m), _draw(rng, n), out=row)
     found = dict(zip(ranks.names, zip(ranks.point(), draws.T, strict=True), strict=True))
-    if said_member is not None:
-        tp, fp, *_ = _counts(said_member, member)
+    if predicted_member is not None:
+        tp, fp, *_ = _counts(predicted_member, member)
         # Resampled counts of the right and wrong decisions are binomial: no need to draw the records.
         resampled = rng.binomial(m, tp / m, n_resamples), rng.binomial(n, fp / n, n_resamples)
         points = [formula(tp, fp, m, n) for formula in _DECISIONS.values()]
@@ -129,7 +129,7 @@ def pooled_bootstrap(
     *,
     evaluated: ArrayLike | None = None,
     partner: ArrayLike | None = None,
-    said_member: ArrayLike | None = None,
+    predicted_member: ArrayLike | None = None,
     fprs: Sequence[float] = FPRS,
     fnrs: Sequence[float] = (),
     n_resamples: int = 1000,
@@ -156,7 +156,7 @@ def pooled_bootstrap(
         Pairs that count; all by default. Scores elsewhere are ignored.
     partner : (K,) int, optional
         Index of the target with the complementary membership, or -1; such pairs are resampled together.
-    said_member : (K, N) bool, optional
+    predicted_member : (K, N) bool, optional
         Decisions; adds ``balanced_accuracy``, ``precision``, ``recall`` and ``f1``.
     fprs, fnrs, n_resamples, confidence, seed
         As in `bootstrap`.
@@ -171,7 +171,7 @@ def pooled_bootstrap(
         member,
         evaluated=evaluated,
         partner=partner,
-        said_member=said_member,
+        predicted_member=predicted_member,
         fprs=fprs,
         fnrs=fnrs,
         n_resamples=n_resamples,
@@ -196,7 +196,7 @@ def pooled_difference(
     Parameters
     ----------
     first, second : mapping
-        ``score``, ``said_member`` and ``evaluated`` of each, (K, N) as in `pooled_bootstrap`.
+        ``score``, ``predicted_member`` and ``evaluated`` of each, (K, N) as in `pooled_bootstrap`.
     relative : bool
         Whether to divide the difference by the second.
     confidence : float
@@ -232,7 +232,7 @@ def _pooled_draws(
     *,
     evaluated: ArrayLike | None = None,
     partner: ArrayLike | None = None,
-    said_member: ArrayLike | None = None,
+    predicted_member: ArrayLike | None = None,
     fprs: Sequence[float] = FPRS,
     fnrs: Sequence[float] = (),
     n_resamples: int = 1000,
@@ -250,9 +250,9 @@ def _pooled_draws(
     evaluated = np.ones_like(member) if evaluated is None else _flags("evaluated", evaluated)
     _same_shape("evaluated", evaluated, member)
     cluster = clusters(len(score), partner)
-    if said_member is not None:
-        said = _flags("said_member", said_member)
-        _same_shape("said_member", said, member)
+    if predicted_member is not None:
+        said = _flags("predicted_member", predicted_member)
+        _same_shape("predicted_member", said, member)
 
     drawn = evaluated if drawn is None else drawn
     rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
@@ -276,7 +276,7 @@ def _pooled_draws(
         v[b] = _draw(rng, len(columns))
         ranks.statistics(u[b].take(t_in) * v[b].take(r_in), u[b].take(t_out) * v[b].take(r_out), out=row)
     found = dict(zip(ranks.names, zip(ranks.point(), draws.T, strict=True), strict=True))
-    if said_member is not None:
+    if predicted_member is not None:
         said = said[within]
         cells = [said & member, said & ~member, member, ~member]
         cells = [(cell & evaluated).astype(np.float64) for cell in cells]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mialab import _progress, defenses
 from mialab._validation import choose
-from mialab.attacks.base import Attack, Refused
+from mialab.attacks.base import Attack, RequirementsNotMet
 from mialab.auditing.claims import ClaimsTable
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable, compare, pooled_rows
@@ -223,7 +223,7 @@ def _audit(
         _progress.note(f"{label}: attack {i} of {len(attacks)}, {attack.name}")
         try:
             if attack.needs_pool and attack.pool is None:
-                raise Refused(f"Attack {attack.name!r} looks at the records: pass pool=.")
+                raise RequirementsNotMet(f"Attack {attack.name!r} looks at the records: pass pool=.")
             tables.append(audit(game, [attack], **options))
         except Exception as error:  # whatever it is, it becomes part of the table, and the others go on
             reasons[attack.name] = _reason(error)
@@ -239,7 +239,7 @@ def _audit(
 
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return text if isinstance(error, Refused) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, RequirementsNotMet) else f"{type(error).__name__}: {text}"
 
 
 def _stack(tables: Mapping[str, AuditTable], missing: list[dict[str, str]]) -> AuditTable:

@@ -73,7 +73,7 @@ def audit(
         If ``game`` is no game.
     ValueError
         If an attack is unknown or is named twice, or another parameter is wrong.
-    Refused
+    RequirementsNotMet
         If an attack needs what the game lacks (a ValueError too).
     """
     began = time.perf_counter()
@@ -138,7 +138,7 @@ def _pooled_rows(
         game.member,
         evaluated=evaluated,
         partner=game.partner,
-        said_member=outcome.said_member,
+        predicted_member=outcome.predicted_member,
         **options,
     )
     return _rows(name, POOLED, found, game.member[evaluated], options)
@@ -147,11 +147,11 @@ def _pooled_rows(
 def _target_rows(
     name: str, k: int, outcome: Outcome, game: Game, evaluated: np.ndarray, options: dict[str, Any]
 ) -> Iterator[tuple]:
-    score, member, said = (a[k, evaluated] for a in (outcome.score, game.member, outcome.said_member))
+    score, member, said = (a[k, evaluated] for a in (outcome.score, game.member, outcome.predicted_member))
     confidence = options["confidence"]
     resampling = {key: options[key] for key in ("n_resamples", "confidence", "seed")}
     try:
-        found = intervals.bootstrap(score, member, said_member=said, fprs=(), fnrs=(), **resampling)
+        found = intervals.bootstrap(score, member, predicted_member=said, fprs=(), fnrs=(), **resampling)
     except ValueError as error:
         raise ValueError(f"Attack {name!r} on target {k}: {error}") from error
     for rate in options["fprs"]:

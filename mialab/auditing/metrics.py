@@ -83,33 +83,33 @@ _DECISIONS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def balanced_accuracy(said_member: ArrayLike, member: ArrayLike) -> float:
+def balanced_accuracy(predicted_member: ArrayLike, member: ArrayLike) -> float:
     """Mean of the true-positive and the true-negative rate of the decisions; 0.5 is a coin."""
-    return _decide("balanced_accuracy", said_member, member)
+    return _decide("balanced_accuracy", predicted_member, member)
 
 
-def precision(said_member: ArrayLike, member: ArrayLike) -> float:
-    """Share of members among the records called members; NaN where no record was."""
-    return _decide("precision", said_member, member)
+def precision(predicted_member: ArrayLike, member: ArrayLike) -> float:
+    """Fraction of members among the records called members; NaN where no record was."""
+    return _decide("precision", predicted_member, member)
 
 
-def recall(said_member: ArrayLike, member: ArrayLike) -> float:
-    """Share of the members that were called members."""
-    return _decide("recall", said_member, member)
+def recall(predicted_member: ArrayLike, member: ArrayLike) -> float:
+    """Fraction of the members that were called members."""
+    return _decide("recall", predicted_member, member)
 
 
-def f1(said_member: ArrayLike, member: ArrayLike) -> float:
+def f1(predicted_member: ArrayLike, member: ArrayLike) -> float:
     """Harmonic mean of precision and recall; 0 where no member was called one."""
-    return _decide("f1", said_member, member)
+    return _decide("f1", predicted_member, member)
 
 
-def _decide(name: str, said_member: ArrayLike, member: ArrayLike) -> float:
-    return float(_DECISIONS[name](*_counts(said_member, member)))
+def _decide(name: str, predicted_member: ArrayLike, member: ArrayLike) -> float:
+    return float(_DECISIONS[name](*_counts(predicted_member, member)))
 
 
-def _counts(said_member: ArrayLike, member: ArrayLike) -> tuple[int, int, int, int]:
-    said, member = _flags("said_member", said_member), _flags("member", member)
-    _same_shape("said_member", said, member)
+def _counts(predicted_member: ArrayLike, member: ArrayLike) -> tuple[int, int, int, int]:
+    said, member = _flags("predicted_member", predicted_member), _flags("member", member)
+    _same_shape("predicted_member", said, member)
     _both_classes(member)
     return int((said & member).sum()), int((said & ~member).sum()), int(member.sum()), int((~member).sum())
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class LossThreshold(Attack):
-    """Call a record a member if its loss is low: no reference model is asked, but for the threshold."""
+    """Call a record a member if its loss is low: no reference model is queried, but for the threshold."""
 
     victim: ClassVar[str] = "generator"
     sees: ClassVar[str] = "critic"

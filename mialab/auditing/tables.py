@@ -86,7 +86,7 @@ def over_targets(
         position = {k: i for i, k in enumerate(target)}
         local = [position.get(int(known[k]), -1) for k in target]
         interval = intervals.over_targets(group["value"], partner=local, confidence=confidence)
-        # Every metric is a share, which a t interval does not know.
+        # Every metric is a fraction, which a t interval does not know.
         rows.append((*key, *np.clip(interval, 0, 1), int(group["value"].notna().sum())))
     result = AuditTable(rows, columns=[*keys, "value", "low", "high", "n_targets"])
     result.attrs = table.attrs

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mialab import attacks as _attacks
-from mialab.attacks.base import Attack, Refused
-from mialab.attacks.together import Together
+from mialab.attacks.base import Attack, RequirementsNotMet
+from mialab.attacks.groups import GroupAttack
 from mialab.auditing.measure import _chosen
 from mialab.games.base import Game
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: What attackers see and have, from little to much, with the test that says whether an attack is of the kind; an
 #: attack belongs to the first that fits.
 FAMILIES = {
-    "sets of records": lambda a: isinstance(a, Together),
+    "sets of records": lambda a: isinstance(a, GroupAttack),
     "samples": lambda a: a.victim == "generator" and a.sees == "samples",
     "the critic": lambda a: a.victim == "generator" and a.sees == "critic" and a.shadows == "none",
     "critics of reference models": lambda a: a.victim == "generator" and a.sees == "critic",
@@ -161,10 +161,10 @@ def applicable(
     for attack in _all(attacks, pool, game.victim):
         try:
             if attack.needs_pool and attack.pool is None:
-                raise Refused(f"Attack {attack.name!r} looks at the records: pass pool=.")
+                raise RequirementsNotMet(f"Attack {attack.name!r} looks at the records: pass pool=.")
             attack.check(game)
             able.append(attack)
-        except Refused as error:
+        except RequirementsNotMet as error:
             refused.append((attack.name, str(error)))
     return able, pd.DataFrame(refused, columns=["attack", "reason"])
 

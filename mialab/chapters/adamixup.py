@@ -91,7 +91,7 @@ def trajectory(
     ------
     ValueError
         If a parameter is wrong, before any training.
-    Refused
+    RequirementsNotMet
         If an attack needs what such a game lacks (a ValueError too).
     """
     training = Training() if training is None else training
@@ -201,7 +201,7 @@ def worst(frame: pd.DataFrame, attack: str, metric: str, defense: str) -> Interv
 def mixing_strength(
     defenses: Mapping[str, Defense | None], epochs: int, *, n_batches: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Return how strongly records are mixed in each epoch: the smaller one of the two shares.
+    """Return how strongly records are mixed in each epoch: the smaller one of the two fractions.
 
     Parameters
     ----------
@@ -217,8 +217,8 @@ def mixing_strength(
     Returns
     -------
     DataFrame
-        As from `trajectory`, with the metric ``smaller_share``: its mean over batches in each epoch, and the range of
-        the middle 90 % of them.
+        As from `trajectory`, with the metric ``smaller_fraction``: its mean over batches in each epoch, and the range
+        of the middle 90 % of them.
     """
     check_integer("epochs", epochs, low=1)
     check_integer("n_batches", n_batches, low=1)
@@ -227,10 +227,10 @@ def mixing_strength(
         if isinstance(defense, AdaMixup):
             rng = Streams(seed, range(n_batches), "mixing strength")
             for epoch in range(epochs):
-                share = np.asarray(defense.share(epoch / max(1, epochs - 1), rng), np.float64)
-                smaller = np.minimum(share, 1 - share)
+                fraction = np.asarray(defense.fraction(epoch / max(1, epochs - 1), rng), np.float64)
+                smaller = np.minimum(fraction, 1 - fraction)
                 ends = np.quantile(smaller, [0.05, 0.95])
-                rows.append((label, epoch + 1, "", "smaller_share", smaller.mean(), *ends))
+                rows.append((label, epoch + 1, "", "smaller_fraction", smaller.mean(), *ends))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -273,7 +273,7 @@ def _measure(game: Game, attacks: Mapping[str, Attack], options: dict[str, Any])
             game.member,
             evaluated=outcome.evaluated,
             partner=game.partner,
-            said_member=outcome.said_member,
+            predicted_member=outcome.predicted_member,
             **options,
         )
         n_out = int((outcome.evaluated & ~game.member).sum())

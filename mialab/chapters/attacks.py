@@ -52,17 +52,17 @@ def agreement(
     Returns
     -------
     DataFrame
-        A row per attack. ``caught``: share of the members that it catches, its TPR. ``alone``: share of the members
-        that it catches and no other does, among those that all attacks are evaluated on (NaN if there are none). Then
-        a column for each attack with the Jaccard index, caught by both over caught by either, among the pairs that
-        both are evaluated on; NaN where neither catches anyone. All is NaN for an attack that is evaluated on so few
-        non-members that the rate is not resolvable.
+        A row per attack. ``caught``: fraction of the members that it catches, its TPR. ``alone``: fraction of the
+        members that it catches and no other does, among those that all attacks are evaluated on (NaN if there are
+        none). Then a column for each attack with the Jaccard index, caught by both over caught by either, among the
+        pairs that both are evaluated on; NaN where neither catches anyone. All is NaN for an attack that is evaluated
+        on so few non-members that the rate is not resolvable.
 
     Raises
     ------
     ValueError
         If an attack is unknown, or the rate is not resolvable for any of them.
-    Refused
+    RequirementsNotMet
         If an attack needs what the game lacks.
     """
     metrics._rates("fpr", (fpr,))
@@ -88,13 +88,13 @@ def agreement(
     times = np.add.reduce([c.astype(np.int64) for c in caught.values()])
     table = pd.DataFrame(np.nan, pd.Index(chosen, name="attack"), ["caught", "alone", *chosen])
     for name, c in caught.items():
-        table.loc[name, "caught"] = _share(c, seen[name])
-        table.loc[name, "alone"] = _share(c & (times == 1) & by_all, by_all)
+        table.loc[name, "caught"] = _fraction(c, seen[name])
+        table.loc[name, "alone"] = _fraction(c & (times == 1) & by_all, by_all)
         table.loc[name, name] = 1.0 if c.any() else np.nan
     for a, b in combinations(caught, 2):
         both = seen[a] & seen[b]
         either = (caught[a] | caught[b]) & both
-        table.loc[a, b] = table.loc[b, a] = _share(caught[a] & caught[b] & both, either)
+        table.loc[a, b] = table.loc[b, a] = _fraction(caught[a] & caught[b] & both, either)
     table.attrs = {"fpr": fpr}
     return table
 
@@ -141,7 +141,7 @@ def against_shadows(
     ------
     ValueError
         If a number of shadow models does not fit the game, or an attack is unknown.
-    Refused
+    RequirementsNotMet
         If an attack needs more shadow models than the smallest number.
     """
     metrics._rates("fprs", fprs)
@@ -252,7 +252,7 @@ def shifted(
     }
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> float:
+def _fraction(part: np.ndarray, whole: np.ndarray) -> float:
     return float(part.sum() / whole.sum()) if whole.any() else np.nan
 
 

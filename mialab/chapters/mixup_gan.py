@@ -253,7 +253,7 @@ def log_ratios(
     loss: np.ndarray,
     natural: np.ndarray,
     member: np.ndarray,
-    left_out: np.ndarray,
+    excluded_models: np.ndarray,
     *,
     variance: str = "per_record",
 ) -> Ratios:
@@ -267,8 +267,8 @@ def log_ratios(
         Losses of natural models with the same members; model k is no reference of target k.
     member : numpy.ndarray of bool, shape (model, record)
         Which model was trained on which record: at least 3 on each record, and at least 3 not.
-    left_out : numpy.ndarray of int, shape (target, record)
-        The other model that is no reference, see `mialab.Game.left_out`.
+    excluded_models : numpy.ndarray of int, shape (target, record)
+        The other model that is no reference, see `mialab.Game.excluded_models`.
     variance : {"per_record", "pooled"}
         As in `mialab.attacks.LiRA`, whose online score this is for ``loss=natural``.
 
@@ -282,7 +282,7 @@ def log_ratios(
     tiny = np.finfo(np.float64).tiny ** 0.5
     means, variances = [], []
     for side in (True, False):
-        deviation, squares, degrees = _moments(natural, member == side, left_out)
+        deviation, squares, degrees = _moments(natural, member == side, excluded_models)
         pooled = np.maximum(squares.sum(1, keepdims=True) / degrees.sum(1, keepdims=True), tiny)
         own = np.maximum(squares / degrees, VARIANCE_FLOOR * pooled)
         means.append(natural - deviation)
@@ -324,7 +324,7 @@ def ratio_shifts(
     Returns
     -------
     pandas.DataFrame
-        Columns ``defense, of, part, quantity, value, low, high, pairs``: shares of (target, record) pairs, ties
+        Columns ``defense, of, part, quantity, value, low, high, pairs``: fractions of (target, record) pairs, ties
         counting half. ``of`` is ``"members"`` or ``"non-members"``; ``part`` is 0 for all records, or 1 to 10, the part
         of equal size of each target's records by separation, 10 for the highest. Quantities are ``ratio falls``;
         ``loss rises``; and ``ratio falls if loss rises``. Without any effect of the defense, the first two are 1/2; the
@@ -351,14 +351,14 @@ def ratio_shifts(
             "at least 3 of each: play it with n_models of at least 6."
         )
     natural_loss = natural.critic_loss[:, 0]
-    base = log_ratios(natural_loss, natural_loss, member, natural.left_out, variance=variance)
+    base = log_ratios(natural_loss, natural_loss, member, natural.excluded_models, variance=variance)
     part = np.stack([deciles(row, n=PARTS) for row in base.separation])
     u, v = _resamples(member.shape, natural.partner, n_resamples, seed)
     rows = []
     for label, game in games.items():
         loss = game.critic_loss[:, 0]
-        shifted = log_ratios(loss, natural_loss, member, natural.left_out, variance=variance).log_ratio
-        falls, rises = _share(base.log_ratio, shifted), _share(loss, natural_loss)
+        shifted = log_ratios(loss, natural_loss, member, natural.excluded_models, variance=variance).log_ratio
+        falls, rises = _fraction(base.log_ratio, shifted), _fraction(loss, natural_loss)
         for of, side in (("members", member), ("non-members", ~member)):
             for number in range(PARTS + 1):
                 here = side & (part == number) if number else side
@@ -373,7 +373,7 @@ def ratio_shifts(
 def shift(
     table: pd.DataFrame, defense: str, of: str, *, part: int = 0, quantity: str = "ratio falls"
 ) -> Interval:
-    """Return one share of a table of `ratio_shifts` with its interval.
+    """Return one fraction of a table of `ratio_shifts` with its interval.
 
     Parameters
     ----------
@@ -392,13 +392,13 @@ def shift(
 def _quantities(
     falls: np.ndarray, rises: np.ndarray, here: np.ndarray
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, event, and weight of the pairs among which its share is taken, each (target, record)."""
+    """Name, event, and weight of the pairs among which its fraction is taken, each (target, record)."""
     yield "ratio falls", falls, here.astype(np.float64)
     yield "loss rises", rises, here.astype(np.float64)
     yield "ratio falls if loss rises", falls, (here & (rises == 1)).astype(np.float64)
 
 
-def _share(higher: np.ndarray, lower: np.ndarray) -> np.ndarray:
+def _fraction(higher: np.ndarray, lower: np.ndarray) -> np.ndarray:
     """1 where the first is higher, 1/2 where both are equal."""
     return (higher > lower) + (higher == lower) / 2
 

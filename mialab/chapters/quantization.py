@@ -21,7 +21,7 @@ from mialab.defenses.quantization import Quantization, steps
 from mialab.games.base import Game
 from mialab.games.signals import signal
 from mialab.games.store import ANSWERS
-from mialab.training.stack import initialise
+from mialab.training.stack import initialize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def model_bits(pool: Pool, model: str | Model, defense: Defense | None = None) -> int:
-    """Return the size of a model in bits, 32 for each parameter that is not quantised.
+    """Return the size of a model in bits, 32 for each parameter that is not quantized.
 
     Parameters
     ----------
@@ -49,22 +49,22 @@ def model_bits(pool: Pool, model: str | Model, defense: Defense | None = None) -
     defense : Defense, optional
         A `mialab.defenses.Quantization`, see its ``model_bits``; others change no size.
     """
-    network = initialise(models.make(model), pool, 0, 0)
+    network = initialize(models.make(model), pool, 0, 0)
     quantization = defense if isinstance(defense, Quantization) else Quantization(bits=32)
     return quantization.model_bits(network)
 
 
-def join_answers(quantised: Game, full: Game) -> Game:
-    """Return the game of an attacker who gets the answers of quantised models and of the same ones in full precision.
+def join_answers(quantized: Game, full: Game) -> Game:
+    """Return the game of an attacker who gets the answers of quantized models and of the same ones in full precision.
 
     Whoever publishes both gives this attacker a second query: play the second game with ``Quantization(bits=32)`` and,
-    where the quantised models were trained further, with ``Training(..., stop=...)`` after as many epochs as those were
+    where the quantized models were trained further, with ``Training(..., stop=...)`` after as many epochs as those were
     trained in full precision (``Quantization.full_precision_epochs``). Attacks that use every query, such as
     ``"lira_augmented"``, then use both.
 
     Parameters
     ----------
-    quantised, full : Game
+    quantized, full : Game
         Of the same pool, number of models and seed, so that they have the same members.
 
     Returns
@@ -79,20 +79,20 @@ def join_answers(quantised: Game, full: Game) -> Game:
         If the games do not fit together.
     """
     for name in ("fingerprint", "model", "n_models", "seed", "canaries", "keep"):
-        mine, other = quantised.attrs.get(name), full.attrs.get(name)
+        mine, other = quantized.attrs.get(name), full.attrs.get(name)
         if mine != other:
             raise ValueError(
-                f"The full-precision models were played with {name}={other!r}; it must be that of the quantised "
+                f"The full-precision models were played with {name}={other!r}; it must be that of the quantized "
                 f"models, {mine!r}."
             )
-    if quantised.member.shape != full.member.shape or (quantised.member != full.member).any():
-        raise ValueError("The full-precision models have other members than the quantised ones.")
-    answers = [name for name in ANSWERS if name in quantised.dataset and name in full.dataset]
-    joined = xr.concat([game.dataset[answers] for game in (quantised, full)], "query")
-    measured = [v for v in quantised.dataset.variables if {"query", "layer"} & {*quantised.dataset[v].dims}]
-    rest = quantised.dataset.drop_vars([*measured, "boundary_distance"], errors="ignore")
-    kinds = [*quantised.query_kinds, *full.n_queries * ("full_precision",)]
-    about = {"query_kinds": kinds, "probes": [], "layers": [], "queries": "quantised and full precision"}
+    if quantized.member.shape != full.member.shape or (quantized.member != full.member).any():
+        raise ValueError("The full-precision models have other members than the quantized ones.")
+    answers = [name for name in ANSWERS if name in quantized.dataset and name in full.dataset]
+    joined = xr.concat([game.dataset[answers] for game in (quantized, full)], "query")
+    measured = [v for v in quantized.dataset.variables if {"query", "layer"} & {*quantized.dataset[v].dims}]
+    rest = quantized.dataset.drop_vars([*measured, "boundary_distance"], errors="ignore")
+    kinds = [*quantized.query_kinds, *full.n_queries * ("full_precision",)]
+    about = {"query_kinds": kinds, "probes": [], "layers": [], "queries": "quantized and full precision"}
     return Game(rest.assign(joined.data_vars).assign_attrs(about))
 
 
@@ -197,7 +197,7 @@ def widths(
     Parameters
     ----------
     games : dict of str to dict
-        Arm, a kind of quantisation or a control, to what was varied (the width, or the epochs of a control) to game.
+        Arm, a kind of quantization or a control, to what was varied (the width, or the epochs of a control) to game.
     attacks : sequence of str or Attack
         The attacks.
     pool, model
@@ -230,7 +230,7 @@ def widths(
 
 
 def _defense_of(game: Game) -> Defense | None:
-    """Return the defense of a game if it is a quantisation."""
+    """Return the defense of a game if it is a quantization."""
     if game.attrs.get("defense") != Quantization.name:
         return None
     return Quantization(**game.attrs["defense_parameters"])
@@ -271,7 +271,7 @@ def plot_widths(
     Parameters
     ----------
     table : DataFrame
-        From `widths`. Arms that are no quantisation are drawn as horizontal lines with their intervals.
+        From `widths`. Arms that are no quantization are drawn as horizontal lines with their intervals.
     attack : str
         The attack.
     metric : str
@@ -360,13 +360,13 @@ def _bars(rows: pd.DataFrame) -> np.ndarray:
 
 
 def _looks(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour, marker and lines of each arm; the kinds of quantisation share a colour and differ in shade and marker."""
+    """Color, marker and lines of each arm; the kinds of quantization share a color and differ in shade and marker."""
     from mialab.plots import theme
 
-    colours, own = theme._colours(dict.fromkeys(arms)), iter("PosDX^v")
+    colors, own = theme._colors(dict.fromkeys(arms)), iter("PosDX^v")
     markers = {arm: next(own) if arm.startswith(Quantization.name) else theme.marker(arm) for arm in arms}
     lines = {"markersize": 6, "elinewidth": 1.2, "linewidth": 1.4}
-    return {arm: {"color": colours[arm], "marker": markers[arm], "label": arm, **lines} for arm in arms}
+    return {arm: {"color": colors[arm], "marker": markers[arm], "label": arm, **lines} for arm in arms}
 
 
 def _label(metric: str, attack: str) -> str:
@@ -451,7 +451,7 @@ class PrivacyObjective:
 
     Both are measured on what is held out: the loss is the mean cross-entropy of the records that a model was not
     trained on, and the AUC that of an attack without shadow models, of those against the members. This objective is
-    ours: what Famili and Lao (2023) minimise could not be found.
+    ours: what Famili and Lao (2023) minimize could not be found.
 
     Parameters
     ----------
@@ -470,7 +470,7 @@ class PrivacyObjective:
     seed : int
         Of the games; take another one than that of the models to be judged.
     groups : int, optional
-        Number of groups of neighbouring layers that share a width; by default each layer has its own.
+        Number of groups of neighboring layers that share a width; by default each layer has its own.
     attack : str
         Name of the attack.
 
@@ -494,7 +494,7 @@ class PrivacyObjective:
         attack: str = "modified_entropy",
     ) -> None:
         check_number("mu", mu, low=0)
-        network = initialise(model, pool, 0, 0)
+        network = initialize(model, pool, 0, 0)
         layers = max(0, len(replace(defense, per_layer=None).layer_bits(network)) - 2)
         check_integer("groups", layers if groups is None else groups, low=1)
         if groups is not None and groups > layers:

@@ -97,7 +97,7 @@ def costs(games: Iterable[Game]) -> pd.DataFrame:
     DataFrame
         ``models``, ``records``; ``core seconds``, the time that all trainings and answers took, added up over worker
         processes; ``stored MB`` of all arrays, before they are compressed; ``peak MB``, the largest resident memory of
-        a process that trained, its libraries included; ``form``, ``precision`` and ``workers`` of the training.
+        a process that trained, its libraries included; ``mode``, ``precision`` and ``workers`` of the training.
     """
     return pd.DataFrame(
         {
@@ -106,7 +106,7 @@ def costs(games: Iterable[Game]) -> pd.DataFrame:
             "core seconds": float(game.dataset["seconds"].sum()),
             "stored MB": game.dataset.nbytes / 1e6,
             "peak MB": game.attrs["peak_mb"],
-            "form": game.attrs["form"],
+            "mode": game.attrs["mode"],
             "precision": game.attrs["training"]["precision"],
             "workers": game.attrs["workers"],
         }

@@ -74,7 +74,7 @@ def settings(given: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[s
 def _every_query(pool: Pool) -> Queries:
     """Return the record, copies changed in every way that suits the pool, and mixtures."""
     noise = {"image": [queries.Noise(n=8)]}.get(pool.kind, [])  # of tabular records it is the default
-    return queries.Several(queries.default(pool), *noise, queries.Mixed())
+    return queries.Compose(queries.default(pool), *noise, queries.Mixed())
 
 
 def _network(wanted: Mapping[str, Any], where: str) -> Model:

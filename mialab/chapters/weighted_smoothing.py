@@ -348,10 +348,10 @@ def embedding(
     return arrays["embedding"][0]
 
 
-def neighbour_distance(points: ArrayLike, y: ArrayLike, *, k: int = 5) -> np.ndarray:
+def neighbor_distance(points: ArrayLike, y: ArrayLike, *, k: int = 5) -> np.ndarray:
     """Distance of each record to the k-th nearest other record of its class: small where many similar ones are.
 
-    The inverse of this distance is a k-nearest-neighbour estimate of the density around the record, up to a power.
+    The inverse of this distance is a k-nearest-neighbor estimate of the density around the record, up to a power.
 
     Parameters
     ----------
@@ -360,7 +360,7 @@ def neighbour_distance(points: ArrayLike, y: ArrayLike, *, k: int = 5) -> np.nda
     y : array_like of int, shape (record,)
         Labels.
     k : int
-        Which neighbour, 1 for the nearest.
+        Which neighbor, 1 for the nearest.
 
     Returns
     -------
@@ -385,9 +385,9 @@ def neighbour_distance(points: ArrayLike, y: ArrayLike, *, k: int = 5) -> np.nda
     distance = np.empty(len(y))
     for label in labels:
         rows = np.flatnonzero(y == label)
-        # Asked without points, it leaves each record out of its own neighbours.
-        neighbours = NearestNeighbors(n_neighbors=k).fit(points[rows])
-        distance[rows] = neighbours.kneighbors()[0][:, -1]
+        # Asked without points, it leaves each record out of its own neighbors.
+        neighbors = NearestNeighbors(n_neighbors=k).fit(points[rows])
+        distance[rows] = neighbors.kneighbors()[0][:, -1]
     return distance
 
 
@@ -397,7 +397,7 @@ def centroid_distance(points: ArrayLike, y: ArrayLike) -> np.ndarray:
     Parameters
     ----------
     points, y
-        As in `neighbour_distance`.
+        As in `neighbor_distance`.
     """
     points, y = _points(points, y)
     place = np.unique(y, return_inverse=True)[1]

@@ -17,7 +17,7 @@ from mialab.data.pool import Pool
 from mialab.defenses.base import Defense
 from mialab.games.backends import Team
 from mialab.games.base import Game
-from mialab.games.execution import carry_out, device_here
+from mialab.games.execution import device_here, execute
 from mialab.games.plan import Plan, _describe
 from mialab.games.store import DIMENSIONS, layout
 from mialab.models import Model
@@ -89,7 +89,7 @@ class ClassifierPlan(Plan):
 
     def network(self) -> torch.nn.Module:
         """Build one of the networks, as an example."""
-        return stack.initialise(self.model, self.pool, self.seed, 0, self.defense)
+        return stack.initialize(self.model, self.pool, self.seed, 0, self.defense)
 
     def labels(self) -> tuple[np.ndarray, np.ndarray]:
         """Return labels with those of canaries changed, and which records are canaries."""
@@ -117,7 +117,7 @@ class ClassifierPlan(Plan):
         names = ("defense", "training", "queries", "seed", "keep", "answers", "probes")
         return {name: getattr(self, name) for name in names} | {"build": self.model, "device": device}
 
-    def form(self, team: Team, device: str) -> tuple[str, int]:
+    def mode(self, team: Team, device: str) -> tuple[str, int]:
         """Let a machine that trains say how it does so."""
         names = ("defense", "training", "seed")
         options = {name: getattr(self, name) for name in names}
@@ -198,13 +198,13 @@ def play(
     n_models : int
         Number of models K, even.
     queries : {"original", "augmented"} or Queries
-        What every model is asked about each record, see `mialab.queries`.
+        What every model is queried about each record, see `mialab.queries`.
     canaries : int
         How many records get a wrong label, to measure the risk of the most exposed records; even.
     members : int, optional
         Records that each model is trained on; by default half of those that may be.
     candidates : array_like of bool or int, optional
-        Which records, a mask or indices, models may be trained on; all by default. All records are asked about. With
+        Which records, a mask or indices, models may be trained on; all by default. All records are queried. With
         disjoint candidates for targets and shadow models (`Game.with_shadows`), the attacker has other data.
     seed : int
         Decides memberships, initial weights, batches and noise; model k depends on ``(seed, k)`` alone.
@@ -266,7 +266,7 @@ def play(
         answers=answers,
         probes=make_probes(probes),
     )
-    return Game(carry_out(plan, workers=workers, device=device, store=store))
+    return Game(execute(plan, workers=workers, device=device, store=store))
 
 
 def _resolve(device: str, training: Training, network: torch.nn.Module) -> tuple[str, Training]:
@@ -279,6 +279,6 @@ def _form(
     *, pool: Pool, build: Model, defense: Defense, training: Training, seed: int, device: str
 ) -> tuple[str, int]:
     """Say how this machine trains such networks, and how many in a group at most."""
-    network = stack.initialise(build, pool, seed, 0, defense)
-    how = stack.form(network, stack.prepare(torch.as_tensor(pool.x[:2])), device)
+    network = stack.initialize(build, pool, seed, 0, defense)
+    how = stack.mode(network, stack.prepare(torch.as_tensor(pool.x[:2])), device)
     return how, stack.models_per_group(network, pool, training, device) if how == "stacked" else 1

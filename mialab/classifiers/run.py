@@ -1,9 +1,10 @@
 """The training of classifiers: a group of models on data that already lies in memory.
 
 There is one loop. It trains a group either *stacked* (all models in one tensor program through `torch.func.vmap`)
-or *single* (one model). Which form is used follows from the network and the device, see `mialab.training.stack.form`;
-results differ by float rounding only. So do the arithmetic of the training steps (`resolve`) and the layout of images
-in memory (`channels_last`): rules, not timings, so that a game is the same in a busy and in an idle hour.
+or *sequential* (one model). Which mode is used follows from the network and the device, see
+`mialab.training.stack.mode`; results differ by float rounding only. So do the arithmetic of the training steps
+(`resolve`) and the layout of images in memory (`channels_last`): rules, not timings, so that a game is the same in a
+busy and in an idle hour.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from mialab.training.stack import (
     Forward,
     _tensor,
     channels_last,
-    form,
-    initialise,
+    initialize,
     is_plain_mlp,
+    mode,
     one_thread,
-    own_chance,
     prepare,
     resolve,
+    torch_rng,
 )
 from mialab.training.streams import Streams
 
@@ -61,7 +62,7 @@ class Run:
     epoch : int
         The epoch that goes on, counted from 0.
     progress : float or None
-        Share of the epochs that is over, from 0 in the first one to 1 in the last one; None when training is over.
+        Fraction of the epochs that is over, from 0 in the first one to 1 in the last one; None when training is over.
     network : torch.nn.Module
         The network, of which stacked models share one.
     training : Training
@@ -73,7 +74,7 @@ class Run:
     members : torch.Tensor, shape (model, member)
         Positions of each model's members in the pool.
     parameters : dict of str to torch.Tensor
-        What is trained; with a leading model dimension in the stacked form.
+        What is trained; with a leading model dimension in the stacked mode.
     memory : dict
         A place for what a defense remembers between batches and epochs.
     """
@@ -99,12 +100,12 @@ class Run:
         self.memory: dict = {}
         self.epoch = 0
         self.progress: float | None = 0.0
-        networks = [initialise(build, pool, seed, k, defense).to(device) for k in self.models]
+        networks = [initialize(build, pool, seed, k, defense).to(device) for k in self.models]
         self.training = resolve(training, networks[0], device)
-        self.form = form(networks[0], prepare(self.x[:2]), device)
+        self.mode = mode(networks[0], prepare(self.x[:2]), device)
         self.network = networks[0]
         self._layout = torch.contiguous_format
-        if self.form == "stacked":
+        if self.mode == "stacked":
             self.parameters, _ = stack_module_state(networks)
             self.network = networks[0].to("meta")
             self._forward = vmap(self._call, randomness="different")
@@ -192,7 +193,7 @@ class Run:
             return accuracy, {name: value.detach().clone() for name, value in state.items()}
         better = accuracy > best
         for name, value in state.items():
-            if self.form == "stacked":
+            if self.mode == "stacked":
                 kept[name][better] = value.detach()[better]
             elif better:
                 kept[name].copy_(value.detach())
@@ -200,7 +201,7 @@ class Run:
 
     @torch.no_grad()
     def _restore(self, kept: dict[str, torch.Tensor]) -> None:
-        buffers = {} if self.form == "stacked" else dict(self.network.named_buffers())
+        buffers = {} if self.mode == "stacked" else dict(self.network.named_buffers())
         for name, value in {**self.parameters, **buffers}.items():
             value.copy_(kept[name])
 
@@ -236,7 +237,7 @@ class Run:
         """View one model of the group, once trained, as a group of its own."""
         view = copy(self)
         view.models, view.members = [self.models[index]], self.members[index : index + 1]
-        if self.form == "stacked":
+        if self.mode == "stacked":
             view.parameters = {
                 name: value.detach()[index : index + 1] for name, value in self.parameters.items()
             }
@@ -251,7 +252,7 @@ class Run:
         view.network.eval()
         view._layout = torch.contiguous_format  # vmap knows no other
         of_one = {name: value.detach() for name, value in view.parameters.items()}
-        if self.form == "stacked":
+        if self.mode == "stacked":
             of_one = {name: value[0] for name, value in of_one.items()}
         return view._call, of_one
 
@@ -308,7 +309,7 @@ def train_group(
         With a leading model dimension: ``logits`` (model, query, record, label) as released; ``raw_logits``, the same
         before the defense's output step, if it has one; with ``keep="scores"`` instead of each of them its signals
         (model, query, record) float32, e.g. ``loss`` and ``raw_loss``; ``train_accuracy``, ``validation_accuracy``,
-        ``test_accuracy`` and ``seconds`` (each model's share of the group's time); and the arrays of the probes.
+        ``test_accuracy`` and ``seconds`` (each model's fraction of the group's time); and the arrays of the probes.
 
     Raises
     ------
@@ -321,9 +322,9 @@ def train_group(
             pool, y, member, models, build=build, defense=defense, training=training, seed=seed, device=device
         )
         if (
-            run.form == "single"
+            run.mode == "sequential"
         ):  # stacked ones draw no numbers of torch's, so other threads may train meanwhile
-            stack.enter_context(own_chance(seed, models[0]))
+            stack.enter_context(torch_rng(seed, models[0]))
         run.train()
         arrays, correct = _answers(run, queries, keep, np.dtype(answers))
         for probe in probes:

@@ -1,4 +1,4 @@
-"""Pools of labelled records, some of which a model will be trained on.
+"""Pools of labeled records, some of which a model will be trained on.
 
 ``load("digits")`` gives a `Pool`: the records that may become members (``x``, ``y``) and, apart from them, validation
 records for model selection and test records for accuracy. The parts are always disjoint. Nothing is ever replaced by

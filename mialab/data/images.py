@@ -177,7 +177,7 @@ def _cifar100() -> Raw:
     size=4000,
     test=2000,
     own_test=8000,
-    origin="torchvision.datasets.STL10, its labelled parts",
+    origin="torchvision.datasets.STL10, its labeled parts",
     files=("stl10_binary",),
     remotes=(
         Remote(
@@ -191,12 +191,12 @@ def _cifar100() -> Raw:
 def _stl10() -> Raw:
     from mialab._torchvision import torchvision
 
-    class Labelled(torchvision.datasets.STL10):
-        # Without the 100,000 unlabelled images, 2.8 GB, which are neither kept nor asked for.
+    class Labeled(torchvision.datasets.STL10):
+        # Without the 100,000 unlabeled images, 2.8 GB, which are neither kept nor asked for.
         train_list = torchvision.datasets.STL10.train_list[:2]
 
-    root = _unpacked("stl10", dict([*Labelled.train_list, *Labelled.test_list]))
-    train, test = (Labelled(root, split=part) for part in ("train", "test"))
+    root = _unpacked("stl10", dict([*Labeled.train_list, *Labeled.test_list]))
+    train, test = (Labeled(root, split=part) for part in ("train", "test"))
     return Raw(
         train.data,
         train.labels.astype(np.int64),
@@ -283,7 +283,7 @@ def _lfw() -> Raw:
         x[:, None],
         y.astype(np.int64),
         label_names=tuple(str(name).replace("_", " ") for name in names),
-        source=f"Labeled Faces in the Wild, {path.name}: central 114 x 114 pixels, grey, as 48 x 48",
+        source=f"Labeled Faces in the Wild, {path.name}: central 114 x 114 pixels, gray, as 48 x 48",
         notes=f"read from {path.name}; the alignment of the faces depends on the edition of the set",
     )
 
@@ -301,12 +301,12 @@ def _read_lfw(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images 48 x 48 as bytes, people as numbers, and their names."""
     from sklearn.datasets import fetch_lfw_people
 
-    centre = slice(68, 182)  # of 250 pixels
+    center = slice(68, 182)  # of 250 pixels
     with _one_at_a_time("lfw"):
         people = fetch_lfw_people(
             data_home=path.parents[1],
             min_faces_per_person=20,
-            slice_=(centre, centre),
+            slice_=(center, center),
             resize=48.5 / 114,  # sizes are rounded down
             download_if_missing=False,
         )

@@ -1,4 +1,4 @@
-"""The pool: labelled records that may or may not be trained on."""
+"""The pool: labeled records that may or may not be trained on."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ KINDS = ("tabular", "binary", "image")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pool:
-    """Labelled records that may or may not be trained on.
+    """Labeled records that may or may not be trained on.
 
     The arrays are checked, and neither copied nor changed.
 
@@ -37,7 +37,7 @@ class Pool:
     source : str, optional
         Where the records come from, in one line.
     license : str, optional
-        The licence of the records, as far as it is stated.
+        The license of the records, as far as it is stated.
     notes : str, optional
         Anything a reader of results should know, such as a conversion made on loading.
 
@@ -181,7 +181,7 @@ def _check_image_shape(x: np.ndarray, name: str) -> None:
     if x.ndim == 4:
         message += f": channels seem to come last, pass {name}.transpose(0, 3, 1, 2)"
     elif x.ndim == 3:
-        message += f": grey images have one channel, pass {name}[:, None]"
+        message += f": gray images have one channel, pass {name}[:, None]"
     raise ValueError(message)
 
 

@@ -254,7 +254,7 @@ def _adult() -> Raw:
         x_test=x[n_train:],
         y_test=y[n_train:],
         label_names=("<=50K", ">50K"),
-        source=f"{ADULT_URL}: 6 numbers standardised by adult.data, then 8 categories one-hot ('?' is one)",
+        source=f"{ADULT_URL}: 6 numbers standardized by adult.data, then 8 categories one-hot ('?' is one)",
         notes=f"read from {path.name}",
     )
 

@@ -20,7 +20,7 @@ SCHEDULES = ("linear", "literal", "beta_decay", "beta", "constant")
 @register
 @dataclass(frozen=True)
 class AdaMixup(Defense):
-    """Train on ``(1 - r) x_i + r x_j`` with a partner share r that follows a schedule over the epochs.
+    """Train on ``(1 - r) x_i + r x_j`` with a partner fraction r that follows a schedule over the epochs.
 
     The partner j of each record comes from a random permutation of its batch. The published description fixes that
     mixing is strong at first and falls linearly with the epoch, and that a mixture gets the label of its dominant
@@ -30,18 +30,19 @@ class AdaMixup(Defense):
     Parameters
     ----------
     schedule : {"linear", "literal", "beta_decay", "beta", "constant"}
-        The partner share r at the share t of the epochs that is over (0 in the first, 1 in the last one):
+        The partner fraction r at the fraction t of the epochs that is over (0 in the first, 1 in the last one):
         ``"linear"``, ``start + (end - start) t``; ``"literal"``, r = t, from the words "lambda falls from 1 to 0" with
-        lambda the share of the record itself: the mixture is strongest half-way; ``"beta_decay"``, a Beta(a, a) number
-        for each batch, of the two shares the smaller one, times 1 - t; ``"beta"``, Beta(a, a) throughout, which is
-        static mixup; ``"constant"``, ``start`` throughout.
+        lambda the fraction of the record itself: the mixture is strongest half-way; ``"beta_decay"``, a Beta(a, a)
+        number for each batch, of the two fractions the smaller one, times 1 - t; ``"beta"``, Beta(a, a) throughout,
+        which is static mixup; ``"constant"``, ``start`` throughout.
     start, end : float
-        Partner shares of the first and the last epoch, in [0, 1], for ``"linear"``; the first one for ``"constant"``.
+        Partner fractions of the first and the last epoch, in [0, 1], for ``"linear"``; the first one for
+        ``"constant"``.
     a : float
         Parameter of the Beta distribution, greater than 0.
     label : {"dominant", "both"}
-        What the loss compares with: the label of the record with the greater share (of equal ones the record itself),
-        or both, the losses weighted by the shares (Zhang et al., 2018).
+        What the loss compares with: the label of the record with the greater fraction (of equal ones the record
+        itself), or both, the losses weighted by the fractions (Zhang et al., 2018).
 
     References
     ----------
@@ -65,13 +66,13 @@ class AdaMixup(Defense):
         check_number("a", self.a, above=0)
         choose("label", self.label, ("dominant", "both"))
 
-    def share(self, progress: float, rng: Streams) -> torch.Tensor | float:
-        """Return the partner share r of a batch: a number, or one for each model, (model,).
+    def fraction(self, progress: float, rng: Streams) -> torch.Tensor | float:
+        """Return the partner fraction r of a batch: a number, or one for each model, (model,).
 
         Parameters
         ----------
         progress : float
-            Share of the epochs that is over, from 0 in the first epoch to 1 in the last one.
+            Fraction of the epochs that is over, from 0 in the first epoch to 1 in the last one.
         rng : Streams
             Random numbers, a stream a model.
         """
@@ -87,11 +88,11 @@ class AdaMixup(Defense):
     def mix(
         self, x: torch.Tensor, y: torch.Tensor, *, progress: float, rng: Streams
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mixtures, and as targets labels (model, batch), or both labels and the share (model, batch, 3)."""
+        """Return mixtures, and as targets labels (model, batch), or both labels and the fraction (model, batch, 3)."""
         x = x.float() / 255 if x.dtype == torch.uint8 else x
         models, batch = y.shape
         partner = rng.permutation(batch)
-        r = torch.as_tensor(self.share(progress, rng), dtype=torch.float32, device=x.device).expand(models)
+        r = torch.as_tensor(self.fraction(progress, rng), dtype=torch.float32, device=x.device).expand(models)
         other_x = x[torch.arange(models, device=x.device)[:, None], partner]
         other_y = y.gather(1, partner)
         mixed = torch.lerp(x, other_x, r.view(-1, *(1,) * (x.dim() - 1)).to(x.dtype))
@@ -107,7 +108,7 @@ class AdaMixup(Defense):
         run: Run | None = None,
         index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Cross-entropy with the dominant label, or with both, weighted by their shares; shape (model,)."""
+        """Cross-entropy with the dominant label, or with both, weighted by their fractions; shape (model,)."""
         if self.label == "dominant":
             return cross_entropy(logits, target).mean(-1)
         own, other, r = target.unbind(-1)
@@ -118,7 +119,7 @@ class AdaMixup(Defense):
 @register
 @dataclass(frozen=True)
 class Mixup(AdaMixup):
-    """Static mixup (Zhang et al., 2018): a Beta(a, a) share for each batch, and both labels; see `AdaMixup`."""
+    """Static mixup (Zhang et al., 2018): a Beta(a, a) fraction for each batch, and both labels; see `AdaMixup`."""
 
     name: ClassVar[str] = "mixup"
     schedule: str = "beta"

@@ -68,7 +68,7 @@ class Defense:
         x, y : torch.Tensor
             The batch: records and labels.
         progress : float
-            Share of the epochs that is over, from 0 in the first epoch to 1 in the last one.
+            Fraction of the epochs that is over, from 0 in the first epoch to 1 in the last one.
         rng : Streams
             Random numbers, a stream a model.
         """
@@ -101,7 +101,7 @@ class Defense:
         """Look at or change the running training before an epoch (see `mialab.classifiers.run.Run`)."""
 
     def network(self, network: nn.Module) -> nn.Module:
-        """Return the network that is trained, given a freshly initialised one; it may be changed in place."""
+        """Return the network that is trained, given a freshly initialized one; it may be changed in place."""
         return network
 
     def weights(
@@ -114,7 +114,7 @@ class Defense:
         parameters : dict of str to torch.Tensor
             Of one network.
         progress : float, optional
-            Share of the epochs that is over, as for `mix`; None when training is over.
+            Fraction of the epochs that is over, as for `mix`; None when training is over.
         """
         return parameters
 

@@ -1,4 +1,4 @@
-"""HAMP: high-entropy labels, an entropy regulariser and modified outputs (Chen and Pattabiraman, NDSS 2024)."""
+"""HAMP: high-entropy labels, an entropy regularizer and modified outputs (Chen and Pattabiraman, NDSS 2024)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def label_probability(gamma: float, n_classes: int, *, step: float | None = None
     Parameters
     ----------
     gamma : float
-        Entropy as a share of log C, in [0, 1].
+        Entropy as a fraction of log C, in [0, 1].
     n_classes : int
         Number of classes C, at least 2.
     step : float, optional
@@ -85,7 +85,7 @@ def keep_ranking_only(logits: torch.Tensor, noise: torch.Tensor) -> torch.Tensor
 @register
 @dataclass(frozen=True)
 class HAMP(Defense):
-    """High-entropy labels, an entropy regulariser, and answers that keep the class ranking only.
+    """High-entropy labels, an entropy regularizer, and answers that keep the class ranking only.
 
     The loss of a record is ``KL(t || p) - alpha H(p)``, where the soft label t has entropy ``gamma log C`` and H(p)
     is the entropy of the prediction, in nats. At query time the sorted logits of a random input are put at the
@@ -94,9 +94,9 @@ class HAMP(Defense):
     Parameters
     ----------
     gamma : float
-        Entropy of the soft labels as a share of log C, in [0, 1]; 0 keeps hard labels.
+        Entropy of the soft labels as a fraction of log C, in [0, 1]; 0 keeps hard labels.
     alpha : float
-        Weight of the entropy regulariser, at least 0.
+        Weight of the entropy regularizer, at least 0.
     output_step : bool
         Whether answers are modified at query time.
     faithful : bool

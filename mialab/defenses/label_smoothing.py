@@ -25,7 +25,7 @@ class LabelSmoothing(Defense):
     Parameters
     ----------
     smoothing : float
-        Share of the uniform distribution, in [0, 1].
+        Fraction of the uniform distribution, in [0, 1].
     """
 
     name: ClassVar[str] = "label_smoothing"

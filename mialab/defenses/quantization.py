@@ -1,4 +1,4 @@
-"""Quantisation: weights and activations of few bits, during training or after it (Famili and Lao, 2023)."""
+"""Quantization: weights and activations of few bits, during training or after it (Famili and Lao, 2023)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Bits = int | str
 
 #: Bits that numbers of few values are stored in, which is also how many steps there are between those values.
 FEW_VALUES: dict[Bits, int] = {"binary": 1, "ternary": 2}
-#: Width of what is not quantised.
+#: Width of what is not quantized.
 FULL = 32
-#: Ranges that are tried for a tensor, as shares of its greatest absolute value, and on how many of its numbers.
+#: Ranges that are tried for a tensor, as fractions of its greatest absolute value, and on how many of its numbers.
 RANGES, TRIED = tuple(2 ** (-j / 2) for j in range(7)), 4096
-#: Activations that are quantised, and whether they have negative values.
+#: Activations that are quantized, and whether they have negative values.
 ACTIVATIONS = {nn.ReLU: False, nn.Sigmoid: False, nn.Tanh: True, nn.GELU: True, nn.SiLU: True}
 #: Members whose activations set the ranges, and epochs before which they are set.
 CALIBRATION_RECORDS, CALIBRATIONS = 512, 5
@@ -35,7 +35,7 @@ TINY = 1e-12
 
 
 # ----------------------------------------------------------------------------------------------------
-# Quantisers
+# Quantizers
 
 
 def storage(bits: Bits) -> int:
@@ -90,14 +90,14 @@ def best_clip(x: torch.Tensor, n: int, *, signed: bool) -> torch.Tensor:
         return top
     x = x.flatten()[:: x.numel() // TRIED | 1]  # an odd step visits all rows and columns
     best, least = top, torch.full_like(top, torch.inf)
-    for share in RANGES:
-        error = (uniform(x, share * top, n, signed=signed) - x).square().sum()
-        best, least = torch.where(error < least, share * top, best), torch.minimum(error, least)
+    for fraction in RANGES:
+        error = (uniform(x, fraction * top, n, signed=signed) - x).square().sum()
+        best, least = torch.where(error < least, fraction * top, best), torch.minimum(error, least)
     return best
 
 
-def quantised_weights(w: torch.Tensor, bits: Bits) -> torch.Tensor:
-    """Quantise a tensor of weights as a whole.
+def quantized_weights(w: torch.Tensor, bits: Bits) -> torch.Tensor:
+    """Quantize a tensor of weights as a whole.
 
     ``"binary"``: the sign times the mean of |w| (Rastegari et al., 2016, section 3.1). ``"ternary"``: 0 up to 0.7 times
     the mean of |w|, and beyond the sign times the mean of those |w| (Li and Liu, 2016, section 2). Other widths:
@@ -119,13 +119,13 @@ def quantised_weights(w: torch.Tensor, bits: Bits) -> torch.Tensor:
     return uniform(w, best_clip(w, steps(bits), signed=True), steps(bits), signed=True)
 
 
-def straight_through(x: torch.Tensor, quantised: torch.Tensor) -> torch.Tensor:
-    """Return quantised numbers with the gradient of those that were quantised (Bengio et al., 2013)."""
-    return quantised.detach() + (x - x.detach())
+def straight_through(x: torch.Tensor, quantized: torch.Tensor) -> torch.Tensor:
+    """Return quantized numbers with the gradient of those that were quantized (Bengio et al., 2013)."""
+    return quantized.detach() + (x - x.detach())
 
 
-def quantised_activations(x: torch.Tensor, clip: torch.Tensor, n: int, *, signed: bool) -> torch.Tensor:
-    """Clip and quantise activations: the clipped ones pass their gradient to the clip (PACT, Choi et al., 2018).
+def quantized_activations(x: torch.Tensor, clip: torch.Tensor, n: int, *, signed: bool) -> torch.Tensor:
+    """Clip and quantize activations: the clipped ones pass their gradient to the clip (PACT, Choi et al., 2018).
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def sigmoid_sum(
     thresholds: torch.Tensor,
     temperature: float | None,
 ) -> torch.Tensor:
-    """Quantisation as a sum of n steps (Yang et al., 2019, equation 2): ``alpha (sum_k A(beta w - b_k) - n / 2)``.
+    """Quantization as a sum of n steps (Yang et al., 2019, equation 2): ``alpha (sum_k A(beta w - b_k) - n / 2)``.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def sigmoid_sum(
 
 
 def cluster_thresholds(x: torch.Tensor, n: int, rounds: int = 50) -> torch.Tensor:
-    """Return the n midpoints between the sorted centres of n + 1 clusters of numbers, by k-means on the line.
+    """Return the n midpoints between the sorted centers of n + 1 clusters of numbers, by k-means on the line.
 
     Parameters
     ----------
@@ -184,13 +184,13 @@ def cluster_thresholds(x: torch.Tensor, n: int, rounds: int = 50) -> torch.Tenso
     x = x.double().sort().values
     total = torch.cat([x.new_zeros(1), x.cumsum(0)])
     places = ((torch.arange(n + 1, device=x.device) + 0.5) / (n + 1) * len(x)).long()
-    centres = x[places]
+    centers = x[places]
     for _ in range(rounds):
-        ends = torch.searchsorted(x, (centres[1:] + centres[:-1]) / 2)
+        ends = torch.searchsorted(x, (centers[1:] + centers[:-1]) / 2)
         ends = torch.cat([ends.new_zeros(1), ends, ends.new_full((1,), len(x))])
         size = ends.diff()
-        centres = torch.where(size > 0, total[ends].diff() / size.clamp(min=1), centres)
-    return ((centres[1:] + centres[:-1]) / 2).float()
+        centers = torch.where(size > 0, total[ends].diff() / size.clamp(min=1), centers)
+    return ((centers[1:] + centers[:-1]) / 2).float()
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -211,10 +211,10 @@ def _check_bits(name: str, bits: object) -> None:
 class Quantization(Defense):
     """Compute with weights and activations of few bits.
 
-    What is trained stays in full precision; what computes is quantised, and the gradient goes straight through the
-    rounding. Which tensors Famili and Lao quantise, how, and to what width could not be found: all of this is our
-    reading, after the field's most common choices. Weights are those of layers and convolutions, quantised as whole
-    tensors; biases and normalisations stay as they are. Activations are the outputs of the network's modules of the
+    What is trained stays in full precision; what computes is quantized, and the gradient goes straight through the
+    rounding. Which tensors Famili and Lao quantize, how, and to what width could not be found: all of this is our
+    reading, after the field's most common choices. Weights are those of layers and convolutions, quantized as whole
+    tensors; biases and normalizations stay as they are. Activations are the outputs of the network's modules of the
     kinds `ACTIVATIONS` (not of functions it calls), with a highest level that is learned.
 
     Parameters
@@ -224,11 +224,11 @@ class Quantization(Defense):
     activations : int, {"same", "ternary", "binary"}
         Width of the activations; ``"same"`` for that of the layer that they go into; 32 for full precision.
     start : {"full_precision", "scratch", "after_training"}
-        Training is in full precision at first and quantised from a share of the epochs on; quantised from the first
-        step; or never, and weights and activations are rounded once it is over (post-training quantisation), as they
-        also are where training is over before that share.
-    share : float
-        That share, of the first kind, in [0, 1).
+        Training is in full precision at first and quantized from a fraction of the epochs on; quantized from the first
+        step; or never, and weights and activations are rounded once it is over (post-training quantization), as they
+        also are where training is over before that fraction.
+    fraction : float
+        That fraction, of the first kind, in [0, 1).
     quantizer : {"uniform", "sigmoid"}
         Equally spaced levels (and the usual rules for two and three values), or the sum of sigmoids of Quantization
         Networks, the temperature of which grows (see Notes); for weights of at most 4 bits. Activations are uniform.
@@ -241,11 +241,11 @@ class Quantization(Defense):
     Notes
     -----
     The highest level of activations is a parameter of the network (its logarithm), learned with the others, weight
-    decay included. Before each of the first five quantised epochs it is set from 512 members: one of seven ranges,
+    decay included. Before each of the first five quantized epochs it is set from 512 members: one of seven ranges,
     that with the least squared error, as for weights. For rounding after training it is set before the last epoch.
 
-    The sum of sigmoids (Yang et al., 2019) has as many levels as the uniform quantiser. As in the released code,
-    thresholds are midpoints between clusters of the layer's weights when quantisation begins, ``beta`` begins at 5/4 of
+    The sum of sigmoids (Yang et al., 2019) has as many levels as the uniform quantizer. As in the released code,
+    thresholds are midpoints between clusters of the layer's weights when quantization begins, ``beta`` begins at 5/4 of
     the highest level over the greatest weight, and the temperature grows linearly from 20 to 700. Ours is that
     ``alpha`` begins where the levels fit the weights best (there: at 1 / beta, too large for weights with a few great
     ones, which many epochs make up for), and that logarithms of alpha and beta are learned, their gradients divided
@@ -263,7 +263,7 @@ class Quantization(Defense):
     bits: Bits = 4
     activations: Bits = "same"
     start: str = "full_precision"
-    share: float = 0.5
+    fraction: float = 0.5
     quantizer: str = "uniform"
     ends: Bits = 8
     per_layer: tuple[Bits, ...] | None = None
@@ -274,9 +274,11 @@ class Quantization(Defense):
         if self.activations != "same":
             _check_bits("activations", self.activations)
         choose("start", self.start, ("full_precision", "scratch", "after_training"))
-        check_number("share", self.share, low=0)
-        if self.share >= 1:
-            raise ValueError(f"share={self.share!r} must be less than 1: the rest is trained quantised.")
+        check_number("fraction", self.fraction, low=0)
+        if self.fraction >= 1:
+            raise ValueError(
+                f"fraction={self.fraction!r} must be less than 1: the rest is trained quantized."
+            )
         choose("quantizer", self.quantizer, ("uniform", "sigmoid"))
         if self.per_layer is not None:
             object.__setattr__(self, "per_layer", tuple(self.per_layer))
@@ -347,13 +349,13 @@ class Quantization(Defense):
 
     @property
     def is_full_precision(self) -> bool:
-        """Whether nothing is quantised at all."""
+        """Whether nothing is quantized at all."""
         return self.bits == FULL and self.activations in ("same", FULL) and self.per_layer is None
 
     def _on(self, progress: float | None) -> bool:
         if progress is None or self.start == "scratch":
             return True
-        return self.start == "full_precision" and progress >= self.share
+        return self.start == "full_precision" and progress >= self.fraction
 
     # ---- hooks
 
@@ -366,7 +368,7 @@ class Quantization(Defense):
             module = modules[name]
             module.register_parameter("log_clip", nn.Parameter(torch.zeros(())))
             signed = ACTIVATIONS[type(module)]
-            module.register_forward_hook(partial(_quantise_output, n=steps(bits), signed=signed))
+            module.register_forward_hook(partial(_quantize_output, n=steps(bits), signed=signed))
         for name, bits in widths.items() if self.quantizer == "sigmoid" else ():
             if storage(bits) <= SIGMOID_BITS:
                 layer = modules[name.rpartition(".")[0]]  # whose one weight this is
@@ -377,7 +379,7 @@ class Quantization(Defense):
     def weights(
         self, parameters: dict[str, torch.Tensor], *, progress: float | None = None
     ) -> dict[str, torch.Tensor]:
-        """Return quantised weights, or in full precision the weights and no highest levels; see `Defense.weights`."""
+        """Return quantized weights, or in full precision the weights and no highest levels; see `Defense.weights`."""
         if not self._on(progress):
             # An empty tensor tells the activation's module to do nothing.
             return {name: p.new_empty(0) if _is_clip(name) else p for name, p in parameters.items()}
@@ -389,22 +391,22 @@ class Quantization(Defense):
                 scales = (parameters[f"{prefix}log_{scale}"] for scale in ("alpha", "beta"))
                 alpha, beta = ((slow * s + ((1 - slow) * s).detach()).exp() for s in scales)
                 temperature = self.temperature(progress)
-                quantised = sigmoid_sum(w, alpha, beta, parameters[f"{prefix}thresholds"], temperature)
-                given[name] = quantised if temperature else straight_through(w, quantised)
+                quantized = sigmoid_sum(w, alpha, beta, parameters[f"{prefix}thresholds"], temperature)
+                given[name] = quantized if temperature else straight_through(w, quantized)
             elif bits != FULL:
-                given[name] = straight_through(w, quantised_weights(w.detach(), bits))
+                given[name] = straight_through(w, quantized_weights(w.detach(), bits))
         return given
 
     def temperature(self, progress: float | None) -> float | None:
-        """Return the temperature of the sigmoid sum at a share of the epochs, or None (a step) when they are over."""
+        """Temperature of the sigmoid sum at a fraction of the epochs, or None (a step) when they are over."""
         if progress is None:
             return None
-        begin = self.share if self.start == "full_precision" else 0.0
+        begin = self.fraction if self.start == "full_precision" else 0.0
         first, last = TEMPERATURES
         return first + (last - first) * (progress - begin) / (1 - begin)
 
     def before_epoch(self, run: Run) -> None:
-        """Set the highest levels of activations, and scales and thresholds when quantisation begins."""
+        """Set the highest levels of activations, and scales and thresholds when quantization begins."""
         training, first = run.training, self.full_precision_epochs(run.training.epochs)
         if training.select != "last" and first and not self.is_full_precision:
             raise ValueError(
@@ -440,12 +442,12 @@ def _is_clip(name: str) -> bool:
     return name.rpartition(".")[2] == "log_clip"
 
 
-def _quantise_output(
+def _quantize_output(
     module: nn.Module, _: object, out: torch.Tensor, *, n: int, signed: bool
 ) -> torch.Tensor | None:
     if not module.log_clip.numel():
         return None
-    return quantised_activations(out, module.log_clip.exp(), n, signed=signed)
+    return quantized_activations(out, module.log_clip.exp(), n, signed=signed)
 
 
 def _note(_: nn.Module, __: object, out: torch.Tensor, *, seen: dict[str, torch.Tensor], name: str) -> None:
@@ -454,7 +456,7 @@ def _note(_: nn.Module, __: object, out: torch.Tensor, *, seen: dict[str, torch.
 
 def _own(run: Run, name: str, index: int) -> torch.Tensor:
     """Return one model's own part of a parameter, to write to."""
-    return run.parameters[name][index] if run.form == "stacked" else run.parameters[name]
+    return run.parameters[name][index] if run.mode == "stacked" else run.parameters[name]
 
 
 @torch.no_grad()

@@ -44,7 +44,7 @@ def modified_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 
 def class_z_scores(values: torch.Tensor, y: torch.Tensor, n_classes: int) -> torch.Tensor:
-    """Standardise values within each class: less their mean, over their (population) standard deviation.
+    """Standardize values within each class: less their mean, over their (population) standard deviation.
 
     Parameters
     ----------
@@ -75,8 +75,8 @@ def class_z_scores(values: torch.Tensor, y: torch.Tensor, n_classes: int) -> tor
 class WeightedSmoothing(Defense):
     """Train on predictions with Gaussian noise whose size depends on the record.
 
-    Before each epoch after a warm-up, every member's modified entropy under the current model is standardised within
-    its class to a weight w: low where the model is sure, which the paper takes for the neighbourhood of a cluster of
+    Before each epoch after a warm-up, every member's modified entropy under the current model is standardized within
+    its class to a weight w: low where the model is sure, which the paper takes for the neighborhood of a cluster of
     similar records. The loss is the negative logarithm of the label's probability after noise of standard deviation
     ``sigma (1 - w)`` on the softmax.
 

@@ -21,7 +21,7 @@ class Game:
 
     Models come in pairs with complementary halves of the pool as members, so every record is a member of exactly
     half of the models. Each model plays the target in turn. Its shadow models are all others but its partner, whose
-    membership would give the target's away (see `left_out`).
+    membership would give the target's away (see `excluded_models`).
 
     Attributes
     ----------
@@ -320,7 +320,7 @@ class Game:
         return self.dataset.sizes.get("label") or self.attrs["n_classes"]
 
     @cached_property
-    def left_out(self) -> np.ndarray:
+    def excluded_models(self) -> np.ndarray:
         """The model that is no shadow of a target besides the target itself, int64 (target, record); -1 for none.
 
         Where every record is a member of exactly half of the models, the count of its members among the *other*
@@ -331,24 +331,24 @@ class Game:
         if self.attrs.get("leave_one_out") == "plain":
             return np.full(self.member.shape, -1)
         if self.attrs.get("leave_one_out") == "first":
-            # What is learnt from the shadow models must know nothing of the target, the first model.
+            # What is learned from the shadow models must know nothing of the target, the first model.
             return np.repeat(np.minimum(np.arange(self.n_models), 1)[:, None] - 1, self.n_records, axis=1)
         if (self.partner >= 0).any():
             return np.broadcast_to(self.partner[:, None], self.member.shape)
-        left_out = np.full(self.member.shape, -1)
+        excluded_models = np.full(self.member.shape, -1)
         if (2 * self.member.sum(0) != self.n_models).any():
-            return left_out  # memberships that were not balanced give nothing away
+            return excluded_models  # memberships that were not balanced give nothing away
         keys = generator(0, "left out").random(self.member.shape)
         sides = (np.argsort(np.where(side, keys, 2), axis=0) for side in (self.member, ~self.member))
         inside, outside = (order[: self.n_models // 2] for order in sides)
-        np.put_along_axis(left_out, inside, outside, axis=0)
-        np.put_along_axis(left_out, outside, inside, axis=0)
-        return left_out
+        np.put_along_axis(excluded_models, inside, outside, axis=0)
+        np.put_along_axis(excluded_models, outside, inside, axis=0)
+        return excluded_models
 
     def plain_leave_one_out(self) -> Self:
         """Return the same game with all models but the target as its shadow models, as most published code has it.
 
-        For comparison with other code: in a balanced game this errs systematically, see `left_out`.
+        For comparison with other code: in a balanced game this errs systematically, see `excluded_models`.
         """
         return type(self)(self.dataset.assign_attrs(leave_one_out="plain"))
 
@@ -379,7 +379,7 @@ class Game:
         """Return the game of these models as targets against other shadow models: those of another game.
 
         So the attacker's shadow models may have been trained on other records, on fewer, with another network or under
-        another defense than the targets, see the parameters of `play`. They must have been asked the same about the
+        another defense than the targets, see the parameters of `play`. They must have been queried the same about the
         same records. The answers of both games are loaded. What probes measured is kept if it is there in both games,
         measured alike, and of gradients only if the networks have the same layers.
 

@@ -33,7 +33,7 @@ except ImportError:  # not on Windows
 ONE_GROUP = threading.Lock()
 
 
-def carry_out(
+def execute(
     plan: Plan, *, workers: int | None, device: str, store: str | os.PathLike[str] | None
 ) -> xr.Dataset:
     """Train what is not in the store yet, and open the game.
@@ -74,7 +74,7 @@ def device_here(device: str) -> str:
 
 def _train(store: Store, plan: Plan, todo: list[int], team: Team, device: str) -> None:
     began = time.perf_counter()
-    how, most = plan.form(team, device)
+    how, most = plan.mode(team, device)
     # Processes pay for large games only; a GPU is kept busy by one.
     work = len(todo) * plan.seconds_of_work()
     workers = team.size(work if device == "cpu" else 0, threads=how == "stacked" and device == "cpu")
@@ -85,14 +85,14 @@ def _train(store: Store, plan: Plan, todo: list[int], team: Team, device: str) -
     with _progress.bar(len(todo), f"training {plan.defense.name} on {plan.pool.name}") as advance:
         # A group is stored where it was trained, as soon as it is; an error or a kill loses only what is under way.
         for group, peak_mb in team.run(
-            _train_group, groups, workers, store=store, form=how, train=plan.train_group, **options
+            _train_group, groups, workers, store=store, mode=how, train=plan.train_group, **options
         ):
             peak = max(peak, peak_mb)
             advance(len(group))
     store.set_attrs(
         {
             **provenance.collect(),
-            "form": how,
+            "mode": how,
             "device": device,
             "workers": workers,
             "seconds": before.get("seconds", 0.0) + time.perf_counter() - began,
@@ -121,7 +121,7 @@ def _train_group(
     *,
     store: Store,
     train: Callable[..., dict[str, np.ndarray]],
-    form: str = "single",
+    mode: str = "sequential",
     **options: Any,
 ) -> tuple[list[int], float]:
     """Train and store a group; return it with the peak memory of this process.
@@ -129,7 +129,7 @@ def _train_group(
     Models that are there already are left alone: the group may have been given to another worker before, which died
     after storing some of it.
     """
-    with ONE_GROUP if form == "single" else nullcontext():
+    with ONE_GROUP if mode == "sequential" else nullcontext():
         absent, damaged = store.missing(models)
         _train_and_store(sorted(absent + damaged), store, train, y=store.read("y"), **options)
     return models, _peak_mb()

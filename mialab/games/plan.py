@@ -121,7 +121,7 @@ class Plan(ABC):
         """Return what `train_group` needs besides the models, the pool, labels and members."""
 
     @abstractmethod
-    def form(self, team: Team, device: str) -> tuple[str, int]:
+    def mode(self, team: Team, device: str) -> tuple[str, int]:
         """Return how the machines that train do so, and how many models in a group at most."""
 
     @abstractmethod
@@ -140,7 +140,9 @@ class Plan(ABC):
     def attrs(self) -> dict:
         """Return what the game is, JSON-friendly."""
         mixed = mixtures(self.queries)
-        pairs = {"shares": mixed.shares, "seed": mixed.seed, "n_records": len(self.pool)} if mixed else None
+        pairs = (
+            {"fractions": mixed.fractions, "seed": mixed.seed, "n_records": len(self.pool)} if mixed else None
+        )
         return {
             "dataset": self.pool.name,
             "fingerprint": self.pool.fingerprint,

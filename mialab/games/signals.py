@@ -11,7 +11,7 @@ import numpy as np
 from joblib import cpu_count
 
 from mialab._validation import choose
-from mialab.attacks.base import Refused
+from mialab.attacks.base import RequirementsNotMet
 from mialab.classifiers.signals import SIGNALS
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def signal(game: Game, name: str) -> np.ndarray:
 
     Raises
     ------
-    Refused
+    RequirementsNotMet
         If the game has neither logits nor this signal.
     """
     choose("signal", name, SIGNALS)
@@ -50,7 +50,7 @@ def signal(game: Game, name: str) -> np.ndarray:
         elif "logits" in game.dataset:
             known[name] = by_chunks(SIGNALS[name], game.lazy_logits, game.y)
         else:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"This game has neither logits nor the signal {name!r}: play it with keep='logits', or let "
                 "keep='scores' store the signals of this version."
             )

@@ -310,7 +310,7 @@ class Store:
         _, arrays = self._open("r+")
         results = {name: np.asarray(values, dtype=arrays[name].dtype) for name, values in results.items()}
         checksums = np.stack([_checksum(results, i, arrays) for i in range(len(models))])
-        # Neighbours in one go: every call to zarr takes its time. Checksums last.
+        # Neighbors in one go: every call to zarr takes its time. Checksums last.
         order = np.arange(len(models))
         for group in np.split(order, np.flatnonzero(np.diff(models) != 1) + 1):
             first, last = models[group[0]], models[group[-1]]

@@ -16,7 +16,7 @@ from mialab._validation import check_integer, choose
 from mialab.data.pool import Pool
 from mialab.games.backends import Team
 from mialab.games.base import Game, _check_partners
-from mialab.games.execution import carry_out, device_here
+from mialab.games.execution import device_here, execute
 from mialab.games.plan import Plan, _describe
 from mialab.games.store import DIMENSIONS, GENERATED, RECONSTRUCTED, shapes
 from mialab.gan import defenses
@@ -25,7 +25,7 @@ from mialab.gan.networks import GAN
 from mialab.gan.networks import make as make_networks
 from mialab.gan.probes import PROBES, Probe
 from mialab.gan.probes import make as make_probes
-from mialab.gan.run import form, sample_labels, train_group
+from mialab.gan.run import mode, sample_labels, train_group
 from mialab.gan.training import Training
 from mialab.queries import Queries
 from mialab.queries import make as make_queries
@@ -113,7 +113,7 @@ class GeneratorGame(Game):
         name : str
             A name for tables and figures.
         **probes : array_like of float, shape (model, record)
-            What probes measure, see `mialab.gan.probes`; NaN for records that were not asked about.
+            What probes measure, see `mialab.gan.probes`; NaN for records that were not queried.
 
         Raises
         ------
@@ -227,7 +227,7 @@ class GeneratorGame(Game):
         Returns
         -------
         numpy.ndarray of float64
-            (model, query, record) of critics, (model, record) of probes; NaN for records not asked about.
+            (model, query, record) of critics, (model, record) of probes; NaN for records not queried.
 
         Raises
         ------
@@ -373,7 +373,7 @@ class GeneratorPlan(Plan):
         names = ("networks", "defense", "training", "queries", "samples", "fakes", "seed", "probes")
         return {name: getattr(self, name) for name in names} | {"device": device}
 
-    def form(self, team: Team, device: str) -> tuple[str, int]:
+    def mode(self, team: Team, device: str) -> tuple[str, int]:
         """Let a machine that trains say how it does so."""
         return team.ask_of_pool(
             _form, networks=self.networks, defense=self.defense, training=self.training, device=device
@@ -424,8 +424,8 @@ class GeneratorPlan(Plan):
 
 def _form(*, pool: Pool, networks: GAN, defense: Defense, training: Training, device: str) -> tuple[str, int]:
     """Say how this machine trains such networks, and how many models in a group at most."""
-    if form(networks, pool, device) == "single":
-        return "single", 1
+    if mode(networks, pool, device) == "sequential":
+        return "sequential", 1
     shape = pool.x.shape[1:]
     with torch.random.fork_rng(devices=[]):
         sizes = [
@@ -440,7 +440,7 @@ def _form(*, pool: Pool, networks: GAN, defense: Defense, training: Training, de
     free, _ = torch.cuda.mem_get_info()
     # Weight, gradient, two numbers of optimizer state; a batch's values, several times for gradients of gradients.
     values = 4 * training.batch_size * defense.n_critics * int(np.prod(shape)) * 200
-    return "stacked", max(1, int(stack.GPU_SHARE * free / (16 * sum(sizes) + values)))
+    return "stacked", max(1, int(stack.GPU_FRACTION * free / (16 * sum(sizes) + values)))
 
 
 def play(
@@ -479,7 +479,7 @@ def play(
     n_models : int
         Number of models K, even.
     queries : {"original"} or Queries
-        What critics are asked about each record; with `mialab.queries.Mixed`, mixtures at their mixed labels.
+        What critics are queried each record; with `mialab.queries.Mixed`, mixtures at their mixed labels.
     members, candidates
         Fewer members, and which records may be, see `mialab.play`.
     samples : int
@@ -520,7 +520,7 @@ def play(
         probes=probes,
         seed=seed,
     )
-    return GeneratorGame(carry_out(plan, workers=workers, device=device, store=store))
+    return GeneratorGame(execute(plan, workers=workers, device=device, store=store))
 
 
 def make_plan(

@@ -109,7 +109,7 @@ class _Pixels(nn.Module):
         return (torch.tanh(x) + 1) / 2
 
 
-class _Centred(nn.Module):
+class _Centered(nn.Module):
     """[0, 1] to [-1, 1]."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -121,7 +121,7 @@ class MLP:
     """Fully connected generator and critic, for any records.
 
     The generator takes z and the label side by side and ends in a sigmoid; between layers are ReLUs. The critic is its
-    mirror image with leaky ReLUs and no normalisation.
+    mirror image with leaky ReLUs and no normalization.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ class Conv:
 
     - the generator ends in tanh, shifted from [-1, 1] to [0, 1], and the critic sees [-1, 1] (the paper: sigmoid and
       [0, 1], which is the same up to the scale of initial weights);
-    - the label enters the critic as a learnt bias of each channel of the first convolution. Away from the border that
+    - the label enters the critic as a learned bias of each channel of the first convolution. Away from the border that
       is what the paper's constant label maps beside the image amount to, without their cost.
 
     Parameters
@@ -182,10 +182,10 @@ class Conv:
     latent : int
         Dimension of the Gaussian input z.
     norm : {"batch", "group", "none"}
-        Normalisation in the generator: the paper's is batch norm, whose models are trained one by one. The critic
-        normalises each channel of each image by itself (instance norm with weights, as in the paper), since with batch
+        Normalization in the generator: the paper's is batch norm, whose models are trained one by one. The critic
+        normalizes each channel of each image by itself (instance norm with weights, as in the paper), since with batch
         statistics neither the gradient penalty nor the gradient of a single record is defined; with ``"none"`` it
-        doesn't either. Its first layer is never normalised.
+        doesn't either. Its first layer is never normalized.
     conditional : bool
         Whether both networks know the label.
     kernel : {4, 3, 5}
@@ -217,7 +217,7 @@ class Conv:
         sides = _halvings(shape)
         channels = [self.width * 2**k for k in reversed(range(len(sides)))]
         norm, bias = NORMS[self.norm], self.norm == "none"
-        # The bias in front of a normalisation does nothing.
+        # The bias in front of a normalization does nothing.
         layers: list[nn.Module] = [
             nn.Linear(self.latent + n_classes * self.conditional, channels[0] * prod(sides[-1]), bias=bias),
             nn.Unflatten(1, (channels[0], *sides[-1])),
@@ -234,7 +234,7 @@ class Conv:
         sides = _halvings(shape)
         channels = [self.width * 2**k for k in range(len(sides))]
         bare = self.norm == "none"
-        first = nn.Sequential(_Centred(), self._smaller(shape[0], channels[0], bias=True))
+        first = nn.Sequential(_Centered(), self._smaller(shape[0], channels[0], bias=True))
         rest: list[nn.Module] = [nn.LeakyReLU(SLOPE)]
         for depth, deeper in pairwise(channels):
             rest += [self._smaller(depth, deeper, bias=bare)]

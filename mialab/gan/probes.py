@@ -26,7 +26,7 @@ Pairs = deque[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 Residuals = Callable[[torch.Tensor], torch.Tensor]
 #: Numbers in the records that are generated at once for one model: more would be no faster.
 CHUNK = 2**21
-#: Share of the fall that the slope promises with which a step is accepted (Nocedal and Wright, 2006, section 3.1).
+#: Fraction of the fall that the slope promises with which a step is accepted (Nocedal and Wright, 2006, section 3.1).
 SUFFICIENT = 1e-4
 #: Length of finite differences, where latent variables have variance 1.
 DIFFERENCE = 0.01
@@ -57,7 +57,7 @@ class Probe(ABC):
         Returns
         -------
         dict of str to numpy.ndarray of float32, shape (model, record)
-            The measurements, under the name `array`; NaN for records that were not asked about.
+            The measurements, under the name `array`; NaN for records that were not queried.
         """
 
 
@@ -116,7 +116,7 @@ class ShadowCritic(Probe):
 class Reconstruction(Probe):
     """Base class: how well a generator can be made to generate each record, given the record's label.
 
-    What is minimised over the latent vector z is the mean squared error of the features, plus
+    What is minimized over the latent vector z is the mean squared error of the features, plus
     ``penalty * (||z||^2 - dim z)^2``, which keeps z where the generator was trained (Chen et al., 2020, section 5); the
     array holds the least value found. To the squared error the paper adds a perceptual distance (LPIPS), which needs
     the weights of a network that was trained on ImageNet: it is left out here. The search starts at the latent vectors
@@ -124,7 +124,7 @@ class Reconstruction(Probe):
     the best of them counts. Binary records are compared with the generator's outputs before these are rounded (our
     assumption: it is these that an attacker gets for a z of their own).
 
-    All records have the same number of evaluations of the generator. Only some are asked about, the first ones of a
+    All records have the same number of evaluations of the generator. Only some are queried, the first ones of a
     random order that is the same for all models and games with as many records; the others are NaN.
 
     Parameters
@@ -156,7 +156,7 @@ class Reconstruction(Probe):
 
     def __call__(self, run: Run) -> dict[str, np.ndarray]:
         """Return the least errors found; see `Probe`."""
-        rows = asked(len(run.y), self.records)
+        rows = queried(len(run.y), self.records)
         conditional = run.networks.conditional
         rows = rows[np.argsort(run.y.cpu().numpy()[rows], kind="stable")] if conditional else rows
         error = np.full((len(run.models), len(run.y)), np.nan, np.float32)
@@ -193,7 +193,7 @@ class Reconstruction(Probe):
         Parameters
         ----------
         residuals : callable
-            What is to be minimised: the sum of its squares. Of arguments (..., model, generator, record, latent), it
+            What is to be minimized: the sum of its squares. Of arguments (..., model, generator, record, latent), it
             returns (..., model, generator, record, feature + 1).
         start : torch.Tensor, shape (restart, model, generator, record, latent)
             Where to begin.
@@ -219,8 +219,8 @@ class Reconstruction(Probe):
         return torch.cat(starts, 2).movedim(3, 0)
 
 
-def asked(n: int, records: int) -> np.ndarray:
-    """Say which records are asked about, int64 (min(records, n),)."""
+def queried(n: int, records: int) -> np.ndarray:
+    """Say which records are queried, int64 (min(records, n),)."""
     return generator(0, "asked").permutation(n)[:records]
 
 
@@ -325,7 +325,7 @@ class PartialBlackBox(Reconstruction):
 def lbfgs(
     errors: Callable[[torch.Tensor], torch.Tensor], z: torch.Tensor, evaluations: int, *, history: int = 10
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Minimise many functions at once by L-BFGS, each with a history and a step length of its own.
+    """Minimize many functions at once by L-BFGS, each with a history and a step length of its own.
 
     The two-loop recursion (Nocedal and Wright, 2006, algorithm 7.4) with backtracking: each evaluation either
     makes a step or shortens the next one, so that all functions have the same number. The first step has length 1.
@@ -382,13 +382,13 @@ def lbfgs(
 
 def _times_inverse_hessian(slope: torch.Tensor, pairs: Pairs, scale: torch.Tensor) -> torch.Tensor:
     """Two-loop recursion of L-BFGS; pairs with 0 for the inverse of their curvature do not count."""
-    shares = []
+    fractions = []
     for move, bend, inverse in reversed(pairs):
-        shares.append(inverse * (move * slope).sum(-1, keepdim=True))
-        slope = slope - shares[-1] * bend
+        fractions.append(inverse * (move * slope).sum(-1, keepdim=True))
+        slope = slope - fractions[-1] * bend
     slope = scale * slope
-    for (move, bend, inverse), share in zip(pairs, reversed(shares), strict=True):
-        slope = slope + (share - inverse * (bend * slope).sum(-1, keepdim=True)) * move
+    for (move, bend, inverse), fraction in zip(pairs, reversed(fractions), strict=True):
+        slope = slope + (fraction - inverse * (bend * slope).sum(-1, keepdim=True)) * move
     return slope
 
 
@@ -396,7 +396,7 @@ def _times_inverse_hessian(slope: torch.Tensor, pairs: Pairs, scale: torch.Tenso
 def gauss_newton(
     residuals: Residuals, z: torch.Tensor, directions: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Minimise many sums of squares at once without gradients, in random subspaces.
+    """Minimize many sums of squares at once without gradients, in random subspaces.
 
     Each step takes finite differences along the directions of one subspace, and tries Gauss-Newton steps with several
     dampings (Levenberg, 1944; Marquardt, 1963).

@@ -87,7 +87,7 @@ def extractor(pool: Pool, seed: int = 0) -> Extractor:
     if len(np.unique(pool.y_val)) < 2:
         raise ValueError(
             f"pool has {len(pool.y_val)} validation records of {len(np.unique(pool.y_val))} classes; features are "
-            "learnt from held-out records of at least 2 classes: load the pool with validation=...."
+            "learned from held-out records of at least 2 classes: load the pool with validation=...."
         )
     held_out = Pool("held out", pool.x_val, pool.y_val, pool.n_classes, pool.kind)
     run = trained(held_out, int(generator(seed, "extractor").integers(2**31)))
@@ -157,7 +157,7 @@ def assess(
     games : dict of str to GeneratorGame
         Label, such as the defense, to its game on this pool.
     pool : Pool
-        The records, with a validation part, from which features are learnt (`extractor`), and a test part.
+        The records, with a validation part, from which features are learned (`extractor`), and a test part.
     confidence : float
         Of the t intervals over models, see `mialab.auditing.intervals.over_targets`.
     seed : int
@@ -233,7 +233,7 @@ def _rows(
     return rows
 
 
-# --------------------------------------------------------------------------------------------------------- memorisation
+# --------------------------------------------------------------------------------------------------------- memorization
 
 
 def memorization(
@@ -242,8 +242,8 @@ def memorization(
     """Compare how close samples come to members with how close they come to as many non-members.
 
     If a generator knows nothing of its members but what they have in common with other records of their kind, about
-    half of the samples are closer to a member. Copies show as a larger share. A share of 0.5 is no proof of privacy:
-    it sees only what is close in Euclidean distance.
+    half of the samples are closer to a member. Copies show as a larger fraction. A fraction of 0.5 is no proof of
+    privacy: it sees only what is close in Euclidean distance.
 
     Parameters
     ----------
@@ -259,8 +259,9 @@ def memorization(
     Returns
     -------
     pandas.DataFrame
-        Columns ``defense, metric, value, low, high, models``; metrics are ``closer to a member``, the share of samples,
-        of which ties count half, and the mean Euclidean distances ``to nearest member`` and ``to nearest non-member``.
+        Columns ``defense, metric, value, low, high, models``; metrics are ``closer to a member``, the fraction of
+        samples, of which ties count half, and the mean Euclidean distances ``to nearest member`` and ``to nearest
+        non-member``.
 
     Raises
     ------

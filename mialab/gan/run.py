@@ -1,8 +1,8 @@
 """The training of GANs: a group of models, each with critics and generators, on data that already lies in memory.
 
 As in `mialab.training.stack`, a group is trained either *stacked* (all its networks in one tensor program through
-`torch.func.vmap`) or *single* (one model); which, follows from the networks and the device. All arithmetic is float32:
-networks of this size gain nothing from bfloat16.
+`torch.func.vmap`) or *sequential* (one model); which, follows from the networks and the device. All arithmetic is
+float32: networks of this size gain nothing from bfloat16.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ class Networks:
 
     Attributes
     ----------
-    form : {"stacked", "single"}
+    mode : {"stacked", "sequential"}
         How they are computed.
     parameters : dict of str to torch.Tensor
-        What is trained; in the stacked form with a leading dimension over networks.
+        What is trained; in the stacked mode with a leading dimension over networks.
     optimizer : torch.optim.Adam
     """
 
     def __init__(
-        self, networks: Sequence[nn.Module], form: Literal["stacked", "single"], training: Training
+        self, networks: Sequence[nn.Module], mode: Literal["stacked", "sequential"], training: Training
     ) -> None:
-        self.form, self.n = form, len(networks)
-        if form == "stacked":
+        self.mode, self.n = mode, len(networks)
+        if mode == "stacked":
             self.parameters, _ = stack_module_state(list(networks))
             self._network = networks[0].to("meta")
             # For chains of linear layers, batched matrix products without vmap take two thirds of its time.
@@ -68,7 +68,7 @@ class Networks:
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Compute each network on inputs of its own, ``(network, batch, ...)``."""
-        if self.form == "stacked":
+        if self.mode == "stacked":
             return self._forward(self.parameters, *inputs)
         return torch.stack([net(*own) for net, *own in zip(self._networks, *inputs, strict=True)])
 
@@ -102,7 +102,7 @@ class Networks:
 
     def functional(self) -> tuple[Callable[..., torch.Tensor], list[dict[str, torch.Tensor]]]:
         """Return a function of one network's parameters and inputs, and the parameters of each network."""
-        if self.form == "stacked":
+        if self.mode == "stacked":
             return self._call, [{k: v[i] for k, v in self.parameters.items()} for i in range(self.n)]
         network = self._networks[0]
         return (
@@ -113,7 +113,7 @@ class Networks:
     def set_gradients(self, gradients: Sequence[dict[str, torch.Tensor]]) -> None:
         """Set the gradients of all parameters, given those of each network, for the optimizer's next step."""
         for name, parameter in self.parameters.items():
-            if self.form == "stacked":
+            if self.mode == "stacked":
                 parameter.grad = torch.stack([own[name] for own in gradients])
             else:
                 index, _, own_name = name.partition(".")
@@ -121,7 +121,7 @@ class Networks:
 
     def train(self, mode: bool = True) -> None:
         """Switch between training and evaluation."""
-        (self._network if self.form == "stacked" else self._networks).train(mode)
+        (self._network if self.mode == "stacked" else self._networks).train(mode)
 
     def requires_grad_(self, mode: bool) -> None:
         """Say whether gradients with respect to the parameters are wanted."""
@@ -143,8 +143,8 @@ def _is_plain(network: nn.Module) -> bool:
     )
 
 
-def form(gan: GAN, pool: Pool, device: str) -> Literal["stacked", "single"]:
-    """Decide how GANs of this kind are trained, by the rule of `mialab.training.stack.form` for both their networks.
+def mode(gan: GAN, pool: Pool, device: str) -> Literal["stacked", "sequential"]:
+    """Decide how GANs of this kind are trained, by the rule of `mialab.training.stack.mode` for both their networks.
 
     Parameters
     ----------
@@ -160,8 +160,8 @@ def form(gan: GAN, pool: Pool, device: str) -> Literal["stacked", "single"]:
         critic, maker = gan.critic(shape, n_classes), gan.generator(shape, n_classes)
     y = torch.zeros(2, n_classes)
     inputs = ((critic, (torch.zeros(2, *shape), y)), (maker, (torch.zeros(2, gan.latent), y)))
-    forms = {stack.form(network, given, device) for network, given in inputs}
-    return "stacked" if forms == {"stacked"} else "single"
+    modes = {stack.mode(network, given, device) for network, given in inputs}
+    return "stacked" if modes == {"stacked"} else "sequential"
 
 
 class Run:
@@ -209,8 +209,8 @@ class Run:
         part = members.shape[1] // self.n_critics
         self.members = members[:, : part * self.n_critics].unflatten(1, (self.n_critics, part))
         self.batch_size = min(training.batch_size, part)
-        self.form = form(networks, pool, device)
-        if self.form == "single" and len(self.models) > 1:
+        self.mode = mode(networks, pool, device)
+        if self.mode == "sequential" and len(self.models) > 1:
             raise ValueError("Networks that cannot be stacked are trained one at a time.")
         self.critics = self._build(networks.critic, "critic", self.n_critics)
         self.generators = self._build(networks.generator, "generator", self.n_generators)
@@ -225,8 +225,8 @@ class Run:
         for k in self.models:
             for i in range(n):
                 key = int(generator(self.seed, self.purpose + what, k, i).integers(2**31))
-                built.append(stack.initialise(make, self.pool, key, 0).to(self.device))
-        return Networks(built, self.form, self.training)
+                built.append(stack.initialize(make, self.pool, key, 0).to(self.device))
+        return Networks(built, self.mode, self.training)
 
     # ------------------------------------------------------------------------------------------ networks
 
@@ -259,7 +259,7 @@ class Run:
             return self.generators(*flat).unflatten(1, shape)
         return self.generators(z.flatten(0, 1), y.flatten(0, 1)).unflatten(0, y.shape[:2])
 
-    def criticise(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return what each critic says of records of its own.
 
         Parameters
@@ -308,7 +308,7 @@ class Run:
         x, y = self.defense.mix(x, y, rng=self.streams["mix"])
         with torch.no_grad():
             fake = self.generate(y)
-        loss = self.defense.critic_loss(self.criticise(x, y), self.criticise(fake, y), run=self)
+        loss = self.defense.critic_loss(self.evaluate(x, y), self.evaluate(fake, y), run=self)
         if self.objective == "wgan-gp" and self.training.penalty:
             loss = loss + self.training.penalty * self.gradient_penalty(x, fake, y)
         self.critics.optimizer.zero_grad()
@@ -330,16 +330,16 @@ class Run:
         -------
         torch.Tensor, shape (model, critic)
         """
-        share = self.streams["penalty"].uniform(*x.shape[1:3]).view(*x.shape[:3], *(1,) * (x.dim() - 3))
-        between = (share * x + (1 - share) * fake).requires_grad_()
-        (gradient,) = torch.autograd.grad(self.criticise(between, y).sum(), between, create_graph=True)
+        fraction = self.streams["penalty"].uniform(*x.shape[1:3]).view(*x.shape[:3], *(1,) * (x.dim() - 3))
+        between = (fraction * x + (1 - fraction) * fake).requires_grad_()
+        (gradient,) = torch.autograd.grad(self.evaluate(between, y).sum(), between, create_graph=True)
         return ((gradient.flatten(3).norm(dim=-1) - 1) ** 2).mean(-1)
 
     def generator_step(self, y: torch.Tensor) -> None:
         """Update the generators once, for the labels of a batch."""
         self.critics.requires_grad_(False)
         fake = self.generate(y)
-        loss = self.defense.generator_loss(self.criticise(fake, y), fake, run=self)
+        loss = self.defense.generator_loss(self.evaluate(fake, y), fake, run=self)
         self.generators.optimizer.zero_grad()
         (loss.mean(1) if self.n_generators == 1 else loss.sum(1)).sum().backward()
         self.generators.optimizer.step()
@@ -395,11 +395,11 @@ class Run:
         both = (len(self.models), self.n_critics)
         parts = zip(x.split(BATCH), y.split(BATCH), strict=True)
         return torch.cat(
-            [self.criticise(a.expand(*both, *a.shape), b.expand(*both, *b.shape)) for a, b in parts], dim=-1
+            [self.evaluate(a.expand(*both, *a.shape), b.expand(*both, *b.shape)) for a, b in parts], dim=-1
         )
 
     @torch.no_grad()
-    def judge_fakes(self, y: torch.Tensor, fakes: int) -> torch.Tensor:
+    def evaluate_generated(self, y: torch.Tensor, fakes: int) -> torch.Tensor:
         """Ask all critics about generated records, a mean over ``fakes`` of them for each row of labels.
 
         Parameters
@@ -418,7 +418,7 @@ class Run:
         for rows in y.split(max(1, BATCH // fakes)):
             labels = rows.repeat_interleave(fakes, 0).expand(*both, -1, -1)
             z = rng.normal(labels.shape[2], self.latent)[:, None].expand(-1, self.n_critics, -1, -1)
-            said = self.criticise(self.generate(labels, z), labels)
+            said = self.evaluate(self.generate(labels, z), labels)
             parts.append(said.unflatten(2, (len(rows), fakes)).mean(-1))
         return torch.cat(parts, dim=-1)
 
@@ -521,10 +521,10 @@ def train_group(
             seed=seed,
             device=device,
         )
-        if run.form == "single":
-            contexts.enter_context(stack.own_chance(seed, models[0]))
+        if run.mode == "sequential":
+            contexts.enter_context(stack.torch_rng(seed, models[0]))
         run.train()
-        arrays = _asked(run, queries, fakes)
+        arrays = _queried(run, queries, fakes)
         arrays |= _released(run, samples)
         for probe in probes:
             arrays |= probe(run)
@@ -532,7 +532,7 @@ def train_group(
     return arrays
 
 
-def _asked(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
+def _queried(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
     """Return what the critics say of every query of every record, float32 (model, query, record)."""
     n, y = len(run.pool), run.onehot(run.y)
     mixed = mixtures(queries)
@@ -543,8 +543,8 @@ def _asked(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
     for query in range(len(queries)):
         labels, rows = y, run.y
         if kinds[query] == "mixed":
-            share, other = mixed.shares[mixed_number], torch.as_tensor(pairing(n, mixed.seed))
-            labels = share * y + (1 - share) * y[other]
+            fraction, other = mixed.fractions[mixed_number], torch.as_tensor(pairing(n, mixed.seed))
+            labels = fraction * y + (1 - fraction) * y[other]
             rows = run.y * run.n_classes + run.y[other]
             mixed_number += 1
         if not run.networks.conditional:
@@ -559,7 +559,7 @@ def _asked(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
             )
         # Fakes depend on the label alone: one mean for all records that share it.
         _, first, place = np.unique(rows.cpu().numpy(), return_index=True, return_inverse=True)
-        of_fakes = run.judge_fakes(labels[torch.as_tensor(first)], fakes)[..., torch.as_tensor(place)]
+        of_fakes = run.evaluate_generated(labels[torch.as_tensor(first)], fakes)[..., torch.as_tensor(place)]
         arrays["critic"][:, query] = said.mean(1).cpu().numpy()
         arrays["critic_max"][:, query] = said.amax(1).cpu().numpy()
         arrays["critic_loss"][:, query] = (of_fakes - said).mean(1).cpu().numpy()

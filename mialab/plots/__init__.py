@@ -7,7 +7,7 @@ from mialab.plots.comparisons import by_dataset, by_decile, privacy_utility, spr
 from mialab.plots.curves import against_shadows, histogram, histograms, roc, roc_by_family, trajectory
 from mialab.plots.generators import bounds, sample_grid, shifts
 from mialab.plots.heatmaps import agreement, matrix
-from mialab.plots.theme import colour, marker, style
+from mialab.plots.theme import color, marker, style
 
 __all__ = [
     "against_shadows",
@@ -15,7 +15,7 @@ __all__ = [
     "bounds",
     "by_dataset",
     "by_decile",
-    "colour",
+    "color",
     "histogram",
     "histograms",
     "marker",

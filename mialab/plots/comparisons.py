@@ -20,11 +20,11 @@ from mialab.plots.theme import (
     _axes,
     _by_defense,
     _chance,
-    _colours,
+    _colors,
     _legend_below,
     _markers,
     _title,
-    colour,
+    color,
 )
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def strength(
     matplotlib Axes
     """
     tables = _by_defense(tables)
-    colours, markers = _colours(tables), _markers(tables)
+    colors, markers = _colors(tables), _markers(tables)
     names = list(dict.fromkeys(name for table in tables.values() for name in table["attack"]))
     if ax is None:
         height = 1.3 + len(names) * (0.16 + 0.13 * len(tables))
@@ -61,7 +61,7 @@ def strength(
             rows["value"],
             [names.index(name) + (i - (len(tables) - 1) / 2) * step for name in rows["attack"]],
             xerr=np.maximum(0, [rows["value"] - rows["low"], rows["high"] - rows["value"]]),
-            color=colours[label],
+            color=colors[label],
             marker=markers[label],
             markersize=6,
             elinewidth=1.4,
@@ -114,7 +114,7 @@ def privacy_utility(
     matplotlib Axes
     """
     ax, absent, tables = _axes(ax), [], _by_defense(tables)
-    colours, markers = _colours(tables), _markers(tables)
+    colors, markers = _colors(tables), _markers(tables)
     for name, table in tables.items():
         rows = pooled_rows(table, metric)
         if attack != "strongest":
@@ -139,7 +139,7 @@ def privacy_utility(
             row["value"],
             xerr=np.nan_to_num([[x.value - x.low], [x.high - x.value]]),
             yerr=np.maximum(0, [[row["value"] - row["low"]], [row["high"] - row["value"]]]),
-            color=colours[name],
+            color=colors[name],
             marker=markers[name],
             markersize=8,
             elinewidth=1.4,
@@ -185,7 +185,7 @@ def trade_off(
     -------
     matplotlib Axes
     """
-    ax, colours, markers = _axes(ax), _colours(curves), _markers(curves)
+    ax, colors, markers = _axes(ax), _colors(curves), _markers(curves)
     several = {name: tables for name, tables in curves.items() if not isinstance(tables, pd.DataFrame)}
     for name, tables in curves.items():
         ordered = dict(sorted(several[name].items())) if name in several else {None: tables}
@@ -203,7 +203,7 @@ def trade_off(
             y,
             xerr=np.nan_to_num([x - x_low, x_high - x]),
             yerr=np.maximum(0, [y - y_low, y_high - y]),
-            color=colours[name],
+            color=colors[name],
             marker=markers[name],
             markersize=7,
             elinewidth=1.2,
@@ -248,13 +248,13 @@ def by_decile(
     -------
     matplotlib Axes
     """
-    ax, colours, markers = _axes(ax), _colours(tables), _markers(tables)
+    ax, colors, markers = _axes(ax), _colors(tables), _markers(tables)
     for i, (name, table) in enumerate(tables.items()):
         ax.errorbar(
             table["decile"] + 0.5 * (i + 0.5 - len(tables) / 2) / len(tables),
             table["value"],
             yerr=np.maximum(0, [table["value"] - table["low"], table["high"] - table["value"]]),
-            color=colours[name],
+            color=colors[name],
             marker=markers[name],
             markersize=5,
             elinewidth=1.1,
@@ -284,7 +284,7 @@ def spread(tables: Mapping[str, pd.DataFrame], *, ylabel: str) -> Figure:
     -------
     matplotlib Figure
     """
-    colours = {name: colour(name) for name in tables}
+    colors = {name: color(name) for name in tables}
     figure, axes = plt.subplots(
         1, len(tables), sharey=True, squeeze=False, layout="constrained", figsize=(6.4, 3.6)
     )
@@ -293,10 +293,10 @@ def spread(tables: Mapping[str, pd.DataFrame], *, ylabel: str) -> Figure:
         below = sorted(q for q in wide if q < 0.5)
         for i, q in enumerate(below):
             above = min(wide.columns, key=lambda other, q=q: abs(other - (1 - q)))
-            looks = {"color": colours[name], "alpha": 0.15 + 0.15 * i, "linewidth": 0}
+            looks = {"color": colors[name], "alpha": 0.15 + 0.15 * i, "linewidth": 0}
             ax.fill_between(wide.index, wide[q], wide[above], **looks, label=f"{q:.0%} to {above:.0%}")
         if 0.5 in wide:
-            ax.plot(wide.index, wide[0.5], color=colours[name], label="median")
+            ax.plot(wide.index, wide[0.5], color=colors[name], label="median")
         ax.set(title=name, xlabel="Epoch")
     axes[0, 0].set_ylabel(ylabel)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
@@ -326,7 +326,7 @@ def by_dataset(
     """
     frame = frame[frame["epoch"] == frame.groupby("dataset")["epoch"].transform("max")]
     datasets, labels = (list(dict.fromkeys(frame[column])) for column in ("dataset", "defense"))
-    colours, markers = _colours(labels), _markers(labels)
+    colors, markers = _colors(labels), _markers(labels)
     step = 0.6 / len(labels)
     figure, axes = plt.subplots(
         1,
@@ -344,7 +344,7 @@ def by_dataset(
                 own["value"],
                 [datasets.index(d) + (i - (len(labels) - 1) / 2) * step for d in own["dataset"]],
                 xerr=np.maximum(0, [own["value"] - own["low"], own["high"] - own["value"]]),
-                color=colours[name],
+                color=colors[name],
                 marker=markers[name],
                 markersize=6,
                 elinewidth=1.4,

@@ -28,7 +28,7 @@ from mialab.plots.theme import (
     DEFENSES,
     _axes,
     _chance,
-    _colours,
+    _colors,
     _games,
     _is_list,
     _legend_below,
@@ -62,7 +62,7 @@ def roc(
     Parameters
     ----------
     game : Game or dict of str to Game
-        With a dict, labels choose colours (see `colour`).
+        With a dict, labels choose colors (see `color`).
     attacks : str, Attack or sequence of them
     records : mask or indices, optional
         Records to measure on, as in `mialab.audit`; all by default.
@@ -75,13 +75,13 @@ def roc(
     matplotlib Axes
     """
     games, chosen = _games(game), _chosen([attacks] if not _is_list(attacks) else attacks)
-    colours, dashes = _colours(games), _unlike(chosen, _ATTACKS, list(_ATTACKS.values()))
+    colors, dashes = _colors(games), _unlike(chosen, _ATTACKS, list(_ATTACKS.values()))
     several = len(games) > 1 and len(chosen) > 1
     curves = []
     for label, one in games.items():
         columns = _columns(records, one.n_records)
-        # Several attacks on one game differ in dashes and in the shade of the defense's colour.
-        shades = _shades(colours[label], len(chosen)) if len(games) == 1 else [colours[label]] * len(chosen)
+        # Several attacks on one game differ in dashes and in the shade of the defense's color.
+        shades = _shades(colors[label], len(chosen)) if len(games) == 1 else [colors[label]] * len(chosen)
         for (name, attack), shade in zip(chosen.items(), shades, strict=True):
             grid, tpr, auc = _curve(one, attack, columns, confidence, n_resamples, seed)
             title = f"{label}, {name}" if several else label if len(games) > 1 else name
@@ -117,7 +117,7 @@ def roc_by_family(
     pool : Pool, optional
         The records that were played with, for attacks that look at them.
     baseline : str or Attack
-        The attack that is drawn in grey in every panel.
+        The attack that is drawn in gray in every panel.
     confidence, n_resamples, seed
         As in `roc`.
     label : str, optional
@@ -185,7 +185,7 @@ def against_shadows(table: pd.DataFrame, *, label: str = "") -> Figure:
         figsize=(6.4, 3.3 * len(metrics_) + 0.16 * len(names) + 0.3),
     )
     for ax, metric in zip(axes[:, 0], metrics_, strict=True):
-        for i, name in enumerate(sorted(names, key="loss".__eq__)):  # the loss comes last, and is grey
+        for i, name in enumerate(sorted(names, key="loss".__eq__)):  # the loss comes last, and is gray
             rows = table[(table["metric"] == metric) & (table["attack"] == name)].sort_values("n_shadows")
             shade = "0.55" if name == "loss" else _COLOURS[i % len(_COLOURS)]
             ax.fill_between(rows["n_shadows"], rows["low"], rows["high"], color=shade, alpha=0.1, linewidth=0)
@@ -237,12 +237,12 @@ def histogram(
     """
     games = _games(game)
     scores = _scores(games, attack, target, records)
-    ax, colours = _axes(ax), _colours(games)
+    ax, colors = _axes(ax), _colors(games)
     edges = _bins(ax, scores, bins)
-    _draw_scores(ax, scores, colours, edges)
+    _draw_scores(ax, scores, colors, edges)
     whose = "all targets" if target is None else f"target {target}"
     name = _attacks.make(attack).name
-    ax.set(xlabel=f"Score of the attack {name} ({whose}), higher = member", ylabel="Share of records")
+    ax.set(xlabel=f"Score of the attack {name} ({whose}), higher = member", ylabel="Fraction of records")
     ax.legend()
     return ax
 
@@ -268,15 +268,15 @@ def histograms(
     matplotlib Figure
     """
     games = _games(games)
-    scores, colours = _scores(games, attack, None, records), _colours(games)
+    scores, colors = _scores(games, attack, None, records), _colors(games)
     figure, axes = plt.subplots(
         1, len(games), sharex=True, sharey=True, squeeze=False, layout="constrained", figsize=(6.4, 3.4)
     )
     edges = _bins(axes[0, 0], scores, bins)
     for ax, label in zip(axes[0], games, strict=True):
-        _draw_scores(ax, {label: scores[label]}, colours, edges)
+        _draw_scores(ax, {label: scores[label]}, colors, edges)
         ax.set_title(label)
-    axes[0, 0].set_ylabel("Share of records")
+    axes[0, 0].set_ylabel("Fraction of records")
     axes[0, -1].legend()
     figure.supxlabel(f"Score of the attack {_attacks.make(attack).name}, higher = member", fontsize=13)
     return figure
@@ -326,7 +326,7 @@ def trajectory(
     if accuracy and x == "epoch" and not of_accuracy.empty and base != "test_accuracy":
         panels.append(("", f"Test accuracy{ending}", of_accuracy))
     labels = list(dict.fromkeys(frame["defense"]))
-    colours, markers = _colours(labels), _markers(labels)
+    colors, markers = _colors(labels), _markers(labels)
     whole: dict[str, object] = {name: "-" for name in labels if name in DEFENSES}  # variants are dashed
     dashes = _unlike(labels, whole, list(_ATTACKS.values())[1:])
     labels = [name for name in labels if name in set(rows["defense"])]
@@ -343,12 +343,12 @@ def trajectory(
         for name in labels:
             own = part[part["defense"] == name].sort_values("epoch")
             look = {
-                "color": colours[name],
+                "color": colors[name],
                 "label": name.replace("_", " "),
                 "zorder": 2 + (name in whole) / 2,
             }
             if x == "epoch":
-                ax.fill_between(own["epoch"], own["low"], own["high"], color=colours[name], alpha=0.1, lw=0)
+                ax.fill_between(own["epoch"], own["low"], own["high"], color=colors[name], alpha=0.1, lw=0)
                 if len(own) <= 12:
                     look |= {"marker": markers[name], "markersize": 4.5}
                 ax.plot(own["epoch"], own["value"], linestyle=dashes[name], **look)
@@ -391,7 +391,7 @@ def _curve(
 def _draw_curves(
     ax: Axes, curves: Sequence[tuple], hatch_label: str | None = "fewer than 10 false alarms"
 ) -> None:
-    """Draw curves (rates, TPR with ends, label, colour, dashes) on logarithmic axes, with the line of chance."""
+    """Draw curves (rates, TPR with ends, label, color, dashes) on logarithmic axes, with the line of chance."""
     resolved = min(grid[0] for grid, *_ in curves)
     floor = 10.0 ** np.floor(np.log10(resolved) + 1e-9)
     ax.plot([floor, 1], [floor, 1], **_CHANCE)
@@ -454,17 +454,17 @@ def _bins(ax: Axes, scores: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: i
 def _draw_scores(
     ax: Axes,
     scores: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    colours: Mapping[str, str],
+    colors: Mapping[str, str],
     edges: np.ndarray,
 ) -> None:
     for label, (inside, outside) in scores.items():
         if len(scores) == 1:
             looks = (
-                {"color": _mix(colours[label], 0.25), "alpha": 0.65, "label": "members"},
+                {"color": _mix(colors[label], 0.25), "alpha": 0.65, "label": "members"},
                 {"color": "0.35", "histtype": "step", "linewidth": 1.6, "label": "non-members"},
             )
         else:
-            line = {"color": colours[label], "histtype": "step", "linewidth": 1.6}
+            line = {"color": colors[label], "histtype": "step", "linewidth": 1.6}
             looks = (
                 {**line, "label": f"{label}: members"},
                 {**line, "linestyle": (0, (3, 1.5)), "label": f"{label}: non-members"},

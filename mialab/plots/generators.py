@@ -1,4 +1,4 @@
-"""Figures of generative models, in the style and the colours of `mialab.plots`."""
+"""Figures of generative models, in the style and the colors of `mialab.plots`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from mialab._validation import check_integer, choose
 from mialab.auditing.distances import auc_bound
-from mialab.plots.theme import _axes, _colours, _legend_below, _markers
+from mialab.plots.theme import _axes, _colors, _legend_below, _markers
 
 if TYPE_CHECKING:
     from mialab.data.pool import Pool
@@ -68,8 +68,8 @@ def sample_grid(
             raise ValueError(
                 f"{label!r} has records of shape {x.shape[1:]}; only images with 1 or 3 channels are drawn."
             )
-    labelled = [labels for _, labels in blocks.values() if labels is not None]
-    classes = np.unique(np.concatenate(labelled))[:columns] if labelled else np.arange(columns)
+    labeled = [labels for _, labels in blocks.values() if labels is not None]
+    classes = np.unique(np.concatenate(labeled))[:columns] if labeled else np.arange(columns)
     names = pool.label_names if pool is not None and pool.label_names else ()
     shown = [names[c] if names else str(c) for c in classes]
     longest = max(map(len, shown))
@@ -115,7 +115,7 @@ def bounds(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axe
 
     A marker stands at the mean AUC over targets, with its interval, and at the distance that a threshold shows
     (``distance_threshold``); the horizontal bar goes from the estimate that errs downwards to the one that errs
-    upwards. A cross of the same colour is the bound for Gaussians, at the same place.
+    upwards. A cross of the same color is the bound for Gaussians, at the same place.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def bounds(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axe
     grid = np.linspace(0, 1, 101)
     ax.plot(grid, auc_bound(grid), color="0.3", label="bound 1/2 + D - D²/2")
     ax.fill_between(grid, auc_bound(grid), 1, color="0.93", linewidth=0, zorder=0)
-    colours, markers = _colours(tables), _markers(tables)
+    colors, markers = _colors(tables), _markers(tables)
     for label, table in tables.items():
         of = table.set_index("quantity")
         low, high = max(0.0, of.at["distance_cross_fitted", "value"]), of.at["distance_histogram", "value"]
@@ -145,13 +145,13 @@ def bounds(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axe
             [auc["value"]],
             xerr=across,
             yerr=np.maximum(0, ends),
-            color=colours[label],
+            color=colors[label],
             marker=markers[label],
             markersize=8,
             linestyle="none",
             label=label,
         )
-        ax.plot(middle, of.at["bound_gaussian", "value"], "x", color=colours[label], markersize=8, mew=2)
+        ax.plot(middle, of.at["bound_gaussian", "value"], "x", color=colors[label], markersize=8, mew=2)
     ax.plot([], [], "x", color="0.4", mew=2, markersize=8, label="bound for Gaussians")
     ax.set(xlim=(0, 1), ylim=(0.4, 1.01), ylabel="AUC")
     ax.set_xlabel("Total variation distance D, members to non-members")
@@ -169,7 +169,7 @@ def shifts(table: pd.DataFrame, quantity: str = "ratio falls") -> Figure:
     table : DataFrame
         From `mialab.chapters.mixup_gan.ratio_shifts`.
     quantity : {"ratio falls", "loss rises", "ratio falls if loss rises"}
-        Which share.
+        Which fraction.
 
     Returns
     -------
@@ -178,7 +178,7 @@ def shifts(table: pd.DataFrame, quantity: str = "ratio falls") -> Figure:
     choose("quantity", quantity, set(table["quantity"]))
     rows = table[(table["quantity"] == quantity) & (table["part"] > 0)]
     labels = list(dict.fromkeys(rows["defense"]))
-    colours, markers = _colours(labels), _markers(labels)
+    colors, markers = _colors(labels), _markers(labels)
     sides: Sequence[str] = ("members", "non-members")
     figure, axes = plt.subplots(1, 2, sharex=True, sharey=True, layout="constrained", figsize=(6.4, 3.9))
     for ax, side in zip(axes, sides, strict=True):
@@ -189,11 +189,11 @@ def shifts(table: pd.DataFrame, quantity: str = "ratio falls") -> Figure:
             place = own["part"] + 0.5 * (
                 (i + 0.5) / len(labels) - 0.5
             )  # beside each other, lest bars overlap
-            looks = {"color": colours[label], "marker": markers[label], "markersize": 5, "linewidth": 1.2}
+            looks = {"color": colors[label], "marker": markers[label], "markersize": 5, "linewidth": 1.2}
             ax.errorbar(place, own["value"], yerr=np.maximum(0, ends), elinewidth=1, **looks, label=label)
         ax.set_title(side, loc="left")
         ax.set_xticks([1, 4, 7, 10])
         ax.set(ylim=(-0.02, 1.02), xlabel="Tenth by separation")
-    axes[0].set_ylabel(f"Share: {quantity}")
+    axes[0].set_ylabel(f"Fraction: {quantity}")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure

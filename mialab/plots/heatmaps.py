@@ -29,8 +29,8 @@ def matrix(table: pd.DataFrame, metric: str = "auc", *, label: str = "") -> Axes
         From `mialab.auditing.audit_defenses`, `mialab.auditing.audit_each` or `mialab.compare`. What
         ``attrs["missing"]`` lists is hatched and marked "-"; what is not resolvable or not defined, "n/a".
     metric : str
-        Such as ``"auc"`` or ``"tpr@0.01"``, pooled over targets. Rates are written in per cent, and their colours
-        are logarithmic; colours of the AUC and of the balanced accuracy are centred at chance.
+        Such as ``"auc"`` or ``"tpr@0.01"``, pooled over targets. Rates are written in per cent, and their colors
+        are logarithmic; colors of the AUC and of the balanced accuracy are centerd at chance.
     label : str
         A title, such as the name of the data set.
 
@@ -97,8 +97,8 @@ def agreement(table: pd.DataFrame, *, label: str = "") -> Axes:
     ax = plt.subplots(layout="constrained", figsize=(max(5.0, 2.2 + size), max(3.0, 1.6 + size)))[1]
     for i, a in enumerate(names):
         for j, b in enumerate(names[:i]):
-            share = float(table.at[a, b])
-            _draw_cell(ax, j, i, share, palette, norm, lambda v: f"{100 * v:.0f}", fontsize=11)
+            fraction = float(table.at[a, b])
+            _draw_cell(ax, j, i, fraction, palette, norm, lambda v: f"{100 * v:.0f}", fontsize=11)
     shown = [name.replace("_", " ") for name in names]
     ax.set_xticks(range(n - 1), shown[:-1], rotation=90)
     ax.set_yticks(range(1, n), shown[1:])
@@ -115,7 +115,7 @@ def agreement(table: pd.DataFrame, *, label: str = "") -> Axes:
 
 
 def _scale(metric: str) -> tuple[Colormap, Normalize, Callable[[float], str]]:
-    """Colours of a metric, and how its values are written in a cell."""
+    """Colors of a metric, and how its values are written in a cell."""
     if "@" in metric:
         low = min(float(metric.split("@")[1]), 0.5)
         return plt.get_cmap("Purples"), LogNorm(low, 2.0), lambda v: f"{100 * v:.1f}"

@@ -1,6 +1,6 @@
-"""Figures. A defense has one colour and one marker in all of them, an attack one dash pattern.
+"""Figures. A defense has one color and one marker in all of them, an attack one dash pattern.
 
-In figures of many attacks on one defense, colours tell the attacks apart.
+In figures of many attacks on one defense, colors tell the attacks apart.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # The palette of Okabe and Ito (2008) for the undefended model and the papers, that of Tol (2021, "muted") for the
-# baselines. Both can be told apart with the common forms of colour blindness; markers help where hues come close.
+# baselines. Both can be told apart with the common forms of color blindness; markers help where hues come close.
 DEFENSES: dict[str, tuple[str, str]] = {
     "none": ("#000000", "o"),
     "adamixup": ("#e69f00", "s"),
@@ -75,7 +75,7 @@ _ATTACKS: dict[str, tuple] = {
 }
 
 
-#: Of several attacks in one figure: the colours of Okabe and Ito, and three of Tol's.
+#: Of several attacks in one figure: the colors of Okabe and Ito, and three of Tol's.
 _COLOURS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"),
     *("#882255", "#999933", "#332288"),
@@ -90,7 +90,7 @@ def style() -> None:
     sns.set_theme(
         context="notebook",
         style="ticks",
-        palette=[colour for colour, _ in DEFENSES.values()],
+        palette=[color for color, _ in DEFENSES.values()],
         rc={
             "figure.figsize": (6.4, 4.2),
             "figure.dpi": 110,
@@ -113,13 +113,13 @@ def style() -> None:
     )
 
 
-def colour(defense: str) -> str:
-    """Colour of a defense, the same in every figure and every run.
+def color(defense: str) -> str:
+    """Color of a defense, the same in every figure and every run.
 
     Parameters
     ----------
     defense : str
-        Name of a defense. A variant, such as ``"hamp (gamma=0.5)"``, has the colour of its defense; a defense
+        Name of a defense. A variant, such as ``"hamp (gamma=0.5)"``, has the color of its defense; a defense
         unknown to the package gets one that depends on its name alone.
 
     Returns
@@ -132,7 +132,7 @@ def colour(defense: str) -> str:
 
 
 def marker(defense: str) -> str:
-    """Marker of a defense, chosen as its `colour`."""
+    """Marker of a defense, chosen as its `color`."""
     known = _known(defense)
     return DEFENSES[known][1] if known else _MARKERS[zlib.crc32(defense.encode()) % len(_MARKERS)]
 
@@ -163,11 +163,11 @@ def _by_defense(tables: pd.DataFrame | Mapping[str, pd.DataFrame]) -> dict[str, 
     return parts
 
 
-def _colours(labels: Iterable[str]) -> dict[str, str]:
-    """Colour of each label; where several share one (variants of a defense) they get shades of it."""
+def _colors(labels: Iterable[str]) -> dict[str, str]:
+    """Color of each label; where several share one (variants of a defense) they get shades of it."""
     same: dict[str, list[str]] = {}
     for label in labels:
-        same.setdefault(colour(label), []).append(label)
+        same.setdefault(color(label), []).append(label)
     return {k: s for c, ks in same.items() for k, s in zip(ks, _variants(c, len(ks)), strict=True)}
 
 
@@ -181,16 +181,16 @@ def _shades(base: str, n: int) -> list[str]:
 
 
 def _variants(base: str, n: int) -> list[str]:
-    """Colours of variants; of many, darker and lighter ones in turn, since so many lighter ones would look alike."""
+    """Colors of variants; of many, darker and lighter ones in turn, since so many lighter ones would look alike."""
     if n < 4 or max(to_rgb(base)) < 0.5:
         return _shades(base, n)
     steps = np.linspace(0.25, 0.65, n // 2)
     return [base, *(_mix(base, step, end) for step in steps for end in (0.0, 1.0))][:n]
 
 
-def _mix(base: str, share: float, end: float = 1.0) -> str:
-    """Mix a colour with white, or with black (``end`` 0)."""
-    return to_hex(np.array(to_rgb(base)) * (1 - share) + share * end)
+def _mix(base: str, fraction: float, end: float = 1.0) -> str:
+    """Mix a color with white, or with black (``end`` 0)."""
+    return to_hex(np.array(to_rgb(base)) * (1 - fraction) + fraction * end)
 
 
 def _unlike(names: Iterable[str], known: Mapping[str, object], choices: Sequence) -> dict[str, object]:

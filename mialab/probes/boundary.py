@@ -28,7 +28,7 @@ class Boundary(Probe):
     """Label only: how far each record is from where the model gives it another label.
 
     The array ``boundary_distance`` (model, record) holds the L2 distance to the nearest point found that the model
-    labels otherwise than the record is labelled, and 0 where it labels the record itself otherwise: Choquette-Choo et
+    labels otherwise than the record is labeled, and 0 where it labels the record itself otherwise: Choquette-Choo et
     al. (2021, section 4.1) and Li and Zhang (2021) take it for their membership score. The search is a small
     HopSkipJump (Chen, Jordan and Wainwright, 2020, algorithm 2), which sees labels alone, as released by the defense:
     it starts from the nearest of some other records of the pool with another label, and in each iteration goes back
@@ -38,7 +38,7 @@ class Boundary(Probe):
 
     Points stay within the range of the features: [0, 1] for pixels, the least and greatest value in the pool for
     others. Binary features are taken as continuous numbers in [0, 1]: a model that refuses other values than 0 and 1
-    cannot be asked in this way (our assumption; Choquette-Choo et al. flip features instead, which are queries of the
+    cannot be queried in this way (our assumption; Choquette-Choo et al. flip features instead, which are queries of the
     kind `mialab.queries.Flips`). Where none of the other records has another label, the distance is the greatest that
     the range allows.
 
@@ -53,9 +53,9 @@ class Boundary(Probe):
     halvings : int
         Sizes of the step that are tried in each iteration.
     radius : float
-        Distance of the random points as a share of that to the record.
+        Distance of the random points as a fraction of that to the record.
     candidates : int
-        Records of the pool, drawn at random, among which the start is looked for; that they are asked counts as
+        Records of the pool, drawn at random, among which the start is looked for; that they are queried counts as
         theirs.
     """
 
@@ -77,7 +77,7 @@ class Boundary(Probe):
 
     @property
     def budget(self) -> int:
-        """Queries per record, the record itself included; 1 for those that are labelled wrongly."""
+        """Queries per record, the record itself included; 1 for those that are labeled wrongly."""
         return 1 + self.bisections + self.iterations * (self.directions + self.halvings + self.bisections)
 
     def __call__(self, run: Run) -> dict[str, np.ndarray]:
@@ -131,7 +131,7 @@ class Boundary(Probe):
         low: torch.Tensor,
         high: torch.Tensor,
     ) -> torch.Tensor:
-        """HopSkipJump from ``start`` (record, feature) towards ``x``; the least distances found, (record,)."""
+        """HopSkipJump from ``start`` (record, feature) toward ``x``; the least distances found, (record,)."""
 
         def is_other(points: torch.Tensor) -> torch.Tensor:
             labels = label(points).view(points.shape[:-1])

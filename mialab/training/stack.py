@@ -42,8 +42,8 @@ GROUP_MODELS = 16
 GROUP_PARAMETERS = 400_000
 
 
-#: Share of a GPU's free memory that a group may be expected to fill.
-GPU_SHARE = 0.6
+#: Fraction of a GPU's free memory that a group may be expected to fill.
+GPU_FRACTION = 0.6
 
 
 #: A core's overhead per training step, and its speed with matrices, roughly.
@@ -60,14 +60,14 @@ _running: list[None] = []
 _threads = 1
 
 
-def form(
+def mode(
     network: nn.Module, x: torch.Tensor | tuple[torch.Tensor, ...], device: str = "cpu"
-) -> Literal["stacked", "single"]:
+) -> Literal["stacked", "sequential"]:
     """Decide how networks of this kind are trained.
 
     Stacked training needs networks that `torch.func.vmap` can run, that have no state besides their parameters (no
     batch norm), and that draw no random numbers of their own (no dropout, whose numbers would depend on the group).
-    On a GPU it is always the faster form then; on a CPU only for networks of at most 50,000 parameters without
+    On a GPU it is always the faster mode then; on a CPU only for networks of at most 50,000 parameters without
     convolutions.
 
     Parameters
@@ -80,8 +80,8 @@ def form(
         ``"cpu"`` or ``"cuda"``.
     """
     if device == "cpu" and (count_parameters(network) > STACKED_PARAMETERS or _has(network, nn.Conv2d)):
-        return "single"
-    return "stacked" if _stackable(network, x) else "single"
+        return "sequential"
+    return "stacked" if _stackable(network, x) else "sequential"
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -104,7 +104,12 @@ def is_plain_mlp(network: nn.Module) -> bool:
 
 def channels_last(network: nn.Module) -> bool:
     """Whether images and weights are laid out channels last: with convolutions, unless group norm stands between."""
-    return _has(network, nn.Conv2d) and not _has(network, nn.GroupNorm, nn.InstanceNorm2d)
+    if not _has(network, nn.Conv2d) or _has(network, nn.GroupNorm, nn.InstanceNorm2d):
+        return False
+    # On processors without AVX512, oneDNN writes beyond its memory in the gradient of strided 1x1 convolutions of few
+    # channels in this layout.
+    convolutions = (m for m in network.modules() if isinstance(m, nn.Conv2d))
+    return not any(m.kernel_size == (1, 1) and m.stride != (1, 1) and m.in_channels < 8 for m in convolutions)
 
 
 def resolve(training: Training, network: nn.Module, device: str = "cpu") -> Training:
@@ -206,7 +211,7 @@ def models_per_group(network: nn.Module, pool: Pool, training: Training, device:
         network(x)
     # Weight, gradient, and two numbers of optimizer state for each parameter; a batch's gradients beside its values.
     one = 4 * 4 * n_parameters + 2 * kept + x.numel() * x.element_size()
-    return max(1, int(GPU_SHARE * free / one))
+    return max(1, int(GPU_FRACTION * free / one))
 
 
 def _stackable(network: nn.Module, x: torch.Tensor | tuple[torch.Tensor, ...]) -> bool:
@@ -223,7 +228,7 @@ def _stackable(network: nn.Module, x: torch.Tensor | tuple[torch.Tensor, ...]) -
     return True
 
 
-def initialise(build: Model, pool: Pool, seed: int, model: int, defense: Defense | None = None) -> nn.Module:
+def initialize(build: Model, pool: Pool, seed: int, model: int, defense: Defense | None = None) -> nn.Module:
     """Build network number ``model``: its initial weights depend on ``(seed, model)`` alone.
 
     The defense may change the network, see `mialab.defenses.Defense.network`.
@@ -267,7 +272,7 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def own_chance(seed: int, model: int) -> Iterator[None]:
+def torch_rng(seed: int, model: int) -> Iterator[None]:
     """Give networks numbers from torch's own generator that depend on ``(seed, model)`` alone."""
     # For networks that draw from torch's own generator, such as those with dropout.
     with torch.random.fork_rng():

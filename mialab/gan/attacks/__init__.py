@@ -1,7 +1,7 @@
 """Attacks on generative models, one file a family; they are registered with those on classifiers."""
 
 from mialab.gan.attacks.critic import Logan, LoganBlackBox
-from mialab.gan.attacks.density import Domias, LoganAuxiliary, NeighbourRatio
+from mialab.gan.attacks.density import Domias, LoganAuxiliary, NeighborRatio
 from mialab.gan.attacks.pairs import CriticMixedPairs
 from mialab.gan.attacks.reconstruction import Reconstruction
 from mialab.gan.attacks.samples import GanLeaks, MonteCarlo
@@ -14,6 +14,6 @@ __all__ = [
     "LoganAuxiliary",
     "LoganBlackBox",
     "MonteCarlo",
-    "NeighbourRatio",
+    "NeighborRatio",
     "Reconstruction",
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, Outcome, Refused, _spread, register
+from mialab.attacks.base import Attack, Outcome, RequirementsNotMet, _spread, register
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 ARRAYS = {"mean": "critic", "max": "critic_max"}
 
 
-def centred(said: np.ndarray) -> np.ndarray:
-    """Subtract from what each model's critic says the median over the records that it was asked about.
+def centerd(said: np.ndarray) -> np.ndarray:
+    """Subtract from what each model's critic says the median over the records that it was queried about.
 
     A Wasserstein critic is trained on differences alone: a constant added to all that it says changes nothing. So a
     threshold can be shared by several models only after their constants are gone; within a model, the order of the
@@ -45,7 +45,7 @@ class Logan(Attack):
     The score is what the critic says of the record with its label, before any sigmoid, less the median over all
     records. The paper ranks the records of one target and calls as many of them members as there are, which with half
     of the records as members is a threshold of 0; the median is ours [assumed], so that scores of several targets may
-    be compared, see `centred`.
+    be compared, see `centerd`.
 
     Parameters
     ----------
@@ -76,14 +76,14 @@ class Logan(Attack):
         super().check(game)
         array = ARRAYS[self.critics]
         if array not in game.dataset:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} needs what the critics say of the records, and this game has no {array!r}: "
                 "play it with mialab.gan.play, or give the array to GeneratorGame.from_arrays."
             )
 
     def scores(self, game: Game) -> np.ndarray:
-        """Return what the critics say of the records themselves, centred, (model, record)."""
-        return centred(getattr(game, ARRAYS[self.critics])[:, 0])
+        """Return what the critics say of the records themselves, centerd, (model, record)."""
+        return centerd(getattr(game, ARRAYS[self.critics])[:, 0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,20 +110,20 @@ class LoganBlackBox(Attack):
         return "logan_black_box"
 
     def run(self, game: Game) -> Outcome:
-        """Attack the records that the probe asked about; see `mialab.attacks.Attack.run`."""
+        """Attack the records that the probe queried; see `mialab.attacks.Attack.run`."""
         self.check(game)
-        asked = np.isfinite(game.measured("shadow_critic")).all(0)
-        if asked.all():
+        queried = np.isfinite(game.measured("shadow_critic")).all(0)
+        if queried.all():
             return super().run(game)
-        if not asked.any():
-            raise Refused(
-                f"Attack {self.name!r}: the probe 'shadow_critic' asked about no record of this game."
+        if not queried.any():
+            raise RequirementsNotMet(
+                f"Attack {self.name!r}: the probe 'shadow_critic' queried no record of this game."
             )
-        return _spread(self.run(game.of_records(asked)), asked)
+        return _spread(self.run(game.of_records(queried)), queried)
 
     def scores(self, game: Game) -> np.ndarray:
-        """Return what the critics that were trained on samples say, centred, (model, record)."""
-        return centred(game.measured("shadow_critic"))
+        """Return what the critics that were trained on samples say, centerd, (model, record)."""
+        return centerd(game.measured("shadow_critic"))
 
 
 for _critics in ARRAYS:

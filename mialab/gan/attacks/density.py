@@ -46,10 +46,10 @@ def log_density(points: np.ndarray, data: np.ndarray, *, least_variance: float =
     bandwidth = n ** (-1 / (d + 4))
     variance, axes = np.linalg.eigh(np.atleast_2d(np.cov(data.T)))
     width = bandwidth * np.sqrt(np.maximum(variance, least_variance))
-    centre = data.mean(0)
+    center = data.mean(0)
     parts = pairwise_distances_chunked(
-        (points - centre) @ axes / width,
-        (data - centre) @ axes / width,
+        (points - center) @ axes / width,
+        (data - center) @ axes / width,
         reduce_func=lambda squares, _: logsumexp(-squares / 2, axis=1),
         squared=True,
     )
@@ -102,10 +102,10 @@ class Domias(OnSamples):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NeighbourRatio(OnSamples):
+class NeighborRatio(OnSamples):
     """Ratio of the distances to the k-th nearest reference record and to the k-th nearest sample.
 
-    The score is ``log d_k(x, R) - log d_k(x, samples)``. With nearest neighbours as estimates of densities, it ranks
+    The score is ``log d_k(x, R) - log d_k(x, samples)``. With nearest neighbors as estimates of densities, it ranks
     records as the log ratio of densities of `Domias` does, for any number of dimensions; distances are Euclidean, of
     the features as they are [assumed]. Distances of 0 are taken for a millionth of the spread of reference records.
 
@@ -114,7 +114,7 @@ class NeighbourRatio(OnSamples):
     pool : Pool
         The records of the game, with a validation part.
     k : int
-        Which neighbour.
+        Which neighbor.
     per_class, calibrate
         See `mialab.attacks.Attack`.
     """
@@ -130,11 +130,11 @@ class NeighbourRatio(OnSamples):
     @property
     def base_name(self) -> str:
         """Name of the attack."""
-        return "neighbour_ratio"
+        return "neighbor_ratio"
 
     @property
     def fewest(self) -> dict[str, int]:
-        """The k-th neighbour must exist."""
+        """The k-th neighbor must exist."""
         return {"samples": self.k, "reference": self.k}
 
     def statistic(self, game: Game) -> np.ndarray:
@@ -215,5 +215,5 @@ class LoganAuxiliary(OnSamples):
 
 
 register(Domias)
-register(NeighbourRatio)
+register(NeighborRatio)
 register(LoganAuxiliary)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab.attacks.base import register
+from mialab.attacks.groups import CoMembership, MixedPairs
 from mialab.attacks.lira import check_critic_loss
-from mialab.attacks.together import CoMembership, MixedPairs
 
 if TYPE_CHECKING:
     from mialab.gan.game import GeneratorGame
@@ -21,7 +21,7 @@ class CriticMixedPairs(MixedPairs):
     """Likelihood ratio of a pair of records, from what the critic says of mixtures of the two (Ji et al.).
 
     As `mialab.attacks.MixedPairs`, with the loss of the critic on mixtures at their mixed labels as the statistic, a
-    mean over all shares. The attacker knows that the records are both members or both not, as in co-membership
+    mean over all fractions. The attacker knows that the records are both members or both not, as in co-membership
     attacks (Liu et al., 2019).
 
     Parameters

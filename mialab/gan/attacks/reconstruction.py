@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, Outcome, Refused, _spread, register
+from mialab.attacks.base import Attack, Outcome, RequirementsNotMet, _spread, register
 from mialab.attacks.calibrated import calibrated
 from mialab.gan.probes import PartialBlackBox, WhiteBox
 
@@ -26,7 +26,7 @@ class Reconstruction(Attack):
     The score is minus the error that `mialab.gan.probes.WhiteBox` or `PartialBlackBox` measured (Chen et al., 2020,
     sections 5.4 and 5.3). Where ``calibrated``, the mean error of the shadow generators that were not trained on the
     record (OUT) is subtracted from the error, as the paper does with a single reference generator (section 5.6). Only
-    records that were asked about are evaluated.
+    records that were queried are evaluated.
 
     Parameters
     ----------
@@ -79,28 +79,28 @@ class Reconstruction(Attack):
         return f"gan_leaks_{self.access}" + "_calibrated" * self.calibrated
 
     def check(self, game: GeneratorGame) -> None:
-        """Refuse games of which no record was asked about; see `Attack.check`."""
+        """Refuse games of which no record was queried about; see `Attack.check`."""
         super().check(game)
-        if not self._asked(game).any():
-            raise Refused(
-                f"Attack {self.name!r} needs records that all models were asked about; there are none."
+        if not self._queried(game).any():
+            raise RequirementsNotMet(
+                f"Attack {self.name!r} needs records that all models were queried; there are none."
             )
 
     def _errors(self, game: GeneratorGame) -> np.ndarray:
         return game.measured(PROBES[self.access].array)
 
-    def _asked(self, game: GeneratorGame) -> np.ndarray:
-        """Which records all models were asked about, bool (record,)."""
+    def _queried(self, game: GeneratorGame) -> np.ndarray:
+        """Which records all models were queried, bool (record,)."""
         return ~np.isnan(self._errors(game)).any(0)
 
     def scores(self, game: GeneratorGame) -> np.ndarray:
         """Return minus the errors, as they are or compared with OUT shadow generators, (model, record)."""
         score = -self._errors(game)
-        return calibrated(score, game.member, game.left_out) if self.calibrated else score
+        return calibrated(score, game.member, game.excluded_models) if self.calibrated else score
 
     def _run(self, game: GeneratorGame) -> Outcome:
-        """Attack each target at the records that were asked about."""
-        records = self._asked(game)
+        """Attack each target at the records that were queried."""
+        records = self._queried(game)
         return _spread(super()._run(game.of_records(records)), records)
 
 

@@ -15,7 +15,7 @@ from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
 from mialab._validation import check_integer, choose
-from mialab.attacks.base import Attack, Outcome, Refused, register
+from mialab.attacks.base import Attack, Outcome, RequirementsNotMet, register
 from mialab.attacks.calibrated import calibrated
 from mialab.data.pool import Pool
 from mialab.training.stack import prepare
@@ -23,9 +23,9 @@ from mialab.training.stack import prepare
 if TYPE_CHECKING:
     from mialab.games.base import Game
 
-#: Distances below this share of the records' spread are taken for zero: rounding.
+#: Distances below this fraction of the records' spread are taken for zero: rounding.
 ROUNDING = 1e-6
-#: Variances below this share of the greatest are those of directions that the reference records do not have.
+#: Variances below this fraction of the greatest are those of directions that the reference records do not have.
 NO_VARIANCE = 1e-9
 #: Under this name, what was computed from the samples stays with the game while the attack runs.
 STATISTIC = "statistic"
@@ -66,12 +66,12 @@ def projection(pool: Pool, components: int, *, whiten: bool = False) -> Callable
 
     Raises
     ------
-    Refused
+    RequirementsNotMet
         If all reference records are equal.
     """
     reference = flat(pool.x_val).astype(np.float64)
     if not np.ptp(reference, axis=0).any():
-        raise Refused(f"{pool!r} has reference records (x_val) that are all equal: load others.")
+        raise RequirementsNotMet(f"{pool!r} has reference records (x_val) that are all equal: load others.")
     n_components = min(components, len(reference) - 1, reference.shape[1])
     pca = PCA(n_components, random_state=0).fit(reference)
     kept = pca.explained_variance_ > NO_VARIANCE * pca.explained_variance_[0]
@@ -87,12 +87,12 @@ def nearest(records: np.ndarray, others: np.ndarray, k: int = 1) -> np.ndarray:
     records, others : numpy.ndarray of float, shape (record, feature)
         k others at least.
     k : int
-        Number of neighbours.
+        Number of neighbors.
 
     Returns
     -------
     numpy.ndarray of float64, shape (record, k)
-        In increasing order. The neighbours are found by products of matrices, which round; the distances to them
+        In increasing order. The neighbors are found by products of matrices, which round; the distances to them
         are then computed anew from the differences, so that those to equal records are 0.
     """
     found = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(others)
@@ -153,7 +153,7 @@ def monte_carlo(
 class OnSamples(Attack):
     """Base class of attacks that compare the records' features with the samples that each model released.
 
-    No query is asked. Subclasses compute `statistic`, one number for each model and record from the samples of this
+    No query is made. Subclasses compute `statistic`, one number for each model and record from the samples of this
     model alone.
 
     Parameters
@@ -188,12 +188,12 @@ class OnSamples(Attack):
         if STATISTIC in game.dataset:
             return
         if game.n_samples < self.fewest["samples"]:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} needs at least {self.fewest['samples']} samples of each model, and this game "
                 f"has {game.n_samples}: play it with samples=1000, or give some to GeneratorGame.from_arrays."
             )
         if self.pool is None:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} needs the features of the records, which a game does not hold: "
                 f"give it the game's pool, {type(self).__name__}(pool=pool)."
             )
@@ -204,11 +204,11 @@ class OnSamples(Attack):
             or list(self.pool.x.shape[1:]) != list(game.attrs["shape"])
             or (fingerprint and fingerprint != self.pool.fingerprint)
         ):
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r}: {self.pool!r} is not the pool of {game!r}. Give the one it was played with."
             )
         if len(self.pool.x_val) < self.fewest["reference"]:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} needs at least {self.fewest['reference']} reference records, the validation "
                 f"part of the pool, which has {len(self.pool.x_val)}: load it with validation=1000."
             )
@@ -248,7 +248,7 @@ class MonteCarlo(OnSamples):
     components : int
         Principal components, at most; the paper takes 40 for MNIST and 120 for CIFAR-10.
     score : {"count", "log"}
-        The share of samples that are near; or the mean over all samples of ``log(epsilon / distance)``, 0 for those
+        The fraction of samples that are near; or the mean over all samples of ``log(epsilon / distance)``, 0 for those
         that are not near, which tells distances within epsilon apart.
     class_conditional : bool, optional
         Whether records are compared with the samples of their own class alone; by default if the generators are
@@ -289,7 +289,7 @@ class MonteCarlo(OnSamples):
         if STATISTIC not in game.dataset and self._by_class(game):
             missing = np.setdiff1d(game.y, game.sample_y)
             if missing.size:
-                raise Refused(
+                raise RequirementsNotMet(
                     f"Attack {self.name!r} compares records with samples of their class, and this game has none of "
                     f"class {missing[0]}: play it with more samples, or give class_conditional=False."
                 )
@@ -358,7 +358,7 @@ class GanLeaks(OnSamples):
     def scores(self, game: Game) -> np.ndarray:
         """Return the scores, less their mean over OUT shadow models if these calibrate, (model, record)."""
         values = super().scores(game)
-        return calibrated(values, game.member, game.left_out) if self.shadows == "OUT" else values
+        return calibrated(values, game.member, game.excluded_models) if self.shadows == "OUT" else values
 
 
 for _score in ("count", "log"):

@@ -15,7 +15,7 @@ from torch.nn.functional import softplus
 from mialab._validation import check_number
 from mialab.gan.defenses.base import Defense, register
 from mialab.gan.networks import Critic
-from mialab.training.stack import initialise, prepare
+from mialab.training.stack import initialize, prepare
 
 if TYPE_CHECKING:
     from mialab.data.pool import Pool
@@ -38,12 +38,12 @@ class DPCritic(Defense):
     Gaussian noise of standard deviation ``noise_multiplier`` C is added to their sum, and the result is divided by the
     expected batch size (algorithm 1 of Abadi et al., 2016), then given to Adam. Generated records, as many as are
     expected in the batch, add the mean of their gradients, each clipped to C as well: no privacy follows from that, but
-    a critic with one side clipped would lean towards the other. Their labels, and those for which the generator is
+    a critic with one side clipped would lean toward the other. Their labels, and those for which the generator is
     updated, are drawn uniformly from all classes, never taken from members.
 
     *What is protected.* A member's record and its label, as a whole, against anyone who sees everything that training
     releases: all critics on the way, hence the generator, its samples and whatever is computed from them
-    (post-processing). Neighbouring sets of members differ in one record, added or removed; the number of members that
+    (post-processing). Neighboring sets of members differ in one record, added or removed; the number of members that
     q is computed from is public. In the games here, all models have equally many members, so a record that leaves is
     replaced by another: for that, the guarantee is 2 epsilon and (1 + exp(epsilon)) delta. *What isn't*: choices of
     hyper-parameters after looking at results; a member that is a near copy of another; and the seed, which must be
@@ -57,8 +57,8 @@ class DPCritic(Defense):
         Standard deviation of the noise as a multiple of ``max_grad_norm``.
     max_grad_norm : float
         The norm C to which each record's gradient is clipped, over all of a critic's parameters. The default is about
-        the median norm of unclipped gradients on digits, as Abadi et al. suggest; with C = 1, less is learnt there even
-        without noise.
+        the median norm of unclipped gradients on digits, as Abadi et al. suggest; with C = 1, less is learned there
+        even without noise.
     delta : float
         Probability, roughly, with which the guarantee may fail; less than 1 / members.
 
@@ -116,7 +116,7 @@ class DPCritic(Defense):
 
     def start(self, run: Run) -> None:
         """Refuse critics that know more of a record's batch than the record (ValueError)."""
-        critic = initialise(run.networks.critic, run.pool, run.seed, 0).train()
+        critic = initialize(run.networks.critic, run.pool, run.seed, 0).train()
         state = [type(m).__name__ for m in critic.modules() if any(True for _ in m.buffers(recurse=False))]
         if state or not _apart(critic, run.pool.x.shape[1:], run.n_classes):
             raise ValueError(
@@ -212,7 +212,7 @@ def clipped_sum(
     return gradients(critic, parameters, x, y, weight, sign, max_norm)
 
 
-def _share(weight: torch.Tensor, squares: list[torch.Tensor], max_norm: float) -> torch.Tensor:
+def _fraction(weight: torch.Tensor, squares: list[torch.Tensor], max_norm: float) -> torch.Tensor:
     return weight / (torch.stack(squares).sum(0).sqrt() / max_norm).clamp(min=1)
 
 
@@ -231,8 +231,8 @@ def _any_gradients(
         return softplus(sign * functional_call(critic, parameters, (x[None], y[None])))[0]
 
     each = vmap(vmap(grad(loss), (None, 0, 0)))(parameters, x, y)
-    share = _share(weight, [g.flatten(2).square().sum(2) for g in each.values()], max_norm)
-    return {name: torch.einsum("nb,nb...->n...", share, g) for name, g in each.items()}
+    fraction = _fraction(weight, [g.flatten(2).square().sum(2) for g in each.values()], max_norm)
+    return {name: torch.einsum("nb,nb...->n...", fraction, g) for name, g in each.items()}
 
 
 def _linear_gradients(
@@ -271,12 +271,12 @@ def _linear_gradients(
         back[name].square().sum(2) * (inputs[name].square().sum(2) + (m.bias is not None))
         for name, m in layers.items()
     ]
-    share = _share(weight, squares, max_norm)[..., None]
+    fraction = _fraction(weight, squares, max_norm)[..., None]
     total = {}
     for name, m in layers.items():
-        total[f"{name}.weight"] = (share * back[name]).mT @ inputs[name]
+        total[f"{name}.weight"] = (fraction * back[name]).mT @ inputs[name]
         if m.bias is not None:
-            total[f"{name}.bias"] = (share * back[name]).sum(1)
+            total[f"{name}.bias"] = (fraction * back[name]).sum(1)
     return {name: total[name] for name in parameters}
 
 
@@ -292,7 +292,7 @@ def _is_linear(critic: nn.Module) -> bool:
 def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
     """Return epsilon of subsampled Gaussian mechanisms, by Opacus' accountant of Rényi divergences.
 
-    Neighbours differ in one record, added or removed (Mironov et al., 2019; conversion by Balle et al., 2020).
+    Neighbors differ in one record, added or removed (Mironov et al., 2019; conversion by Balle et al., 2020).
 
     Parameters
     ----------

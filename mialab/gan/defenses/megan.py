@@ -23,7 +23,7 @@ def binary_entropy(logits: torch.Tensor) -> torch.Tensor:
 @register
 @dataclass(frozen=True)
 class MEGAN(Defense):
-    """Let the generator maximise the entropy of the critic's answer, instead of the answer "real" alone.
+    """Let the generator maximize the entropy of the critic's answer, instead of the answer "real" alone.
 
     The critic is trained with the binary cross-entropy as usual. Fixed by the published abstract is that the loss is
     changed so that the critic's answer to generated records has maximum entropy. The formula could not be read, so this

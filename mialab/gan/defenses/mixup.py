@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Mixup(Defense):
-    """Train on ``lambda x_i + (1 - lambda) x_j``, with the labels mixed in the same shares.
+    """Train on ``lambda x_i + (1 - lambda) x_j``, with the labels mixed in the same fractions.
 
     The generator is given the mixed labels as well (algorithm 1 of Ji et al.); released records have hard labels.
     Partners come from a random permutation of each critic's batch, so a record is now and then its own partner. In the
@@ -27,13 +27,13 @@ class Mixup(Defense):
     Parameters
     ----------
     alpha : float
-        Parameter of the Beta(alpha, alpha) distribution of the share lambda, greater than 0; 1, the uniform
+        Parameter of the Beta(alpha, alpha) distribution of the fraction lambda, greater than 0; 1, the uniform
         distribution, is that of the published code, and the paper names no other.
-    share : {"batch", "record"}
+    per : {"batch", "record"}
         One lambda for each batch of a model, as published, or one for each mixture.
     label : {"mixed", "dominant", "own"}
-        The label of a mixture: both in their shares, as published; that of the record with the greater share (of equal
-        ones the first); or that of the first record whatever its share, so that images alone are mixed.
+        The label of a mixture: both in their fractions, as published; that of the record with the greater fraction (of
+        equal ones the first); or that of the first record whatever its fraction, so that images alone are mixed.
 
     References
     ----------
@@ -45,16 +45,16 @@ class Mixup(Defense):
 
     name: ClassVar[str] = "mixup"
     alpha: float = 1.0
-    share: str = "batch"
+    per: str = "batch"
     label: str = "mixed"
 
     def __post_init__(self) -> None:
         check_number("alpha", self.alpha, above=0)
-        choose("share", self.share, ("batch", "record"))
+        choose("per", self.per, ("batch", "record"))
         choose("label", self.label, ("mixed", "dominant", "own"))
 
-    def shares(self, critics: int, batch: int, rng: Streams) -> torch.Tensor:
-        """Draw the share lambda of the first record of each mixture.
+    def fractions(self, critics: int, batch: int, rng: Streams) -> torch.Tensor:
+        """Draw the fraction lambda of the first record of each mixture.
 
         Parameters
         ----------
@@ -68,20 +68,22 @@ class Mixup(Defense):
         torch.Tensor, shape (model, 1, 1) or (model, critic, batch)
             In [0, 1].
         """
-        size = (1, 1) if self.share == "batch" else (critics, batch)
+        size = (1, 1) if self.per == "batch" else (critics, batch)
         return rng.beta(self.alpha, self.alpha, *size)
 
     def mix(self, x: torch.Tensor, y: torch.Tensor, *, rng: Streams) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mixtures and their labels, of the shapes of ``x`` and ``y``."""
         critics, batch = y.shape[1:3]
         partner = torch.stack([rng.permutation(batch) for _ in range(critics)], dim=1)
-        share = self.shares(critics, batch, rng)
+        fraction = self.fractions(critics, batch, rng)
 
-        def mixed(values: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+        def mixed(values: torch.Tensor, fraction: torch.Tensor) -> torch.Tensor:
             flat = values.flatten(3)
             other = flat.gather(2, partner[..., None].expand(flat.shape))
-            return torch.lerp(other, flat, share[..., None].to(flat.dtype)).view(values.shape)
+            return torch.lerp(other, flat, fraction[..., None].to(flat.dtype)).view(values.shape)
 
         if self.label == "own":
-            return mixed(x, share), y
-        return mixed(x, share), mixed(y, (share >= 0.5).float() if self.label == "dominant" else share)
+            return mixed(x, fraction), y
+        return mixed(x, fraction), mixed(
+            y, (fraction >= 0.5).float() if self.label == "dominant" else fraction
+        )

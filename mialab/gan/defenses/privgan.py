@@ -106,7 +106,7 @@ class PrivGAN(Defense):
     pretraining : int
         Passes of the classifier over the members before the first step; 50 in the published code.
     delay : float
-        Share of the steps, in [0, 1], after which the classifier learns from generated records; the published code
+        Fraction of the steps, in [0, 1], after which the classifier learns from generated records; the published code
         waits for 100 epochs, of 200 by default. 1 is never.
 
     References

@@ -12,20 +12,20 @@ from sklearn.metrics import roc_auc_score
 from toys import random_game
 
 import mialab as mia
-from mialab.attacks import CoMembership, LiRA, MixedPairs, Refused, Threshold
+from mialab.attacks import CoMembership, LiRA, MixedPairs, RequirementsNotMet, Threshold
+from mialab.attacks.groups import pair_ratio
 from mialab.attacks.lira import VARIANCE_FLOOR
-from mialab.attacks.together import pair_ratio
-from mialab.queries import Mixed, Noise, Several, pairing
+from mialab.queries import Compose, Mixed, Noise, pairing
 
 DESIGNS = ["paired", "balanced", "random"]
 
 
-def mixed_game(logits, member, y, *, shares, pair, **given):
+def mixed_game(logits, member, y, *, fractions, pair, **given):
     """Make a game of mixed queries, all but the first; ``pair`` names the pair of each record."""
     game = mia.Game.from_arrays(logits=logits, member=member, y=y, **given)
     attrs = {
-        "query_kinds": ["original", *len(shares) * ["mixed"]],
-        "mixed": {"shares": shares, "seed": 0, "n_records": len(y)},
+        "query_kinds": ["original", *len(fractions) * ["mixed"]],
+        "mixed": {"fractions": fractions, "seed": 0, "n_records": len(y)},
     }
     return mia.Game(game.dataset.assign(pair=("record", np.array(pair))).assign_attrs(attrs))
 
@@ -67,7 +67,7 @@ def test_sets_of_one_record_are_the_attack_itself(design, of):
     single, sets = mia.attacks.make(of).run(game), CoMembership(of=of, size=1)
     np.testing.assert_array_equal(sets.run(game).score, single.score)
     if sets.calibrate == "ratio":
-        np.testing.assert_array_equal(sets.run(game).said_member, single.said_member)
+        np.testing.assert_array_equal(sets.run(game).predicted_member, single.predicted_member)
         assert sets.run(game).evaluated.all()
 
 
@@ -127,7 +127,7 @@ def test_known_sets_choose_the_threshold_of_other_scores():
     for k in range(4):
         told = scored[k] & ~outcome.evaluated[k]
         assert told[game.member[k]].sum() == told[~game.member[k]].sum() == 6
-        said, member = outcome.said_member[k, told], game.member[k, told]
+        said, member = outcome.predicted_member[k, told], game.member[k, told]
         by_trying = max(
             ((score[k, told] >= cut) == member).mean() for cut in [*score[k, told], np.inf]
         )  # as many members as others: accuracy is balanced accuracy
@@ -198,7 +198,7 @@ def test_records_in_no_model_are_in_no_set():
 
 def pairs_by_loops(game, *, pooled: bool) -> tuple[np.ndarray, np.ndarray]:
     """Score the first record of each pair: mixtures, shadow models and Gaussians, one after the other."""
-    shares, y = game.attrs["mixed"]["shares"], game.y
+    fractions, y = game.attrs["mixed"]["fractions"], game.y
     pair = game.dataset["pair"].to_numpy()
     log_p = game.logits - np.log(np.exp(game.logits).sum(-1, keepdims=True))
     queries = [q for q, kind in enumerate(game.query_kinds) if kind == "mixed"]
@@ -214,8 +214,8 @@ def pairs_by_loops(game, *, pooled: bool) -> tuple[np.ndarray, np.ndarray]:
         ]
         for k in range(game.n_models):
             losses = [
-                share * log_p[k, q, a, y[a]] + (1 - share) * log_p[k, q, a, y[b]]
-                for share, q in zip(shares, queries, strict=True)
+                fraction * log_p[k, q, a, y[a]] + (1 - fraction) * log_p[k, q, a, y[b]]
+                for fraction, q in zip(fractions, queries, strict=True)
                 for a, b in ((i, j), (j, i))
             ]
             phi[k, i] = np.mean(losses)
@@ -271,13 +271,13 @@ def test_mixed_pairs_worked_by_hand():
     p = np.array([0.9, 0.8, 0.85, 0.95, 0.7, 0.5, 0.4, 0.6, 0.3, 0.45, 0.01, 0.99])
     logits = np.zeros((12, 2, 4, 2))
     logits[:, 1, 0] = np.log(np.stack([p, 1 - p], axis=-1))
-    game = mixed_game(logits, member, np.array([0, 1, 1, 1]), shares=[0.75], pair=[0, 0, 2, 2])
+    game = mixed_game(logits, member, np.array([0, 1, 1, 1]), fractions=[0.75], pair=[0, 0, 2, 2])
     outcome = MixedPairs().run(game.plain_leave_one_out())
     phi = (0.75 * np.log(p) + 0.25 * np.log(1 - p) + np.log(0.5)) / 2
     densities = [norm.logpdf(phi[0], x.mean(), x.std(ddof=1)) for x in (phi[1:5], phi[5:10])]
     assert outcome.score[0, 0] == pytest.approx(densities[0] - densities[1], rel=1e-9)
     np.testing.assert_array_equal(outcome.evaluated, np.repeat([[1, 0, 1, 0], [0, 0, 0, 0]], [10, 2], axis=0))
-    np.testing.assert_array_equal(outcome.said_member, outcome.evaluated & (outcome.score >= 0))
+    np.testing.assert_array_equal(outcome.predicted_member, outcome.evaluated & (outcome.score >= 0))
 
 
 def test_pair_ratio_needs_shadow_models_of_both_kinds():
@@ -295,18 +295,18 @@ def test_pair_ratio_needs_shadow_models_of_both_kinds():
 
 def test_balanced_games_leave_out_a_model_of_the_other_kind():
     game = random_game("balanced", n_models=20, n_records=30, n_mixed=1, seed=1)
-    from mialab.attacks.together import _left_out, _pairs, _sides
+    from mialab.attacks.groups import _left_out, _pairs, _sides
 
     first, second = _pairs(game)
     both, neither = _sides(game, first, second)
     np.testing.assert_array_equal(both.sum(0), neither.sum(0))  # which is why
-    left_out = _left_out(game, first, both, neither)
+    excluded_models = _left_out(game, first, both, neither)
     for t in range(20):
         for p in range(first.size):
-            k = left_out[t, p]
+            k = excluded_models[t, p]
             if both[t, p] or neither[t, p]:
                 assert (neither if both[t, p] else both)[k, p]
-                assert left_out[k, p] == t
+                assert excluded_models[k, p] == t
             else:
                 assert k == -1
 
@@ -322,7 +322,7 @@ def test_mixed_pairs_find_members_and_score_each_pair_once(design):
     assert outcome.evaluated[:, first].mean() > 0.3
     seen = outcome.evaluated
     assert roc_auc_score(game.member[seen], outcome.score[seen]) > 0.7
-    np.testing.assert_array_equal(outcome.said_member[seen], outcome.score[seen] >= 0)
+    np.testing.assert_array_equal(outcome.predicted_member[seen], outcome.score[seen] >= 0)
 
 
 def mean_auc(game) -> float:
@@ -367,13 +367,13 @@ def test_pairs_torn_apart_are_not_scored():
             np.testing.assert_array_equal(own[:, i], whole[:, first])
 
 
-def test_mixed_pairs_with_records_that_all_models_share():
+def test_mixed_pairs_with_records_that_all_models_fraction():
     inner = random_game("random", n_models=20, n_records=30, n_mixed=2, seed=4, signal=2)
     member = np.concatenate([inner.member, np.ones((20, 10), bool)], axis=1)
     logits = np.concatenate([inner.logits, np.zeros((20, 3, 10, 4))], axis=2)
     pair = np.concatenate([inner.dataset["pair"], 100 + np.arange(10) // 2])
     y = np.concatenate([inner.y, np.zeros(10, int)])
-    game = mixed_game(logits, member, y, shares=inner.attrs["mixed"]["shares"], pair=pair)
+    game = mixed_game(logits, member, y, fractions=inner.attrs["mixed"]["fractions"], pair=pair)
     outcome, expected = MixedPairs().run(game), MixedPairs().run(inner)
     np.testing.assert_array_equal(outcome.evaluated[:, :30], expected.evaluated)
     np.testing.assert_allclose(outcome.score[:, :30], expected.score, rtol=1e-9)
@@ -411,14 +411,14 @@ def test_canaries_are_in_no_pair_with_other_records():
 
 
 def test_a_played_game_of_mixtures(tmp_path):
-    asked = Several(Noise(n=2), Mixed(shares=(0.3, 0.7), seed=5))
+    asked = Compose(Noise(n=2), Mixed(fractions=(0.3, 0.7), seed=5))
     options = {"n_models": 16, "queries": asked, "training": mia.Training(epochs=2), "store": tmp_path}
     pool = toys.pool(n=24)
     game = mia.play(pool, "mlp", **options)
     assert game.query_kinds == ("original", "noise", "noise", "mixed", "mixed")
     assert game.unmixed.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(game.mixed_with, pairing(24, 5))
-    # By symmetric shares, both records of a pair ask about the same mixtures.
+    # By symmetric fractions, both records of a pair ask about the same mixtures.
     np.testing.assert_allclose(game.logits[:, 3], game.logits[:, 4][:, game.mixed_with], atol=1e-4)
     outcome = MixedPairs().run(game)
     assert outcome.evaluated.any()
@@ -435,7 +435,7 @@ def test_other_attacks_leave_mixed_queries_out():
     for attack in (LiRA(queries="all"), mia.attacks.RMIA(queries="all"), mia.attacks.LabelOnly()):
         np.testing.assert_array_equal(attack.run(game).score, attack.run(without).score)
     only_mixed = random_game(n_mixed=2)
-    with pytest.raises(Refused, match="needs at least 2 queries per record; this game has 1"):
+    with pytest.raises(RequirementsNotMet, match="needs at least 2 queries per record; this game has 1"):
         mia.attacks.LabelOnly().run(only_mixed)
 
 
@@ -471,12 +471,12 @@ def test_wrong_parameters(make, message):
     ],
 )
 def test_games_that_lack_what_is_needed(attack, game, message):
-    with pytest.raises(Refused, match=f"^Attack {message}"):
+    with pytest.raises(RequirementsNotMet, match=f"^Attack {message}"):
         attack.run(random_game(**game))
 
 
 def test_scores_alone_do_not_do_for_pairs():
     game = random_game(n_models=16, n_mixed=1)
     kept = mia.Game(game.dataset.drop_vars("logits").assign_attrs(n_classes=4))
-    with pytest.raises(Refused, match="needs logits, and this game keeps scores alone"):
+    with pytest.raises(RequirementsNotMet, match="needs logits, and this game keeps scores alone"):
         MixedPairs().run(kept)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab._validation import check_integer, choose
-from mialab.attacks.base import Attack, Outcome, Refused, best_threshold, known_half, make, register
+from mialab.attacks.base import (
+    Attack,
+    Outcome,
+    RequirementsNotMet,
+    best_threshold,
+    known_half,
+    make,
+    register,
+)
 from mialab.attacks.lira import VARIANCE_FLOOR
 from mialab.attacks.shadows import lost
 from mialab.classifiers.signals import SIGNALS
@@ -21,10 +29,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Together(Attack):
+class GroupAttack(Attack):
     """Base class of attacks that score sets of records, each at one record of the set.
 
-    Only that record is evaluated, and stands for the set. The attacker is told which records have the same membership,
+    Only that record is evaluated, and stands for the set. The attacker knows which records have the same membership,
     not which one.
     """
 
@@ -53,20 +61,20 @@ class Together(Attack):
             scored &= (scored & side).any(1, keepdims=True)
         if self.calibrate == "ratio":
             return Outcome(score, scored, scored & (score >= self.own_threshold))
-        evaluated, said_member = scored.copy(), np.zeros_like(scored)
+        evaluated, predicted_member = scored.copy(), np.zeros_like(scored)
         for k in range(game.n_models):
             sets = np.flatnonzero(scored[k])
             if sets.size:
                 member = game.member[k, sets]
-                told = known_half(member[None], seed=k)[0]
-                threshold = best_threshold(score[k, sets], member, [np.flatnonzero(~told)])[0]
-                said_member[k, sets] = score[k, sets] >= threshold
-                evaluated[k, sets[told]] = False
-        return Outcome(score, evaluated, said_member)
+                known = known_half(member[None], seed=k)[0]
+                threshold = best_threshold(score[k, sets], member, [np.flatnonzero(~known)])[0]
+                predicted_member[k, sets] = score[k, sets] >= threshold
+                evaluated[k, sets[known]] = False
+        return Outcome(score, evaluated, predicted_member)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoMembership(Together):
+class CoMembership(GroupAttack):
     """Sum of another attack's scores over a set of records with the same membership.
 
     Each target's members are dealt at random into sets, and so are its non-members; what is left over is not
@@ -77,7 +85,7 @@ class CoMembership(Together):
     ----------
     of : str or Attack
         The attack on single records, by its name or as an instance; none that needs the features of records. Its own
-        threshold plays no part; records that it is told the membership of are in no set.
+        threshold plays no part; records of known membership are in no set.
     size : int
         Records in a set; 1 for the attack itself.
     calibrate
@@ -162,7 +170,7 @@ class CoMembership(Together):
         members = game.member[~game.shadow][:, game.candidate].sum(1)
         most = int(np.minimum(members, game.candidate.sum() - members).max())
         if most < self.size:
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} needs targets with at least {self.size} members and as many non-members; this "
                 f"game has {most} at most: give the attack a smaller size."
             )
@@ -188,13 +196,14 @@ class CoMembership(Together):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MixedPairs(Together):
+class MixedPairs(GroupAttack):
     """Likelihood ratio of a pair of records, from the answers to mixtures of the two.
 
     Against models that were trained on mixtures, which answer single records less surely (Ji et al.). Each record has
     its partner, see `mialab.queries.Mixed`; the two are known to be both members or both not. The statistic is the
-    mean over all mixtures of ``share log p_a + (1 - share) log p_b``, minus the loss at the mixed label; Gaussians are
-    fitted to it for shadow models that were trained on both records and for those trained on neither, as in `LiRA`.
+    mean over all mixtures of ``fraction log p_a + (1 - fraction) log p_b``, minus the loss at the mixed label;
+    Gaussians are fitted to it for shadow models that were trained on both records and for those trained on neither, as
+    in `LiRA`.
 
     A target is evaluated on pairs of which it has both or neither, if at least 3 shadow models of each kind are left,
     and not on pairs of a canary with another record. About half of the pairs remain, and about a quarter of the shadow
@@ -229,13 +238,13 @@ class MixedPairs(Together):
         """Refuse games without mixed queries, or with too few models for any pair."""
         super().check(game)
         if not game.attrs.get("mixed"):
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} must know the pairs that queries mix: play the game with mialab.queries.Mixed()."
             )
         both, neither = _sides(game, *_pairs(game))
         models = game.shadow if game.shadow.any() else np.ones(game.n_models, bool)
         if not (np.minimum(both[models].sum(0), neither[models].sum(0)) >= 3 + (not game.shadow.any())).any():
-            raise Refused(
+            raise RequirementsNotMet(
                 f"Attack {self.name!r} compares models trained on both records of a pair with models trained on "
                 "neither, at least 3 of each besides the target; no pair has so many here: play the game with more "
                 "models, at least 16."
@@ -281,18 +290,18 @@ def _left_out(game: Game, first: np.ndarray, both: np.ndarray, neither: np.ndarr
 
     Where half of the models have each record, but do not come in pairs, as many models have both records of a pair as
     have neither, and the count among the other models would give the target's membership away: of each kind one is
-    left out, the target and one of the other kind, drawn at random for each pair. See `Game.left_out`.
+    left out, the target and one of the other kind, drawn at random for each pair. See `Game.excluded_models`.
     """
     balanced = (2 * game.member.sum(0) == game.n_models).all() and not game.attrs.get("leave_one_out")
     if not balanced or (game.partner >= 0).any():
-        return game.left_out[:, first]
+        return game.excluded_models[:, first]
     keys = generator(0, "left out of pairs").random(both.shape)
     order, opposite = (np.argsort(np.where(side, keys, 2), axis=0) for side in (both, neither))
     rank, pair = np.nonzero(np.arange(game.n_models)[:, None] < both.sum(0))
-    left_out = np.full(both.shape, -1)
-    left_out[order[rank, pair], pair] = opposite[rank, pair]
-    left_out[opposite[rank, pair], pair] = order[rank, pair]
-    return left_out
+    excluded_models = np.full(both.shape, -1)
+    excluded_models[order[rank, pair], pair] = opposite[rank, pair]
+    excluded_models[opposite[rank, pair], pair] = order[rank, pair]
+    return excluded_models
 
 
 def mixed_label_loss(game: Game) -> np.ndarray:
@@ -301,17 +310,17 @@ def mixed_label_loss(game: Game) -> np.ndarray:
     For records whose partner is not here the figures mean nothing.
     """
     mixed = [kind == "mixed" for kind in game.query_kinds]
-    share = np.array(game.attrs["mixed"]["shares"])[:, None]
+    fraction = np.array(game.attrs["mixed"]["fractions"])[:, None]
     own = signal(game, "loss")[:, mixed]
     other = by_chunks(SIGNALS["loss"], game.lazy_logits, game.y[game.mixed_with])[:, mixed]
-    return (share * own + (1 - share) * other).mean(1)
+    return (fraction * own + (1 - fraction) * other).mean(1)
 
 
 def pair_ratio(
     phi: np.ndarray,
     both: np.ndarray,
     neither: np.ndarray,
-    left_out: np.ndarray,
+    excluded_models: np.ndarray,
     *,
     pooled: bool = False,
     least: int = 3,
@@ -324,7 +333,7 @@ def pair_ratio(
         A statistic of every model's answers.
     both, neither : numpy.ndarray of bool, shape (model, pair)
         The two kinds: models trained on both records of a pair, and on neither.
-    left_out : numpy.ndarray of int, shape (target, pair)
+    excluded_models : numpy.ndarray of int, shape (target, pair)
         The model that is no shadow besides the target itself, -1 for none.
     pooled : bool
         Whether all pairs of a kind share a variance.
@@ -338,7 +347,7 @@ def pair_ratio(
     enough : numpy.ndarray of bool, shape (target, pair)
         Where they are not.
     """
-    counts = [side.sum(0) - lost(side.astype(np.float64), left_out) for side in (both, neither)]
+    counts = [side.sum(0) - lost(side.astype(np.float64), excluded_models) for side in (both, neither)]
     enough = np.minimum(*counts) >= least
     tiny = np.finfo(np.float64).tiny ** 0.5  # so that scores are finite where all answers are equal
     score = np.zeros(phi.shape)
@@ -347,8 +356,8 @@ def pair_ratio(
         deviation = phi - np.where(side, phi, 0).sum(0) / np.maximum(side.sum(0), 1)
         own = np.where(side, deviation, 0)
         # All deviations of a side sum to zero; without some of them, their mean is off by this.
-        shift = -lost(own, left_out) / n
-        squares = (own**2).sum(0) - lost(own**2, left_out) - n * shift**2
+        shift = -lost(own, excluded_models) / n
+        squares = (own**2).sum(0) - lost(own**2, excluded_models) - n * shift**2
         common = np.where(enough, squares, 0).sum(1, keepdims=True)
         common = np.maximum(common / np.maximum(((n - 1) * enough).sum(1, keepdims=True), 1), tiny)
         var = common if pooled else np.maximum(squares / (n - 1), np.maximum(VARIANCE_FLOOR * common, tiny))

@@ -57,7 +57,7 @@ def test_the_head_of_the_reference_network_makes_its_answers_of_the_embedding(ki
     run = reference(pool, model)
     names = list(run.parameters)
     weight, bias = (run.parameters[name].detach().numpy() for name in names[-2:])
-    weight, bias = (weight[0], bias[0]) if run.form == "stacked" else (weight, bias)
+    weight, bias = (weight[0], bias[0]) if run.mode == "stacked" else (weight, bias)
     assert points.shape == (len(pool), weight.shape[1])
     np.testing.assert_allclose(points @ weight.T + bias, run.predict(pool.x)[0], atol=1e-5)
 
@@ -85,22 +85,22 @@ def test_an_embedding_needs_test_records_and_a_linear_layer():
         )
 
 
-def test_the_kth_neighbour_of_the_same_class():
+def test_the_kth_neighbor_of_the_same_class():
     rng = np.random.default_rng(0)
     points, y = rng.normal(size=(30, 2, 2)), rng.permutation(np.arange(30) % 3)
     for k in (1, 4):
-        found = weighted_smoothing.neighbour_distance(points, y, k=k)
+        found = weighted_smoothing.neighbor_distance(points, y, k=k)
         for i in range(30):
             others = [j for j in range(30) if y[j] == y[i] and j != i]
             expected = sorted(np.linalg.norm((points[others] - points[i]).reshape(len(others), -1), axis=1))
             assert found[i] == pytest.approx(expected[k - 1])
     with pytest.raises(ValueError, match=r"k=10 needs at least 11 records of each class; class \d has 10"):
-        weighted_smoothing.neighbour_distance(points, y, k=10)
+        weighted_smoothing.neighbor_distance(points, y, k=10)
 
 
-def test_duplicates_are_neighbours_at_distance_zero():
+def test_duplicates_are_neighbors_at_distance_zero():
     points = np.array([[0.0], [0.0], [1.0], [3.0]])
-    assert weighted_smoothing.neighbour_distance(points, np.zeros(4), k=1).tolist() == [0, 0, 1, 2]
+    assert weighted_smoothing.neighbor_distance(points, np.zeros(4), k=1).tolist() == [0, 0, 1, 2]
 
 
 def test_the_distance_to_the_mean_of_the_class():
@@ -200,7 +200,7 @@ def test_one_distance_per_record():
 
 def test_decisions_of_one_side():
     game = toys.random_game(n_models=6, n_records=30)
-    said = mia.attacks.make("loss").run(game).said_member
+    said = mia.attacks.make("loss").run(game).predicted_member
     for side, counted in (("members", game.member), ("non-members", ~game.member)):
         found = deciles.decisions(game, "loss", side)
         assert np.array_equal(found, np.where(counted, said, np.nan), equal_nan=True)
