@@ -12,7 +12,8 @@ import numpy as np
 from common import Row
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from mialab.auditing import intervals, metrics
+from mialab import metrics
+from mialab.metrics import intervals
 
 
 def simulated_game(n_models, n_records, seed=0):

@@ -7,7 +7,6 @@ from . import models as models
 from . import plots as plots
 from . import probes as probes
 from . import queries as queries
-from .auditing import metrics as metrics
 from .auditing.differences import difference as difference
 from .auditing.measure import audit as audit
 from .auditing.tables import compare as compare

@@ -129,7 +129,7 @@ for k in (8, 12, 16, 32):
             else noise
         )
         score = mia.attacks.make("lira").run(played).score
-        interval = mia.auditing.intervals.pooled_bootstrap(
+        interval = mia.metrics.pooled_bootstrap(
             score,
             noise.member,
             partner=noise.partner,
@@ -344,7 +344,7 @@ pooled = table.query(
     "attack == 'lira' and target == 'pooled' and metric == 'tpr@0.01'"
 ).iloc[0]
 each = table.query("attack == 'lira' and target != 'pooled' and metric == 'tpr@0.01'")
-naive = mia.auditing.intervals.clopper_pearson(
+naive = mia.metrics.clopper_pearson(
     round(np.nan_to_num(pooled.value) * pooled.n_member), pooled.n_member
 )
 pd.DataFrame(

@@ -517,7 +517,7 @@ if save_as:
         verdicts=verdicts,
     )
 for arm, name in (("none", "none"), ("quantization", "quantized")):
-    accuracy = mia.auditing.intervals.over_targets(main[arm].test_accuracy).value
+    accuracy = mia.metrics.over_targets(main[arm].test_accuracy).value
     auc = mia.auditing.pooled(tables[arm], "lira_pooled", "auc").value
     glue(f"quantization_{name}_accuracy", accuracy, display=False)
     glue(f"quantization_{name}_auc", auc, display=False)

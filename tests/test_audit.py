@@ -9,9 +9,9 @@ import toys
 from scipy import stats
 
 import mialab as mia
-from mialab import attacks
+from mialab import attacks, metrics
 from mialab.attacks.base import Outcome, RequirementsNotMet
-from mialab.auditing import metrics, tables
+from mialab.auditing import tables
 
 METRICS = ["auc", "balanced_accuracy", "tpr@0.01", "tpr@0.1", "tnr@0.1", "precision", "recall", "f1"]
 OPTIONS = {"fprs": (0.01, 0.1), "fnrs": (0.1,), "n_resamples": 50}

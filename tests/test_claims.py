@@ -3,8 +3,8 @@ import pytest
 
 import mialab as mia
 from mialab.auditing.claims import ByConstruction, Claim
-from mialab.auditing.intervals import Interval
 from mialab.book import reference_runs
+from mialab.metrics.intervals import Interval
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 import toys
 
 import mialab as mia
-from mialab import attacks
+from mialab import attacks, metrics
 from mialab.attacks.base import Attack, RequirementsNotMet
-from mialab.auditing import metrics, taxonomy
+from mialab.auditing import taxonomy
 
 
 @pytest.fixture(scope="module")

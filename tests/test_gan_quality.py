@@ -7,11 +7,11 @@ import toys
 from scipy import linalg
 from torch import nn
 
-from mialab.auditing.intervals import over_targets
 from mialab.gan import quality as q
 from mialab.gan import utility
 from mialab.gan.game import GeneratorGame
 from mialab.gan.utility import train_on_synthetic
+from mialab.metrics.intervals import over_targets
 from mialab.training.membership import membership
 
 POOL = toys.pool("image", n=120, validation=60, test=60)

@@ -4,8 +4,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from mialab import metrics
 from mialab.attacks import LiRA
-from mialab.auditing import distances, measure, metrics
+from mialab.auditing import distances, measure
 from mialab.auditing.scores import ATTACKS, audit_scores
 from mialab.auditing.tables import AuditTable
 from mialab.chapters import mixup_gan
@@ -67,7 +68,7 @@ def test_a_table_is_that_of_a_game_with_separate_shadow_models():
         shadow=np.arange(26) >= 2,
     )
     attack = LiRA(statistic="critic", variance="pooled")
-    expected = measure(game, [attack], n_resamples=20).drop(columns="attack")
+    expected = measure.audit(game, [attack], n_resamples=20).drop(columns="attack")
     found = audit_scores(**given, attacks=["lira_pooled"], n_resamples=20)
     pd.testing.assert_frame_equal(pd.DataFrame(found.drop(columns="attack")), pd.DataFrame(expected))
     assert "LiRA(" in found.attrs["audit"]["attacks"]["lira_pooled"]

@@ -3,11 +3,13 @@ import pytest
 import toys
 from scipy import integrate, optimize, stats
 
+from mialab import metrics
 from mialab.attacks import LiRA
 from mialab.attacks.lira import lira
-from mialab.auditing import distances, intervals, metrics
+from mialab.auditing import distances
 from mialab.chapters import mixup_gan
 from mialab.gan.game import GeneratorGame
+from mialab.metrics import intervals
 
 
 def game(loss, member, **options):

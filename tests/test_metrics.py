@@ -13,7 +13,8 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from mialab.auditing import intervals, metrics
+from mialab import metrics
+from mialab.metrics import intervals
 
 RATES = (0.0, 0.001, 0.01, 0.1, 0.29, 0.5, 1.0)
 

@@ -9,11 +9,13 @@ import torch
 import toys
 
 import mialab as mia
-from mialab.auditing import deciles, intervals, metrics
+from mialab import metrics
+from mialab.auditing import deciles
 from mialab.chapters import weighted_smoothing
 from mialab.classifiers.run import Run
 from mialab.defenses import HAMP, LabelSmoothing, WeightedSmoothing
 from mialab.defenses.base import cross_entropy
+from mialab.metrics import intervals
 from mialab.plots import comparisons
 from mialab.training.streams import Streams, generator
 

@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 
 import mialab as mia
-from mialab import attacks
-from mialab.auditing import metrics
+from mialab import attacks, metrics
 from mialab.plots import comparisons, curves, heatmaps, theme
 
 

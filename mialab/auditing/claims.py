@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mialab.auditing.intervals import Interval
+from mialab.metrics.intervals import Interval
 
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not hold", "not settled", "could not be tested here"
 

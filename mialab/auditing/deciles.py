@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mialab import attacks
+from mialab import attacks, metrics
 from mialab._validation import check_integer, check_number, choose
 from mialab.attacks.base import Attack
-from mialab.auditing import intervals, metrics
-from mialab.auditing.intervals import Interval
-from mialab.auditing.metrics import rate_name
 from mialab.games.base import Game
+from mialab.metrics import intervals
+from mialab.metrics.intervals import Interval
+from mialab.metrics.rates import rate_name
 
 
 def deciles(distance: ArrayLike, *, n: int = 10) -> np.ndarray:
@@ -64,7 +64,7 @@ def risk_by_decile(
     n : int
         Number of parts.
     confidence, n_resamples, seed
-        Of the intervals over targets and records, see `mialab.auditing.intervals.pooled_bootstrap`.
+        Of the intervals over targets and records, see `mialab.metrics.pooled_bootstrap`.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def risk_difference(
         As in `risk_by_decile`.
     confidence, n_resamples, seed
         Of the interval, for which targets and the records of both deciles are resampled together; see
-        `mialab.auditing.intervals.pooled_difference`.
+        `mialab.metrics.pooled_difference`.
     """
     rates = _rates(metric)
     part, _ = _parts(distance, game.n_records, n)
@@ -178,7 +178,7 @@ def mean_by_decile(
     n : int
         Number of parts.
     confidence : float
-        Of the intervals over models, see `mialab.auditing.intervals.over_targets`.
+        Of the intervals over models, see `mialab.metrics.over_targets`.
 
     Returns
     -------

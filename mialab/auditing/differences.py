@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mialab import attacks
+from mialab import attacks, metrics
 from mialab._validation import choose
 from mialab.attacks.base import Attack
-from mialab.auditing import intervals, metrics
-from mialab.auditing.intervals import Interval
 from mialab.auditing.measure import _columns
 from mialab.auditing.tables import pooled_rows
 from mialab.games.base import Game
 from mialab.games.signals import by_chunks
+from mialab.metrics import intervals
+from mialab.metrics.intervals import Interval
 
 Attacked = tuple[Game, str | Attack | None]
 
@@ -29,7 +29,7 @@ def accuracy(games: Mapping[str, Game], *, confidence: float = 0.95) -> pd.DataF
     games : dict of str to Game
         Label to game.
     confidence : float
-        Of the interval over models, see `mialab.auditing.intervals.over_targets`.
+        Of the interval over models, see `mialab.metrics.over_targets`.
 
     Returns
     -------
@@ -120,7 +120,7 @@ def difference(
     records : mask or indices, optional
         Records to measure on, as in `mialab.audit`; all by default.
     confidence, n_resamples, seed
-        Of the interval, see `mialab.auditing.intervals.pooled_bootstrap`.
+        Of the interval, see `mialab.metrics.pooled_bootstrap`.
 
     Raises
     ------

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mialab import attacks
+from mialab import attacks, metrics
 from mialab._validation import check_integer
-from mialab.auditing import intervals, metrics
+from mialab.metrics import intervals
 from mialab.training.streams import generator
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def bounds(
     bins, seed
         See `total_variation`.
     confidence : float
-        Of the t intervals over targets, see `mialab.auditing.intervals.over_targets`.
+        Of the t intervals over targets, see `mialab.metrics.over_targets`.
 
     Returns
     -------

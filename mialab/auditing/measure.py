@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mialab import _progress, provenance
+from mialab import _progress, metrics, provenance
 from mialab import attacks as _attacks
 from mialab._validation import check_integer
-from mialab.auditing import intervals, metrics
-from mialab.auditing.intervals import Interval
-from mialab.auditing.metrics import rate_name
 from mialab.auditing.tables import COLUMNS, POOLED, AuditTable
 from mialab.games.base import Game
+from mialab.metrics import intervals, rates
+from mialab.metrics.intervals import Interval
+from mialab.metrics.rates import rate_name
 
 if TYPE_CHECKING:
     from mialab.attacks.base import Attack, Outcome
@@ -79,8 +79,8 @@ def audit(
     began = time.perf_counter()
     if not isinstance(game, Game):
         raise TypeError(f"game={game!r} must be a Game, from mialab.play or mialab.Game.from_arrays.")
-    metrics._rates("fprs", fprs), metrics._rates("fnrs", fnrs)
-    metrics._fraction("confidence", confidence)
+    rates.check_rates("fprs", fprs), rates.check_rates("fnrs", fnrs)
+    rates.check_fraction("confidence", confidence)
     check_integer("n_resamples", n_resamples, low=1)
     columns = _columns(records, game.n_records)
     chosen = _chosen(attacks, pool)

@@ -14,10 +14,10 @@ from numpy.typing import ArrayLike
 from mialab._validation import choose
 from mialab.attacks.base import Attack, Outcome
 from mialab.attacks.lira import LiRA
-from mialab.auditing import metrics
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable
 from mialab.gan.game import GeneratorGame
+from mialab.metrics import rates
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -155,8 +155,8 @@ def audit_scores(
     for key, value in (("target_loss", loss), ("reference_loss", reference)):
         if not np.isfinite(value).all():
             raise ValueError(f"{key} has {np.sum(~np.isfinite(value))} values that are not finite numbers.")
-    member = metrics._flags("target_member", target_member)
-    inside = metrics._flags("reference_member", reference_member)
+    member = rates.as_flags("target_member", target_member)
+    inside = rates.as_flags("reference_member", reference_member)
     if member.shape not in (loss.shape, loss.shape[1:]):
         raise ValueError(f"target_member has shape {member.shape}; with target_loss it must be {loss.shape}.")
     if inside.shape != reference.shape:

@@ -10,8 +10,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mialab._validation import choose
-from mialab.auditing import intervals
-from mialab.auditing.intervals import Interval
+from mialab.metrics import intervals
+from mialab.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     pass

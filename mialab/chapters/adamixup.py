@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mialab import _progress
+from mialab import _progress, metrics
 from mialab import defenses as _defenses
 from mialab._validation import as_integers, check_integer, choose
-from mialab.auditing import intervals, metrics
-from mialab.auditing.intervals import Interval
 from mialab.auditing.measure import _chosen
 from mialab.classifiers.game import play
 from mialab.defenses import AdaMixup
 from mialab.games.base import Game
+from mialab.metrics import intervals, rates
+from mialab.metrics.intervals import Interval
 from mialab.training.options import Training
 from mialab.training.streams import Streams
 
@@ -77,8 +77,8 @@ def trajectory(
     n_models, queries, seed
         As in `mialab.play`.
     confidence, n_resamples
-        Of the intervals over targets and records, see `mialab.auditing.intervals.pooled_bootstrap`. Those of
-        accuracies are over targets, see `mialab.auditing.intervals.over_targets`.
+        Of the intervals over targets and records, see `mialab.metrics.pooled_bootstrap`. Those of
+        accuracies are over targets, see `mialab.metrics.over_targets`.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def trajectory(
         raise ValueError(f"stops={stops!r} must be at most epochs={training.epochs}.")
     if baseline is not None:
         choose("baseline", baseline, arms)
-    metrics._rates("fprs", fprs), metrics._fraction("confidence", confidence)
+    rates.check_rates("fprs", fprs), rates.check_fraction("confidence", confidence)
     check_integer("n_resamples", n_resamples, low=1)
     made = {label: _defenses.make(defense) for label, defense in arms.items()}
     chosen = _chosen(attacks, pool)

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mialab import _progress
+from mialab import _progress, metrics
 from mialab._validation import as_integers, check_integer
 from mialab.attacks.base import Attack
-from mialab.auditing import intervals, metrics
 from mialab.auditing.measure import _chosen
-from mialab.auditing.metrics import rate_name
 from mialab.auditing.taxonomy import _on_single_records, applicable, needing_shadows, one_of_each
 from mialab.classifiers.game import play
 from mialab.games.base import Game
+from mialab.metrics import intervals, rates
+from mialab.metrics.rates import rate_name
 
 if TYPE_CHECKING:
     from mialab.attacks.base import Outcome
@@ -65,7 +65,7 @@ def agreement(
     RequirementsNotMet
         If an attack needs what the game lacks.
     """
-    metrics._rates("fpr", (fpr,))
+    rates.check_rates("fpr", (fpr,))
     if attacks is None:
         attacks = _on_single_records(one_of_each(applicable(game, pool=pool)[0]))
     chosen = _chosen(attacks, pool)
@@ -129,7 +129,7 @@ def against_shadows(
     pool : Pool, optional
         As in `mialab.audit`.
     confidence, n_resamples, seed
-        Of the intervals over targets and records, see `mialab.auditing.intervals.pooled_bootstrap`. For few shadow
+        Of the intervals over targets and records, see `mialab.metrics.pooled_bootstrap`. For few shadow
         models they do not know that the targets of a block share them.
 
     Returns
@@ -144,7 +144,7 @@ def against_shadows(
     RequirementsNotMet
         If an attack needs more shadow models than the smallest number.
     """
-    metrics._rates("fprs", fprs)
+    rates.check_rates("fprs", fprs)
     check_integer("n_resamples", n_resamples, low=1)
     shadows = as_integers("shadows", shadows, low=2)
     if game.shadow.any() or (game.partner < 0).any():

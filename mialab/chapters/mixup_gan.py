@@ -12,10 +12,8 @@ import pandas as pd
 
 from mialab._validation import check_integer, choose
 from mialab.attacks.lira import VARIANCE_FLOOR, _log_density, _moments
-from mialab.auditing import intervals
 from mialab.auditing.deciles import deciles
 from mialab.auditing.distances import PARTS, _resamples, _weighted
-from mialab.auditing.intervals import Interval
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import pooled_rows
 from mialab.data import loading
@@ -24,6 +22,8 @@ from mialab.gan.defenses.base import Defense
 from mialab.gan.game import GeneratorGame, make_plan, play
 from mialab.gan.networks import GAN, NETWORKS
 from mialab.gan.training import Training
+from mialab.metrics import intervals
+from mialab.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     from mialab.attacks.base import Attack
@@ -319,7 +319,7 @@ def ratio_shifts(
         Of the Gaussians, see `mialab.attacks.LiRA`.
     confidence, n_resamples, seed
         Of bootstrap intervals that resample pairs of complementary targets, and records, see
-        `mialab.auditing.intervals.pooled_bootstrap`.
+        `mialab.metrics.pooled_bootstrap`.
 
     Returns
     -------

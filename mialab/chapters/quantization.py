@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from mialab import attacks, models
+from mialab import attacks, metrics, models
 from mialab._validation import check_integer, check_number, choose
-from mialab.auditing import intervals, metrics
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import pooled_rows
 from mialab.classifiers.game import play
@@ -21,6 +20,7 @@ from mialab.defenses.quantization import Quantization, steps
 from mialab.games.base import Game
 from mialab.games.signals import signal
 from mialab.games.store import ANSWERS
+from mialab.metrics import intervals
 from mialab.training.stack import initialize
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from mialab._validation import check_integer, choose
-from mialab.auditing import intervals
-from mialab.auditing.intervals import Interval
 from mialab.data.pool import Pool
 from mialab.gan.utility import classifier, train_on_synthetic, trained
+from mialab.metrics import intervals
+from mialab.metrics.intervals import Interval
 from mialab.training import stack
 from mialab.training.streams import generator
 
@@ -159,7 +159,7 @@ def assess(
     pool : Pool
         The records, with a validation part, from which features are learned (`extractor`), and a test part.
     confidence : float
-        Of the t intervals over models, see `mialab.auditing.intervals.over_targets`.
+        Of the t intervals over models, see `mialab.metrics.over_targets`.
     seed : int
         Of the extractor, of which records are compared, and of the classifiers trained on members.
 
@@ -252,7 +252,7 @@ def memorization(
     pool : Pool
         The records.
     confidence : float
-        Of the t intervals over models, see `mialab.auditing.intervals.over_targets`.
+        Of the t intervals over models, see `mialab.metrics.over_targets`.
     seed : int
         Of which members or non-members are left out where there are more of them than of the others.
 

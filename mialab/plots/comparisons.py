@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from mialab._validation import choose
-from mialab.auditing import intervals
 from mialab.auditing.tables import pooled_rows
+from mialab.metrics import intervals
 from mialab.plots.theme import (
     _CHANCE,
     _axes,

@@ -14,11 +14,12 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
 from mialab import attacks as _attacks
+from mialab import metrics
 from mialab._validation import choose
-from mialab.auditing import intervals, metrics
 from mialab.auditing.measure import _chosen, _columns
 from mialab.auditing.taxonomy import applicable, families, family, one_of_each
 from mialab.games.base import Game
+from mialab.metrics import intervals
 from mialab.plots.comparisons import _draw_path
 from mialab.plots.theme import (
     _ATTACKS,

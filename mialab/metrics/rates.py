@@ -51,12 +51,12 @@ def auc(score: ArrayLike, member: ArrayLike) -> float:
 
 def tpr_at_fpr(score: ArrayLike, member: ArrayLike, fpr: float) -> float:
     """Largest true-positive rate among the thresholds whose false-positive rate is at most `fpr`."""
-    return float(_Ranks(*_checked(score, member), fprs=_rates("fpr", (fpr,))).point()[1])
+    return float(_Ranks(*_checked(score, member), fprs=check_rates("fpr", (fpr,))).point()[1])
 
 
 def tnr_at_fnr(score: ArrayLike, member: ArrayLike, fnr: float) -> float:
     """Largest true-negative rate among the thresholds whose false-negative rate is at most `fnr`."""
-    return float(_Ranks(*_checked(score, member), fnrs=_rates("fnr", (fnr,))).point()[1])
+    return float(_Ranks(*_checked(score, member), fnrs=check_rates("fnr", (fnr,))).point()[1])
 
 
 def resolvable(n: int, rate: float, minimum: float = 10) -> bool:
@@ -108,7 +108,7 @@ def _decide(name: str, predicted_member: ArrayLike, member: ArrayLike) -> float:
 
 
 def _counts(predicted_member: ArrayLike, member: ArrayLike) -> tuple[int, int, int, int]:
-    said, member = _flags("predicted_member", predicted_member), _flags("member", member)
+    said, member = as_flags("predicted_member", predicted_member), as_flags("member", member)
     _same_shape("predicted_member", said, member)
     _both_classes(member)
     return int((said & member).sum()), int((said & ~member).sum()), int(member.sum()), int((~member).sum())
@@ -120,7 +120,7 @@ def rate_name(kind: str, rate: float) -> str:
 
 
 def _checked(score: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    score, member = np.asarray(score, np.float64), _flags("member", member)
+    score, member = np.asarray(score, np.float64), as_flags("member", member)
     if score.ndim != 1:
         raise ValueError(f"score has shape {score.shape}; it must be (record,).")
     _same_shape("score", score, member)
@@ -132,7 +132,8 @@ def _checked(score: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarra
     return score, member
 
 
-def _flags(name: str, value: ArrayLike) -> np.ndarray:
+def as_flags(name: str, value: ArrayLike) -> np.ndarray:
+    """Return ``value`` as an array of bool; ValueError if it holds anything but True and False, 1 and 0."""
     value = np.asarray(value)
     if value.dtype != bool and not np.isin(value, (0, 1)).all():
         raise ValueError(f"{name} must be True or False (or 1 and 0); it holds {np.unique(value)[:5]}.")
@@ -151,14 +152,16 @@ def _both_classes(member: np.ndarray) -> None:
         )
 
 
-def _rates(name: str, rates: Sequence[float]) -> Sequence[float]:
+def check_rates(name: str, rates: Sequence[float]) -> Sequence[float]:
+    """Refuse rates that do not lie in [0, 1] (ValueError)."""
     for rate in rates:
         if not 0 <= rate <= 1:
             raise ValueError(f"{name}: {rate!r} must be a fraction from 0 to 1.")
     return rates
 
 
-def _fraction(name: str, value: float) -> float:
+def check_fraction(name: str, value: float) -> float:
+    """Refuse a value that does not lie in (0, 1) (ValueError)."""
     if not 0 < value < 1:
         raise ValueError(f"{name}={value!r} must be a fraction between 0 and 1, e.g. 0.95.")
     return value

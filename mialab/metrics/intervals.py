@@ -8,17 +8,17 @@ from numpy.typing import ArrayLike
 from scipy import special
 
 from mialab._validation import check_integer
-from mialab.auditing.metrics import (
+from mialab.metrics.rates import (
     _DECISIONS,
     FPRS,
     _checked,
     _counts,
     _draw,
-    _flags,
-    _fraction,
     _Ranks,
-    _rates,
     _same_shape,
+    as_flags,
+    check_fraction,
+    check_rates,
 )
 
 
@@ -54,7 +54,7 @@ def clopper_pearson(
     k, n = np.broadcast_arrays(np.asarray(successes, float), np.asarray(trials, float))
     if not ((k >= 0) & (k <= n) & (k == np.floor(k)) & (n == np.floor(n))).all():
         raise ValueError("successes and trials must be whole numbers with 0 <= successes <= trials.")
-    tail = (1 - _fraction("confidence", confidence)) / 2
+    tail = (1 - check_fraction("confidence", confidence)) / 2
     low = np.where(k > 0, special.betaincinv(np.maximum(k, 1), n - k + 1, tail), 0.0)
     high = np.where(k < n, special.betainccinv(k + 1, np.maximum(n - k, 1), tail), 1.0)
     return low[()], high[()]
@@ -101,8 +101,8 @@ def bootstrap(
         Keys ``auc``, ``tpr@0.001``, ..., ``tnr@0.001``, ... in this order, then those of the decisions.
     """
     score, member = _checked(score, member)
-    ranks = _Ranks(score, member, _rates("fprs", fprs), _rates("fnrs", fnrs))
-    _fraction("confidence", confidence)
+    ranks = _Ranks(score, member, check_rates("fprs", fprs), check_rates("fnrs", fnrs))
+    check_fraction("confidence", confidence)
     check_integer("n_resamples", n_resamples, low=1)
     rng = np.random.default_rng(seed)
     m, n = ranks.n_in, ranks.n_out
@@ -177,7 +177,7 @@ def pooled_bootstrap(
         n_resamples=n_resamples,
         seed=seed,
     )
-    _fraction("confidence", confidence)
+    check_fraction("confidence", confidence)
     return {name: _interval(*both, confidence) for name, both in draws.items()}
 
 
@@ -209,7 +209,7 @@ def pooled_difference(
     dict of str to Interval
         Keys as in `pooled_bootstrap`.
     """
-    _fraction("confidence", confidence)
+    check_fraction("confidence", confidence)
     # The same seed draws the same targets and records for both, if both draw from the same ones.
     everything = np.ones(np.shape(first["score"]), bool)
     masks = (side.get("evaluated") for side in (first, second))
@@ -243,15 +243,15 @@ def _pooled_draws(
 
     Targets and records without any pair in `drawn`, by default the evaluated ones, are not resampled.
     """
-    score, member = np.asarray(score, np.float64), _flags("member", member)
+    score, member = np.asarray(score, np.float64), as_flags("member", member)
     if score.ndim != 2:
         raise ValueError(f"score has shape {score.shape}; it must be (target, record).")
     _same_shape("score", score, member)
-    evaluated = np.ones_like(member) if evaluated is None else _flags("evaluated", evaluated)
+    evaluated = np.ones_like(member) if evaluated is None else as_flags("evaluated", evaluated)
     _same_shape("evaluated", evaluated, member)
     cluster = clusters(len(score), partner)
     if predicted_member is not None:
-        said = _flags("predicted_member", predicted_member)
+        said = as_flags("predicted_member", predicted_member)
         _same_shape("predicted_member", said, member)
 
     drawn = evaluated if drawn is None else drawn
@@ -260,7 +260,9 @@ def _pooled_draws(
     evaluated, score, member = evaluated[within], score[within], member[within]
     cluster = np.unique(cluster[rows], return_inverse=True)[1]
     target, record = np.nonzero(evaluated)
-    ranks = _Ranks(*_checked(score[evaluated], member[evaluated]), _rates("fprs", fprs), _rates("fnrs", fnrs))
+    ranks = _Ranks(
+        *_checked(score[evaluated], member[evaluated]), check_rates("fprs", fprs), check_rates("fnrs", fnrs)
+    )
     t_in, r_in = target[ranks.order_in], record[ranks.order_in]
     t_out, r_out = target[ranks.order_out], record[ranks.order_out]
 
@@ -312,7 +314,7 @@ def over_targets(value: ArrayLike, *, partner: ArrayLike | None = None, confiden
     value = np.asarray(value, np.float64)
     if value.ndim != 1:
         raise ValueError(f"value has shape {value.shape}; it must be (target,).")
-    quantile = special.stdtrit(np.arange(len(value) + 1), (1 + _fraction("confidence", confidence)) / 2)
+    quantile = special.stdtrit(np.arange(len(value) + 1), (1 + check_fraction("confidence", confidence)) / 2)
     known = np.isfinite(value)
     if not known.any():
         return Interval(np.nan, np.nan, np.nan)
