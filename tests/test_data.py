@@ -180,6 +180,41 @@ def test_a_smaller_pool_is_the_beginning_of_a_larger_one_with_the_same_test_reco
     assert np.array_equal(ids(small.x_val), ids(large.x_val))
 
 
+@given(
+    size=st.integers(1, 100).map(lambda half: 2 * half),
+    others=st.tuples(*[st.integers(0, 100)] * 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_no_record_is_in_two_parts(size, others, seed):
+    y = np.arange(500) % 7
+    raw = registry.Raw(np.arange(500, dtype=np.float32)[:, None], y)
+    entry = registry.Entry("numbers", lambda: raw, "tabular", 500, 7, origin="")
+    cut = dict(zip(("validation", "test", "reference"), others, strict=True))
+    pool = loading._cut(entry, raw, size=size, seed=seed, **cut)
+    parts = {name: ids(getattr(pool, f"x{name}")) for name in ("", "_val", "_test", "_reference")}
+    assert [len(part) for part in parts.values()] == [size, *others]
+    assert len(np.unique(np.concatenate(list(parts.values())))) == size + sum(others)
+    for name, rows in parts.items():
+        assert np.array_equal(y[rows], getattr(pool, f"y{name}"))
+    without = loading._cut(entry, raw, size=size, seed=seed, **cut | {"reference": 0})
+    for name in ("x", "y", "x_val", "y_val", "x_test", "y_test"):
+        assert np.array_equal(getattr(pool, name), getattr(without, name)), name
+
+
+def test_a_reference_part_only_where_it_is_asked_for(numbered):
+    pool = load("digits")
+    assert pool.x_reference.shape == (0, 1, 8, 8)
+    assert pool.fingerprint == load("digits", reference=0).fingerprint
+    other = load("digits", reference=97)
+    assert (len(other.y_reference), len(other.y_test)) == (97, 600)
+    assert np.array_equal(other.x, pool.x)
+    assert other.fingerprint != pool.fingerprint
+    assert repr(other).endswith("100 validation, 600 test, 97 reference)")
+    assert load(**other.loaded).fingerprint == other.fingerprint
+    pool = load(numbered(1001), reference=101)
+    assert (len(pool), len(pool.y_val), len(pool.y_test), len(pool.y_reference)) == (600, 50, 250, 101)
+
+
 def test_default_parts_of_an_own_file(numbered):
     pool = load(numbered(1001))
     assert (len(pool), len(pool.y_val), len(pool.y_test)) == (700, 50, 250)
@@ -191,17 +226,22 @@ def test_own_test_and_validation_parts_are_kept_apart_and_whole(numbered):
         "y_test": np.arange(90) % 4,
         "x_val": np.arange(6000, 6040, dtype=np.float32)[:, None],
         "y_val": np.arange(40) % 4,
+        "x_reference": np.arange(7000, 7020, dtype=np.float32)[:, None],
+        "y_reference": np.arange(20) % 4,
     }
     path = numbered(1001, **extra)
     pool = load(path)
     assert len(pool) == 1000
     assert np.array_equal(pool.x_test, extra["x_test"])
     assert np.array_equal(pool.x_val, extra["x_val"])
+    assert np.array_equal(pool.x_reference, extra["x_reference"])
     part = load(path, test=40)
     assert np.array_equal(np.bincount(part.y_test), [10, 10, 10, 10])
     assert set(ids(part.x_test)) < set(range(5000, 5090))
     with pytest.raises(ValueError, match=r"^test=91 is more than mine has: 90 test records$"):
         load(path, test=91)
+    with pytest.raises(ValueError, match=r"^reference=21 is more than mine has: 20 reference records$"):
+        load(path, reference=21)
 
 
 def test_only_the_parts_asked_for():
@@ -217,6 +257,11 @@ def test_only_the_parts_asked_for():
         ({"size": 0}, r"^size must be even .* got 0$"),
         ({"size": 10.0}, r"^size must be an integer of at least 0, got 10\.0$"),
         ({"size": True}, r"^size must be an integer of at least 0, got True$"),
+        ({"reference": -1}, r"^reference must be an integer of at least 0, got -1$"),
+        (
+            {"validation": 300, "test": 500, "reference": 7},
+            r" \+ reference=7 asks .* size can be at most 990$",
+        ),
         ({"test": -1}, r"^test must be an integer of at least 0, got -1$"),
         ({"seed": None}, r"^seed must be an integer of at least 0, got None$"),
         (
@@ -270,6 +315,14 @@ def test_a_valid_pool_is_not_changed():
         ),
         ({"x_val": np.zeros((1, 4), np.float32)}, r"^x_val is given without y_val: give both or neither$"),
         ({"y_test": np.zeros(1, np.int64)}, r"^y_test is given without x_test"),
+        (
+            {"x_reference": np.zeros((1, 4), np.float32)},
+            r"^x_reference is given without y_reference: give both",
+        ),
+        (
+            {"x_reference": np.zeros((1, 4), np.float32), "y_reference": np.array([3])},
+            r"^y_reference must hold labels 0\.\.2, found 3 in 1 record \(row 0\)$",
+        ),
         (
             {"kind": "binary"},
             r"kind 'binary' must hold only 0 and 1; other values in 12 records \(row 0, 1, 2, 3, 4",
@@ -340,6 +393,7 @@ def test_fingerprint_changes_with_anything_a_model_sees():
         changed(x=pool.x[::-1].copy(), y=pool.y[::-1].copy()),
         changed(y_test=np.array([1, 1])),
         changed(x_val=pool.x_test, y_val=pool.y_test),
+        changed(x_reference=pool.x_test, y_reference=pool.y_test),
         changed(x=pool.x[:-1], y=pool.y[:-1]),
     ]
     assert len(set(others)) == len(others)
@@ -385,7 +439,8 @@ def test_a_pool_survives_pickling():
 
 def test_a_pool_knows_how_it_was_loaded(tmp_path):
     pool = load("digits", size=100, seed=np.int64(3))
-    assert pool.loaded == {"name": "digits", "size": 100, "validation": 10, "test": 1687, "seed": 3}
+    cut = {"size": 100, "validation": 10, "test": 1687, "reference": 0}
+    assert pool.loaded == {"name": "digits", **cut, "seed": 3}
     again = load(**pool.loaded)
     assert again.fingerprint == pool.fingerprint
     assert pickle.loads(pickle.dumps(pool)).loaded == pool.loaded

@@ -1,7 +1,8 @@
 """Pools of labeled records, some of which a model will be trained on.
 
 ``load("digits")`` gives a `Pool`: the records that may become members (``x``, ``y``) and, apart from them, validation
-records for model selection and test records for accuracy. The parts are always disjoint. Nothing is ever replaced by
+records for model selection, test records for accuracy and, where asked for, reference records for defenses and
+attackers that need other data. The parts are always disjoint. Nothing is ever replaced by
 other data: a set that is missing is an error that says which file to put where.
 
 Two environment variables matter: ``MIALAB_DATA`` is a folder searched for data files you already have,

@@ -36,9 +36,14 @@ def datasets() -> pd.DataFrame:
             "here": not entry.files or find(entry.name) is not None,
             "from": entry.origin,
         }
-        for entry in sorted(REGISTRY.values(), key=lambda entry: bool(entry.files))  # embedded ones first
+        for entry in _entries()
     ]
     return pd.DataFrame(rows).set_index("name")
+
+
+def _entries() -> list[Entry]:
+    """List the data sets, embedded ones first."""
+    return sorted(REGISTRY.values(), key=lambda entry: bool(entry.files))
 
 
 def _download_size(entry: Entry) -> str:
@@ -53,22 +58,23 @@ def load(
     size: int | None = None,
     validation: int | None = None,
     test: int | None = None,
+    reference: int | None = None,
     seed: int = 0,
 ) -> Pool:
-    """Load a data set and cut it into a pool, validation records and test records.
+    """Load a data set and cut it into a pool, validation, test and reference records.
 
     All parts come from one order of the records, drawn from `seed`, in which every class is spread evenly:
     each part holds every class in proportion, the parts are disjoint, and a larger pool begins with the
-    smaller one of the same seed. A set that has a validation or test part of its own keeps it.
+    smaller one of the same seed. A set that has a validation, test or reference part of its own keeps it.
 
     Parameters
     ----------
     name : str or path
         A name from :func:`datasets`, or a path to an ``.npz`` file with arrays ``x`` and ``y``, and
-        optionally ``x_val``, ``y_val``, ``x_test``, ``y_test``, ``label_names``. In such a file 4-D features
-        are images (records, channels, height, width), 2-D features of only 0 and 1 are binary, and all other
-        2-D features tabular. Numbers other than float32 (and images' uint8) are converted, as ``notes`` then
-        says.
+        optionally ``x_val``, ``y_val``, ``x_test``, ``y_test``, ``x_reference``, ``y_reference``,
+        ``label_names``. In such a file 4-D features are images (records, channels, height, width), 2-D
+        features of only 0 and 1 are binary, and all other 2-D features tabular. Numbers other than float32
+        (and images' uint8) are converted, as ``notes`` then says.
     size : int, optional
         Records in the pool; even, because models come in pairs trained on complementary halves.
         Default: see Notes; of an own file, the largest even number that the other parts leave.
@@ -77,6 +83,8 @@ def load(
         file, its validation part or 5 %.
     test : int, optional
         Records for test accuracy. Default: see Notes; of an own file, its test part or 25 %.
+    reference : int, optional
+        Records for defenses and attackers that need other data. Default: none; of an own file, its reference part.
     seed : int, optional
         Decides the order, and nothing else.
 
@@ -122,7 +130,8 @@ def load(
     Pool('digits': 400 records of shape (1, 8, 8) float32, 10 classes, image; 40 validation, 500 test)
     """
     entry = _own_file(Path(name).expanduser()) if str(name).endswith(".npz") else _known(str(name))
-    for parameter, value in (("size", size), ("validation", validation), ("test", test), ("seed", seed)):
+    given = {"size": size, "validation": validation, "test": test, "reference": reference, "seed": seed}
+    for parameter, value in given.items():
         if value is None and parameter != "seed":
             continue
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
@@ -133,20 +142,23 @@ def load(
         test = len(raw.y_test) if entry.test is None and raw.y_test is not None else entry.test
     if validation is None:
         validation = entry.validation if raw.y_val is None else len(raw.y_val)
+    if reference is None:
+        reference = 0 if raw.y_reference is None else len(raw.y_reference)
+    cut = reference if raw.y_reference is None else 0  # reference records that come from those of the pool
     if size is None:
         size = entry.size
     if size is None:  # the pool is what the other parts leave
         test = n // 4 if test is None else test
         validation = n // 20 if validation is None else validation
-        taken = (test if raw.y_test is None else 0) + (validation if raw.y_val is None else 0)
+        taken = (test if raw.y_test is None else 0) + (validation if raw.y_val is None else 0) + cut
         size = max(n - taken, 0) // 2 * 2
     if validation is None:
         validation = size // 10
     if test is None:
-        test = max(n - size - validation, 0)
+        test = max(n - size - validation - cut, 0)
     if size < 2 or size % 2:
         raise ValueError(f"size must be even (a model trains on half of it) and at least 2, got {size}")
-    parts = {"size": size, "validation": validation, "test": test, "seed": seed}
+    parts = {"size": size, "validation": validation, "test": test, "reference": reference, "seed": seed}
     pool = _cut(entry, raw, **parts)
     if REGISTRY.get(entry.name) is entry:
         object.__setattr__(pool, "loaded", {"name": entry.name, **parts})
@@ -192,12 +204,12 @@ def _known(name: str) -> Entry:
     raise ValueError(
         f"unknown data set {name!r}; "
         + (f"did you mean {' or '.join(map(repr, close))}? " if close else "")
-        + f"Known: {', '.join(REGISTRY)}, or the path of an .npz file"
+        + f"Known: {', '.join(entry.name for entry in _entries())}, or the path of an .npz file"
     )
 
 
-def _cut(entry: Entry, raw: Raw, *, size: int, validation: int, test: int, seed: int) -> Pool:
-    """Take the pool from the front of one seeded order, test from its end and validation before test."""
+def _cut(entry: Entry, raw: Raw, *, size: int, validation: int, test: int, reference: int, seed: int) -> Pool:
+    """Take the pool from the front of one seeded order; test from its end, validation and reference before it."""
 
     def take(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(x[rows], dtype=x.dtype if entry.kind == "image" else np.float32)
@@ -205,7 +217,9 @@ def _cut(entry: Entry, raw: Raw, *, size: int, validation: int, test: int, seed:
     n = end = len(raw.y)
     order = _spread(raw.y, seed)
     parts: dict[str, np.ndarray] = {}
-    for option, part, count in (("test", "test", test), ("validation", "val", validation)):
+    counts = {"test": test, "validation": validation, "reference": reference}
+    for option, count in counts.items():
+        part = "val" if option == "validation" else option
         own_x, own_y = getattr(raw, f"x_{part}"), getattr(raw, f"y_{part}")
         if own_y is None:
             rows = order[max(end - count, 0) : max(end, 0)]
@@ -218,9 +232,11 @@ def _cut(entry: Entry, raw: Raw, *, size: int, validation: int, test: int, seed:
             raise ValueError(f"{option}={count} is more than {entry.name} has: {len(own_y)} {option} records")
     if size > end:
         wanted = {"size": size, "validation": validation, "test": test}
-        own = [k for k, y in (("validation", raw.y_val), ("test", raw.y_test)) if y is not None]
+        if reference:
+            wanted["reference"] = reference
+        own = {"validation": raw.y_val, "test": raw.y_test, "reference": raw.y_reference}
         raise ValueError(
-            f"{' + '.join(f'{k}={v}' for k, v in wanted.items() if k not in own)} asks for more records than "
+            f"{' + '.join(f'{k}={v}' for k, v in wanted.items() if own.get(k) is None)} asks for more records than "
             f"{entry.name} has ({n}); so cut, size can be at most {max(end, 0) // 2 * 2}"
         )
     rows = order[:size]

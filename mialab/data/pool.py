@@ -32,6 +32,9 @@ class Pool:
         What the features are; models choose their input layer by it.
     x_val, y_val, x_test, y_test : numpy.ndarray, optional
         Records for model selection and for test accuracy; never in `x`. Empty when left out.
+    x_reference, y_reference : numpy.ndarray, optional
+        Records for defenses and attackers that need other data, such as a teacher's transfer set; in no other part.
+        Empty when left out.
     label_names : tuple of str, optional
         One name per class.
     source : str, optional
@@ -67,6 +70,8 @@ class Pool:
     y_val: np.ndarray = None  # type: ignore[assignment]
     x_test: np.ndarray = None  # type: ignore[assignment]
     y_test: np.ndarray = None  # type: ignore[assignment]
+    x_reference: np.ndarray = None  # type: ignore[assignment]
+    y_reference: np.ndarray = None  # type: ignore[assignment]
     label_names: tuple[str, ...] = ()
     source: str = "given as arrays"
     license: str = "not stated"
@@ -85,12 +90,12 @@ class Pool:
         _check_part(self.x, self.y, "", self.n_classes, self.kind)
         if len(self.y) < 2:
             raise ValueError(f"a pool needs at least 2 records, got {len(self.y)}")
-        for part in ("val", "test"):
+        for part in ("val", "test", "reference"):
             x, y = getattr(self, f"x_{part}"), getattr(self, f"y_{part}")
             if (x is None) != (y is None):
                 given, missing = ("y", "x") if x is None else ("x", "y")
                 raise ValueError(f"{given}_{part} is given without {missing}_{part}: give both or neither")
-            if x is None:
+            if x is None or all(isinstance(a, np.ndarray) and a.shape[:1] == (0,) for a in (x, y)):
                 object.__setattr__(self, f"x_{part}", self.x[:0])
                 object.__setattr__(self, f"y_{part}", self.y[:0])
                 continue
@@ -105,10 +110,13 @@ class Pool:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) over all arrays, their shapes and types, and the number of classes."""
+        """sha256 (hex) over all arrays, their shapes and types, and the number of classes.
+
+        A reference part counts only where there is one.
+        """
         # Computed anew each time: a kept one would be wrong once somebody writes into an array.
         digest = hashlib.sha256(f"n_classes={self.n_classes}".encode())
-        for name in _ARRAYS:
+        for name in _ARRAYS if len(self.y_reference) else _ARRAYS[:6]:
             array = getattr(self, name)
             digest.update(f"|{name}{array.shape}{array.dtype.name}|".encode())
             digest.update(plain_bytes(array))
@@ -118,14 +126,15 @@ class Pool:
         return len(self.y)
 
     def __repr__(self) -> str:
+        reference = f", {len(self.y_reference):,} reference" if len(self.y_reference) else ""
         return (
             f"Pool({self.name!r}: {len(self):,} records of shape {self.x.shape[1:]} {self.x.dtype}, "
             f"{self.n_classes} classes, {self.kind}; "
-            f"{len(self.y_val):,} validation, {len(self.y_test):,} test)"
+            f"{len(self.y_val):,} validation, {len(self.y_test):,} test{reference})"
         )
 
 
-_ARRAYS = ("x", "y", "x_val", "y_val", "x_test", "y_test")
+_ARRAYS = ("x", "y", "x_val", "y_val", "x_test", "y_test", "x_reference", "y_reference")
 
 
 def _check_part(x: np.ndarray, y: np.ndarray, suffix: str, n_classes: int, kind: str) -> None:

@@ -48,7 +48,7 @@ class Remote(NamedTuple):
 
 @dataclass(frozen=True)
 class Raw:
-    """All records of a data set, with the validation and test parts that it has of its own.
+    """All records of a data set, with the validation, test and reference parts that it has of its own.
 
     Binary features may be bytes here: only the records that are taken become float32.
     """
@@ -59,6 +59,8 @@ class Raw:
     y_val: np.ndarray | None = None
     x_test: np.ndarray | None = None
     y_test: np.ndarray | None = None
+    x_reference: np.ndarray | None = None
+    y_reference: np.ndarray | None = None
     label_names: tuple[str, ...] = ()
     source: str = ""
     notes: str = ""
