@@ -128,7 +128,7 @@ for k in (8, 12, 16, 32):
             if shadow_models == "all but the target"
             else noise
         )
-        score = mia.attacks.make("lira").run(played).score
+        score = played.outcome("lira").score
         interval = mia.metrics.pooled_bootstrap(
             score,
             noise.member,
@@ -256,7 +256,7 @@ lines = [
 ]
 for name, line, dash in zip(attacks, lines, ("-", "--", ":"), strict=True):
     fpr, tpr, _ = mia.metrics.roc(
-        mia.attacks.make(name).run(game).score.ravel(), game.member.ravel()
+        game.outcome(name).score.ravel(), game.member.ravel()
     )
     left.plot(fpr, tpr, color=line.get_color(), linestyle=dash, drawstyle="steps-post")
 left.plot([0, 1], [0, 1], color="0.6", linewidth=1)

@@ -10,7 +10,7 @@ from scipy import stats
 
 import mialab as mia
 from mialab import attacks, metrics
-from mialab.attacks.base import Outcome, RequirementsNotMet
+from mialab.attacks.base import RequirementsNotMet, Scored
 from mialab.auditing import tables
 
 METRICS = ["auc", "balanced_accuracy", "tpr@0.01", "tpr@0.1", "tnr@0.1", "precision", "recall", "f1"]
@@ -42,19 +42,19 @@ class Fixed(attacks.Attack):
     boldness: float = 0.5
 
     base_name = property(lambda self: self.label)
-    scores = None  # run says it all
+    scores = None  # _whole says it all
 
     def check(self, game):
         if self.refuses:
             raise RequirementsNotMet("no")
 
-    def run(self, game):
+    def _whole(self, game):
         Fixed.ran.append(self.label)
         score = np.random.default_rng(1).normal(size=game.member.shape) + game.member
         evaluated = np.zeros_like(game.member)
         evaluated[*self.evaluate] = True
         score[~evaluated] = np.nan
-        return Outcome(score, evaluated, score > self.boldness)
+        return Scored(score, evaluated, score > self.boldness)
 
 
 @pytest.fixture(autouse=True)

@@ -254,7 +254,7 @@ def test_pooled_weights_are_target_times_record(monkeypatch):
     evaluated[0] = True  # or a record without any evaluated pair is left out of the draw
     drawn, draw = [], intervals._draw
     monkeypatch.setattr(intervals, "_draw", lambda r, n: drawn.append(draw(r, n)) or drawn[-1])
-    kept = intervals._pooled_draws(
+    kept = intervals.pooled_draws(
         score,
         member,
         evaluated=evaluated,

@@ -1,6 +1,6 @@
 """The attacks, one file a family; every one is run on a game and returns one score per target and record."""
 
-from mialab.attacks.base import Attack, Outcome, RequirementsNotMet, available, make, register
+from mialab.attacks.base import Attack, Function, RequirementsNotMet, available, make, register
 from mialab.attacks.boundary import BoundaryDistance
 from mialab.attacks.calibrated import Calibrated
 from mialab.attacks.groups import CoMembership, MixedPairs
@@ -23,12 +23,12 @@ __all__ = [
     "BoundaryDistance",
     "Calibrated",
     "CoMembership",
+    "Function",
     "GradientNorm",
     "LabelOnly",
     "LiRA",
     "MixedPairs",
     "Nasr",
-    "Outcome",
     "QuantileRegression",
     "Ranking",
     "RequirementsNotMet",

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from importlib import import_module
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from mialab._validation import choose
+from mialab.metrics.outcomes import Outcome
 from mialab.queries import MAKERS
 from mialab.training.streams import generator
 
 if TYPE_CHECKING:
+    from mialab.data.pool import Pool
     from mialab.games.base import Game
 
 
@@ -22,19 +28,8 @@ class RequirementsNotMet(ValueError):
     """An attack was asked to attack a game that lacks what it needs."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What an attack says about every (target, record) pair of a game.
-
-    Attributes
-    ----------
-    score : numpy.ndarray of float64, shape (model, record)
-        Higher = member.
-    evaluated : numpy.ndarray of bool, shape (model, record)
-        False where the attacker knew the answer to calibrate with.
-    predicted_member : numpy.ndarray of bool, shape (model, record)
-        The decision, at a threshold that the attacker chose without knowing the answers.
-    """
+class Scored(NamedTuple):
+    """What an attack says about (target, record) pairs; see `mialab.metrics.Outcome`."""
 
     score: np.ndarray
     evaluated: np.ndarray
@@ -122,7 +117,7 @@ class Attack(ABC):
         RequirementsNotMet
             Saying what is missing and how to get it.
         """
-        if self.victim != game.victim:
+        if self.victim not in ("", game.victim):
             raise RequirementsNotMet(
                 f"Attack {self.name!r} is on {self.victim}s, but the models of this game are {game.victim}s: take one "
                 f"of mialab.attacks.available({game.victim!r})."
@@ -215,18 +210,31 @@ class Attack(ABC):
         -------
         Outcome
         """
+        began = time.perf_counter()
+        found = self._whole(game)
+        return Outcome(
+            *found,
+            member=game.member,
+            partner=game.partner,
+            attack=self.name,
+            description=repr(self),
+            seconds=time.perf_counter() - began,
+        )
+
+    def _whole(self, game: Game) -> Scored:
+        """Attack every model of a game in turn, after a check."""
         self.check(game)
         if game.shadow.any():
-            return self._run_with_separate_shadows(game)
+            return self._with_separate_shadows(game)
         if self.shadows != "none" and not game.varied.all():
-            return _spread(self.run(game.of_records(game.varied)), game.varied)
-        outcome = self._run(game)
-        outcome.evaluated[:, ~game.candidate] = False
-        return outcome
+            return _spread(self._whole(game.of_records(game.varied)), game.varied)
+        found = self._run(game)
+        found.evaluated[:, ~game.candidate] = False
+        return found
 
-    def _run_with_separate_shadows(self, game: Game) -> Outcome:
+    def _with_separate_shadows(self, game: Game) -> Scored:
         """Attack each target with the separate shadow models alone; no target helps against another one."""
-        whole = Outcome(*(np.zeros(game.member.shape, type_) for type_ in (np.float64, bool, bool)))
+        whole = Scored(*(np.zeros(game.member.shape, type_) for type_ in (np.float64, bool, bool)))
         known = self.needs_known_half or self.calibrate == "known_half"
         scored = self._comparable(game)
         # The other records tell the attacker about members and non-members of its shadow models.
@@ -237,14 +245,19 @@ class Attack(ABC):
         )
         alone = self.shadows == "none" and self.calibrate != "shadows"
         for k in np.flatnonzero(~game.shadow):
-            outcome = _spread(self._run(game.against(k, alone=alone).of_records(seen)), seen)
-            for array, own in zip(vars(whole).values(), vars(outcome).values(), strict=True):
+            found = _spread(self._run(game.against(k, alone=alone).of_records(seen)), seen)
+            for array, own in zip(whole, found, strict=True):
                 array[k] = own[0]
             whole.evaluated[k] &= scored
         return whole
 
-    def _run(self, game: Game) -> Outcome:
+    def _run(self, game: Game) -> Scored:
         score = np.asarray(self.scores(game), dtype=np.float64)
+        if score.shape != game.member.shape:
+            raise ValueError(
+                f"Attack {self.name!r} gave scores of shape {score.shape}; they must be (model, record), here "
+                f"{game.member.shape}."
+            )
         if not np.isfinite(score).all():
             raise FloatingPointError(
                 f"Attack {self.name!r} gave {np.sum(~np.isfinite(score))} non-finite scores."
@@ -259,14 +272,14 @@ class Attack(ABC):
         else:
             threshold = known_half_thresholds(score, game.member, ~evaluated, groups)
         margin = score - threshold
-        return Outcome(margin if self.per_class else score, evaluated, margin >= 0)
+        return Scored(margin if self.per_class else score, evaluated, margin >= 0)
 
 
-def _spread(outcome: Outcome, records: np.ndarray) -> Outcome:
-    """Outcome on some records of a game as one on all; the others are not evaluated."""
-    shape = (len(outcome.score), records.size)
-    spread = Outcome(np.zeros(shape), np.zeros(shape, bool), np.zeros(shape, bool))
-    for whole, part in zip(vars(spread).values(), vars(outcome).values(), strict=True):
+def _spread(found: Scored, records: np.ndarray) -> Scored:
+    """Return what was found on some records of a game for all of them; the others are not evaluated."""
+    shape = (len(found.score), records.size)
+    spread = Scored(np.zeros(shape), np.zeros(shape, bool), np.zeros(shape, bool))
+    for whole, part in zip(spread, found, strict=True):
         whole[:, records] = part
     return spread
 
@@ -393,7 +406,43 @@ def known_half_thresholds(
     return threshold
 
 
+@dataclass(frozen=True, kw_only=True)
+class Function(Attack):
+    """A plain function as an attack.
+
+    Parameters
+    ----------
+    function : callable
+        From a game to scores, float (model, record), higher = member.
+    per_class, calibrate
+        See `Attack`.
+    """
+
+    source: ClassVar[str] = "a function"
+    victim: ClassVar[str] = ""
+
+    function: Callable[[Game], ArrayLike]
+
+    @property
+    def base_name(self) -> str:
+        """Name of the function."""
+        return getattr(self.function, "__name__", type(self.function).__name__)
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return what the function returns, (model, record)."""
+        given = self.function(game)
+        try:
+            return np.asarray(given, np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"Attack {self.name!r} gave a {type(given).__name__} that is no array of numbers; it must be of "
+                f"shape (model, record), here {game.member.shape}."
+            ) from error
+
+
+#: Attacks by name; those of other victims are registered when their modules are imported.
 ATTACKS: dict[str, Callable[[], Attack]] = {}
+MODULES = ("mialab.attacks", "mialab.gan.attacks")
 
 
 def register(make_one: Callable[[], Attack]) -> None:
@@ -401,15 +450,53 @@ def register(make_one: Callable[[], Attack]) -> None:
     ATTACKS[make_one().name] = make_one
 
 
-def make(attack: str | Attack) -> Attack:
-    """Return the attack that is named; an instance is returned as it is.
+def make(attack: str | Attack | Callable[[Game], ArrayLike], pool: Pool | None = None) -> Attack:
+    """Return an attack by its name, or of a function; an instance is returned as it is.
+
+    Parameters
+    ----------
+    attack : str, Attack or callable
+        A name of `available`, also followed by ``_per_class`` and ``_known_half`` for these thresholds, as tables
+        print them; an attack; or a function from a game to scores, float (model, record), higher = member.
+    pool : Pool, optional
+        For attacks that look at the records and have no pool yet.
 
     Raises
     ------
     ValueError
         If the name is unknown.
+    TypeError
+        If it is none of these.
     """
-    return attack if isinstance(attack, Attack) else ATTACKS[choose("attack", attack, ATTACKS)]()
+    if isinstance(attack, str):
+        attack = _by_name(attack)
+    elif not isinstance(attack, Attack):
+        if not callable(attack) or isinstance(attack, type):
+            raise TypeError(
+                f"attack={attack!r} must be a name of mialab.attacks.available(), an attack, or a function from a "
+                "game to scores."
+            )
+        attack = Function(function=attack)
+    if pool is not None and attack.needs_pool and attack.pool is None:
+        attack = dataclasses.replace(attack, pool=pool)
+    return attack
+
+
+#: What names of attacks may end in, and the parameters that this stands for.
+ENDINGS = (("", {}), ("_known_half", {"calibrate": "known_half"}), ("_per_class", {"per_class": True}))
+
+
+def _by_name(name: str) -> Attack:
+    stem, changes = name, {}
+    for ending, change in ENDINGS:
+        if stem.endswith(ending):
+            stem, changes = stem.removesuffix(ending), changes | change
+            for module in MODULES:
+                if stem not in ATTACKS:
+                    import_module(module)
+            if stem in ATTACKS:
+                return dataclasses.replace(ATTACKS[stem](), **changes)
+    return ATTACKS[choose("attack", name, ATTACKS)]()
 
 
 def _needed(for_score: bool, for_threshold: bool) -> str:
@@ -446,6 +533,8 @@ def available(victim: str = "classifier") -> pd.DataFrame:
     """
     rows = []
     choose("victim", victim, ("classifier", "generator"))
+    for module in MODULES:
+        import_module(module)
     every = {name: make_one() for name, make_one in sorted(ATTACKS.items())}
     for name, attack in every.items():
         if attack.victim != victim:

@@ -11,8 +11,8 @@ import numpy as np
 from mialab._validation import check_integer, choose
 from mialab.attacks.base import (
     Attack,
-    Outcome,
     RequirementsNotMet,
+    Scored,
     best_threshold,
     known_half,
     make,
@@ -51,7 +51,7 @@ class GroupAttack(Attack):
         """Return the score of each set at the record that stands for it and 0 elsewhere, (model, record)."""
         return self.of_sets(game)[0]
 
-    def _run(self, game: Game) -> Outcome:
+    def _run(self, game: Game) -> Scored:
         score, scored = self.of_sets(game)
         if not np.isfinite(score).all():
             raise FloatingPointError(
@@ -60,7 +60,7 @@ class GroupAttack(Attack):
         for side in (game.member, ~game.member):  # with sets of one kind alone there is nothing to tell apart
             scored &= (scored & side).any(1, keepdims=True)
         if self.calibrate == "ratio":
-            return Outcome(score, scored, scored & (score >= self.own_threshold))
+            return Scored(score, scored, scored & (score >= self.own_threshold))
         evaluated, predicted_member = scored.copy(), np.zeros_like(scored)
         for k in range(game.n_models):
             sets = np.flatnonzero(scored[k])
@@ -70,7 +70,7 @@ class GroupAttack(Attack):
                 threshold = best_threshold(score[k, sets], member, [np.flatnonzero(~known)])[0]
                 predicted_member[k, sets] = score[k, sets] >= threshold
                 evaluated[k, sets[known]] = False
-        return Outcome(score, evaluated, predicted_member)
+        return Scored(score, evaluated, predicted_member)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ class CoMembership(GroupAttack):
 
     def of_sets(self, game: Game) -> tuple[np.ndarray, np.ndarray]:
         """Return the sums of scores, and which record of which target stands for a set; both (model, record)."""
-        single = self.base.run(game)
+        single = game.outcome(self.base)
         score, scored = np.zeros(game.member.shape), np.zeros(game.member.shape, bool)
         for k in range(game.n_models):
             rng = generator(0, "sets", k)
@@ -189,8 +189,7 @@ class CoMembership(GroupAttack):
                     scored[k, sets[:, 0]] = True
         return score, scored
 
-    def run(self, game: Game) -> Outcome:
-        """Attack the sets of every target in turn; see `Attack.run`."""
+    def _whole(self, game: Game) -> Scored:
         self.check(game)
         return self._run(game)
 

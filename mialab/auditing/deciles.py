@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mialab import attacks, metrics
 from mialab._validation import check_integer, check_number, choose
-from mialab.attacks.base import Attack
+from mialab.auditing.measure import Attacking
 from mialab.games.base import Game
 from mialab.metrics import intervals
 from mialab.metrics.intervals import Interval
@@ -38,7 +37,7 @@ def deciles(distance: ArrayLike, *, n: int = 10) -> np.ndarray:
 
 def risk_by_decile(
     game: Game,
-    attack: str | Attack,
+    attack: Attacking,
     distance: ArrayLike,
     *,
     metric: str = "auc",
@@ -55,8 +54,8 @@ def risk_by_decile(
     ----------
     game : Game
         The game.
-    attack : str or Attack
-        The attack.
+    attack : str, Attack, callable or Outcome
+        The attack, see `mialab.audit`.
     distance : array_like of float, shape (record,)
         E.g. from `neighbor_distance`.
     metric : str
@@ -71,34 +70,23 @@ def risk_by_decile(
     DataFrame
         A row per decile; columns ``decile``, ``distance`` (the median), ``records``, ``value``, ``low``, ``high``.
     """
-    rates = _rates(metric)
+    _check(metric)
     part, distance = _parts(distance, game.n_records, n)
-    outcome = attacks.make(attack).run(game)
+    outcome = game.outcome(attack)
+    options = {"n_resamples": n_resamples, "confidence": confidence, "seed": seed}
     rows = []
     for decile in range(1, n + 1):
         inside = part == decile
-        evaluated = outcome.evaluated & inside
-        found = Interval(np.nan, np.nan, np.nan)
-        if _measurable(evaluated, game.member, rates):
-            found = intervals.pooled_bootstrap(
-                outcome.score,
-                game.member,
-                evaluated=evaluated,
-                partner=game.partner,
-                fprs=rates,
-                n_resamples=n_resamples,
-                confidence=confidence,
-                seed=seed,
-            )[metric]
+        found = outcome.among(inside).interval(metric, **options)
         rows.append((decile, float(np.median(distance[inside])), int(inside.sum()), *found))
     table = pd.DataFrame(rows, columns=["decile", "distance", "records", "value", "low", "high"])
-    table.attrs = {"attack": attacks.make(attack).name, "metric": metric}
+    table.attrs = {"attack": outcome.attack, "metric": metric}
     return table
 
 
 def risk_difference(
     game: Game,
-    attack: str | Attack,
+    attack: Attacking,
     distance: ArrayLike,
     *,
     metric: str = "auc",
@@ -117,32 +105,21 @@ def risk_difference(
         Of the interval, for which targets and the records of both deciles are resampled together; see
         `mialab.metrics.pooled_difference`.
     """
-    rates = _rates(metric)
+    _check(metric)
     part, _ = _parts(distance, game.n_records, n)
-    outcome = attacks.make(attack).run(game)
-    ends = [outcome.evaluated & (part == decile) for decile in (1, n)]
-    if not all(_measurable(evaluated, game.member, rates) for evaluated in ends):
-        return Interval(np.nan, np.nan, np.nan)
-    return intervals.pooled_difference(
-        *({"score": outcome.score, "evaluated": evaluated} for evaluated in ends),
-        member=game.member,
-        partner=game.partner,
-        fprs=rates,
-        n_resamples=n_resamples,
-        confidence=confidence,
-        seed=seed,
-    )[metric]
+    nearest, farthest = (game.outcome(attack).among(part == decile) for decile in (1, n))
+    return nearest.minus(farthest, metric, n_resamples=n_resamples, confidence=confidence, seed=seed)
 
 
-def decisions(game: Game, attack: str | Attack, side: str) -> np.ndarray:
+def decisions(game: Game, attack: Attacking, side: str) -> np.ndarray:
     """Return what an attacker says at its own threshold, 1 for "member", of members or of non-members.
 
     Parameters
     ----------
     game : Game
         The game.
-    attack : str or Attack
-        The attack.
+    attack : str, Attack, callable or Outcome
+        The attack, see `mialab.audit`.
     side : {"members", "non-members"}
         Of whom.
 
@@ -152,7 +129,7 @@ def decisions(game: Game, attack: str | Attack, side: str) -> np.ndarray:
         NaN for the other side, and where the attack is not evaluated.
     """
     choose("side", side, ("members", "non-members"))
-    outcome = attacks.make(attack).run(game)
+    outcome = game.outcome(attack)
     counted = outcome.evaluated & (game.member if side == "members" else ~game.member)
     return np.where(counted, outcome.predicted_member, np.nan)
 
@@ -236,10 +213,10 @@ def _means(values: ArrayLike, distance: ArrayLike, n: int) -> tuple[np.ndarray, 
         return np.where(known, values, 0) @ inside / (known.astype(np.float64) @ inside), part, distance
 
 
-def _rates(metric: str) -> list[float]:
+def _check(metric: str) -> None:
     kind, _, rate = metric.partition("@")
     if metric == "auc":
-        return []
+        return
     try:
         number = float(rate)
         check_number("rate", number, low=0, high=1)
@@ -249,9 +226,3 @@ def _rates(metric: str) -> list[float]:
         raise ValueError(
             f"metric={metric!r} must be 'auc', or the true-positive rate at a false-positive rate, e.g. 'tpr@0.01'."
         )
-    return [number]
-
-
-def _measurable(evaluated: np.ndarray, member: np.ndarray, rates: list[float]) -> bool:
-    inside, outside = (evaluated & member).sum(), (evaluated & ~member).sum()
-    return bool(inside and outside and all(metrics.resolvable(int(outside), rate) for rate in rates))

@@ -8,17 +8,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mialab import attacks, metrics
 from mialab._validation import choose
-from mialab.attacks.base import Attack
-from mialab.auditing.measure import _columns
+from mialab.auditing.measure import Attacking, _columns
 from mialab.auditing.tables import pooled_rows
 from mialab.games.base import Game
 from mialab.games.signals import by_chunks
 from mialab.metrics import intervals
 from mialab.metrics.intervals import Interval
 
-Attacked = tuple[Game, str | Attack | None]
+Attacked = tuple[Game, Attacking | None]
 
 
 def accuracy(games: Mapping[str, Game], *, confidence: float = 0.95) -> pd.DataFrame:
@@ -127,7 +125,7 @@ def difference(
     ValueError
         If the games differ in their members, or a rate is not resolvable with so few records.
     """
-    (a, attack_a), (b, attack_b) = first, second
+    (a, _), (b, _) = first, second
     if a.member.shape != b.member.shape or not np.array_equal(a.member, b.member):
         raise ValueError(
             "The games have different members, so their difference would mix defense and chance: "
@@ -139,27 +137,6 @@ def difference(
         values = getattr(a, metric) - getattr(b, metric)
         return intervals.over_targets(values, partner=a.partner, confidence=confidence)
     columns = _columns(records, a.n_records)
-    sides = []
-    for game, attack in ((a, attack_a), (b, attack_b)):
-        outcome = attacks.make(attack).run(game)
-        evaluated = outcome.evaluated & columns
-        sides.append(
-            {"score": outcome.score, "predicted_member": outcome.predicted_member, "evaluated": evaluated}
-        )
-    kind, _, rate = metric.partition("@")
-    rates = {"fprs": [float(rate)] if kind == "tpr" else [], "fnrs": [float(rate)] if kind == "tnr" else []}
-    if rate:
-        wrong = sides[0]["evaluated"] & (a.member if kind == "tnr" else ~a.member)
-        if not metrics.resolvable(int(wrong.sum()), float(rate)):
-            return Interval(np.nan, np.nan, np.nan)
-    found = intervals.pooled_difference(
-        *sides,
-        member=a.member,
-        partner=a.partner,
-        relative=relative,
-        n_resamples=n_resamples,
-        confidence=confidence,
-        seed=seed,
-        **rates,
-    )
-    return found[choose("metric", metric, found)]
+    one, other = (game.outcome(attack).among(columns) for game, attack in (first, second))
+    options = {"n_resamples": n_resamples, "confidence": confidence, "seed": seed}
+    return one.minus(other, metric, relative=relative, **options)

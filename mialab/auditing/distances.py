@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mialab import attacks, metrics
+from mialab import metrics
 from mialab._validation import check_integer
 from mialab.metrics import intervals
 from mialab.training.streams import generator
 
 if TYPE_CHECKING:
-    from mialab.attacks.base import Attack
+    from mialab.auditing.measure import Attacking
     from mialab.games.base import Game
 
 
@@ -143,7 +143,7 @@ def total_variation(score: ArrayLike, member: ArrayLike, *, bins: int = 10, seed
 
 def bounds(
     game: Game,
-    attack: str | Attack = "critic_lira",
+    attack: Attacking = "critic_lira",
     *,
     bins: int = 10,
     confidence: float = 0.95,
@@ -178,8 +178,7 @@ def bounds(
     ValueError
         If the attack is unknown, or the game lacks what it needs.
     """
-    attack = attacks.make(attack)
-    outcome = attack.run(game)
+    outcome = game.outcome(attack)
     targets = np.flatnonzero(outcome.evaluated.any(1))
     found: dict[str, list[float]] = {}
     for k in targets:

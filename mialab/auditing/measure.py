@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,20 +13,24 @@ from numpy.typing import ArrayLike
 from mialab import _progress, metrics, provenance
 from mialab import attacks as _attacks
 from mialab._validation import check_integer
+from mialab.attacks.base import Attack
 from mialab.auditing.tables import COLUMNS, POOLED, AuditTable
 from mialab.games.base import Game
 from mialab.metrics import intervals, rates
 from mialab.metrics.intervals import Interval
+from mialab.metrics.outcomes import Outcome
 from mialab.metrics.rates import rate_name
 
 if TYPE_CHECKING:
-    from mialab.attacks.base import Attack, Outcome
     from mialab.data.pool import Pool
+
+#: What stands for an attack wherever one is taken, see `Game.outcome`.
+Attacking = str | Attack | Outcome | Callable[[Game], np.ndarray]
 
 
 def audit(
     game: Game,
-    attacks: Sequence[str | Attack] = ("loss", "modified_entropy", "lira"),
+    attacks: Sequence[Attacking] = ("loss", "modified_entropy", "lira"),
     *,
     pool: Pool | None = None,
     fprs: Sequence[float] = (0.001, 0.01),
@@ -42,9 +45,10 @@ def audit(
     Parameters
     ----------
     game : Game
-    attacks : sequence of str or Attack
-        Names from `mialab.attacks.available`, or attacks. All are checked before the first one runs; one that
-        needs what the game lacks stops the audit there.
+    attacks : sequence of str, Attack, callable or Outcome
+        Names from `mialab.attacks.available`, attacks, functions from a game to scores (model, record), or outcomes of
+        this game, see `Game.outcome`. All are checked before the first one runs; one that needs what the game lacks
+        stops the audit there.
     pool : Pool, optional
         The records that were played with, for attacks that look at them (``"quantile"``).
     fprs, fnrs : sequence of float
@@ -86,29 +90,26 @@ def audit(
     chosen = _chosen(attacks, pool)
     options = {"fprs": fprs, "fnrs": fnrs, "confidence": confidence, "n_resamples": n_resamples, "seed": seed}
 
-    seconds: dict[str, float] = {}
-    outcomes: dict[str, Outcome] = {}
     for attack in chosen.values():
-        attack.check(game)
-    for name, attack in chosen.items():
-        start = time.perf_counter()
-        outcomes[name] = attack.run(game)
-        seconds[name] = round(time.perf_counter() - start, 3)
+        if isinstance(attack, Attack):
+            attack.check(game)
+    outcomes = {name: game.outcome(attack) for name, attack in chosen.items()}
 
     rows: list[tuple] = []
     what = f"auditing {game.attrs.get('defense')} on {game.attrs.get('dataset')}"
     with _progress.bar(len(outcomes) * (game.n_models + 1), what) as advance:
         for name, outcome in outcomes.items():
-            evaluated = outcome.evaluated & columns
-            if not evaluated.any():
+            outcome = outcome.among(columns)
+            if not outcome.evaluated.any():
                 raise ValueError(
                     f"The attack {name!r} evaluates none of the {columns.sum()} records asked for."
                 )
-            rows += _pooled_rows(name, outcome, game, evaluated, options)
+            member = game.member[outcome.evaluated]
+            rows += _rows(name, POOLED, outcome.intervals(**options), member, options)
             advance(1)
             for k in range(game.n_models):
-                if evaluated[k].any():  # a model that only serves as a shadow is no target
-                    rows += _target_rows(name, k, outcome, game, evaluated[k], options)
+                if outcome.evaluated[k].any():  # a model that only serves as a shadow is no target
+                    rows += _target_rows(k, outcome, options)
                 advance(1)
 
     table = AuditTable(rows, columns=COLUMNS)
@@ -120,9 +121,9 @@ def audit(
             "audit": {
                 **provenance.collect(),
                 **options,
-                "attacks": {name: repr(attack) for name, attack in chosen.items()},
+                "attacks": {name: outcome.description for name, outcome in outcomes.items()},
                 "records": _describe(columns),
-                "attack_seconds": seconds,
+                "attack_seconds": {name: round(outcome.seconds, 3) for name, outcome in outcomes.items()},
                 "seconds": round(time.perf_counter() - began, 3),
             },
         }
@@ -130,30 +131,17 @@ def audit(
     return table
 
 
-def _pooled_rows(
-    name: str, outcome: Outcome, game: Game, evaluated: np.ndarray, options: dict[str, Any]
-) -> Iterator[tuple]:
-    found = intervals.pooled_bootstrap(
-        outcome.score,
-        game.member,
-        evaluated=evaluated,
-        partner=game.partner,
-        predicted_member=outcome.predicted_member,
-        **options,
+def _target_rows(k: int, outcome: Outcome, options: dict[str, Any]) -> Iterator[tuple]:
+    of_target = (
+        a[k, outcome.evaluated[k]] for a in (outcome.score, outcome.member, outcome.predicted_member)
     )
-    return _rows(name, POOLED, found, game.member[evaluated], options)
-
-
-def _target_rows(
-    name: str, k: int, outcome: Outcome, game: Game, evaluated: np.ndarray, options: dict[str, Any]
-) -> Iterator[tuple]:
-    score, member, said = (a[k, evaluated] for a in (outcome.score, game.member, outcome.predicted_member))
+    score, member, said = of_target
     confidence = options["confidence"]
     resampling = {key: options[key] for key in ("n_resamples", "confidence", "seed")}
     try:
         found = intervals.bootstrap(score, member, predicted_member=said, fprs=(), fnrs=(), **resampling)
     except ValueError as error:
-        raise ValueError(f"Attack {name!r} on target {k}: {error}") from error
+        raise ValueError(f"Attack {outcome.attack!r} on target {k}: {error}") from error
     for rate in options["fprs"]:
         hits = round(metrics.tpr_at_fpr(score, member, rate) * member.sum())
         found[rate_name("tpr", rate)] = intervals.proportion(hits, member.sum(), confidence)
@@ -163,7 +151,7 @@ def _target_rows(
     hits = (said & member).sum()
     found["precision"] = intervals.proportion(hits, said.sum(), confidence)
     found["recall"] = intervals.proportion(hits, member.sum(), confidence)
-    return _rows(name, k, found, member, options)
+    return _rows(outcome.attack, k, found, member, options)
 
 
 def _rows(
@@ -177,16 +165,16 @@ def _rows(
         yield name, target, metric, *(found[metric] if resolvable else (np.nan,) * 3), n_in, n_out
 
 
-def _chosen(attacks: Sequence[str | Attack], pool: Pool | None = None) -> dict[str, Attack]:
+def _chosen(attacks: Sequence[Attacking], pool: Pool | None = None) -> dict[str, Attack | Outcome]:
     if isinstance(attacks, str) or not isinstance(attacks, Sequence) or not attacks:
         raise ValueError(f"attacks={attacks!r} must be a list of attacks, e.g. ['loss', 'lira'].")
-    chosen: dict[str, Attack] = {}
-    for attack in map(_attacks.make, attacks):
-        if attack.needs_pool and attack.pool is None:
-            attack = dataclasses.replace(attack, pool=pool)
-        if attack.name in chosen:
-            raise ValueError(f"attacks: {attack.name!r} is there twice; each must be named once.")
-        chosen[attack.name] = attack
+    chosen: dict[str, Attack | Outcome] = {}
+    for given in attacks:
+        attack = given if isinstance(given, Outcome) else _attacks.make(given, pool)
+        name = attack.attack if isinstance(attack, Outcome) else attack.name
+        if name in chosen:
+            raise ValueError(f"attacks: {name!r} is there twice; each must be named once.")
+        chosen[name] = attack
     return chosen
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, Outcome
+from mialab.attacks.base import Attack, Scored
 from mialab.attacks.lira import LiRA
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable
 from mialab.gan.game import GeneratorGame
 from mialab.metrics import rates
+from mialab.metrics.outcomes import Outcome
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -39,36 +39,6 @@ class LossThreshold(Attack):
     def scores(self, game: Game) -> np.ndarray:
         """Return minus the loss, (model, record)."""
         return -game.critic_loss[:, 0]
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class _Done(Attack):
-    """An attack that was made before, target by target, under a name of its own."""
-
-    victim: ClassVar[str] = "generator"
-    made: Attack
-    label: str
-    outcome: Outcome
-
-    def __repr__(self) -> str:
-        return repr(self.made)
-
-    @property
-    def base_name(self) -> str:
-        return self.label
-
-    @property
-    def name(self) -> str:
-        return self.label
-
-    def check(self, game: Game) -> None:
-        """Whatever was needed was there."""
-
-    def scores(self, game: Game) -> np.ndarray:
-        return self.outcome.score
-
-    def run(self, game: Game) -> Outcome:
-        return self.outcome
 
 
 #: The attacks of `audit_scores`, by name.
@@ -179,14 +149,19 @@ def audit_scores(
             shadow=np.arange(1 + others.sum()) > 0,
         )
         for attack, outcomes in parts.items():
-            outcomes.append(chosen[attack].run(game))
-    done = []
-    for attack, outcomes in parts.items():
-        together = Outcome(
-            *(np.stack([vars(o)[f.name][0] for o in outcomes]) for f in dataclasses.fields(Outcome))
-        )
-        done.append(_Done(made=chosen[attack], label=attack, outcome=together))
+            outcomes.append(game.outcome(chosen[attack]))
     targets = GeneratorGame.from_arrays(critic_loss=loss, member=member, name=name)
+    done = [
+        Outcome(
+            *(np.stack([getattr(o, field)[0] for o in outcomes]) for field in Scored._fields),
+            member=member,
+            partner=targets.partner,
+            attack=attack,
+            description=repr(chosen[attack]),
+            seconds=sum(o.seconds for o in outcomes),
+        )
+        for attack, outcomes in parts.items()
+    ]
     options = {"fprs": fprs, "fnrs": fnrs, "confidence": confidence, "n_resamples": n_resamples, "seed": seed}
     return audit(targets, done, **options)
 

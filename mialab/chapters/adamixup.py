@@ -245,7 +245,7 @@ class _Measured:
     def rows(self, confidence: float) -> Iterator[tuple]:
         for attack, found in self.attacks.items():
             for metric, (value, draws) in found.items():
-                yield attack, metric, *intervals._interval(value, draws, confidence)
+                yield attack, metric, *intervals.percentile_interval(value, draws, confidence)
         for metric, values in self.accuracy.items():
             mean = intervals.over_targets(values, partner=self.partner, confidence=confidence)
             yield "", metric, *np.clip(mean, 0, 1)  # which a t interval does not know
@@ -254,7 +254,7 @@ class _Measured:
         for attack, found in self.attacks.items():
             for metric, (value, draws) in found.items():
                 base, base_draws = other.attacks[attack][metric]
-                ends = intervals._interval(value - base, draws - base_draws, confidence)
+                ends = intervals.percentile_interval(value - base, draws - base_draws, confidence)
                 yield attack, f"{metric} minus {label}", *ends
         for metric, values in self.accuracy.items():
             gain = values - other.accuracy[metric]
@@ -265,21 +265,12 @@ class _Measured:
 def _measure(game: Game, attacks: Mapping[str, Attack], options: dict[str, Any]) -> _Measured:
     found = {}
     for name, attack in attacks.items():
-        outcome = attack.run(game)
+        outcome = game.outcome(attack)
         # All games have the same members, so that an attack evaluates the same pairs in each; and the same seed draws
         # the same targets and records, so that differences of draws are those of a joint bootstrap.
-        draws = intervals._pooled_draws(
-            outcome.score,
-            game.member,
-            evaluated=outcome.evaluated,
-            partner=game.partner,
-            predicted_member=outcome.predicted_member,
-            **options,
-        )
-        n_out = int((outcome.evaluated & ~game.member).sum())
-        rates = {metrics.rate_name("tpr", f): metrics.resolvable(n_out, f) for f in options["fprs"]}
+        draws = outcome.draws(**options)
         unknown = np.nan, np.full(options["n_resamples"], np.nan)
-        wanted = ("auc", "balanced_accuracy", *rates)
-        found[name] = {metric: draws[metric] if rates.get(metric, True) else unknown for metric in wanted}
+        wanted = ("auc", "balanced_accuracy", *(metrics.rate_name("tpr", f) for f in options["fprs"]))
+        found[name] = {metric: draws[metric] if outcome.resolvable(metric) else unknown for metric in wanted}
     accuracy = {"train_accuracy": game.train_accuracy, "test_accuracy": game.test_accuracy}
     return _Measured(accuracy, game.partner, found)

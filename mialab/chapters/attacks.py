@@ -17,10 +17,10 @@ from mialab.auditing.taxonomy import _on_single_records, applicable, needing_sha
 from mialab.classifiers.game import play
 from mialab.games.base import Game
 from mialab.metrics import intervals, rates
+from mialab.metrics.outcomes import Outcome
 from mialab.metrics.rates import rate_name
 
 if TYPE_CHECKING:
-    from mialab.attacks.base import Outcome
     from mialab.data.pool import Pool
     from mialab.models import Model
     from mialab.queries import Queries
@@ -70,10 +70,11 @@ def agreement(
         attacks = _on_single_records(one_of_each(applicable(game, pool=pool)[0]))
     chosen = _chosen(attacks, pool)
     for attack in chosen.values():
-        attack.check(game)
+        if isinstance(attack, Attack):
+            attack.check(game)
     caught, seen, most = {}, {}, 0
     for name, attack in chosen.items():
-        outcome = attack.run(game)
+        outcome = game.outcome(attack)
         n = int((outcome.evaluated & ~game.member).sum())
         most = max(most, n)
         if metrics.resolvable(n, fpr):
@@ -173,7 +174,7 @@ def against_shadows(
             for n in shadows:
                 score, evaluated = np.zeros(game.member.shape), np.zeros(game.member.shape, bool)
                 for (models, targets), part in zip(blocks[n], parts[n], strict=True):
-                    outcome = attack.run(part)
+                    outcome = part.outcome(attack)
                     score[models[targets]] = outcome.score[targets]
                     evaluated[models[targets]] = outcome.evaluated[targets]
                 found = intervals.pooled_bootstrap(

@@ -365,7 +365,7 @@ def ratio_shifts(
                 for quantity, event, among in _quantities(falls, rises, here):
                     with np.errstate(invalid="ignore"):  # no pair at all in a resample
                         draws = _weighted(u, v, event * among) / _weighted(u, v, among)
-                    interval = intervals._interval(_mean(event, among), draws, confidence)
+                    interval = intervals.percentile_interval(_mean(event, among), draws, confidence)
                     rows.append((label, of, number, quantity, *interval, int((among > 0).sum())))
     return pd.DataFrame(rows, columns=["defense", "of", "part", "quantity", "value", "low", "high", "pairs"])
 

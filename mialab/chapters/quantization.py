@@ -150,29 +150,20 @@ def changes(
     ValueError
         If members differ, or a figure is unknown.
     """
-    attack = attacks.make(attack)
     known = ("auc", "balanced_accuracy", "precision", "recall", "f1")
     for figure in figures:
         choose("figures", figure, known)
-    before = vars(attack.run(reference))
+    before = reference.outcome(attack)
     rows = {}
     for label, game in games.items():
         if game.member.shape != reference.member.shape or (game.member != reference.member).any():
             raise ValueError(
                 f"games[{label!r}] has other members than the reference: play both with the same seed."
             )
-        after = vars(attack.run(game))
+        after = game.outcome(attack)
+        options = {"fprs": (), "n_resamples": n_resamples, "seed": seed}
         found = {
-            reading: intervals.pooled_difference(
-                after,
-                before,
-                relative=reading == "relative",
-                member=game.member,
-                partner=game.partner,
-                fprs=(),
-                n_resamples=n_resamples,
-                seed=seed,
-            )
+            reading: after.differences(before, relative=reading == "relative", **options)
             for reading in ("points", "relative")
         }
         rows[label] = [found[reading][figure] for figure in figures for reading in found]

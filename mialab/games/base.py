@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import ClassVar, Self
+from importlib import import_module
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import xarray as xr
@@ -11,6 +13,7 @@ import xarray as xr
 from mialab import provenance
 from mialab._validation import check_integer
 from mialab.games.store import ANSWERS, DIMENSIONS, MEASURED
+from mialab.metrics.outcomes import Outcome
 from mialab.probes import PROBES
 from mialab.queries import pairing
 from mialab.training.streams import generator
@@ -45,6 +48,7 @@ class Game:
             dataset = dataset.assign(pair=("record", np.minimum(other, np.arange(other.size))))
         self.dataset = dataset
         self.attrs = dict(dataset.attrs)
+        self._outcomes: dict[Any, Outcome] = {}
 
     @classmethod
     def from_arrays(
@@ -351,6 +355,41 @@ class Game:
         For comparison with other code: in a balanced game this errs systematically, see `excluded_models`.
         """
         return type(self)(self.dataset.assign_attrs(leave_one_out="plain"))
+
+    def outcome(
+        self, attack: str | Outcome | Callable[[Game], np.ndarray] | Any, pool: Any = None
+    ) -> Outcome:
+        """Attack every model in turn; an attack is run once and its outcome kept with this game.
+
+        Parameters
+        ----------
+        attack : str, Attack, callable or Outcome
+            A name of `mialab.attacks.available`, an attack, a function from a game to scores (model, record); or the
+            outcome of an attack on this game, which is returned.
+        pool : Pool, optional
+            The records that were played with, for attacks that look at them.
+
+        Raises
+        ------
+        RequirementsNotMet
+            If the game lacks what the attack needs.
+        ValueError
+            If the name is unknown, or the outcome is not of this game's members.
+        """
+        if isinstance(attack, Outcome):
+            if not np.array_equal(attack.member, self.member):
+                raise ValueError(
+                    f"The outcome of {attack.attack!r} is not of this game: it has other members. Give the attack."
+                )
+            return attack
+        attack = import_module("mialab.attacks").make(attack, pool)  # which a game knows nothing of
+        try:
+            known = attack in self._outcomes
+        except TypeError:  # a parameter without a hash, such as a list
+            return attack.run(self)
+        if not known:
+            self._outcomes[attack] = attack.run(self)
+        return self._outcomes[attack]
 
     def before_output_step(self) -> Self:
         """Return the same game with the answers before the defense's output step: a what-if, no real attacker.

@@ -9,6 +9,7 @@ from mialab.metrics.intervals import (
     pooled_difference,
     proportion,
 )
+from mialab.metrics.outcomes import Outcome
 from mialab.metrics.rates import (
     auc,
     balanced_accuracy,
@@ -24,6 +25,7 @@ from mialab.metrics.rates import (
 
 __all__ = [
     "Interval",
+    "Outcome",
     "auc",
     "balanced_accuracy",
     "bootstrap",

@@ -120,7 +120,7 @@ def bootstrap(
         points = [formula(tp, fp, m, n) for formula in _DECISIONS.values()]
         draws = [formula(*resampled, m, n) for formula in _DECISIONS.values()]
         found |= dict(zip(_DECISIONS, zip(points, draws, strict=True), strict=True))
-    return {name: _interval(*both, confidence) for name, both in found.items()}
+    return {name: percentile_interval(*both, confidence) for name, both in found.items()}
 
 
 def pooled_bootstrap(
@@ -166,7 +166,7 @@ def pooled_bootstrap(
     dict of str to Interval
         Keys as in `bootstrap`.
     """
-    draws = _pooled_draws(
+    draws = pooled_draws(
         score,
         member,
         evaluated=evaluated,
@@ -178,7 +178,7 @@ def pooled_bootstrap(
         seed=seed,
     )
     check_fraction("confidence", confidence)
-    return {name: _interval(*both, confidence) for name, both in draws.items()}
+    return {name: percentile_interval(*both, confidence) for name, both in draws.items()}
 
 
 def pooled_difference(
@@ -214,19 +214,21 @@ def pooled_difference(
     everything = np.ones(np.shape(first["score"]), bool)
     masks = (side.get("evaluated") for side in (first, second))
     drawn = np.logical_or(*(everything if mask is None else mask for mask in masks))
-    a, b = _pooled_draws(**first, **options, drawn=drawn), _pooled_draws(**second, **options, drawn=drawn)
+    a, b = pooled_draws(**first, **options, drawn=drawn), pooled_draws(**second, **options, drawn=drawn)
 
     def change(to: np.ndarray | float, of: np.ndarray | float) -> np.ndarray:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.subtract(to, of) / (of if relative else 1.0)
 
     return {
-        name: _interval(float(change(a[name][0], b[name][0])), change(a[name][1], b[name][1]), confidence)
+        name: percentile_interval(
+            float(change(a[name][0], b[name][0])), change(a[name][1], b[name][1]), confidence
+        )
         for name in a
     }
 
 
-def _pooled_draws(
+def pooled_draws(
     score: ArrayLike,
     member: ArrayLike,
     *,
@@ -339,7 +341,7 @@ def clusters(n: int, partner: ArrayLike | None = None) -> np.ndarray:
     return np.unique(np.where(paired, np.minimum(index, partner), index), return_inverse=True)[1]
 
 
-def _interval(value: float, draws: np.ndarray, confidence: float) -> Interval:
+def percentile_interval(value: float, draws: np.ndarray, confidence: float) -> Interval:
     """Percentile interval; NaN where no resample gave a number."""
     if not np.isfinite(draws).any():
         return Interval(float(value), np.nan, np.nan)

@@ -13,13 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
-from mialab import attacks as _attacks
 from mialab import metrics
 from mialab._validation import choose
-from mialab.auditing.measure import _chosen, _columns
+from mialab.auditing.measure import Attacking, _chosen, _columns
 from mialab.auditing.taxonomy import applicable, families, family, one_of_each
 from mialab.games.base import Game
-from mialab.metrics import intervals
 from mialab.plots.comparisons import _draw_path
 from mialab.plots.theme import (
     _ATTACKS,
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
 
 def roc(
     game: Game | Mapping[str, Game],
-    attacks: str | Attack | Sequence[str | Attack] = ("loss", "lira"),
+    attacks: Attacking | Sequence[Attacking] = ("loss", "lira"),
     *,
     records: ArrayLike | None = None,
     confidence: float = 0.95,
@@ -99,10 +97,10 @@ def roc(
 
 def roc_by_family(
     game: Game,
-    attacks: Sequence[str | Attack] | None = None,
+    attacks: Sequence[Attacking] | None = None,
     *,
     pool: Pool | None = None,
-    baseline: str | Attack = "loss",
+    baseline: Attacking = "loss",
     confidence: float = 0.95,
     n_resamples: int = 100,
     seed: int = 0,
@@ -208,7 +206,7 @@ def against_shadows(table: pd.DataFrame, *, label: str = "") -> Figure:
 
 def histogram(
     game: Game | Mapping[str, Game],
-    attack: str | Attack = "loss",
+    attack: Attacking = "loss",
     *,
     target: int | None = None,
     records: ArrayLike | None = None,
@@ -242,7 +240,7 @@ def histogram(
     edges = _bins(ax, scores, bins)
     _draw_scores(ax, scores, colors, edges)
     whose = "all targets" if target is None else f"target {target}"
-    name = _attacks.make(attack).name
+    name = _name(games, attack)
     ax.set(xlabel=f"Score of the attack {name} ({whose}), higher = member", ylabel="Fraction of records")
     ax.legend()
     return ax
@@ -250,7 +248,7 @@ def histogram(
 
 def histograms(
     games: Mapping[str, Game],
-    attack: str | Attack = "loss",
+    attack: Attacking = "loss",
     *,
     records: ArrayLike | None = None,
     bins: int = 50,
@@ -279,7 +277,7 @@ def histograms(
         ax.set_title(label)
     axes[0, 0].set_ylabel("Fraction of records")
     axes[0, -1].legend()
-    figure.supxlabel(f"Score of the attack {_attacks.make(attack).name}, higher = member", fontsize=13)
+    figure.supxlabel(f"Score of the attack {_name(games, attack)}, higher = member", fontsize=13)
     return figure
 
 
@@ -371,20 +369,11 @@ def _curve(
     game: Game, attack: Attack, columns: np.ndarray, confidence: float, n_resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return a ROC curve from the least rate that allows ten false alarms: rates, TPR with ends (rate, 3), AUC."""
-    outcome = attack.run(game)
-    evaluated = outcome.evaluated & columns
-    lowest = 10 / max(10, (evaluated & ~game.member).sum())
+    outcome = game.outcome(attack).among(columns)
+    lowest = 10 / max(10, (outcome.evaluated & ~game.member).sum())
     grid = np.geomspace(lowest, 1, 61)
-    rates = intervals.pooled_bootstrap(
-        outcome.score,
-        game.member,
-        evaluated=evaluated,
-        partner=game.partner,
-        fprs=grid,
-        n_resamples=n_resamples,
-        confidence=confidence,
-        seed=seed,
-    )
+    options = {"n_resamples": n_resamples, "confidence": confidence, "seed": seed}
+    rates = outcome.intervals(decisions=False, fprs=grid, **options)
     tpr = np.array([rates[metrics.rate_name("tpr", f)] for f in grid])
     return grid, tpr, rates["auc"].value
 
@@ -420,19 +409,23 @@ def _draw_curves(
 
 
 def _scores(
-    games: Mapping[str, Game], attack: str | Attack, target: int | None, records: ArrayLike | None
+    games: Mapping[str, Game], attack: Attacking, target: int | None, records: ArrayLike | None
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Scores of the members and of the non-members of each game."""
-    attack, scores = _attacks.make(attack), {}
+    scores = {}
     for label, game in games.items():
         if target is not None and not 0 <= target < game.n_models:
             raise ValueError(f"target={target!r} must be a model's index, 0 to {game.n_models - 1}.")
-        outcome = attack.run(game)
+        outcome = game.outcome(attack)
         chosen = outcome.evaluated & _columns(records, game.n_records)
         if target is not None:
             chosen = chosen & (np.arange(game.n_models) == target)[:, None]
         scores[label] = outcome.score[chosen & game.member], outcome.score[chosen & ~game.member]
     return scores
+
+
+def _name(games: Mapping[str, Game], attack: Attacking) -> str:
+    return next(iter(games.values())).outcome(attack).attack
 
 
 def _bins(ax: Axes, scores: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, Outcome, RequirementsNotMet, _spread, register
+from mialab.attacks.base import Attack, RequirementsNotMet, Scored, _spread, register
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -109,17 +109,16 @@ class LoganBlackBox(Attack):
         """Name of the attack."""
         return "logan_black_box"
 
-    def run(self, game: Game) -> Outcome:
-        """Attack the records that the probe queried; see `mialab.attacks.Attack.run`."""
+    def _whole(self, game: Game) -> Scored:
         self.check(game)
         queried = np.isfinite(game.measured("shadow_critic")).all(0)
         if queried.all():
-            return super().run(game)
+            return super()._whole(game)
         if not queried.any():
             raise RequirementsNotMet(
                 f"Attack {self.name!r}: the probe 'shadow_critic' queried no record of this game."
             )
-        return _spread(self.run(game.of_records(queried)), queried)
+        return _spread(self._whole(game.of_records(queried)), queried)
 
     def scores(self, game: Game) -> np.ndarray:
         """Return what the critics that were trained on samples say, centerd, (model, record)."""

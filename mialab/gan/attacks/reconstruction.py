@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, Outcome, RequirementsNotMet, _spread, register
+from mialab.attacks.base import Attack, RequirementsNotMet, Scored, _spread, register
 from mialab.attacks.calibrated import calibrated
 from mialab.gan.probes import PartialBlackBox, WhiteBox
 
@@ -98,7 +98,7 @@ class Reconstruction(Attack):
         score = -self._errors(game)
         return calibrated(score, game.member, game.excluded_models) if self.calibrated else score
 
-    def _run(self, game: GeneratorGame) -> Outcome:
+    def _run(self, game: GeneratorGame) -> Scored:
         """Attack each target at the records that were queried."""
         records = self._queried(game)
         return _spread(super()._run(game.of_records(records)), records)

@@ -15,7 +15,7 @@ from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
 from mialab._validation import check_integer, choose
-from mialab.attacks.base import Attack, Outcome, RequirementsNotMet, register
+from mialab.attacks.base import Attack, RequirementsNotMet, Scored, register
 from mialab.attacks.calibrated import calibrated
 from mialab.data.pool import Pool
 from mialab.training.stack import prepare
@@ -213,13 +213,12 @@ class OnSamples(Attack):
                 f"part of the pool, which has {len(self.pool.x_val)}: load it with validation=1000."
             )
 
-    def run(self, game: Game) -> Outcome:
-        """Attack every model of a game in turn; see `mialab.attacks.Attack.run`."""
+    def _whole(self, game: Game) -> Scored:
         self.check(game)
         if STATISTIC not in game.dataset:  # once for all models, and for all records, as the pool has them
             values = ("model", "record"), self.statistic(game)
             game = type(game)(game.dataset.drop_vars("samples").assign({STATISTIC: values}))
-        return super().run(game)
+        return super()._whole(game)
 
     @abstractmethod
     def statistic(self, game: Game) -> np.ndarray:
