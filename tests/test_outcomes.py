@@ -152,5 +152,5 @@ def test_names_that_tables_print_can_be_asked_for(game):
         "rmia_per_class",
     ):
         assert attacks.make(name).name == name
-    with pytest.raises(ValueError, match="Did you mean 'modified_entropy):
+    with pytest.raises(ValueError, match="Did you mean 'modified_entropy"):
         attacks.make("modified_entrpy_known_half")
