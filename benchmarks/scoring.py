@@ -45,6 +45,7 @@ from mialab.attacks.base import shadow_thresholds
 from mialab.attacks.lira import VARIANCE_FLOOR, lira
 from mialab.attacks.rmia import rmia
 from mialab.classifiers.signals import SIGNALS
+from mialab.games.store import DIMENSIONS
 from mialab.training.membership import membership
 
 ATTACKS = ("loss", "lira", "rmia")
@@ -267,14 +268,14 @@ def store_game(path: Path, n_models: int, n_records: int, n_classes: int) -> Non
     }
     group = zarr.open_group(path, mode="w", attributes={"dataset": "made up", "defense": "none"})
     for name, value in known.items():
-        group.create_array(name, data=value, dimension_names=mia.game.DIMENSIONS[name])
+        group.create_array(name, data=value, dimension_names=DIMENSIONS[name])
     shape = (n_models, 1, n_records, n_classes)
     logits = group.create_array(
         "logits",
         shape=shape,
         chunks=(1, 1, min(n_records, 2**22 // n_classes), n_classes),
         dtype="float32",
-        dimension_names=mia.game.DIMENSIONS["logits"],
+        dimension_names=DIMENSIONS["logits"],
     )
     for k in range(n_models):
         answers = rng.normal(size=shape[1:]).astype(np.float32)

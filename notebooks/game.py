@@ -21,7 +21,7 @@ import pandas as pd
 from myst_nb import glue
 
 import mialab as mia
-from mialab.classifiers.game import membership
+from mialab.training.membership import membership
 
 mia.plots.style()
 

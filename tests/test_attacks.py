@@ -23,7 +23,7 @@ from mialab.attacks.ranking import Ranking
 from mialab.attacks.threshold import SOURCES, Threshold
 from mialab.classifiers import signals
 
-# Attacks on pairs of records need games of their own, see test_together.py.
+# Attacks on pairs of records need games of their own, see test_groups.py.
 NAMES = [
     name
     for name, needs in mia.attacks.available().iterrows()

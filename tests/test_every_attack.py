@@ -154,8 +154,8 @@ WITH_FAMILY = {
         "test_probes.test_calibrated_scores_against_plain_loops",
     ),
     "white_box": "test_probes.test_white_box_against_scikit_learn",
-    "mixed_pairs": "test_together.test_mixed_pairs_against_plain_loops",
-    "co_membership_lira_8": "test_together.test_sets_worked_by_hand",
+    "mixed_pairs": "test_groups.test_mixed_pairs_against_plain_loops",
+    "co_membership_lira_8": "test_groups.test_sets_worked_by_hand",
 }
 #: What has no plain version, and why.
 WITHOUT = {

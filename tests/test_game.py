@@ -21,7 +21,7 @@ import mialab as mia
 from mialab.classifiers import run as classifier_run
 from mialab.classifiers.signals import SIGNALS
 from mialab.defenses import HAMP, Defense
-from mialab.games import backends
+from mialab.games import backends, execution
 from mialab.models import MLP
 from mialab.training import stack
 from mialab.training.membership import membership, mislabel
@@ -274,7 +274,7 @@ def test_a_game_of_scores_can_be_attacked():
 def test_groups_are_even(todo, most, workers):
     todo = sorted(todo)
     for device in ("cpu", "cuda"):
-        groups = mia.game._groups(todo, most, workers, device)
+        groups = execution._groups(todo, most, workers, device)
         assert [k for group in groups for k in group] == todo
         sizes = [len(group) for group in groups]
         assert 0 < min(sizes) <= max(sizes) <= most
@@ -331,7 +331,7 @@ def test_peak_memory_is_noted(fresh_cache):
     assert 50 < before < 100_000
     n_bytes = int((before + 60) * 2**20)
     assert (np.ones(n_bytes, np.uint8)[::4096] == 1).all()
-    assert n_bytes / 2**20 < mia.game._peak_mb() < n_bytes / 2**20 + before + 60
+    assert n_bytes / 2**20 < execution._peak_mb() < n_bytes / 2**20 + before + 60
 
 
 def test_worker_processes_fraction_the_pool(fresh_cache, tmp_path):

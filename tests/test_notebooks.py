@@ -88,7 +88,7 @@ def test_plain_papermill_runs_a_committed_notebook(tmp_path):
 
 
 def test_new_chapter_from_the_template(tmp_path, monkeypatch, capsys):
-    from mialab.__main__ import main
+    from mialab.cli import main
 
     shutil.copy(execution.NOTEBOOKS / "template.py", tmp_path)
     monkeypatch.setattr(execution, "NOTEBOOKS", tmp_path)

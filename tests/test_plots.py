@@ -65,7 +65,10 @@ def test_colors_are_stable():
     assert theme.color("mixup, alpha 1") == theme.color("mixup") != theme.color("mixupper")
     assert theme.color("dp-sgd eps=8") == theme.color("dp_sgd")
     # In a process of its own, where importing must draw nothing either.
-    code = "from mialab import plots as p; print(p.color('mine'), p.marker('mine'), p.plt.get_fignums())"
+    code = (
+        "import matplotlib.pyplot as plt; from mialab import plots as p; "
+        "print(p.color('mine'), p.marker('mine'), plt.get_fignums())"
+    )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.split() == [theme.color("mine"), theme.marker("mine"), "[]"]
 

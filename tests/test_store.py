@@ -580,7 +580,8 @@ def test_the_code_of_signals_counts_where_they_are_stored(monkeypatch):
         keys = []
         for code in ("old", "new"):
             monkeypatch.setattr(
-                "mialab.provenance.source_hash", lambda *files, code=code: code * ("signals.py" in files)
+                "mialab.provenance.source_hash",
+                lambda *files, code=code: code * ("classifiers/signals.py" in files),
             )
             keys.append(small_plan(keep=keep).key())
         assert (keys[0] == keys[1]) == (keep == "logits")

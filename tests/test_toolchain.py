@@ -177,7 +177,10 @@ def test_a_killed_build_leaves_no_process_and_no_page(tmp_path):
     code = "import os, pathlib, time\npathlib.Path('{}').write_text(str(os.getpid()))\ntime.sleep(60)"
     pid = tmp_path / "pid"
     notebook, out = write(tmp_path, "slow", code.format(pid)), tmp_path / "slow.ipynb"
-    script = f"from pathlib import Path; from mialab import run; run.run(Path({str(notebook)!r}), Path({str(out)!r}))"
+    script = (
+        "from pathlib import Path; from mialab.book.execution import run; "
+        f"run(Path({str(notebook)!r}), Path({str(out)!r}))"
+    )
     with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as build:
         wait_until(lambda: pid.exists() and pid.read_text(), 60)
         build.kill()
@@ -286,12 +289,13 @@ def checkout(tmp_path):
         "mialab/book/extension.py",
         "mialab/provenance.py",
     ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     for name in ("notebooks", "profiles", "book"):
         (tmp_path / name).mkdir()
     shutil.copytree(ROOT / "book" / "_static", tmp_path / "book" / "_static")
-    (tmp_path / "mialab" / "__init__.py").write_text("")
+    for package in ("mialab", "mialab/book"):
+        (tmp_path / package / "__init__.py").write_text("")
     (tmp_path / "book" / "index.md").write_text("# Index\n\nSee {doc}`chapters/one`.\n")
     (tmp_path / "book" / "references.bib").write_text("")
     (tmp_path / "profiles" / "quick.yml").write_text("one: {seed: 1}\ntwo: {after: [one]}\n")
