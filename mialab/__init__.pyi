@@ -3,6 +3,7 @@ from . import auditing as auditing
 from . import chapters as chapters
 from . import defenses as defenses
 from . import gan as gan
+from . import metrics as metrics
 from . import models as models
 from . import plots as plots
 from . import probes as probes

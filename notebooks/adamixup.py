@@ -40,7 +40,7 @@ constant_fraction = 0.25  # of the variant whose fraction never changes
 a = 1.0  # parameter of the Beta distribution, where fractions are drawn from one
 
 # Reporting
-stops = [0.1, 0.3, 0.6, 0.9]  # fractions of the training after which it is attacked, too
+stops = [0.1, 0.3, 0.6, 0.9]  # fractions of the training: it is attacked there, too
 fpr = 0.01  # the false-positive rate of the verdicts
 marked = 0.05  # what counts as a marked fall of an attack's accuracy
 n_resamples = 100  # of the intervals
@@ -215,7 +215,9 @@ arms = {
     "adamixup (both labels)": replace(linear, label="both"),
     "adamixup (literal)": replace(linear, schedule="literal"),
     "adamixup (beta decay)": replace(linear, schedule="beta_decay", a=a),
-    "adamixup (constant)": replace(linear, schedule="constant", start=constant_fraction),
+    "adamixup (constant)": replace(
+        linear, schedule="constant", start=constant_fraction
+    ),
 }
 print(main.pool)
 
@@ -226,7 +228,10 @@ glue("adamixup_constant", constant_fraction, display=False)
 glue("adamixup_dataset", dataset, display=False)
 
 # %% mystnb={"figure": {"caption": "How strongly records are mixed in each epoch: the smaller one of the two fractions, and where chance decides its mean over batches and the middle 90 % of them. AdaMixup with both labels has the fractions of AdaMixup.", "name": "fig-adamixup-fractions"}, "image": {"alt": "Lines over the epochs: AdaMixup falls linearly, the literal reading rises to one half and falls again, the drawn fractions have bands, the constant fraction is level."}} tags=["hide-input"]
-mia.plots.trajectory(mia.chapters.adamixup.mixing_strength(arms, main.training.epochs), "smaller_fraction")
+mia.plots.trajectory(
+    mia.chapters.adamixup.mixing_strength(arms, main.training.epochs),
+    "smaller_fraction",
+)
 plt.show()
 # %% [markdown]
 # ## The paper's own evaluation
@@ -257,7 +262,9 @@ path = mia.chapters.adamixup.trajectory(
     n_resamples=n_resamples,
     **common,
 )
-early = replace(main.training, stop=mia.chapters.adamixup.same_accuracy(path, "adamixup"))
+early = replace(
+    main.training, stop=mia.chapters.adamixup.same_accuracy(path, "adamixup")
+)
 games = {
     name: mia.play(main.pool, main.model, defense, training=main.training, **common)
     for name, defense in arms.items()
@@ -286,9 +293,7 @@ results = mia.compare(tables)
 # intervals over targets and records.
 
 # %%
-mia.auditing.summary(
-    results, "balanced_accuracy", attacks=["loss", "modified_entropy", "shokri"]
-).T
+results.summary("balanced_accuracy", attacks=["loss", "modified_entropy", "shokri"]).T
 
 # %% [markdown]
 # **A2: attacks on predicted labels.** The gap attack calls a record a member if it is predicted rightly. The label-only
@@ -296,9 +301,7 @@ mia.auditing.summary(
 # membership of that record.
 
 # %%
-mia.auditing.summary(
-    results, "balanced_accuracy", attacks=["loss", "correctness", "label_only"]
-).T
+results.summary("balanced_accuracy", attacks=["loss", "correctness", "label_only"]).T
 
 # %% mystnb={"figure": {"caption": "Every attack against every arm: balanced accuracy pooled over target models, with 95 % intervals.", "name": "fig-adamixup-strength"}, "image": {"alt": "Dot plot with intervals: a row for each attack, a dot for the undefended models, static mixup, AdaMixup with its four variants, and early stopping."}} tags=["hide-input"]
 mia.plots.strength(
@@ -368,9 +371,7 @@ plt.show()
 # all of them with the same defense. What they find at a low false-positive rate is what the most exposed records suffer.
 
 # %%
-mia.auditing.summary(
-    results, f"tpr@{fpr:g}", attacks=["loss", "modified_entropy", *hard_attacks]
-).T
+results.summary(f"tpr@{fpr:g}", attacks=["loss", "modified_entropy", *hard_attacks]).T
 
 # %% mystnb={"figure": {"caption": "LiRA with pooled variances against the undefended models, both controls and AdaMixup, all target models pooled, both axes logarithmic. Bands: 95 % intervals over targets and records, point by point.", "name": "fig-adamixup-roc"}, "image": {"alt": "Log-log ROC curves of LiRA with bands for the undefended models, early stopping, static mixup and AdaMixup, and the diagonal of chance."}} tags=["hide-input"]
 mia.plots.roc(
@@ -432,7 +433,7 @@ if save_as:
         verdicts=verdicts,
     )
 for arm in ("none", "adamixup", "early_stopping"):
-    auc = mia.auditing.pooled(results, "lira_pooled", "auc", defense=arm).value
+    auc = results.interval("lira_pooled", "auc", defense=arm).value
     glue(f"adamixup_lira_{arm}", auc, display=False)
     glue(
         f"adamixup_accuracy_{arm}",
@@ -451,7 +452,7 @@ for arm in ("none", "adamixup", "early_stopping"):
 
 # %% tags=["hide-input"]
 itables.show(
-    mia.auditing.show(results[results["target"] == "pooled"].drop(columns="target")),
+    results.pooled().drop(columns="target").as_text(),
     classes="display compact",
     showIndex=False,
 )
@@ -469,8 +470,7 @@ reference = reference_runs.load("adamixup-standard")
 reference["verdicts"]
 
 # %% tags=["hide-input"]
-mia.auditing.summary(
-    reference["audit"],
+reference["audit"].summary(
     "balanced_accuracy",
     attacks=["modified_entropy", "shokri", "correctness", "label_only", "lira_pooled"],
 ).T

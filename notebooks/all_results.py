@@ -92,14 +92,16 @@ for name, table in tables.items():
 
 # %% tags=["hide-input"]
 for table in tables.values():
-    display(mia.auditing.strongest(table, "auc"))
+    display(table.strongest("auc"))
 
 # %% [markdown]
 # ## Privacy against utility
 
 # %% mystnb={"image": {"alt": "Strongest AUC of any attack on single records against test accuracy, one marker for each defense."}} tags=["hide-input"]
 for name, table in tables.items():
-    single = table[~table["attack"].isin(mia.auditing.families().get("sets of records", []))]
+    single = table[
+        ~table["attack"].isin(mia.auditing.families().get("sets of records", []))
+    ]
     mia.plots.privacy_utility(single).set_title(name)
     plt.show()
 
@@ -110,14 +112,14 @@ for name, table in tables.items():
 
 # %% tags=["hide-input", "scroll-output"]
 for table in tables.values():
-    display(mia.auditing.summary(table, "auc"))
+    display(table.summary("auc"))
 
 # %% [markdown]
 # True-positive rates:
 
 # %% tags=["hide-input", "scroll-output"]
 for table in tables.values():
-    display(mia.auditing.summary(table, f"tpr@{fprs[0]:g}"))
+    display(table.summary(f"tpr@{fprs[0]:g}"))
 
 # %% [markdown]
 # ## What is missing
@@ -126,5 +128,5 @@ for table in tables.values():
 
 # %% tags=["hide-input"]
 pd.concat(
-    [mia.auditing.missing(table).assign(data=name) for name, table in tables.items()]
+    [table.missing().assign(data=name) for name, table in tables.items()]
 ).set_index("attack").rename_axis(index=None, columns="attack")

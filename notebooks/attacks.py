@@ -48,7 +48,9 @@ import mialab as mia
 mia.plots.style()
 settings = mia.chapters.settings.settings(datasets, seed=seed)
 needs = mia.attacks.available()
-needs = needs.loc[[name for family in mia.auditing.families().values() for name in family]]
+needs = needs.loc[
+    [name for family in mia.auditing.families().values() for name in family]
+]
 needs = needs.rename_axis(index=None, columns="attack")
 glue("attacks_n", len(needs), display=False)
 glue("attacks_n_models", n_models, display=False)
@@ -176,16 +178,14 @@ tables = {
 # By its AUC. The best of many, chosen by its result, looks better than it is; intervals stand further below.
 
 # %% tags=["hide-input"]
-pd.concat([mia.auditing.strongest(table, "auc") for table in tables.values()], axis=1).fillna(
-    "-"
-)
+pd.concat([table.strongest("auc") for table in tables.values()], axis=1).fillna("-")
 
 # %% [markdown]
 # By its true-positive rate at the first of the false-positive rates asked for:
 
 # %% tags=["hide-input"]
 pd.concat(
-    [mia.auditing.strongest(table, f"tpr@{fprs[0]:g}") for table in tables.values()], axis=1
+    [table.strongest(f"tpr@{fprs[0]:g}") for table in tables.values()], axis=1
 ).fillna("-").rename_axis(columns="attacker")
 
 # %% [markdown]
@@ -217,7 +217,7 @@ for name, game in games.items():
 # %% tags=["hide-input", "scroll-output"]
 metrics = ["auc", "balanced_accuracy", *(f"tpr@{rate:g}" for rate in fprs)]
 for table in tables.values():
-    display(mia.auditing.summary(table, metrics))
+    display(table.summary(metrics))
 
 # %% [markdown]
 # ## Do they find the same members?
@@ -307,7 +307,7 @@ offline = [
     "lira_offline_density_pooled",
 ]
 for table in tables.values():
-    display(mia.auditing.summary(table, metrics, attacks=offline))
+    display(table.summary(metrics, attacks=offline))
 
 # %% [markdown]
 # ## Learned attacks beside the threshold they must beat
@@ -323,7 +323,7 @@ learned = [
 ]
 for table in tables.values():
     there = [name for name in ["loss", *learned] if name in set(table["attack"])]
-    display(mia.auditing.summary(table, metrics, attacks=there))
+    display(table.summary(metrics, attacks=there))
 
 # %% [markdown]
 # ## When the attacker's data differ
@@ -370,7 +370,7 @@ for name, table in shift_tables.items():
 
 # %% tags=["hide-input"]
 for table in shift_tables.values():
-    display(mia.auditing.summary(table, "auc"))
+    display(table.summary("auc"))
 
 # %% [markdown]
 # ## What is missing
@@ -379,5 +379,5 @@ for table in shift_tables.values():
 
 # %% tags=["hide-input"]
 pd.concat(
-    [mia.auditing.missing(table) for table in (*tables.values(), *shift_tables.values())]
+    [table.missing() for table in (*tables.values(), *shift_tables.values())]
 ).set_index("attack").rename_axis(index=None, columns="attack")

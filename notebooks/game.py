@@ -230,7 +230,7 @@ mia.attacks.available().loc[attacks]
 # %%
 rates = [0.001, 0.01, 0.1]
 table = mia.audit(game, attacks, fprs=rates, fnrs=[0.001], seed=seed)
-mia.auditing.summary(table).T.rename_axis(None)
+table.summary().T.rename_axis(None)
 
 # %% tags=["hide-input"]
 glue("game_train_accuracy", float(game.train_accuracy.mean()), display=False)
@@ -255,9 +255,7 @@ lines = [
     if str(line.get_label()).startswith(name)
 ]
 for name, line, dash in zip(attacks, lines, ("-", "--", ":"), strict=True):
-    fpr, tpr, _ = mia.metrics.roc(
-        game.outcome(name).score.ravel(), game.member.ravel()
-    )
+    fpr, tpr, _ = mia.metrics.roc(game.outcome(name).score.ravel(), game.member.ravel())
     left.plot(fpr, tpr, color=line.get_color(), linestyle=dash, drawstyle="steps-post")
 left.plot([0, 1], [0, 1], color="0.6", linewidth=1)
 left.set(

@@ -222,8 +222,8 @@ results = mia.compare(tables)
 # The AUC, pooled over all target models, with 95 % intervals over targets and records:
 
 # %%
-mia.auditing.summary(
-    mia.compare({name: tables[name] for name in games}), "auc", attacks=paper_attacks
+mia.compare({name: tables[name] for name in games}).summary(
+    "auc", attacks=paper_attacks
 )
 
 # %% [markdown]
@@ -231,8 +231,7 @@ mia.auditing.summary(
 # non-members. Where fewer than ten false alarms are allowed, no number is given.
 
 # %%
-mia.auditing.summary(
-    tables["hamp"],
+tables["hamp"].summary(
     [f"tpr@{fpr:g}", "tpr@0.001", "tnr@0.001", "balanced_accuracy"],
     attacks=paper_attacks,
 )
@@ -259,7 +258,7 @@ plt.show()
 
 # %%
 all_attacks = ["loss", "modified_entropy", "lira", "lira_pooled", *hard_attacks]
-mia.auditing.summary(results, f"tpr@{fpr:g}", attacks=all_attacks)
+results.summary(f"tpr@{fpr:g}", attacks=all_attacks)
 
 # %% mystnb={"figure": {"caption": "Every attack against every arm: AUC pooled over target models, with 95 % intervals. From the top, attacks that read magnitudes; correctness, ranking and label only see labels or ranks; the last one averages over several queries.", "name": "fig-hamp-strength"}, "image": {"alt": "Dot plot with intervals: a row for each attack, a dot for the undefended, the label-smoothed and the HAMP-trained models and for HAMP before its output step."}} tags=["hide-input"]
 mia.plots.strength(results[results["attack"].isin(all_attacks)], metric="auc")
@@ -283,7 +282,7 @@ canary_tables = {
     for name, game in canary_games.items()
 }
 glue("hamp_canaries", canaries, display=False)
-mia.auditing.summary(mia.compare(canary_tables), ["auc", "tpr@0.01", f"tpr@{canary_fpr:g}"])
+mia.compare(canary_tables).summary(["auc", "tpr@0.01", f"tpr@{canary_fpr:g}"])
 
 # %% mystnb={"figure": {"caption": "The same on mislabeled canaries only.", "name": "fig-hamp-canaries"}, "image": {"alt": "Dot plot with intervals of the AUC of five attacks on mislabeled canaries, undefended and HAMP."}} tags=["hide-input"]
 mia.plots.strength(canary_tables, metric="auc")
@@ -313,8 +312,8 @@ findings = {
     "weaker": mia.difference(
         (defended, "lira_pooled"), (undefended, "lira_pooled"), metric="auc"
     ),
-    "strong": mia.auditing.pooled(tables["hamp"], "lira_pooled", f"tpr@{fpr:g}"),
-    "adaptive": mia.auditing.pooled(tables["hamp"], "label_only", f"tpr@{fpr:g}"),
+    "strong": tables["hamp"].interval("lira_pooled", f"tpr@{fpr:g}"),
+    "adaptive": tables["hamp"].interval("label_only", f"tpr@{fpr:g}"),
     "trade-off": "of the seven only label smoothing is in this package yet",
     "canaries": mia.difference(
         (canary_games["hamp"], "label_only"),
@@ -333,7 +332,7 @@ if save_as:
     )
 for attack in ("lira_pooled", "label_only"):
     for arm in ("none", "hamp"):
-        auc = mia.auditing.pooled(results, attack, "auc", defense=arm).value
+        auc = results.interval(attack, "auc", defense=arm).value
         glue(f"hamp_{attack}_{arm}", auc, display=False)
 
 # %% [markdown]
@@ -345,7 +344,7 @@ for attack in ("lira_pooled", "label_only"):
 
 # %% tags=["hide-input"]
 itables.show(
-    mia.auditing.show(results[results["target"] == "pooled"].drop(columns="target")),
+    results.pooled().drop(columns="target").as_text(),
     classes="display compact",
     showIndex=False,
 )
@@ -363,7 +362,7 @@ reference = reference_runs.load("hamp-standard")
 reference["verdicts"]
 
 # %% tags=["hide-input"]
-mia.auditing.summary(reference["audit"], "tpr@0.001")
+reference["audit"].summary("tpr@0.001")
 
 # %% tags=["hide-input"]
 reference["facts"]
@@ -371,7 +370,7 @@ reference["facts"]
 # %% tags=["hide-cell"]
 for attack in ("lira_pooled", "label_only"):
     for arm in ("none", "hamp"):
-        tpr = mia.auditing.pooled(reference["audit"], attack, "tpr@0.001", defense=arm).value
+        tpr = reference["audit"].interval(attack, "tpr@0.001", defense=arm).value
         glue(f"reference_{attack}_{arm}", tpr, display=False)
 
 # %% [markdown]

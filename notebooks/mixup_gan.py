@@ -55,7 +55,7 @@ relax_factors = [1.5]  # other levels of RelaxLoss, as multiples of its own
 n_critics = 4  # of PAR-GAN
 privacy_weight = 1.0  # of PrivGAN
 noise_multiplier = 1.0  # of the private critic
-stops = [0.4, 0.7]  # fractions of the steps after which training ends, of early stopping
+stops = [0.4, 0.7]  # fractions of the steps after which early stopping ends
 arms = []  # labels of other arms to play; empty for all
 
 # Reporting
@@ -348,7 +348,7 @@ main_games = {name: games[name] for name in main_arms}
 results = mia.auditing.audit_each(
     main_games, paper_attacks, fprs=(fpr,), n_resamples=n_resamples
 )
-mia.auditing.summary(results, "auc", attacks=paper_attacks).T
+results.summary("auc", attacks=paper_attacks).T
 
 # %% [markdown]
 # **What samples are worth.** Classifiers are trained on samples with their hard labels and tested on real records. FID
@@ -360,7 +360,7 @@ mia.auditing.summary(results, "auc", attacks=paper_attacks).T
 worth = gan.quality.assess(games, main.pool)
 
 # %% tags=["hide-input"]
-mia.auditing.wide(worth, index="defense", columns="metric")
+worth.wide("defense", "metric")
 
 # %% [markdown]
 # **All arms.** LiRA gets stronger with the number of references, so from here on arms are compared with
@@ -397,7 +397,7 @@ elsewhere = mixup_gan.across(
     seed=seed,
     **common,
 )
-mia.auditing.wide(elsewhere, index="game", columns="measure")
+elsewhere.wide("game", "measure")
 
 # %% [markdown]
 # ## A harder evaluation
@@ -444,8 +444,10 @@ adaptive_attacks = [
     mia.attacks.CoMembership(of="critic_lira_pooled", size=2),
     "critic_mixed_pairs_pooled",
 ]
-adaptive = mia.auditing.audit_each(views, adaptive_attacks, fprs=(fpr,), n_resamples=n_resamples)
-mia.auditing.summary(adaptive, "auc").T
+adaptive = mia.auditing.audit_each(
+    views, adaptive_attacks, fprs=(fpr,), n_resamples=n_resamples
+)
+adaptive.summary("auc").T
 
 # %% [markdown]
 # ### Copies
@@ -453,7 +455,7 @@ mia.auditing.summary(adaptive, "auc").T
 # The plainest check: is a sample closer to a member than to a non-member more than half of the time?
 
 # %% tags=["hide-input"]
-mia.auditing.wide(gan.quality.memorization(games, main.pool), index="defense", columns="metric")
+gan.quality.memorization(games, main.pool).wide("defense", "metric")
 
 # %% [markdown]
 # ### What the theory says
@@ -505,7 +507,7 @@ last_stop = f"early_stopping ({stops[-1]:.0%})"
 findings = {
     "logan": mia.difference((ours, "logan"), (none, "logan")),
     "lira": mia.difference((ours, lira), (none, lira)),
-    "leaks": mia.auditing.pooled(results, leaks, "auc", defense="none"),
+    "leaks": results.interval(leaks, "auc", defense="none"),
     "leaks mixup": mia.difference((ours, leaks), (none, leaks)),
     "accuracy": mia.difference((ours, None), (none, None), metric="test_accuracy"),
     "fid": gan.quality.difference(none, ours, main.pool, "fid"),
@@ -548,7 +550,7 @@ if save_as:
         verdicts=verdicts,
     )
 for arm in ("none", "mixup"):
-    auc = mia.auditing.pooled(results, lira, "auc", defense=arm).value
+    auc = results.interval(lira, "auc", defense=arm).value
     glue(f"gan_lira_{arm}", auc, display=False)
     glue(f"gan_accuracy_{arm}", float(games[arm].test_accuracy.mean()), display=False)
 
@@ -561,7 +563,7 @@ for arm in ("none", "mixup"):
 
 # %% tags=["hide-input"]
 itables.show(
-    mia.auditing.show(comparison[comparison["target"] == "pooled"].drop(columns="target")),
+    comparison.pooled().drop(columns="target").as_text(),
     classes="display compact",
     showIndex=False,
 )
@@ -575,16 +577,14 @@ itables.show(
 
 # %%
 losses, members = none.critic_loss[:, 0], none.member
-mia.auditing.summary(
-    mia.auditing.audit_scores(
-        target_loss=losses[:2],
-        target_member=members[:2],
-        reference_loss=natural.critic_loss[:, 0],
-        reference_member=natural.member,
-        fprs=(fpr,),
-        n_resamples=n_resamples,
-    )
-)
+mia.auditing.audit_scores(
+    target_loss=losses[:2],
+    target_member=members[:2],
+    reference_loss=natural.critic_loss[:, 0],
+    reference_member=natural.member,
+    fprs=(fpr,),
+    n_resamples=n_resamples,
+).summary()
 
 # %% [markdown]
 # ## The reference run
@@ -601,7 +601,7 @@ reference["verdicts"]
 mixup_gan.beside(reference["audit"], reference["quality"], dataset="Fashion-MNIST")
 
 # %% tags=["hide-input"]
-mia.auditing.wide(reference["elsewhere"], index="game", columns="measure")
+reference["elsewhere"].wide("game", "measure")
 
 # %% mystnb={"figure": {"caption": "The reference run on Fashion-MNIST: every attack against every arm, AUC pooled over target models. Hatched: what an arm was not played for.", "name": "fig-gan-reference"}, "image": {"alt": "Matrix of AUCs on Fashion-MNIST, a row for each attack grouped by what the attacker sees, a column for each arm."}} tags=["hide-input"]
 mia.plots.matrix(reference["audit"], label="fashion_mnist")

@@ -272,8 +272,12 @@ pool, model, training = setting.pool, setting.model, setting.training
 quantized = Quantization(bits, activations=activations, fraction=fraction)
 full = Quantization(bits=32)
 print(pool)
-print(f"full precision: {mia.chapters.quantization.model_bits(pool, model) / 1000:,.1f} kbit")
-print(f"{width}: {mia.chapters.quantization.model_bits(pool, model, quantized) / 1000:,.1f} kbit")
+print(
+    f"full precision: {mia.chapters.quantization.model_bits(pool, model) / 1000:,.1f} kbit"
+)
+print(
+    f"{width}: {mia.chapters.quantization.model_bits(pool, model, quantized) / 1000:,.1f} kbit"
+)
 
 # %% [markdown]
 # Every arm has the same members, first weights, batches and number of epochs, but one: full precision, stopped early. Of
@@ -347,7 +351,9 @@ mia.chapters.quantization.overview(
 )
 
 # %% mystnb={"figure": {"caption": "The shadow-model attack and the test accuracy against the width of the inner layers' weights, with 95 % intervals. Dashed, with bands: full precision, trained as long or stopped early.", "name": "fig-quantization-widths"}, "image": {"alt": "Two panels with a line for each way to quantize over the widths from wide to narrow, and two horizontal lines for the models in full precision: the attack's accuracy on the left and the test accuracy on the right."}} tags=["hide-input"]
-mia.chapters.quantization.plot_widths(table, "shokri_sorted", "balanced_accuracy", controls=drawn)
+mia.chapters.quantization.plot_widths(
+    table, "shokri_sorted", "balanced_accuracy", controls=drawn
+)
 plt.show()
 # %% [markdown]
 # How the attack's figures change against full precision, in points (as fractions) and relative to what they were:
@@ -372,7 +378,7 @@ main = {
     "quantization (after training)": rounded[bits],
 }
 tables = {name: mia.audit(game, attacks, **measuring) for name, game in main.items()}
-mia.auditing.summary(mia.compare(tables), f"tpr@{fpr:g}").T
+mia.compare(tables).summary(f"tpr@{fpr:g}").T
 
 # %% mystnb={"figure": {"caption": "LiRA with pooled variances against models in full precision, the same stopped early at the accuracy of the quantized ones, and models trained quantized or rounded after training, all target models pooled, both axes logarithmic. Bands: 95 % intervals over targets and records, point by point.", "name": "fig-quantization-roc"}, "image": {"alt": "Log-log ROC curves of LiRA with bands for four arms, and the diagonal of chance."}} tags=["hide-input"]
 mia.plots.roc(main, "lira_pooled", n_resamples=n_resamples)
@@ -413,7 +419,7 @@ answers = mia.compare(
         for name, (game, attack) in pairs.items()
     }
 )
-mia.auditing.summary(answers, ["auc", f"tpr@{fpr:g}"])
+answers.summary(["auc", f"tpr@{fpr:g}"])
 
 # %% [markdown]
 # ### Widths chosen for privacy
@@ -431,7 +437,9 @@ objective = mia.chapters.quantization.PrivacyObjective(
     seed=seed + 1,
     groups=groups,
 )
-selection = mia.chapters.quantization.select_bits(objective, objective.n_layers, choices=choices)
+selection = mia.chapters.quantization.select_bits(
+    objective, objective.n_layers, choices=choices
+)
 objective.measured.round(3)
 
 # %%
@@ -518,10 +526,10 @@ if save_as:
     )
 for arm, name in (("none", "none"), ("quantization", "quantized")):
     accuracy = mia.metrics.over_targets(main[arm].test_accuracy).value
-    auc = mia.auditing.pooled(tables[arm], "lira_pooled", "auc").value
+    auc = tables[arm].interval("lira_pooled", "auc").value
     glue(f"quantization_{name}_accuracy", accuracy, display=False)
     glue(f"quantization_{name}_auc", auc, display=False)
-auc = mia.auditing.pooled(tables["early_stopping"], "lira_pooled", "auc").value
+auc = tables["early_stopping"].interval("lira_pooled", "auc").value
 glue("quantization_stopped_auc", auc, display=False)
 
 # %% [markdown]

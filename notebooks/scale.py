@@ -149,7 +149,9 @@ ours.drop_duplicates("workload").set_index("workload")[
 # answers included, in seconds of wall clock:
 
 # %% tags=["hide-input"]
-every = reference_runs.load_benchmark("scoring").query("variant == 'mialab, wall clock'")
+every = reference_runs.load_benchmark("scoring").query(
+    "variant == 'mialab, wall clock'"
+)
 every.set_index(every["workload"].str.split(", 64 x").str[0])[["seconds"]].rename_axis(
     None
 ).style.format("{:.1f}")
@@ -202,7 +204,9 @@ seconds.rename(index=lambda job: job.removeprefix("B1 ")).rename_axis(
 # %% tags=["hide-input"]
 def gigabytes(n_records, n_models, n_classes, **options):
     """Size of a game in the store."""
-    return mia.chapters.scale.stored_bytes(n_records, n_models, n_classes, **options) / 1e9
+    return (
+        mia.chapters.scale.stored_bytes(n_records, n_models, n_classes, **options) / 1e9
+    )
 
 
 sizes = [(50_000, 64, 10), (50_000, 256, 100), (1_000_000, 256, 1000)]
@@ -239,7 +243,7 @@ wide = mia.play(
 )
 with mia.chapters.scale.allocated() as audit_memory:
     table = mia.audit(wide, ["loss", "lira", "rmia"])
-mia.auditing.summary(table, "auc")
+table.summary("auc")
 
 # %% tags=["hide-cell"]
 glue("logits_mb", wide.dataset["logits"].nbytes / 1e6, display=False)

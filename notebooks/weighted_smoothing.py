@@ -204,7 +204,9 @@ arms = weighted_smoothing.arms(sigma, pool.n_classes)
 print(pool)
 pd.DataFrame(
     {
-        "loss floor": {s: weighted_smoothing.loss_floor(s, pool.n_classes) for s in sigmas},
+        "loss floor": {
+            s: weighted_smoothing.loss_floor(s, pool.n_classes) for s in sigmas
+        },
         "label smoothing with that floor": {
             s: weighted_smoothing.matched_label_smoothing(s, pool.n_classes).smoothing
             for s in sigmas
@@ -267,7 +269,7 @@ tables = {
     for name, game in games.items()
 }
 results = mia.compare(tables)
-mia.auditing.summary(results, "balanced_accuracy", attacks=attacks)
+results.summary("balanced_accuracy", attacks=attacks)
 
 # %% [markdown]
 # The balanced accuracy above is the attack's success at its own threshold, the measure of the README. The AUC below does not depend on a
@@ -281,7 +283,9 @@ swept = ["weighted_smoothing", "uniform noise", "label_smoothing"]
 sweep = {
     name: {
         s: mia.audit(
-            mia.play(pool, model, weighted_smoothing.arms(s, pool.n_classes)[name], **common),
+            mia.play(
+                pool, model, weighted_smoothing.arms(s, pool.n_classes)[name], **common
+            ),
             ["modified_entropy_per_class", "lira_pooled"],
             **options,
         )
@@ -354,7 +358,9 @@ plt.show()
 distances = {
     f"neighbor {neighbor}, embedding": distance,
     "neighbor 1, embedding": weighted_smoothing.neighbor_distance(points, pool.y, k=1),
-    "mean of the class, embedding": weighted_smoothing.centroid_distance(points, pool.y),
+    "mean of the class, embedding": weighted_smoothing.centroid_distance(
+        points, pool.y
+    ),
     f"neighbor {neighbor}, records": weighted_smoothing.neighbor_distance(
         pool.x, pool.y, k=neighbor
     ),
@@ -448,8 +454,8 @@ def measure(games, tables, distance):
         ),
         "chiefly": "the risk of single records is known only roughly from so few models",
         "noise": noise_difference("weighted_smoothing"),
-        "LiRA": mia.auditing.pooled(tables["weighted_smoothing"], *lira),
-        "entropy": mia.auditing.pooled(tables["weighted_smoothing"], *entropy),
+        "LiRA": tables["weighted_smoothing"].interval(*lira),
+        "entropy": tables["weighted_smoothing"].interval(*entropy),
         "accuracy": against("none", "test_accuracy", None),
         "uniform, accuracy": against(
             "uniform noise (equal power)", "test_accuracy", None
@@ -487,7 +493,9 @@ other_tables = {
 other_points = weighted_smoothing.embedding(
     other.pool, other.model, training=other.training, seed=seed
 )
-other_distance = weighted_smoothing.neighbor_distance(other_points, other.pool.y, k=neighbor)
+other_distance = weighted_smoothing.neighbor_distance(
+    other_points, other.pool.y, k=neighbor
+)
 print(other.pool)
 mia.auditing.accuracy(other_games)
 
@@ -539,7 +547,7 @@ for key, name in {
     "equal": "uniform noise (equal power)",
     "label_smoothing": "label_smoothing",
 }.items():
-    auc = mia.auditing.pooled(results, "lira_pooled", "auc", defense=name).value
+    auc = results.interval("lira_pooled", "auc", defense=name).value
     glue(f"ws_lira_{key}", auc, display=False)
 glue("ws_near", float(by_lira["none"]["value"].iloc[0]), display=False)
 glue("ws_far", float(by_lira["none"]["value"].iloc[-1]), display=False)
@@ -557,7 +565,7 @@ glue("ws_far", float(by_lira["none"]["value"].iloc[-1]), display=False)
 
 # %% tags=["hide-input"]
 itables.show(
-    mia.auditing.show(results[results["target"] == "pooled"].drop(columns="target")),
+    results.pooled().drop(columns="target").as_text(),
     classes="display compact",
     showIndex=False,
 )

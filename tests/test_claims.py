@@ -73,7 +73,7 @@ def test_results_round_trip(tmp_path):
     reference_runs.save("demo", folder=tmp_path, audit=audit, verdicts=verdicts)
     back = reference_runs.load("demo", folder=tmp_path)
     assert list(back["audit"]["target"]) == ["pooled"]
-    assert mia.auditing.pooled(back["audit"], "loss", "auc") == (0.6, 0.5, 0.7)
+    assert back["audit"].interval("loss", "auc") == (0.6, 0.5, 0.7)
     assert back["provenance"]["audit"] == {"seed": 3}
     assert back["verdicts"].to_dict() == verdicts.to_dict()
     with pytest.raises(ValueError, match="Did you mean 'demo'"):

@@ -27,13 +27,13 @@ def test_difference_of_games_is_the_difference_of_their_pooled_figures():
     a, b = (mia.audit(g, ["loss"], **options) for g in (strong, weak))
     for metric in ("auc", "tpr@0.05", "tnr@0.05", "balanced_accuracy"):
         found = mia.difference((strong, "loss"), (weak, "loss"), metric=metric, n_resamples=200)
-        expected = mia.auditing.pooled(a, "loss", metric).value - mia.auditing.pooled(b, "loss", metric).value
+        expected = a.interval("loss", metric).value - b.interval("loss", metric).value
         assert found.value == pytest.approx(expected)
         assert found.low <= found.value <= found.high
     assert mia.difference((strong, "loss"), (weak, "loss")).low > 0
     # Paired: the two games share their noise, so the difference is surer than either figure.
     found = mia.difference((strong, "loss"), (weak, "loss"))
-    alone = mia.auditing.pooled(b, "loss", "auc")
+    alone = b.interval("loss", "auc")
     assert found.high - found.low < alone.high - alone.low
 
 
@@ -82,8 +82,6 @@ def test_pooled_figure_of_one_defense():
     }
     both = mia.compare(tables)
     for name, table in tables.items():
-        assert mia.auditing.pooled(both, "loss", "auc", defense=name) == mia.auditing.pooled(
-            table, "loss", "auc"
-        )
+        assert both.interval("loss", "auc", defense=name) == table.interval("loss", "auc")
     with pytest.raises(ValueError, match="defense=None is unknown"):
-        mia.auditing.pooled(both, "loss", "auc")
+        both.interval("loss", "auc")

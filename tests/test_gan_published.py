@@ -6,9 +6,10 @@ import toys
 
 import mialab as mia
 from mialab import gan
+from mialab.auditing.tables import AuditTable
 from mialab.chapters import mixup_gan
 
-RESULTS = pd.DataFrame(
+RESULTS = AuditTable(
     [
         ("none", "logan", "pooled", "auc", 0.61),
         ("none", "critic_lira_pooled", "pooled", "auc", 0.72),
@@ -45,5 +46,5 @@ def test_across_measures_every_arm_on_every_data_set(tmp_path):
     game = mixup_gan.play_each(setting, {"none": None}, **options)["none"]
     expected = mia.audit(game, ["logan"], n_resamples=20)
     auc = table.set_index(["game", "measure"])["value"].loc[("toy: none", "AUC of logan")]
-    assert auc == mia.auditing.pooled(expected, "logan", "auc").value
+    assert auc == expected.interval("logan", "auc").value
     assert mixup_gan.across({}, arms, attacks=["logan"]).empty

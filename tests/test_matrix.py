@@ -65,7 +65,7 @@ def test_every_defense_and_every_attack_by_itself(extended):
     assert table["defense"].iloc[0] == "none"
     assert set(table["defense"]) == set(mia.defenses.available()) - {"broken"}
     assert "brand_new" in set(table["attack"])
-    reasons = mia.auditing.missing(table).set_index("attack")
+    reasons = table.missing().set_index("attack")
     assert reasons.loc["all", "against"] == "broken"
     assert reasons.loc["all", "reason"] == "RuntimeError: no way"
     assert reasons.loc["crash", "reason"] == "FloatingPointError: all NaN"
@@ -92,8 +92,8 @@ def test_figures_are_those_of_the_audit():
     about = table.attrs["audits"]["label_smoothing"]
     assert about["test_accuracy"] == expected.attrs["test_accuracy"]
     assert list(about["audit"]["attacks"]) == ["loss", "quantile", "lira"]
-    assert mia.auditing.missing(table).empty
-    assert list(mia.auditing.summary(table, "auc").index) == ["loss", "quantile", "lira"]
+    assert table.missing().empty
+    assert list(table.summary("auc").index) == ["loss", "quantile", "lira"]
 
 
 def test_overrides():
@@ -141,7 +141,7 @@ def test_audit_each_names_what_a_game_does_not_allow():
     )
     rows = table[["defense", "attack"]].drop_duplicates().itertuples(index=False, name=None)
     assert set(rows) == {("two", "loss"), ("two", "label_only"), ("one", "loss")}
-    reasons = mia.auditing.missing(table)
+    reasons = table.missing()
     assert list(zip(reasons["attack"], reasons["against"], strict=True)) == [
         ("quantile", "two, one"),
         ("label_only", "one"),
@@ -153,7 +153,7 @@ def test_strongest_of_each_family():
     table = mia.auditing.audit_each(
         {"none": game}, ["loss", "entropy", "lira", "lira_hinge", "correctness"], fprs=()
     )
-    best = mia.auditing.strongest(table)
+    best = table.strongest()
     assert list(best.index) == [
         "label or ranking only",
         "one answer, one threshold",
@@ -162,7 +162,7 @@ def test_strongest_of_each_family():
     rows = table[(table["target"] == "pooled") & (table["metric"] == "auc")].set_index("attack")["value"]
     name = max(("loss", "entropy"), key=rows.get)
     assert best.loc["one answer, one threshold", "none"] == f"{rows[name]:.3f} {name}"
-    alone = mia.auditing.strongest(mia.audit(game, ["loss"], fprs=()))
+    alone = mia.audit(game, ["loss"], fprs=()).strongest()
     assert list(alone.columns) == ["unknown"]
 
 

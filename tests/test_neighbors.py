@@ -396,7 +396,7 @@ def test_the_trade_off_joins_values_in_order(closed):
     curves = {"none": tables[0], "weighted_smoothing": {1.0: tables[3], 0.1: tables[1], 0.3: tables[2]}}
     for metric in ("auc", "tpr@0.1"):
         ax = comparisons.trade_off(curves, attack="loss", metric=metric)
-        value = {k: mia.auditing.pooled(table, "loss", metric).value for k, table in tables.items()}
+        value = {k: table.interval("loss", metric).value for k, table in tables.items()}
         np.testing.assert_allclose(drawn(ax)["none"], [[0.55, value[0]]])
         expected = [[0.65, value[1]], [0.75, value[2]], [0.85, value[3]]]
         np.testing.assert_allclose(drawn(ax)["weighted_smoothing"], expected)

@@ -494,7 +494,7 @@ def test_changes_are_differences(games):
         fraction = mia.difference(
             (quantized, "loss"), (full, "loss"), metric=figure, relative=True, n_resamples=50
         )
-        before = mia.auditing.pooled(mia.audit(full, ["loss"], n_resamples=10), "loss", figure).value
+        before = mia.audit(full, ["loss"], n_resamples=10).interval("loss", figure).value
         assert fraction.value == pytest.approx(plain.value / before)
         assert fraction.low < fraction.value < fraction.high
         assert table.loc["ternary", (figure, "points")] == pytest.approx(plain)
@@ -517,10 +517,7 @@ def test_a_table_of_widths(games):
     assert rows["value"].item() == pytest.approx(full.test_accuracy.mean())
     page = overview(table, "loss")
     assert page.loc[("none", "8 epochs"), "kbit"] == f"{model_bits(pool, DEEP) / 1000:,.1f}"
-    aucs = [
-        mia.auditing.pooled(mia.audit(game, ["loss"], n_resamples=10), "loss", "auc")
-        for game in (quantized, full)
-    ]
+    aucs = [mia.audit(game, ["loss"], n_resamples=10).interval("loss", "auc") for game in (quantized, full)]
     assert list(page["auc"]) == [f"{auc:.3f}" for auc in (*aucs, *aucs[::-1])]
 
     figure = mia.chapters.quantization.plot_widths(table, "loss", controls={"none": "others"})

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mialab._validation import check_integer, check_number, choose
-from mialab.auditing.measure import Attacking
+from mialab.auditing.taxonomy import Attacking
 from mialab.games.base import Game
 from mialab.metrics import intervals
 from mialab.metrics.intervals import Interval

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mialab._validation import choose
-from mialab.auditing.measure import Attacking, _columns
-from mialab.auditing.tables import pooled_rows
+from mialab.auditing.measure import _columns
+from mialab.auditing.taxonomy import Attacking
 from mialab.games.base import Game
 from mialab.games.signals import by_chunks
 from mialab.metrics import intervals
@@ -49,26 +48,6 @@ def accuracy(games: Mapping[str, Game], *, confidence: float = 0.95) -> pd.DataF
         means |= {k: Interval(*np.clip(means[k], 0, 1)) for k in ("members", "test accuracy")}
         rows[label] = {"models": game.n_models} | {k: f"{v:.3f}" for k, v in means.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="defense")
-
-
-def pooled(table: pd.DataFrame, attack: str, metric: str, *, defense: str | None = None) -> Interval:
-    """Return one pooled figure of an audit with its interval.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `mialab.audit` or `mialab.compare`.
-    attack, metric : str
-        Such as ``"lira"`` and ``"tpr@0.01"``.
-    defense : str, optional
-        Which defense, in a table of several.
-    """
-    if "defense" in table:
-        table = table[table["defense"] == choose("defense", defense, set(table["defense"]))]
-    choose("attack", attack, set(table["attack"]))
-    rows = pooled_rows(table, metric)
-    rows = rows[rows["attack"] == attack]
-    return Interval(*rows[["value", "low", "high"]].to_numpy(dtype=np.float64)[0].tolist())
 
 
 def changed_predictions(game: Game, *, confidence: float = 0.95) -> Interval:

@@ -14,7 +14,7 @@ from mialab.metrics import intervals
 from mialab.training.streams import generator
 
 if TYPE_CHECKING:
-    from mialab.auditing.measure import Attacking
+    from mialab.auditing.taxonomy import Attacking
     from mialab.games.base import Game
 
 

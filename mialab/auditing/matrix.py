@@ -11,10 +11,9 @@ import pandas as pd
 from mialab import _progress, defenses
 from mialab._validation import choose
 from mialab.attacks.base import Attack, RequirementsNotMet
-from mialab.auditing.claims import ClaimsTable
 from mialab.auditing.measure import audit
-from mialab.auditing.tables import AuditTable, compare, pooled_rows
-from mialab.auditing.taxonomy import _all, families, family
+from mialab.auditing.tables import AuditTable, compare
+from mialab.auditing.taxonomy import _all
 from mialab.classifiers.game import play
 from mialab.games.base import Game
 from mialab.training.options import Training
@@ -141,52 +140,6 @@ def audit_defenses(
         if table is not None:
             tables[name] = table
     return _stack(tables, missing)
-
-
-def missing(table: pd.DataFrame) -> ClaimsTable:
-    """Return what a table lacks, and why, with one row for each reason.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `matrix` or `audit_each`.
-
-    Returns
-    -------
-    ClaimsTable
-        Columns ``attack``, ``reason`` and ``against``; a page shows the reasons in full.
-    """
-    rows = pd.DataFrame(table.attrs.get("missing", []), columns=["defense", "attack", "reason"])
-    rows = rows.groupby(["attack", "reason"], sort=False)["defense"].agg(", ".join).reset_index()
-    return ClaimsTable(rows.rename(columns={"defense": "against"})[["attack", "reason", "against"]])
-
-
-def strongest(table: pd.DataFrame, metric: str = "auc") -> pd.DataFrame:
-    """Return the strongest attack of each family against each defense.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `matrix`, `audit_each` or `mialab.audit`.
-    metric : str
-        By which attacks are compared, pooled over targets.
-
-    Returns
-    -------
-    DataFrame
-        A row per family (`mialab.auditing.taxonomy.families`), a column per defense: value and name. The best of
-        many, chosen by its result, looks better than it is.
-    """
-    rows = pd.DataFrame(pooled_rows(table, metric)).dropna(subset=["value"])
-    if "defense" not in rows:
-        rows = rows.assign(defense=str(table.attrs.get("defense", "unknown")))
-    rows = rows.assign(family=[family(name) for name in rows["attack"]])
-    order = list(families(dict.fromkeys(rows["attack"])))
-    best = rows.loc[rows.groupby(["family", "defense"], sort=False)["value"].idxmax()]
-    best = best.assign(cell=[f"{r.value:.3f} {r.attack}" for r in best.itertuples()])
-    wide = best.pivot(index="family", columns="defense", values="cell")
-    columns = [name for name in dict.fromkeys(rows["defense"]) if name in wide]
-    return wide.loc[order, columns].fillna("-").rename_axis(index=None, columns="attacker")
 
 
 def _plan(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mialab import _progress, metrics, provenance
-from mialab import attacks as _attacks
 from mialab._validation import check_integer
 from mialab.attacks.base import Attack
 from mialab.auditing.tables import COLUMNS, POOLED, AuditTable
+from mialab.auditing.taxonomy import Attacking, _chosen
 from mialab.games.base import Game
 from mialab.metrics import intervals, rates
 from mialab.metrics.intervals import Interval
@@ -23,9 +23,6 @@ from mialab.metrics.rates import rate_name
 
 if TYPE_CHECKING:
     from mialab.data.pool import Pool
-
-#: What stands for an attack wherever one is taken, see `Game.outcome`.
-Attacking = str | Attack | Outcome | Callable[[Game], np.ndarray]
 
 
 def audit(
@@ -163,19 +160,6 @@ def _rows(
     for metric in ("auc", "balanced_accuracy", *tprs, *tnrs, "precision", "recall", "f1"):
         resolvable = (tprs | tnrs).get(metric, True)
         yield name, target, metric, *(found[metric] if resolvable else (np.nan,) * 3), n_in, n_out
-
-
-def _chosen(attacks: Sequence[Attacking], pool: Pool | None = None) -> dict[str, Attack | Outcome]:
-    if isinstance(attacks, str) or not isinstance(attacks, Sequence) or not attacks:
-        raise ValueError(f"attacks={attacks!r} must be a list of attacks, e.g. ['loss', 'lira'].")
-    chosen: dict[str, Attack | Outcome] = {}
-    for given in attacks:
-        attack = given if isinstance(given, Outcome) else _attacks.make(given, pool)
-        name = attack.attack if isinstance(attack, Outcome) else attack.name
-        if name in chosen:
-            raise ValueError(f"attacks: {name!r} is there twice; each must be named once.")
-        chosen[name] = attack
-    return chosen
 
 
 def _columns(records: ArrayLike | None, n_records: int) -> np.ndarray:

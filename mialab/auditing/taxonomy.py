@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
 from mialab import attacks as _attacks
 from mialab.attacks.base import Attack, RequirementsNotMet
 from mialab.attacks.groups import GroupAttack
-from mialab.auditing.measure import _chosen
 from mialab.games.base import Game
+from mialab.metrics.outcomes import Outcome
 
 if TYPE_CHECKING:
     from mialab.data.pool import Pool
+
+
+#: What stands for an attack wherever one is taken, see `Game.outcome`.
+Attacking = str | Attack | Outcome | Callable[[Game], np.ndarray]
 
 
 #: What attackers see and have, from little to much, with the test that says whether an attack is of the kind; an
@@ -174,6 +179,19 @@ def _all(
 ) -> list[Attack]:
     names = list(_attacks.available(victim).index) if attacks is None else attacks
     return list(_chosen(names, pool).values())
+
+
+def _chosen(attacks: Sequence[Attacking], pool: Pool | None = None) -> dict[str, Attack | Outcome]:
+    if isinstance(attacks, str) or not isinstance(attacks, Sequence) or not attacks:
+        raise ValueError(f"attacks={attacks!r} must be a list of attacks, e.g. ['loss', 'lira'].")
+    chosen: dict[str, Attack | Outcome] = {}
+    for given in attacks:
+        attack = given if isinstance(given, Outcome) else _attacks.make(given, pool)
+        name = attack.attack if isinstance(attack, Outcome) else attack.name
+        if name in chosen:
+            raise ValueError(f"attacks: {name!r} is there twice; each must be named once.")
+        chosen[name] = attack
+    return chosen
 
 
 def _on_single_records(attacks: list[str | Attack]) -> list[str | Attack]:

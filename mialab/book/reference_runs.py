@@ -78,12 +78,10 @@ def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
         texts = table.select_dtypes(exclude="number").columns
         table[texts] = table[texts].fillna("")  # an empty text is no missing number
         key = file.stem.removeprefix(f"{name}-")
-        if "target" in table:
-            table = AuditTable(table)
-            table.attrs = provenance.get(key, {})
-        else:
-            table = ClaimsTable(table.set_index(table.columns[0]).rename_axis(None))
-        tables[key] = table
+        if "target" not in table:
+            table = table.set_index(table.columns[0]).rename_axis(None)
+        tables[key] = (AuditTable if {"value", "low", "high"} <= set(table) else ClaimsTable)(table)
+        tables[key].attrs = provenance.get(key, {})
     tables["facts"] = _facts(provenance)
     return tables
 

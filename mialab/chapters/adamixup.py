@@ -12,7 +12,7 @@ import pandas as pd
 from mialab import _progress, metrics
 from mialab import defenses as _defenses
 from mialab._validation import as_integers, check_integer, choose
-from mialab.auditing.measure import _chosen
+from mialab.auditing.taxonomy import _chosen
 from mialab.classifiers.game import play
 from mialab.defenses import AdaMixup
 from mialab.games.base import Game

@@ -12,8 +12,7 @@ import pandas as pd
 from mialab import _progress, metrics
 from mialab._validation import as_integers, check_integer
 from mialab.attacks.base import Attack
-from mialab.auditing.measure import _chosen
-from mialab.auditing.taxonomy import _on_single_records, applicable, needing_shadows, one_of_each
+from mialab.auditing.taxonomy import _chosen, _on_single_records, applicable, needing_shadows, one_of_each
 from mialab.classifiers.game import play
 from mialab.games.base import Game
 from mialab.metrics import intervals, rates

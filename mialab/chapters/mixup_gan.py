@@ -15,7 +15,7 @@ from mialab.attacks.lira import VARIANCE_FLOOR, _log_density, _moments
 from mialab.auditing.deciles import deciles
 from mialab.auditing.distances import PARTS, _resamples, _weighted
 from mialab.auditing.measure import audit
-from mialab.auditing.tables import pooled_rows
+from mialab.auditing.tables import AuditTable
 from mialab.data import loading
 from mialab.data.pool import Pool
 from mialab.gan.defenses.base import Defense
@@ -135,7 +135,7 @@ def across(
     attacks: Sequence[str | Attack],
     n_resamples: int = 200,
     **common: Any,
-) -> pd.DataFrame:
+) -> AuditTable:
     """Compare some arms on several data sets.
 
     Parameters
@@ -153,7 +153,7 @@ def across(
 
     Returns
     -------
-    pandas.DataFrame
+    AuditTable
         Columns ``game`` (data set and arm), ``measure``, ``value``, ``low``, ``high``: the pooled AUC of each attack,
         and the mean accuracy of classifiers trained on samples.
     """
@@ -162,13 +162,13 @@ def across(
         games = play_each(setting, arms, **common)
         for arm, game in games.items():
             table = audit(game, attacks, pool=setting.pool, n_resamples=n_resamples)
-            aucs = pooled_rows(table, "auc")
+            aucs = table.pooled("auc")
             rows += [
                 (f"{name}: {arm}", f"AUC of {r.attack}", r.value, r.low, r.high) for r in aucs.itertuples()
             ]
             accuracy = intervals.over_targets(game.test_accuracy, partner=game.partner)
             rows.append((f"{name}: {arm}", "accuracy", *np.clip(accuracy, 0, 1)))
-    return pd.DataFrame(rows, columns=["game", "measure", "value", "low", "high"])
+    return AuditTable(rows, columns=["game", "measure", "value", "low", "high"])
 
 
 #: Attack AUCs of table II, and accuracy and FID of the utility tables, by data set and defense; None: not published.
@@ -196,12 +196,12 @@ PUBLISHED = pd.DataFrame(
 ATTACKS = {"LOGAN": "logan", "LiRA": "critic_lira_pooled", "GAN-Leaks": "gan_leaks_white_box"}
 
 
-def beside(results: pd.DataFrame, quality: pd.DataFrame, *, dataset: str = "") -> pd.DataFrame:
+def beside(results: AuditTable, quality: pd.DataFrame, *, dataset: str = "") -> pd.DataFrame:
     """Put published figures and ours for the same defenses into one table.
 
     Parameters
     ----------
-    results : DataFrame
+    results : AuditTable
         From `mialab.auditing.audit_each`: pooled AUCs are taken.
     quality : DataFrame
         From `mialab.gan.quality`. Its FID is on features of its own, not Inception's.
@@ -218,7 +218,7 @@ def beside(results: pd.DataFrame, quality: pd.DataFrame, *, dataset: str = "") -
     ValueError
         If the audit has none of the defenses that figures are published for.
     """
-    pooled = results[(results["target"] == "pooled") & (results["metric"] == "auc")]
+    pooled = results.pooled("auc")
     auc = pooled.set_index(["defense", "attack"])["value"]
     worth = quality.set_index(["defense", "metric"])["value"]
     if not dataset:

@@ -13,7 +13,6 @@ import xarray as xr
 from mialab import attacks, metrics, models
 from mialab._validation import check_integer, check_number, choose
 from mialab.auditing.measure import audit
-from mialab.auditing.tables import pooled_rows
 from mialab.classifiers.game import play
 from mialab.defenses.base import Defense
 from mialab.defenses.quantization import Quantization, steps
@@ -206,7 +205,7 @@ def widths(
     for arm, varied in games.items():
         for setting, game in varied.items():
             table = audit(game, attacks, **options)
-            rows = pd.concat([pooled_rows(table, metric) for metric in dict.fromkeys(table["metric"])])
+            rows = pd.concat([table.pooled(metric) for metric in dict.fromkeys(table["metric"])])
             accuracy = intervals.over_targets(game.test_accuracy, partner=game.partner)
             own = pd.DataFrame([{"attack": "", "metric": "test_accuracy", **accuracy._asdict()}])
             rows = pd.concat([pd.DataFrame(rows)[["attack", "metric", "value", "low", "high"]], own])

@@ -9,4 +9,6 @@
 
 import lazy_loader
 
+import mialab.gan.attacks  # noqa: F401  # makes their names known
+
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

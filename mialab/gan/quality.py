@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 
 from mialab._validation import check_integer, choose
+from mialab.auditing.tables import AuditTable
 from mialab.data.pool import Pool
 from mialab.gan.utility import classifier, train_on_synthetic, trained
 from mialab.metrics import intervals
@@ -143,7 +143,7 @@ def distances(
 
 def assess(
     games: Mapping[str, GeneratorGame], pool: Pool, *, confidence: float = 0.95, seed: int = 0
-) -> pd.DataFrame:
+) -> AuditTable:
     """Measure what generated records are worth: FID and KID to test records, and accuracy of classifiers.
 
     All distances are between equal numbers of records, the least of: samples of a model, members of a model, test
@@ -165,7 +165,7 @@ def assess(
 
     Returns
     -------
-    pandas.DataFrame
+    AuditTable
         Columns ``defense, metric, value, low, high, models, records``: metrics ``fid``, ``kid`` and ``accuracy``; of
         so many models, and so many records on either side of a distance, or to train on.
 
@@ -202,7 +202,7 @@ def assess(
         for name, value in (("fid", fid), ("kid", kid), ("accuracy", accuracy)):
             found[name].append(value)
     rows += _rows(REAL, found, _partners(first, targets), n, len(members), confidence)
-    return pd.DataFrame(rows, columns=["defense", "metric", "value", "low", "high", "models", "records"])
+    return AuditTable(rows, columns=["defense", "metric", "value", "low", "high", "models", "records"])
 
 
 def _ruler(games: Mapping[str, GeneratorGame], pool: Pool, seed: int) -> tuple[Extractor, int, np.ndarray]:
@@ -238,7 +238,7 @@ def _rows(
 
 def memorization(
     games: Mapping[str, GeneratorGame], pool: Pool, *, confidence: float = 0.95, seed: int = 0
-) -> pd.DataFrame:
+) -> AuditTable:
     """Compare how close samples come to members with how close they come to as many non-members.
 
     If a generator knows nothing of its members but what they have in common with other records of their kind, about
@@ -258,7 +258,7 @@ def memorization(
 
     Returns
     -------
-    pandas.DataFrame
+    AuditTable
         Columns ``defense, metric, value, low, high, models``; metrics are ``closer to a member``, the fraction of
         samples, of which ties count half, and the mean Euclidean distances ``to nearest member`` and ``to nearest
         non-member``.
@@ -290,7 +290,7 @@ def memorization(
             interval = intervals.over_targets(values, partner=_partners(game, targets), confidence=confidence)
             ends = np.clip(interval, 0, 1 if name == "closer to a member" else np.inf).tolist()
             rows.append((label, name, *ends, len(targets)))
-    return pd.DataFrame(rows, columns=["defense", "metric", "value", "low", "high", "models"])
+    return AuditTable(rows, columns=["defense", "metric", "value", "low", "high", "models"])
 
 
 def difference(

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from mialab._validation import choose
-from mialab.auditing.tables import pooled_rows
 from mialab.metrics import intervals
 from mialab.plots.theme import (
     _CHANCE,
@@ -56,7 +55,7 @@ def strength(
         ax = plt.subplots(layout="constrained", figsize=(6.4, height))[1]
     step = 0.7 / len(tables)
     for i, (label, table) in enumerate(tables.items()):
-        rows = pooled_rows(table, metric).dropna(subset=["value"])
+        rows = table.pooled(metric).dropna(subset=["value"])
         ax.errorbar(
             rows["value"],
             [names.index(name) + (i - (len(tables) - 1) / 2) * step for name in rows["attack"]],
@@ -116,7 +115,7 @@ def privacy_utility(
     ax, absent, tables = _axes(ax), [], _by_defense(tables)
     colors, markers = _colors(tables), _markers(tables)
     for name, table in tables.items():
-        rows = pooled_rows(table, metric)
+        rows = table.pooled(metric)
         if attack != "strongest":
             rows = rows[rows["attack"] == choose("attack", attack, set(rows["attack"]))]
         rows = rows.dropna(subset=["value"])
@@ -191,7 +190,7 @@ def trade_off(
         ordered = dict(sorted(several[name].items())) if name in several else {None: tables}
         points = []
         for table in ordered.values():
-            rows = pooled_rows(table, metric)
+            rows = table.pooled(metric)
             row = rows[rows["attack"] == choose("attack", attack, set(rows["attack"]))].iloc[0]
             x = intervals.over_targets(
                 table.attrs["test_accuracy"], partner=table.attrs["partner"], confidence=confidence

@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 
 from mialab import metrics
 from mialab._validation import choose
-from mialab.auditing.measure import Attacking, _chosen, _columns
-from mialab.auditing.taxonomy import applicable, families, family, one_of_each
+from mialab.auditing.measure import _columns
+from mialab.auditing.taxonomy import Attacking, _chosen, applicable, families, family, one_of_each
 from mialab.games.base import Game
 from mialab.plots.comparisons import _draw_path
 from mialab.plots.theme import (

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, LogNorm, Normalize, to_rgb
 from matplotlib.patches import Rectangle
 
-from mialab.auditing.tables import pooled_rows
 from mialab.auditing.taxonomy import families
 from mialab.plots.theme import _chance, _title
 
@@ -38,7 +37,7 @@ def matrix(table: pd.DataFrame, metric: str = "auc", *, label: str = "") -> Axes
     -------
     matplotlib Axes
     """
-    rows = pooled_rows(table, metric)
+    rows = table.pooled(metric)
     if "defense" not in rows:
         rows = rows.assign(defense=str(table.attrs.get("defense", "unknown")))
     value = rows.pivot(index="attack", columns="defense", values="value")
