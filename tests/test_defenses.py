@@ -110,9 +110,11 @@ def test_hamp_loss_against_kl_div(gamma, alpha, faithful):
     y = torch.randint(7, (4, 16), generator=generator)
     defense = HAMP(gamma=gamma, alpha=alpha, faithful=faithful)
     expected = [slow_hamp(logits[k], y[k], gamma, alpha, faithful) for k in range(4)]
-    torch.testing.assert_close(defense.loss(logits, y), torch.stack(expected), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(
-        defense.loss(logits.float(), y).double(), torch.stack(expected), rtol=1e-5, atol=1e-5
+        defense.loss(logits, y).mean(-1), torch.stack(expected), rtol=1e-10, atol=1e-10
+    )
+    torch.testing.assert_close(
+        defense.loss(logits.float(), y).mean(-1).double(), torch.stack(expected), rtol=1e-5, atol=1e-5
     )
 
 
@@ -123,7 +125,7 @@ def test_losses_have_the_right_gradient(defense):
     logits.requires_grad_()
     assert torch.autograd.gradcheck(lambda z: defense.loss(z, y), logits)
     loss = defense.loss(logits, y)
-    assert loss.shape == (1,)
+    assert loss.shape == (1, 3)
     (slope,) = torch.autograd.grad(loss.sum(), logits)
     assert (slope != 0).all()
 
@@ -245,11 +247,10 @@ def test_every_query_is_answered_with_other_noise():
     rng = Streams(0, [0], "answers")
     x, logits = torch.as_tensor(pool.x), torch.randn(1, len(pool), 3)
 
-    def answer():
-        return HAMP().answer(logits, x, predict=lambda inputs: inputs[..., :3] * 1.5, rng=rng, pool=pool)
-
-    assert not torch.equal(answer(), answer())
-    assert HAMP(output_step=False).answer(logits, x, predict=None, rng=rng, pool=pool) is logits
+    run = SimpleNamespace(predict=lambda inputs: inputs[..., :3] * 1.5, streams=lambda _: rng, pool=pool)
+    assert not torch.equal(*(HAMP().answer(run, logits, x, None, None) for _ in range(2)))
+    assert HAMP().uses("answer")
+    assert not HAMP(output_step=False).uses("answer")
 
 
 def test_accuracy_is_that_of_the_unchanged_answers():
@@ -278,7 +279,7 @@ def test_label_smoothing_against_torch(smoothing):
         torch.nn.functional.cross_entropy(z, t, label_smoothing=smoothing)
         for z, t in zip(logits, y, strict=True)
     ]
-    torch.testing.assert_close(LabelSmoothing(smoothing).loss(logits, y), torch.stack(expected))
+    torch.testing.assert_close(LabelSmoothing(smoothing).loss(logits, y).mean(-1), torch.stack(expected))
 
 
 def test_cross_entropy_against_torch():
@@ -289,7 +290,7 @@ def test_cross_entropy_against_torch():
     soft = torch.rand(2, 6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).softmax(-1)
     expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), soft.flatten(0, 1), reduction="none")
     torch.testing.assert_close(cross_entropy(logits, soft).flatten(), expected)
-    torch.testing.assert_close(Defense().loss(logits, soft), cross_entropy(logits, soft).mean(-1))
+    torch.testing.assert_close(Defense().loss(logits, soft), cross_entropy(logits, soft))
 
 
 def test_defenses_are_made_by_name():

@@ -211,7 +211,6 @@ class Everything(Defense):
     """Uses every hook with random numbers: mixes inputs and soft labels, scales weights, disturbs answers."""
 
     name: ClassVar[str] = "everything"
-    changes_answers: ClassVar[bool] = True
 
     def mix(self, x, y, *, progress, rng):
         fraction = rng.beta(0.5, 0.5, x.shape[1])
@@ -232,8 +231,9 @@ class Everything(Defense):
     def weights(self, parameters, *, progress=None):
         return {name: 0.9 * value for name, value in parameters.items()}
 
-    def answer(self, logits, x, *, predict, rng, pool):
-        return logits + predict(x + 0.1 * rng.normal(*x.shape)) + rng.normal(*logits.shape[1:])
+    def answer(self, run, logits, x, record, query):
+        rng = run.streams("answers")
+        return logits + run.predict(x + 0.1 * rng.normal(*x.shape)) + rng.normal(*logits.shape[1:])
 
 
 def test_results_do_not_depend_on_the_group():
@@ -474,10 +474,11 @@ def test_results_of_a_group(build):
     for part in ("val", "test"):
         x, y = getattr(pool, f"x_{part}"), getattr(pool, f"y_{part}")
         run = classifier_run.Run(
-            pool,
+            pool.x,
             pool.y,
             member,
             models,
+            pool=pool,
             build=build,
             defense=HAMP(),
             training=Training(epochs=10, batch_size=8),
@@ -575,7 +576,7 @@ def test_scores_are_the_signals_of_the_answers(defense):
     logits, scores = train(**options), train(**options, stored={"keep": "scores"})
     assert {name.removeprefix("raw_") for name in scores} >= set(SIGNALS)
     assert not {"logits", "raw_logits"} & set(scores)
-    for prefix in ("", "raw_") if defense.changes_answers else ("",):
+    for prefix in ("", "raw_") if defense.uses("answer") else ("",):
         for name, signal in SIGNALS.items():
             found = scores[prefix + name]
             assert found.dtype == np.float32
@@ -795,10 +796,11 @@ def test_the_host_never_waits_for_the_gpu_within_an_epoch(build, kind):
     try:
         pool = toys.pool(kind)
         run = classifier_run.Run(
-            pool,
+            pool.x,
             pool.y,
             membership(8, len(pool), SEED),
             range(8),
+            pool=pool,
             build=build,
             defense=Watched(),
             training=Training(epochs=3, batch_size=8),

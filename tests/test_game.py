@@ -199,10 +199,9 @@ def test_an_own_model_and_an_own_defense(fresh_cache):
         """Divide the logits by a temperature when asked."""
 
         name: ClassVar[str] = "colder"
-        changes_answers: ClassVar[bool] = True
         temperature: float = 4.0
 
-        def answer(self, logits, x, *, predict, rng, pool):
+        def answer(self, run, logits, x, record, query):
             return logits / self.temperature
 
     def linear(shape, n_classes):
@@ -381,8 +380,8 @@ def not_a_network(shape, n_classes):
 class Refusing(Defense):
     name = "refusing"
 
-    def check(self, pool):
-        raise ValueError(f"refusing needs images; {pool.name!r} has {pool.kind} records.")
+    def check(self, plan):
+        raise ValueError(f"refusing needs images; {plan.pool.name!r} has {plan.pool.kind} records.")
 
 
 PLAY = [

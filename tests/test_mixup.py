@@ -77,7 +77,7 @@ def test_the_loss_with_both_labels(defense):
     other = y.gather(1, rng.permutation(5))
     r = torch.as_tensor(defense.fraction(0.2, rng)).expand(3)
     log_p = torch.log_softmax(logits, -1)
-    for k, loss in enumerate(defense.loss(logits, target)):
+    for k, loss in enumerate(defense.loss(logits, target).mean(-1)):
         own = [-(1 - r[k]) * log_p[k, i, y[k, i]] - r[k] * log_p[k, i, other[k, i]] for i in range(5)]
         assert loss.item() == pytest.approx(float(sum(own)) / 5, rel=1e-5)
 

@@ -31,10 +31,11 @@ def reference(pool, model, seed=0):
     """Train the reference network by hand, and return it."""
     held_out = mia.Pool("held out", x=pool.x_test, y=pool.y_test, n_classes=pool.n_classes, kind=pool.kind)
     run = Run(
-        held_out,
+        held_out.x,
         held_out.y,
         np.ones((1, len(held_out)), bool),
         [0],
+        pool=held_out,
         build=mia.models.make(model),
         defense=mia.defenses.make(None),
         training=TRAINING,
@@ -234,10 +235,10 @@ def test_the_loss_floor_is_the_mean_loss_of_sure_predictions(sigma, n_classes):
     defense, n, rounds = WeightedSmoothing(sigma=sigma, weighting="uniform"), 500, 40
     index, y = torch.arange(n)[None], torch.zeros(1, n, dtype=torch.int64)
     noise = Streams(0, [0], "test")
-    run = type("Run", (), {"memory": {"factor": torch.ones(1, n), "noise": noise}})
+    run = type("Run", (), {"memory": {"factor": torch.ones(1, n)}, "streams": lambda _: noise})
     logits = torch.zeros(1, n, n_classes)
     logits[..., 0] = 200
-    losses = [defense.loss(logits, y, run=run, index=index).item() for _ in range(rounds)]
+    losses = [defense.loss(logits, y, run=run, index=index).mean().item() for _ in range(rounds)]
     expected = weighted_smoothing.loss_floor(sigma, n_classes)
     assert abs(np.mean(losses) - expected) < 5 * np.std(losses, ddof=1) / np.sqrt(rounds)
 
@@ -295,10 +296,11 @@ def test_the_size_of_the_noise_is_that_of_one_more_epoch(version, weighting):
     game = mia.play(pool, model, defense, training=mia.Training(epochs=6, stop=5), n_models=2)
     found = weighted_smoothing.noise_size(game, defense)
     run = Run(
-        pool,
+        pool.x,
         pool.y,
         game.member,
         [0, 1],
+        pool=pool,
         build=model,
         defense=defense,
         training=mia.Training(epochs=6, stop=5),
@@ -326,23 +328,26 @@ def test_the_factor_has_mean_1_and_mean_square_2_in_each_class():
 def test_the_spread_is_that_of_the_game(monkeypatch):
     pool, model = toys.pool(), mia.models.MLP(hidden=(8,))
     defense, training = WeightedSmoothing(sigma=0.3), mia.Training(epochs=6)
-    seen = []
+    seen, factors = [], []
     train_group = weighted_smoothing.train_group
 
     def watched(models, **options):
-        arrays = train_group(models, **options)
-        seen.append((arrays["logits"], options["defense"].notes))
-        return arrays
+        def observe(run):
+            options["observe"](run)
+            if run.progress == 1:
+                factors.append(run.memory["factor"].gather(1, run.members))
+
+        seen.append(train_group(models, **{**options, "observe": observe})["logits"])
 
     monkeypatch.setattr(weighted_smoothing, "train_group", watched)
     table = weighted_smoothing.weight_spread(
         pool, model, defense, training=training, quantiles=(0.5, 0.25), seed=3, device="cpu"
     )
     game = mia.play(pool, model, defense, training=training, n_models=4, seed=3)
-    np.testing.assert_allclose(np.concatenate([logits for logits, _ in seen]), game.logits[:2], atol=1e-5)
+    np.testing.assert_allclose(np.concatenate(seen), game.logits[:2], atol=1e-5)
     assert table.columns.tolist() == ["epoch", "quantile", "value"]
     assert table[["epoch", "quantile"]].to_numpy().tolist() == [[4, 0.25], [4, 0.5], [5, 0.25], [5, 0.5]]
-    both = np.concatenate([notes[5][0] for _, notes in seen])
+    both = np.concatenate(factors)
     assert both.size == len(pool)
     assert table["value"][2] == pytest.approx(np.quantile(both, 0.25))
     assert both.mean() == pytest.approx(1, abs=1e-5)

@@ -34,7 +34,16 @@ def trained(pool, build, *, models=(0, 1), defense=None, training=FAST, y=None):
     """Train a group of models on every second record."""
     member = (np.arange(len(pool)) + np.array(models)[:, None]) % 2 == 0
     options = {"build": build, "defense": defense or Defense(), "training": training}
-    run = Run(pool, pool.y if y is None else y, member, models, seed=0, device="cpu", **options)
+    run = Run(
+        pool.x,
+        pool.y if y is None else y,
+        member,
+        models,
+        pool=pool,
+        seed=0,
+        device="cpu",
+        **options,
+    )
     run.train()
     return run
 
@@ -269,10 +278,10 @@ class Turned(Defense):
     """A defense that releases the labels of other classes."""
 
     name = "turned"
-    changes_answers = True
 
-    def answer(self, logits, x, *, predict, rng, pool):
-        assert predict(x).shape == logits.shape == (1, len(x), pool.n_classes)
+    def answer(self, run, logits, x, record, query):
+        assert run.predict(x).shape == logits.shape == (1, len(x), run.pool.n_classes)
+        assert record is query is None
         return logits.roll(1, dims=-1)
 
 

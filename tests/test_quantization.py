@@ -54,10 +54,11 @@ def run_of(defense, model=DEEP, pool=None, models=(0, 1), **options):
     pool = toys.pool() if pool is None else pool
     member = membership(2, len(pool), 0)[list(models)]
     run = Run(
-        pool,
+        pool.x,
         pool.y,
         member,
         models,
+        pool=pool,
         build=model,
         defense=defense,
         training=training(**options),
@@ -422,7 +423,7 @@ def test_impossible_trainings():
     with pytest.raises(ValueError, match=r"per_layer=\(2,\) has 1 widths; the network has 2 layers"):
         mia.play(toys.pool(), DEEP, Quantization(per_layer=(2,)), training=training())
     with pytest.raises(ValueError, match="select='best_validation'"):
-        run_of(Quantization(2), pool=toys.pool(validation=6), select="best_validation").train()
+        mia.play(toys.pool(validation=6), DEEP, Quantization(2), training=training(select="best_validation"))
     run_of(Quantization(32), pool=toys.pool(validation=6), select="best_validation").train()
 
 

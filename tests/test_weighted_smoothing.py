@@ -12,6 +12,7 @@ from mialab.classifiers import signals
 from mialab.defenses import WeightedSmoothing
 from mialab.defenses.base import cross_entropy
 from mialab.defenses.weighted_smoothing import FLOOR, class_z_scores, modified_entropy
+from mialab.training.streams import Streams
 
 N, CLASSES = 12, 3
 
@@ -43,31 +44,22 @@ def running(epoch=9, models=(0, 1)):
     rng = np.random.default_rng(0)
     members = torch.as_tensor(np.stack([rng.permutation(2 * N)[:N] for _ in models]))
     answers = torch.as_tensor(rng.normal(size=(len(models), 2 * N, CLASSES)), dtype=torch.float32)
+    noise = Streams(0, models, "weighted smoothing")
     return SimpleNamespace(
-        seed=0,
-        models=list(models),
-        device="cpu",
+        streams={"weighted smoothing": noise}.get,
         epoch=epoch,
         memory={},
         members=members,
         x=torch.arange(2 * N),
         y=torch.as_tensor(rng.integers(CLASSES, size=2 * N)),
-        pool=SimpleNamespace(n_classes=CLASSES, __len__=lambda self: 2 * N),
         predict=lambda x: torch.stack([a[i] for a, i in zip(answers, x, strict=True)]),
         answers=answers,
     )
 
 
-class Length(SimpleNamespace):
-    def __len__(self):
-        return 2 * N
-
-
 def prepared(defense, epoch=9):
-    run = running()
-    run.pool = Length(n_classes=CLASSES)
-    for run.epoch in (0, epoch):
-        defense.before_epoch(run)
+    run = running(epoch)
+    defense.before_epoch(run)
     return run
 
 
@@ -79,7 +71,7 @@ def test_the_loss_is_that_of_a_plain_loop(version, weighting):
     index = run.members[:, 2:7]
     logits = torch.randn(2, 5, CLASSES)
     losses = defense.loss(logits, run.y[index], run=run, index=index)
-    noise = again.memory["noise"].normal(5, CLASSES).numpy()
+    noise = again.streams("weighted smoothing").normal(5, CLASSES).numpy()
     for k in range(2):
         members, expected = run.members[k], []
         entropies = modified_entropy(run.answers[k, members][None], run.y[members][None])[0].double().numpy()
@@ -101,7 +93,7 @@ def test_the_loss_is_that_of_a_plain_loop(version, weighting):
             positive = np.abs(noisy) if version == "code" else np.maximum(noisy, FLOOR)
             q = np.clip(positive / positive.sum(), FLOOR, 1)
             expected.append(-np.log(q[run.y[record]]))
-        assert losses[k].item() == pytest.approx(np.mean(expected), rel=1e-4)
+        assert losses[k].mean().item() == pytest.approx(np.mean(expected), rel=1e-4)
 
 
 def test_the_warm_up_is_plain_training():
@@ -110,7 +102,7 @@ def test_the_warm_up_is_plain_training():
         assert "factor" not in prepared(defense, epoch=first - 1).memory
         assert "factor" in prepared(defense, epoch=first).memory
     logits, y = torch.randn(2, 5, CLASSES), torch.randint(CLASSES, (2, 5))
-    plain = cross_entropy(logits, y).mean(-1)
+    plain = cross_entropy(logits, y)
     run = prepared(WeightedSmoothing(), epoch=3)
     assert torch.equal(WeightedSmoothing().loss(logits, y, run=run, index=run.members[:, :5]), plain)
 

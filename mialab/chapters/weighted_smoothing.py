@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
-from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,6 @@ from mialab.defenses.hamp import label_probability
 from mialab.games.base import Game
 from mialab.games.execution import device_here
 from mialab.models import Model
-from mialab.probes.base import Probe
 from mialab.training.membership import membership
 from mialab.training.options import Training
 from mialab.training.streams import generator
@@ -174,18 +172,6 @@ def noise_size(game: Game, defense: WeightedSmoothing) -> np.ndarray:
     return size
 
 
-@dataclass(frozen=True)
-class _Watched(WeightedSmoothing):
-    """The same defense, which notes factors before each epoch."""
-
-    notes: dict[int, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
-
-    def before_epoch(self, run: Run) -> None:
-        super().before_epoch(run)
-        if "factor" in run.memory:
-            self.notes[run.epoch] = run.memory["factor"].gather(1, run.members).cpu().numpy()
-
-
 def weight_spread(
     pool: Pool,
     model: str | Model,
@@ -232,48 +218,36 @@ def weight_spread(
     if not defense.sigma or defense.warm_up >= (training.stop or training.epochs):
         raise ValueError(f"{defense} adds no noise within {training.stop or training.epochs} epochs.")
     member = membership(n_models, len(pool), seed)
-    watched = [_Watched(**asdict(defense)) for _ in member]
-    for k, one in enumerate(watched):
+    factors: dict[int, list[np.ndarray]] = {}
+
+    def observe(run: Run) -> None:
+        if run.progress is not None and "factor" in run.memory:
+            own = run.memory["factor"].gather(1, run.members).cpu().numpy()
+            factors.setdefault(run.epoch, []).append(own)
+
+    for k in range(n_models):
         train_group(
             [k],
             pool=pool,
             y=pool.y,
             member=member[[k]],
             build=models.make(model),
-            defense=one,
+            defense=defense,
             training=training,
             queries=queries.make("original", pool),
             seed=seed,
             device=device,
+            observe=observe,
         )
     rows = [
-        (epoch, quantile, float(np.quantile([one.notes[epoch] for one in watched], quantile)))
-        for epoch in watched[0].notes
+        (epoch, quantile, float(np.quantile(of_epoch, quantile)))
+        for epoch, of_epoch in factors.items()
         for quantile in sorted(quantiles)
     ]
     return pd.DataFrame(rows, columns=["epoch", "quantile", "value"])
 
 
 BLOCK = 1024
-
-
-@dataclass(frozen=True, eq=False)
-class _Embedding(Probe):
-    """What the last linear layer of the first model of a group sees of some records."""
-
-    name: ClassVar[str] = "embedding"
-    array: ClassVar[str] = "embedding"
-    x: np.ndarray
-
-    def __call__(self, run: Run) -> dict[str, np.ndarray]:
-        forward, parameters = run.function(0)
-        seen: list[torch.Tensor] = []
-        hook = _last_linear(run.network).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
-        with torch.inference_mode():
-            for start in range(0, len(self.x), BLOCK):
-                forward(parameters, torch.tensor(self.x[start : start + BLOCK], device=run.device))
-        hook.remove()
-        return {self.array: torch.cat(seen).flatten(1).cpu().numpy()[None]}
 
 
 def _last_linear(network: nn.Module) -> nn.Module:
@@ -331,8 +305,20 @@ def embedding(
     build, training = models.make(model), Training() if training is None else training
     _last_linear(build(pool.x.shape[1:], pool.n_classes))
     training.check(pool)
+    seen: list[torch.Tensor] = []
+
+    def observe(run: Run) -> None:
+        if run.progress is not None:
+            return
+        forward, parameters = run.function(0)
+        hook = _last_linear(run.network).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        with torch.inference_mode():
+            for start in range(0, len(pool), BLOCK):
+                forward(parameters, torch.tensor(pool.x[start : start + BLOCK], device=run.device))
+        hook.remove()
+
     held_out = replace(pool, x=pool.x_test, y=pool.y_test, x_test=None, y_test=None)
-    arrays = train_group(
+    train_group(
         [0],
         pool=held_out,
         y=held_out.y,
@@ -343,9 +329,9 @@ def embedding(
         queries=queries.make("original", held_out),
         seed=int(generator(seed, "reference network").integers(2**31)),
         device=device,
-        probes=[_Embedding(pool.x)],
+        observe=observe,
     )
-    return arrays["embedding"][0]
+    return torch.cat(seen).flatten(1).cpu().numpy()
 
 
 def neighbor_distance(points: ArrayLike, y: ArrayLike, *, k: int = 5) -> np.ndarray:

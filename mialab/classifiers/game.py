@@ -37,6 +37,7 @@ SOURCES = (
     "training/membership.py",
     "training/stack.py",
     "training/options.py",
+    "training/hooks.py",
     "classifiers/run.py",
     "classifiers/augmentation.py",
     "defenses/base.py",
@@ -60,6 +61,12 @@ class ClassifierPlan(Plan):
         check_integer("canaries", self.canaries)
         object.__setattr__(self, "canaries", int(self.canaries))
         super().__post_init__()
+        training = self.defense.adapt(self.training)
+        if not isinstance(training, Training):
+            raise TypeError(
+                f"defense={self.defense.name!r}: adapt returns {training!r}; it must be a mialab.Training."
+            )
+        object.__setattr__(self, "training", training)
         if self.canaries and (self.members is not None or self.candidates is not None):
             raise ValueError(f"canaries={self.canaries} do not go with members or candidates.")
         n = len(self.pool)
@@ -70,10 +77,10 @@ class ClassifierPlan(Plan):
         if self.keep == "scores" and self.answers != "float32":
             raise ValueError(f"answers={self.answers!r} goes with keep='logits': scores are float32 always.")
         self.training.check(self.pool)
-        self.defense.check(self.pool)
         for probe in self.probes:
             probe.check(self.pool)
         self._try_model()
+        self.defense.check(self)
 
     def _try_model(self) -> None:
         network = self.network()
@@ -105,7 +112,7 @@ class ClassifierPlan(Plan):
         sizes = {"model": self.n_models, "query": len(self.queries), "record": len(self.pool)}
         sizes |= {"label": self.pool.n_classes, "layer": len(self.layers())}
         measured = [probe.array for probe in self.probes]
-        return layout(sizes, self.keep, self.answers, raw=self.defense.changes_answers, measured=measured)
+        return layout(sizes, self.keep, self.answers, raw=self.defense.uses("answer"), measured=measured)
 
     @property
     def train_group(self) -> Callable[..., dict[str, np.ndarray]]:
@@ -149,6 +156,7 @@ class ClassifierPlan(Plan):
             "keep": self.keep,
             "answers": self.answers,
             "layers": self.layers(),
+            "report": dict(self.defense.report(self)),
         }
 
     def layers(self) -> list[str]:

@@ -10,10 +10,10 @@ busy and in an idle hour.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from copy import copy
-from typing import TYPE_CHECKING, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from mialab.classifiers.signals import SIGNALS
 from mialab.data.pool import Pool
 from mialab.defenses.base import Defense
 from mialab.models import Model
+from mialab.probes.base import Probe
 from mialab.queries import Queries
 from mialab.training.options import OPTIMIZERS, Training
 from mialab.training.stack import (
@@ -41,15 +42,27 @@ from mialab.training.stack import (
 )
 from mialab.training.streams import Streams
 
-if TYPE_CHECKING:
-    from mialab.probes.base import Probe
-
-
 #: Records that a group answers at a time, all its models together.
 ANSWER_BATCH = 1024
 
 
 CACHED_BATCH = 128
+
+
+def _positions(members: torch.Tensor, n_models: int, n_records: int) -> torch.Tensor:
+    """Return positions of each model's members, given these or a mask, after a look at them."""
+    if members.dtype == torch.bool and members.shape == (n_models, n_records):
+        sizes = members.sum(1)
+        if (sizes == sizes[0]).all():
+            members = members.nonzero()[:, 1].view(n_models, -1)
+    if members.dim() != 2 or len(members) != n_models or members.dtype != torch.int64 or not members.numel():
+        raise ValueError(
+            f"members has shape {tuple(members.shape)} and {members.dtype}; it must hold positions of records, int64 "
+            f"(model, member) for {n_models} models, or be a mask (model, record) with as many members of each model."
+        )
+    if not 0 <= members.min() <= members.max() < n_records:
+        raise ValueError(f"members holds positions beyond the data's {n_records} records.")
+    return members
 
 
 class Run:
@@ -68,11 +81,12 @@ class Run:
     training : Training
         How the models are trained.
     pool : Pool
-        The records.
-    y : torch.Tensor, shape (record,)
-        Labels as trained on (canaries may have wrong ones).
-    members : torch.Tensor, shape (model, member)
-        Positions of each model's members in the pool.
+        The records of the game.
+    x, y : torch.Tensor, shapes (record, ...) and (record,)
+        The data that is trained on: the pool's records and their labels (canaries may have wrong ones); in a `fork`
+        others, if so asked.
+    members : torch.Tensor of int64, shape (model, member)
+        Positions of each model's members in the data.
     parameters : dict of str to torch.Tensor
         What is trained; with a leading model dimension in the stacked mode.
     memory : dict
@@ -81,45 +95,48 @@ class Run:
 
     def __init__(
         self,
-        pool: Pool,
-        y: np.ndarray,
-        member: np.ndarray,
+        x: np.ndarray | torch.Tensor,
+        y: np.ndarray | torch.Tensor,
+        members: np.ndarray | torch.Tensor,
         models: Sequence[int],
         *,
+        pool: Pool,
         build: Model,
         defense: Defense,
         training: Training,
         seed: int,
         device: str,
+        purpose: str = "",
+        targets: torch.Tensor | None = None,
     ) -> None:
         self.pool, self.defense, self.seed, self.device = pool, defense, seed, device
-        self.models = list(models)
-        self.x = _tensor(pool.x, device)
-        self.y = _tensor(y, device)
-        self.members = torch.as_tensor(np.stack([np.flatnonzero(m) for m in member]), device=device)
-        self.memory: dict = {}
+        self.build, self.purpose, self.models = build, purpose, list(models)
+        self.x, self.y, self.targets = _tensor(x, device), _tensor(y, device), targets
+        self.members = _positions(_tensor(members, device), len(self.models), len(self.y))
+        self.memory: dict[str, Any] = {}
         self.epoch = 0
         self.progress: float | None = 0.0
-        networks = [initialize(build, pool, seed, k, defense).to(device) for k in self.models]
+        self._streams: dict[str, Streams] = {}
+        self._observe: Callable[[Self], None] | None = None
+        self._forks = 0
+        networks = [initialize(build, pool, seed, k, defense, purpose).to(device) for k in self.models]
         self.training = resolve(training, networks[0], device)
         self.mode = mode(networks[0], prepare(self.x[:2]), device)
         self.network = networks[0]
         self._layout = torch.contiguous_format
+        plain = not defense.uses("weights")  # then without the time that functional_call or vmap takes
         if self.mode == "stacked":
             self.parameters, _ = stack_module_state(networks)
             self.network = networks[0].to("meta")
-            self._forward = vmap(self._call, randomness="different")
-            if is_plain_mlp(self.network) and type(defense).weights is Defense.weights:
-                self._forward = self._batched  # the same, without the time that vmap takes
+            batched = plain and is_plain_mlp(self.network)
+            self._forward = self._batched if batched else vmap(self._call, randomness="different")
         elif len(networks) == 1:
             if channels_last(self.network):
                 self._layout = torch.channels_last
                 self.network.to(memory_format=self._layout)
             self.parameters = dict(self.network.named_parameters())
             self._forward = lambda parameters, x: self._call(parameters, x[0])[None]
-            if (
-                type(defense).weights is Defense.weights
-            ):  # the same, without the time that functional_call takes
+            if plain:
                 self._forward = lambda _, x: self.network(self._inputs(x[0]))[None]
         else:
             raise ValueError("Networks that cannot be stacked are trained one at a time.")
@@ -154,45 +171,194 @@ class Run:
             **options,
         )
 
-    def train(self) -> None:
-        """Train the group for all epochs and keep the selected weights."""
+    def streams(self, purpose: str) -> Streams:
+        """Return the random numbers for a purpose, a stream a model; they go on where they were left."""
+        if purpose not in self._streams:
+            self._streams[purpose] = Streams(self.seed, self.models, self.purpose + purpose, self.device)
+        return self._streams[purpose]
+
+    # ------------------------------------------------------------------------------------------ training
+
+    def train(self, observe: Callable[[Self], None] | None = None) -> None:
+        """Train the group as its defense does.
+
+        Parameters
+        ----------
+        observe : callable, optional
+            Called with this object before each epoch, after the defense's `before_epoch`, and when training is over
+            (``progress`` is None then).
+        """
+        self._observe = observe
+        self.defense.fit(self)
+        self._end()
+        self.defense.finish(self)
+        if observe:
+            observe(self)
+
+    def fit(self) -> None:
+        """Train for all epochs and keep the selected weights; what `mialab.defenses.Defense.fit` does by default."""
         training, defense = self.training, self.defense
-        order = Streams(self.seed, self.models, "batches", self.device)
-        rng = Streams(self.seed, self.models, "mix", self.device)
-        moves = Streams(self.seed, self.models, "augmentation", self.device)
         best, kept = None, None
-        n = self.members.shape[1]
         for self.epoch in range(training.stop or training.epochs):
             for group in self.optimizer.param_groups:
                 group["lr"] = training.lr_at(self.epoch)
-            defense.before_epoch(self)
+            self.progress = self.epoch / max(1, training.epochs - 1)
             self.network.train()
-            self.progress = progress = self.epoch / max(1, training.epochs - 1)
-            index = self.members.gather(1, order.permutation(n)) if training.shuffle else self.members
-            for batch in index.split(training.batch_size, dim=1):
-                x = flip_and_shift(self.x[batch], flip=training.flip, shift=training.shift, rng=moves)
-                x, target = defense.mix(x, self.y[batch], progress=progress, rng=rng)
-                with torch.autocast(self.device, torch.bfloat16, enabled=training.precision == "bfloat16"):
-                    logits = self._forward(self.parameters, x)
-                loss = defense.loss(logits.float(), target, run=self, index=batch)
-                self.optimizer.zero_grad()
-                loss.sum().backward()
-                self.optimizer.step()
+            defense.before_epoch(self)
+            if self._observe:
+                self._observe(self)
+            for batch in defense.batches(self):
+                defense.step(self, batch)
             if training.select == "best_validation":
                 best, kept = self._keep_best(best, kept)
         if kept is not None:
             self._restore(kept)
+        self._end()
+
+    def _end(self) -> None:
         self.progress = None
+        self.network.eval()
+
+    def shuffled(self) -> Iterator[torch.Tensor]:
+        """Yield the batches of an epoch: each model's members in random order, the last batch may be smaller."""
+        index = self.members
+        if self.training.shuffle:
+            index = index.gather(1, self.streams("batches").permutation(index.shape[1]))
+        yield from index.split(self.training.batch_size, dim=1)
+
+    def step(self, batch: torch.Tensor) -> None:
+        """Update the networks once with the gradient of the mean loss of a batch; an empty one changes nothing."""
+        if batch.numel():
+            self.descend(self.losses(batch).mean(-1))
+
+    def losses(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each record of a batch, augmented and mixed, with gradient; shape (model, batch).
+
+        Parameters
+        ----------
+        batch : torch.Tensor of int64, shape (model, batch)
+            Positions of records in the data.
+
+        Raises
+        ------
+        ValueError
+            If the batch, or what the defense's `loss` returns, has another shape.
+        """
+        training, defense = self.training, self.defense
+        if batch.shape[:-1] != (len(self.models),) or batch.dtype != torch.int64:
+            raise ValueError(
+                f"defense={defense.name!r}: a batch of shape {tuple(batch.shape)} and {batch.dtype}; it must hold "
+                f"positions of records, int64 (model, batch) for {len(self.models)} models, or `step` be overridden."
+            )
+        if self.targets is None:
+            y = self.y[batch]
+        else:
+            y = self.targets[torch.arange(len(batch), device=batch.device)[:, None], batch]
+        x = flip_and_shift(
+            self.x[batch], flip=training.flip, shift=training.shift, rng=self.streams("augmentation")
+        )
+        x, target = defense.mix(x, y, progress=self.progress, rng=self.streams("mix"))
+        logits = self.forward(x)
+        losses = defense.loss(logits, target, run=self, index=batch)
+        if losses.shape != logits.shape[:2]:
+            raise ValueError(
+                f"defense={defense.name!r}: loss returns shape {tuple(losses.shape)}; it must be one number for each "
+                f"record, {tuple(logits.shape[:2])}."
+            )
+        return losses
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Answers of the models to inputs (model, batch, ...), with gradient, in the arithmetic of training."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.training.precision == "bfloat16"):
+            logits = self._forward(self.parameters, x)
+        return logits.float()
+
+    def descend(self, loss: torch.Tensor) -> None:
+        """Take the optimizer's step along the gradient of each model's loss, shape (model,)."""
+        self.optimizer.zero_grad()
+        loss.sum().backward()
+        self.optimizer.step()
+
+    def fork(
+        self,
+        *,
+        members: np.ndarray | torch.Tensor | None = None,
+        data: tuple[np.ndarray, np.ndarray] | None = None,
+        targets: np.ndarray | torch.Tensor | None = None,
+        defense: Defense | None = None,
+    ) -> Self:
+        """Return new networks of the same kind, to be trained apart: a teacher, a student, a sub-model.
+
+        Initial weights and all random numbers are the fork's own, and follow from the number of forks before it.
+        ``fork.fit()`` trains it, `adopt` makes its networks those of the game.
+
+        Parameters
+        ----------
+        members : array of int or bool, shape (model, member) or (model, record), optional
+            Positions of the records that each model is trained on, or a mask with as many for each model; by default
+            the same as here, or all of ``data``.
+        data : tuple of array, optional
+            Other records and their labels, such as ``(pool.x_reference, pool.y_reference)``.
+        targets : array of float, shape (record, classes) or (model, record, classes), optional
+            Soft labels of all records of the data, in place of hard ones.
+        defense : Defense, optional
+            Whose hooks are used; by default the same.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit.
+        """
+        x, y = (self.x, self.y) if data is None else (_tensor(part, self.device) for part in data)
+        shape, n = self.x.shape[1:], len(y)
+        if x.shape != (n, *shape) or not n:
+            raise ValueError(
+                f"data has shapes {tuple(x.shape)} and {tuple(y.shape)}; records must have shape {tuple(shape)}, and "
+                "there must be as many labels, at least one."
+            )
+        k = len(self.models)
+        if members is None:
+            members = self.members if data is None else torch.ones(k, n, dtype=torch.bool)
+        if targets is not None:
+            targets = _tensor(targets, self.device)
+            if targets.shape[-2:] != (n, self.pool.n_classes) or targets.shape[:-2] not in ((), (k,)):
+                raise ValueError(
+                    f"targets has shape {tuple(targets.shape)}; it must be {(n, self.pool.n_classes)}, or that for "
+                    f"each of {k} models."
+                )
+            targets = targets.expand(k, -1, -1)
+        self._forks += 1
+        return type(self)(
+            x,
+            y,
+            members,
+            self.models,
+            pool=self.pool,
+            build=self.build,
+            defense=self.defense if defense is None else defense,
+            training=self.training,
+            seed=self.seed,
+            device=self.device,
+            purpose=f"{self.purpose}fork {self._forks} ",
+            targets=targets,
+        )
+
+    def adopt(self, other: Self) -> None:
+        """Copy the weights of another run of the same models, such as a `fork`."""
+        self._restore(other.state())
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Return parameters and running statistics by name, as they are used: not copies."""
+        return {**self.parameters, **dict(self.network.named_buffers())}
 
     def _keep_best(
         self, best: torch.Tensor | None, kept: dict[str, torch.Tensor] | None
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         accuracy = self.accuracy(self.pool.x_val, self.pool.y_val)
-        state = {**self.parameters, **dict(self.network.named_buffers())}
         if best is None or kept is None:
-            return accuracy, {name: value.detach().clone() for name, value in state.items()}
+            return accuracy, {name: value.detach().clone() for name, value in self.state().items()}
         better = accuracy > best
-        for name, value in state.items():
+        for name, value in self.state().items():
             if self.mode == "stacked":
                 kept[name][better] = value.detach()[better]
             elif better:
@@ -201,9 +367,21 @@ class Run:
 
     @torch.no_grad()
     def _restore(self, kept: dict[str, torch.Tensor]) -> None:
-        buffers = {} if self.mode == "stacked" else dict(self.network.named_buffers())
-        for name, value in {**self.parameters, **buffers}.items():
+        for name, value in self.state().items():
             value.copy_(kept[name])
+
+    # ------------------------------------------------------------------------------------------ answers
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Switch the network to evaluation for a while, then each of its modules back to the mode it was in."""
+        before = [(module, module.training) for module in self.network.modules()]
+        self.network.eval()
+        try:
+            yield
+        finally:
+            for module, training in before:
+                module.training = training
 
     @torch.inference_mode()
     def predict(self, x: torch.Tensor | np.ndarray) -> torch.Tensor:
@@ -218,7 +396,6 @@ class Run:
         -------
         torch.Tensor, shape (model, record, classes)
         """
-        self.network.eval()
         x = _tensor(x, self.device)
         if x.dim() == self.x.dim():
             x = x.expand(len(self.models), *x.shape)
@@ -227,16 +404,18 @@ class Run:
         size = max(1, ANSWER_BATCH // len(self.models))
         if self.device == "cpu":
             size = min(size, CACHED_BATCH)
-        return torch.cat([self._forward(self.parameters, part) for part in x.split(size, dim=1)], dim=1)
+        with self.evaluating():
+            return torch.cat([self._forward(self.parameters, part) for part in x.split(size, dim=1)], dim=1)
 
     def inputs(self, records: slice | torch.Tensor) -> torch.Tensor:
-        """Return some records (a slice or indices) of the pool as inputs, float32 (record, ...)."""
+        """Return some records (a slice or indices) of the data as inputs, float32 (record, ...)."""
         return prepare(self.x[records])
 
-    def alone(self, index: int) -> Self:
-        """View one model of the group, once trained, as a group of its own."""
+    def alone(self, index: int, purpose: str = "") -> Self:
+        """View one model of the group, once trained, as a group of its own, with random numbers for a purpose."""
         view = copy(self)
         view.models, view.members = [self.models[index]], self.members[index : index + 1]
+        view.purpose, view._streams = self.purpose + purpose, {}
         if self.mode == "stacked":
             view.parameters = {
                 name: value.detach()[index : index + 1] for name, value in self.parameters.items()
@@ -249,12 +428,16 @@ class Run:
         The function can be transformed by `torch.func`.
         """
         view = self.alone(index)
-        view.network.eval()
         view._layout = torch.contiguous_format  # vmap knows no other
         of_one = {name: value.detach() for name, value in view.parameters.items()}
         if self.mode == "stacked":
             of_one = {name: value[0] for name, value in of_one.items()}
-        return view._call, of_one
+
+        def forward(parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+            with self.evaluating():
+                return view._call(parameters, x)
+
+        return forward, of_one
 
     def accuracy(self, x: np.ndarray, y: np.ndarray) -> torch.Tensor:
         """Accuracy of each model on records ``x`` with labels ``y``, shape (model,); NaN without records."""
@@ -279,6 +462,7 @@ def train_group(
     keep: Literal["logits", "scores"] = "logits",
     answers: Literal["float32", "float16"] = "float32",
     probes: Sequence[Probe] = (),
+    observe: Callable[[Run], None] | None = None,
 ) -> dict[str, np.ndarray]:
     """Train a group of models and collect their answers on every record of the pool.
 
@@ -302,6 +486,8 @@ def train_group(
         Type of the returned logits.
     probes : sequence of Probe
         What else is measured, see `mialab.probes`.
+    observe : callable, optional
+        Looks at the running training, see `Run.train`.
 
     Returns
     -------
@@ -319,13 +505,22 @@ def train_group(
     began = time.perf_counter()
     with one_thread(), ExitStack() as stack:
         run = Run(
-            pool, y, member, models, build=build, defense=defense, training=training, seed=seed, device=device
+            pool.x,
+            y,
+            member,
+            models,
+            pool=pool,
+            build=build,
+            defense=defense,
+            training=training,
+            seed=seed,
+            device=device,
         )
         if (
             run.mode == "sequential"
-        ):  # stacked ones draw no numbers of torch's, so other threads may train meanwhile
+        ):  # stacked ones draw no numbers of torch's: other threads may train meanwhile
             stack.enter_context(torch_rng(seed, models[0]))
-        run.train()
+        run.train(observe)
         arrays, correct = _answers(run, queries, keep, np.dtype(answers))
         for probe in probes:
             arrays |= probe(run)
@@ -344,7 +539,6 @@ def _answers(
 ) -> tuple[dict[str, np.ndarray], torch.Tensor]:
     """Ask all queries, a block of records at a time; also return whether query 0 is answered correctly."""
     n, defense = len(run.pool), run.defense
-    rng = Streams(run.seed, run.models, "answers", run.device)
     shape = (len(run.models), len(queries), n)
     arrays: dict[str, np.ndarray] = {}
     correct = torch.empty(len(run.models), n, dtype=torch.bool, device=run.device)
@@ -354,8 +548,14 @@ def _answers(
             block = slice(start, start + ANSWER_BATCH)
             raw = run.predict(x[block])
             given = {"": raw}
-            if defense.changes_answers:
-                released = defense.answer(raw, x[block], predict=run.predict, rng=rng, pool=run.pool)
+            if defense.uses("answer"):
+                record = torch.arange(n, device=run.device)[block]
+                released = defense.answer(run, raw, x[block], record, query)
+                if released.shape != raw.shape:
+                    raise ValueError(
+                        f"defense={defense.name!r}: answer returns shape {tuple(released.shape)}; it must be that of "
+                        f"the logits, {tuple(raw.shape)}."
+                    )
                 given = {"": released, "raw_": raw}
             for prefix, logits in given.items():
                 for name, values in _kept(logits, run, block, keep, dtype).items():

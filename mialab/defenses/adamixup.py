@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
 from mialab._validation import check_number, choose
-from mialab.defenses.base import Defense, cross_entropy, register
-
-if TYPE_CHECKING:
-    from mialab.classifiers.run import Run
-    from mialab.training.streams import Streams
+from mialab.defenses.base import Defense, Run, cross_entropy, register
+from mialab.training.streams import Streams
 
 SCHEDULES = ("linear", "literal", "beta_decay", "beta", "constant")
 
@@ -108,12 +105,12 @@ class AdaMixup(Defense):
         run: Run | None = None,
         index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Cross-entropy with the dominant label, or with both, weighted by their fractions; shape (model,)."""
+        """Cross-entropy with the dominant label, or with both, weighted by their fractions; shape (model, batch)."""
         if self.label == "dominant":
-            return cross_entropy(logits, target).mean(-1)
+            return cross_entropy(logits, target)
         own, other, r = target.unbind(-1)
         parts = (cross_entropy(logits, labels.long()) for labels in (own, other))
-        return torch.lerp(*parts, r.to(logits.dtype)).mean(-1)
+        return torch.lerp(*parts, r.to(logits.dtype))
 
 
 @register

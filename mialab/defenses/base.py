@@ -1,22 +1,20 @@
-"""What a defender may change: the hooks of the training engine, each doing nothing by default."""
+"""What a defender of a classifier may change: the hooks of its training, each doing nothing by default."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import nn
 
-from mialab._validation import choose
-
-if TYPE_CHECKING:
-    from mialab.classifiers.run import Run
-    from mialab.data.pool import Pool
-    from mialab.training.streams import Streams
-
-Predict = Callable[[torch.Tensor], torch.Tensor]
+from mialab._registry import Registry
+from mialab.training.hooks import AnyRun, Hooks
+from mialab.training.options import Training
+from mialab.training.stack import Forward
+from mialab.training.streams import Streams
 
 
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -40,8 +38,63 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return -log_p.gather(-1, target.unsqueeze(-1)).squeeze(-1)
 
 
+class Run(AnyRun, Protocol):
+    """What hooks and probes see of a group of classifiers in training; see `mialab.classifiers.run.Run`."""
+
+    defense: Defense
+    training: Training
+    epoch: int
+    progress: float | None
+    mode: str
+    network: nn.Module
+    parameters: dict[str, torch.Tensor]
+    optimizer: torch.optim.Optimizer
+    x: torch.Tensor
+    y: torch.Tensor
+    members: torch.Tensor
+
+    def shuffled(self) -> Iterator[torch.Tensor]:
+        """Yield the batches of an epoch: members in random order."""
+
+    def step(self, batch: torch.Tensor) -> None:
+        """Update the networks once with the gradient of the mean loss of a batch."""
+
+    def losses(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return the loss of each record of a batch, with gradient."""
+
+    def descend(self, loss: torch.Tensor) -> None:
+        """Take the optimizer's step along the gradient of each model's loss."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Answer inputs (model, batch, ...) as in training, with gradient."""
+
+    def reset_optimizer(self) -> None:
+        """Build the optimizer anew."""
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        """Answer inputs, the same for every model or one set a model, in evaluation mode."""
+
+    def inputs(self, records: slice | torch.Tensor) -> torch.Tensor:
+        """Return records of the data as inputs."""
+
+    def evaluating(self) -> AbstractContextManager[None]:
+        """Switch the network to evaluation for a while."""
+
+    def alone(self, index: int, purpose: str = "") -> Self:
+        """View one model of the group."""
+
+    def function(self, index: int) -> tuple[Forward, dict[str, torch.Tensor]]:
+        """Return one model as a function of parameters and inputs, and its parameters."""
+
+    def fork(self, **changes: Any) -> Self:
+        """Return new networks of the same kind, with other members, data or targets."""
+
+    def adopt(self, other: Self) -> None:
+        """Copy the weights of another run of the same models."""
+
+
 @dataclass(frozen=True)
-class Defense:
+class Defense(Hooks):
     """No defense: plain training on the labels. Base class of every defense, which overrides what it changes.
 
     Tensors carry a leading model dimension, so that one piece of code serves one model and sixty-four: records
@@ -49,14 +102,8 @@ class Defense:
     they are part of a game's hash.
     """
 
-    name: ClassVar[str] = "none"
-    #: Whether `answer` changes what a query returns; the game then keeps the answers before that step as well.
-    changes_answers: ClassVar[bool] = False
     #: Whether the predicted label survives `answer`; who asks for labels alone is then spared that step.
     keeps_labels: ClassVar[bool] = False
-
-    def check(self, pool: Pool) -> None:
-        """Refuse, before any training, a pool that this defense cannot protect (ValueError)."""
 
     def mix(
         self, x: torch.Tensor, y: torch.Tensor, *, progress: float, rng: Streams
@@ -82,7 +129,9 @@ class Defense:
         run: Run | None = None,
         index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the training loss of each model, shape (model,); the mean cross-entropy by default.
+        """Return the training loss of each record, shape (model, batch); the cross-entropy by default.
+
+        A model's loss is the mean.
 
         Parameters
         ----------
@@ -95,14 +144,29 @@ class Defense:
         index : torch.Tensor, shape (model, batch), optional
             Positions of the batch's records in the pool.
         """
-        return cross_entropy(logits, target).mean(-1)
+        return cross_entropy(logits, target)
 
     def before_epoch(self, run: Run) -> None:
         """Look at or change the running training before an epoch (see `mialab.classifiers.run.Run`)."""
 
-    def network(self, network: nn.Module) -> nn.Module:
-        """Return the network that is trained, given a freshly initialized one; it may be changed in place."""
-        return network
+    def batches(self, run: Run) -> Iterator[torch.Tensor]:
+        """Yield the batches of an epoch, each of which `step` is given; by default members in random order.
+
+        Parameters
+        ----------
+        run : Run
+            The running training.
+
+        Yields
+        ------
+        torch.Tensor of int64, shape (model, batch)
+            Positions of the batch's records in the data; another thing if `step` is overridden to take it.
+        """
+        yield from run.shuffled()
+
+    def step(self, run: Run, batch: torch.Tensor) -> None:
+        """Update the networks once with a batch, see `batches`; by default with the gradient of the mean `loss`."""
+        run.step(batch)
 
     def weights(
         self, parameters: dict[str, torch.Tensor], *, progress: float | None = None
@@ -119,35 +183,37 @@ class Defense:
         return parameters
 
     def answer(
-        self, logits: torch.Tensor, x: torch.Tensor, *, predict: Predict, rng: Streams, pool: Pool
+        self,
+        run: Run,
+        logits: torch.Tensor,
+        x: torch.Tensor,
+        record: torch.Tensor | None,
+        query: int | None,
     ) -> torch.Tensor:
         """Return what a query is answered with, given the models' own logits.
 
+        Where this is overridden, the game keeps the models' own answers as well.
+
         Parameters
         ----------
+        run : Run
+            The trained models: ``run.predict`` gives their own answers to other inputs, ``run.streams("answers")``
+            random numbers.
         logits : torch.Tensor, shape (model, record, classes)
             The models' own answers.
         x : torch.Tensor, shape (record, ...)
             The queried records.
-        predict : callable
-            Own answers of the models on other inputs: ``(record, ...)``, the same for every model, or
-            ``(model, record, ...)``, to ``(model, record, classes)``.
-        rng : Streams
-            Random numbers, a stream a model.
-        pool : Pool
-            Gives the kind and the range of the records; a defender knows its own data.
+        record : torch.Tensor of int64, shape (record,), or None
+            Positions in the pool of the records that are queried; None for points of an attacker's own making.
+        query : int or None
+            Number of the query, see `mialab.queries`; None likewise.
         """
         return logits
 
 
-DEFENSES: dict[str, type[Defense]] = {}
-
-
-def register(defense: type[Defense]) -> type[Defense]:
-    """Make a defense known by its name (class decorator)."""
-    DEFENSES[defense.name] = defense
-    return defense
-
+#: Every defense by name.
+DEFENSES = Registry("defense", Defense)
+register, available = DEFENSES.register, DEFENSES.available
 
 register(Defense)
 
@@ -159,14 +225,10 @@ def make(defense: str | Defense | None) -> Defense:
     ----------
     defense : str, Defense or None
         A name of ``mialab.defenses.available()``, an instance such as ``HAMP(gamma=0.5)``, or None for none.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or a class of your own has no name of its own.
     """
-    if isinstance(defense, Defense):
-        return defense
-    if isinstance(defense, type) and issubclass(defense, Defense):
-        return defense()
-    return DEFENSES[choose("defense", "none" if defense is None else defense, DEFENSES)]()
-
-
-def available() -> list[str]:
-    """Return the names of all defenses."""
-    return sorted(DEFENSES)
+    return DEFENSES.make("none" if defense is None else defense)

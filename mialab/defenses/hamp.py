@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,12 +12,9 @@ from scipy.optimize import brentq
 from scipy.special import entr
 
 from mialab._validation import check_integer, check_number
-from mialab.defenses.base import Defense, Predict, cross_entropy, register
-
-if TYPE_CHECKING:
-    from mialab.classifiers.run import Run
-    from mialab.data.pool import Pool
-    from mialab.training.streams import Streams
+from mialab.data.pool import Pool
+from mialab.defenses.base import Defense, Run, cross_entropy, register
+from mialab.training.streams import Streams
 
 
 def label_entropy(p: float | np.ndarray, n_classes: int) -> float | np.ndarray:
@@ -127,10 +124,9 @@ class HAMP(Defense):
         check_number("gamma", self.gamma, low=0, high=1)
         check_number("alpha", self.alpha, low=0)
 
-    @property
-    def changes_answers(self) -> bool:
-        """Whether the output step is on."""
-        return self.output_step
+    def uses(self, hook: str) -> bool:
+        """Whether a hook is in use: `answer` with ``output_step`` only; see `Defense.uses`."""
+        return super().uses(hook) and (self.output_step or hook != "answer")
 
     def soft_label(self, n_classes: int) -> float:
         """Probability of the true class in the soft labels."""
@@ -144,7 +140,7 @@ class HAMP(Defense):
         run: Run | None = None,
         index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """KL divergence from the soft labels minus ``alpha`` times the entropy of the predictions, shape (model,)."""
+        """KL divergence from the soft labels minus ``alpha`` times the predictions' entropy, shape (model, batch)."""
         n_classes = logits.shape[-1]
         p = self.soft_label(n_classes)
         q = (1 - p) / (n_classes - 1)
@@ -154,7 +150,7 @@ class HAMP(Defense):
         divergence = cross - float(label_entropy(p, n_classes))
         entropy = -(log_q.exp() * log_q).sum(-1)
         scale = n_classes if self.faithful else 1
-        return (divergence / scale - self.alpha * entropy).mean(-1)
+        return divergence / scale - self.alpha * entropy
 
     def before_epoch(self, run: Run) -> None:
         """Clear the momentum, as the artifact does by building its optimizer anew."""
@@ -162,12 +158,16 @@ class HAMP(Defense):
             run.reset_optimizer()
 
     def answer(
-        self, logits: torch.Tensor, x: torch.Tensor, *, predict: Predict, rng: Streams, pool: Pool
+        self,
+        run: Run,
+        logits: torch.Tensor,
+        x: torch.Tensor,
+        record: torch.Tensor | None,
+        query: int | None,
     ) -> torch.Tensor:
         """Replace the logits by those of random inputs, in the order of the true ones."""
-        if not self.output_step:
-            return logits
-        return keep_ranking_only(logits, predict(random_inputs(x, rng=rng, pool=pool)))
+        inputs = random_inputs(x, rng=run.streams("answers"), pool=run.pool)
+        return keep_ranking_only(logits, run.predict(inputs))
 
 
 def random_inputs(x: torch.Tensor, *, rng: Streams, pool: Pool) -> torch.Tensor:

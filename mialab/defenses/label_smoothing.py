@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 
 from mialab._validation import check_number
-from mialab.defenses.base import Defense, cross_entropy, register
-
-if TYPE_CHECKING:
-    from mialab.classifiers.run import Run
+from mialab.defenses.base import Defense, Run, cross_entropy, register
 
 
 @register
@@ -48,6 +45,6 @@ class LabelSmoothing(Defense):
         run: Run | None = None,
         index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Cross-entropy against the smoothed labels, shape (model,)."""
+        """Cross-entropy against the smoothed labels, shape (model, batch)."""
         uniform = -torch.log_softmax(logits, dim=-1).mean(-1)
-        return ((1 - self.smoothing) * cross_entropy(logits, target) + self.smoothing * uniform).mean(-1)
+        return (1 - self.smoothing) * cross_entropy(logits, target) + self.smoothing * uniform

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 from torch.func import functional_call
 
 from mialab._validation import check_number, choose
-from mialab.defenses.base import Defense, register
-
-if TYPE_CHECKING:
-    from mialab.classifiers.run import Run
+from mialab.defenses.base import Defense, Run, register
+from mialab.training.hooks import AnyPlan
 
 Bits = int | str
 
@@ -359,6 +357,16 @@ class Quantization(Defense):
 
     # ---- hooks
 
+    def check(self, plan: AnyPlan) -> None:
+        """Refuse to select an epoch by its accuracy where it may be one in full precision (ValueError)."""
+        training = plan.training
+        first = self.full_precision_epochs(training.epochs)
+        if training.select != "last" and first and not self.is_full_precision:
+            raise ValueError(
+                f"select={training.select!r} may release a model of an epoch in full precision: with "
+                f"start={self.start!r} train with select='last'."
+            )
+
     def network(self, network: nn.Module) -> nn.Module:
         """Add highest levels to activations, and scales and thresholds to layers; see `Defense.network`."""
         widths = self.layer_bits(network)
@@ -408,11 +416,6 @@ class Quantization(Defense):
     def before_epoch(self, run: Run) -> None:
         """Set the highest levels of activations, and scales and thresholds when quantization begins."""
         training, first = run.training, self.full_precision_epochs(run.training.epochs)
-        if training.select != "last" and first and not self.is_full_precision:
-            raise ValueError(
-                f"select={training.select!r} may release a model of an epoch in full precision: with "
-                f"start={self.start!r} train with select='last'."
-            )
         begin = min(first, (training.stop or training.epochs) - 1)
         if begin <= run.epoch < begin + CALIBRATIONS:
             self._calibrate(run)
@@ -430,7 +433,8 @@ class Quantization(Defense):
             ]
             _, parameters = run.function(k)
             silent = {name: p.new_empty(0) if _is_clip(name) else p for name, p in parameters.items()}
-            functional_call(run.network, silent, (run.inputs(run.members[k][:CALIBRATION_RECORDS]),))
+            with run.evaluating():
+                functional_call(run.network, silent, (run.inputs(run.members[k][:CALIBRATION_RECORDS]),))
             for note in notes:
                 note.remove()
             for name, bits in self.activation_bits(run.network).items():

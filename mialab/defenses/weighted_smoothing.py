@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
 from mialab._validation import check_integer, check_number, choose
-from mialab.defenses.base import Defense, cross_entropy, register
-from mialab.training.streams import Streams
-
-if TYPE_CHECKING:
-    from mialab.classifiers.run import Run
+from mialab.defenses.base import Defense, Run, cross_entropy, register
 
 #: What the released code adds to a standard deviation, and the least probability whose logarithm it takes.
 TINY, FLOOR = 2.061153622438558e-09, 2.3195228302435696e-16  # e^-20, e^-36
@@ -122,13 +118,11 @@ class WeightedSmoothing(Defense):
 
     def before_epoch(self, run: Run) -> None:
         """Compute every member's factor of the noise, ``run.memory["factor"]`` (model, record)."""
-        if run.epoch == 0:
-            run.memory["noise"] = Streams(run.seed, run.models, "weighted smoothing", run.device)
         if run.epoch < self.warm_up or not self.sigma:
             return
         y = run.y[run.members]
         factor = self.factor(run.predict(run.x[run.members]), y)
-        run.memory["factor"] = torch.zeros(len(y), len(run.pool), device=y.device).scatter(
+        run.memory["factor"] = torch.zeros(len(y), len(run.y), device=y.device).scatter(
             1, run.members, factor
         )
 
@@ -170,12 +164,12 @@ class WeightedSmoothing(Defense):
         run: Run | None = None,
         index: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Negative log probability of the label after noise, shape (model,); plain cross-entropy in the warm-up."""
+        """Negative log probability of the label after noise, shape (model, batch); cross-entropy in the warm-up."""
         if run is None or "factor" not in run.memory:
-            return cross_entropy(logits, target).mean(-1)
+            return cross_entropy(logits, target)
         p = torch.softmax(logits, dim=-1)
         size = self.sigma * self.scale(p, run.memory["factor"].gather(1, index))
-        noisy = p + size.unsqueeze(-1) * run.memory["noise"].normal(*p.shape[1:])
+        noisy = p + size.unsqueeze(-1) * run.streams("weighted smoothing").normal(*p.shape[1:])
         positive = noisy.abs() if self.version == "code" else noisy.clamp(min=FLOOR)
         q = (positive / positive.sum(-1, keepdim=True)).clamp(FLOOR, 1)
-        return -q.gather(-1, target.unsqueeze(-1)).squeeze(-1).log().mean(-1)
+        return -q.gather(-1, target.unsqueeze(-1)).squeeze(-1).log()

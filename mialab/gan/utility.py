@@ -82,6 +82,7 @@ def trained(data: Pool, seed: int) -> classifier_run.Run:
         epochs=max(1, round(STEPS / batches)), batch_size=min(BATCH, n), lr=2e-3, precision="float32"
     )
     plan = {"build": classifier(data), "defense": Defense(), "training": training}
-    run = classifier_run.Run(data, data.y, np.ones((1, n), bool), [0], **plan, seed=seed, device="cpu")
+    member = np.ones((1, n), bool)
+    run = classifier_run.Run(data.x, data.y, member, [0], pool=data, **plan, seed=seed, device="cpu")
     run.train()
     return run

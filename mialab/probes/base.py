@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from mialab.classifiers.run import Run
-    from mialab.data.pool import Pool
+from mialab.data.pool import Pool
+from mialab.defenses.base import Run
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 
 from mialab._validation import check_integer, check_number
+from mialab.defenses.base import Run
 from mialab.probes.base import Probe
 from mialab.probes.gradient import CHUNK_BYTES
 from mialab.training.streams import Streams, generator
-
-if TYPE_CHECKING:
-    from mialab.classifiers.run import Run
-
 
 Label = Callable[[torch.Tensor], torch.Tensor]
 
@@ -83,18 +80,21 @@ class Boundary(Probe):
     def __call__(self, run: Run) -> dict[str, np.ndarray]:
         """Return the distances of all records; see `Probe`."""
         with torch.inference_mode():
-            return {self.array: np.stack([self._distances(run.alone(k)) for k in range(len(run.models))])}
+            return {
+                self.array: np.stack(
+                    [self._distances(run.alone(k, "boundary ")) for k in range(len(run.models))]
+                )
+            }
 
     def _distances(self, run: Run) -> np.ndarray:
         """Distances to one model's boundary, float32 (record,)."""
-        chance = Streams(run.seed, run.models, "boundary answers", run.device)
         shape = run.inputs(slice(1)).shape[1:]
 
         def label(x: torch.Tensor) -> torch.Tensor:
             x = x.reshape(-1, *shape)
             logits = run.predict(x)
-            if run.defense.changes_answers and not run.defense.keeps_labels:
-                logits = run.defense.answer(logits, x, predict=run.predict, rng=chance, pool=run.pool)
+            if run.defense.uses("answer") and not run.defense.keeps_labels:
+                logits = run.defense.answer(run, logits, x, None, None)
             return logits[0].argmax(-1)
 
         low, high = _range(run)

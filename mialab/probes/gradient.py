@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 from torch.func import grad, vmap
 
-from mialab.defenses.base import Defense, cross_entropy
+from mialab.defenses.base import Run, cross_entropy
 from mialab.probes.base import Probe
 from mialab.training.stack import Forward, is_plain_mlp
-
-if TYPE_CHECKING:
-    from mialab.classifiers.run import Run
-
 
 Norms = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -67,7 +63,7 @@ class Gradient(Probe):
 def _gradient_norms(run: Run, index: int) -> np.ndarray:
     """Norms of one model's gradients, float32 (record, layer)."""
     forward, parameters = run.function(index)
-    plain = is_plain_mlp(run.network) and type(run.defense).weights is Defense.weights
+    plain = is_plain_mlp(run.network) and not run.defense.uses("weights")
     measure = _by_factors(run.network, parameters) if plain else _by_record(forward, parameters, run)
     numbers = 0 if plain else sum(value.numel() for value in parameters.values())
     size = min(CHUNK_RECORDS, max(1, CHUNK_BYTES // (4 * max(1, numbers))))

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,14 +15,10 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from mialab.data.pool import Pool
-from mialab.defenses.base import Defense
 from mialab.models import Model
+from mialab.training.hooks import Hooks
 from mialab.training.options import Training
 from mialab.training.streams import generator
-
-if TYPE_CHECKING:
-    pass
-
 
 Forward = Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
 
@@ -228,13 +224,15 @@ def _stackable(network: nn.Module, x: torch.Tensor | tuple[torch.Tensor, ...]) -
     return True
 
 
-def initialize(build: Model, pool: Pool, seed: int, model: int, defense: Defense | None = None) -> nn.Module:
-    """Build network number ``model``: its initial weights depend on ``(seed, model)`` alone.
+def initialize(
+    build: Model, pool: Pool, seed: int, model: int, defense: Hooks | None = None, purpose: str = ""
+) -> nn.Module:
+    """Build network number ``model``: its initial weights depend on ``(seed, model, purpose)`` alone.
 
     The defense may change the network, see `mialab.defenses.Defense.network`.
     """
     with _CHANCE, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(seed, "weights", model).integers(2**63)))
+        torch.manual_seed(int(generator(seed, purpose + "weights", model).integers(2**63)))
         network = build(pool.x.shape[1:], pool.n_classes)
     return network if defense is None else defense.network(network)
 

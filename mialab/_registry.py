@@ -1,0 +1,72 @@
+"""Classes of one kind, known by name."""
+
+from typing import Generic, TypeVar
+
+from mialab._validation import choose
+
+Kind = TypeVar("Kind")
+
+
+class Registry(dict[str, type[Kind]], Generic[Kind]):
+    """Classes of one kind by their ``name``.
+
+    Parameters
+    ----------
+    parameter : str
+        What messages call a value that names one of them, e.g. ``"defense"``.
+    base : type
+        What all of them derive from.
+    """
+
+    def __init__(self, parameter: str, base: type[Kind]) -> None:
+        super().__init__()
+        self.parameter, self.base = parameter, base
+
+    def register(self, cls: type[Kind]) -> type[Kind]:
+        """Make a class known by its name (class decorator).
+
+        Raises
+        ------
+        ValueError
+            If it has no name of its own, or one that another class has. A class that is defined anew, as in a
+            notebook, replaces the old one.
+        """
+        self.check(cls)
+        self[cls.name] = cls
+        return cls
+
+    def check(self, cls: type[Kind]) -> None:
+        """Refuse a class without a name of its own, or with one that another class is registered by (ValueError)."""
+        name = cls.name
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"{cls.__qualname__}.name={name!r} must be a string that is not empty.")
+        other = self.get(name, cls)
+        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise ValueError(
+                f"{cls.__qualname__} needs a name of its own: {name!r} is that of {other.__qualname__}. Give the class "
+                f"name: ClassVar[str] = 'another name'."
+            )
+
+    def make(self, value: object) -> Kind:
+        """Return what is named, with its default parameters; an instance is returned as it is.
+
+        Parameters
+        ----------
+        value : str, instance, class
+            A name of `available`, an instance, or a class that can be made without parameters.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown, or the class has none of its own.
+        """
+        if isinstance(value, type) and issubclass(value, self.base):
+            value = value()
+        if isinstance(value, self.base):
+            self.check(type(value))
+            return value
+        return self[choose(self.parameter, value, self)]()
+
+    def available(self) -> list[str]:
+        """Return all names."""
+        return sorted(self)

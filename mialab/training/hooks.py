@@ -1,0 +1,124 @@
+"""What a defender of any kind of model may change, and what its hooks see of a plan and of a running training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from inspect import Parameter, isfunction, signature
+from typing import Any, ClassVar, Protocol, TypeVar
+
+from torch import nn
+
+from mialab.data.pool import Pool
+from mialab.training.streams import Streams
+
+Options = TypeVar("Options")
+
+
+class AnyPlan(Protocol):
+    """What a defense sees of a game before it is played."""
+
+    @property
+    def pool(self) -> Pool:
+        """The records."""
+
+    @property
+    def training(self) -> Any:
+        """How models are trained."""
+
+    @property
+    def n_models(self) -> int:
+        """Number of models."""
+
+    @property
+    def n_members(self) -> int:
+        """Members of each model."""
+
+
+class AnyRun(Protocol):
+    """What a defense of any kind of model sees of a group of models in training."""
+
+    models: list[int]
+    pool: Pool
+    training: Any
+    seed: int
+    device: str
+    memory: dict[str, Any]
+
+    def fit(self) -> None:
+        """Train the group as a plain training does, through the defense's other hooks."""
+
+    def streams(self, purpose: str) -> Streams:
+        """Return the random numbers for a purpose, a stream a model."""
+
+
+class Hooks:
+    """Hooks that defenses of all kinds of models have; see `mialab.defenses.Defense` and `mialab.gan.defenses.Defense`.
+
+    A hook is in use where a defense overrides it. A method whose name is nearly a hook's, or a hook that does not take
+    what it will be given, is an error when the class is defined.
+    """
+
+    name: ClassVar[str] = "none"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        known = hooks(cls)
+        for name, member in vars(cls).items():
+            if not isfunction(member) or name.startswith("_"):
+                continue
+            if name in known:
+                _check_signature(f"{cls.__qualname__}.{name}", member, known[name])
+            elif near := get_close_matches(name, known, n=1, cutoff=0.8):
+                raise TypeError(
+                    f"{cls.__qualname__}.{name} is no hook. Did you mean {near[0]!r}? If not, choose a name less like "
+                    f"it. Hooks: {', '.join(sorted(known))}."
+                )
+
+    def uses(self, hook: str) -> bool:
+        """Whether a hook is in use: whether it is overridden, unless a parameter of the defense switches it off."""
+        return getattr(type(self), hook) is not hooks(type(self))[hook]
+
+    def adapt(self, training: Options) -> Options:
+        """Return how models are trained under this defense, given how the game asks for it."""
+        return training
+
+    def check(self, plan: AnyPlan) -> None:
+        """Refuse, before any training, what this defense cannot protect (ValueError)."""
+
+    def report(self, plan: AnyPlan) -> Mapping[str, float]:
+        """Return numbers that follow from the plan, such as epsilon; the game keeps them as ``attrs["report"]``."""
+        return {}
+
+    def network(self, network: nn.Module) -> nn.Module:
+        """Return the network that is trained, given a freshly initialized one; it may be changed in place."""
+        return network
+
+    def fit(self, run: AnyRun) -> None:
+        """Train the group: the whole procedure, by default one plain training."""
+        run.fit()
+
+    def finish(self, run: AnyRun) -> None:
+        """Look at or change the networks once they are trained."""
+
+
+def hooks(defense: type[Hooks]) -> dict[str, Callable[..., Any]]:
+    """Return the hooks that a defense may override, by name, as they are where it overrides nothing."""
+    bases = [base for base in defense.__mro__ if base is Hooks or Hooks in base.__bases__]
+    members = {name: member for base in reversed(bases) for name, member in vars(base).items()}
+    return {
+        name: member
+        for name, member in members.items()
+        if isfunction(member) and not name.startswith("_") and name != "uses"
+    }
+
+
+def _check_signature(name: str, own: Callable[..., Any], hook: Callable[..., Any]) -> None:
+    given = signature(hook).parameters.values()
+    positional = [p.name for p in given if p.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    named = {p.name: p.name for p in given if p.kind is Parameter.KEYWORD_ONLY}
+    try:
+        signature(own).bind(*positional, **named)
+    except TypeError as error:
+        wanted = ", ".join([*positional, *(f"{name}=..." for name in named)])
+        raise TypeError(f"{name}{signature(own)} must take what the hook is given: ({wanted}).") from error
