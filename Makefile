@@ -1,6 +1,7 @@
 # make book              environment, notebooks, book           (data that comes with the package, no network)
 # make book PROFILE=...  the same with profiles/PROFILE.yml     (standard: real data, see README.md)
-# make test              environment, linter, formatter, tests
+# make check             linter, formatter, types, imports, the fast tests: for every change
+# make test              all that is checked
 PROFILE ?= quick
 JOBS ?= 2
 PYTEST ?=
@@ -8,17 +9,29 @@ PYTEST ?=
 export PROFILE
 export MIALAB_CACHE ?= $(CURDIR)/.cache/mialab
 PY := .venv/bin/python
+TESTS := $(PY) -m pytest -n $(JOBS) --dist worksteal -rs
 
-.PHONY: book test env sync lock format clean
+.PHONY: book test check static coverage env sync lock format clean
 
 book: env
 	@$(PY) -m doit -n $(JOBS) book
 	@echo "The book (profile $(PROFILE)): file://$(CURDIR)/_build/html/index.html"
 
-test: env
+test: static
+	$(TESTS) $(PYTEST)
+
+check: static
+	$(TESTS) -m "not slow" $(PYTEST)
+
+static: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
-	$(PY) -m pytest -rs $(PYTEST)
+	$(PY) -m mypy
+	.venv/bin/lint-imports --no-cache --no-logo
+
+# Which lines and branches the tests reach.
+coverage: env
+	$(TESTS) --cov --cov-report=term-missing:skip-covered $(PYTEST)
 
 env:
 	@.ci/env
@@ -27,9 +40,10 @@ env:
 sync: env
 	@$(PY) -m mialab sync
 
-# Renew the pins from what is installed now (after e.g. `.venv/bin/pip install -U seaborn`).
-lock:
-	@$(PY) .ci/lock.py
+# Bring requirements.lock in step with pyproject.toml; pins stay where they can: make lock LOCK="-P seaborn" renews one.
+lock: env
+	@$(PY) -m uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --no-annotate --quiet \
+		--custom-compile-command "make lock" $(LOCK) -o requirements.lock
 
 format: env
 	@$(PY) -m ruff check --fix .

@@ -10,8 +10,11 @@ Use ``from mialab._torchvision import torchvision``.
 
 import torch
 
+from mialab._validation import extra
+
 try:
-    import torchvision
+    with extra("images"):
+        import torchvision
 except RuntimeError as error:
     if "torchvision::nms does not exist" not in str(error):
         raise

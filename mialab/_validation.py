@@ -1,8 +1,28 @@
 """Checks of what a user passes, with one clear message each."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from numbers import Integral, Real
+
+
+@contextmanager
+def extra(name: str) -> Iterator[None]:
+    """Around imports of what only an extra of this package brings: say which, if it is not there.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        With the command that installs it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("mialab"):
+            raise
+        raise ModuleNotFoundError(
+            f"This needs {error.name}, which is not installed: pip install 'mialab[{name}]'.", name=error.name
+        ) from error
 
 
 def choose(name: str, value: object, choices: Iterable[str]) -> str:
@@ -36,14 +56,13 @@ def check_number(
         f"at most {high}" if high is not None else "",
     ]
     right = " and ".join(filter(None, bounds)) or "a finite number"
-    good = isinstance(value, Real) and not isinstance(value, bool) and abs(value) < float("inf")
-    if good:
-        good = (
-            (low is None or value >= low)
-            and (high is None or value <= high)
-            and (above is None or value > above)
-        )
-    if not good:
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else float("nan")
+    if (
+        not abs(number) < float("inf")
+        or (low is not None and number < low)
+        or (high is not None and number > high)
+        or (above is not None and number <= above)
+    ):
         raise ValueError(f"{name}={value!r} must be {right}.")
 
 

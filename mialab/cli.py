@@ -1,14 +1,14 @@
-"""Command line: ``python -m mialab run | new | sync | datasets``."""
+"""Command line: ``mialab run | new | sync | datasets``, or ``python -m mialab ...``."""
 
 import argparse
 import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 
 def _run(options: argparse.Namespace) -> int:
+    import yaml
+
     from mialab.book import execution
 
     notebook = execution.find(options.notebook)
@@ -74,9 +74,7 @@ def _datasets(options: argparse.Namespace) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mialab", description="Run and write chapters of the study."
-    )
+    parser = argparse.ArgumentParser(prog="mialab", description="Run and write chapters of the study.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
     command = commands.add_parser("run", help="execute one notebook with parameters")
@@ -107,6 +105,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return options.call(options)
-    except ValueError as error:
+    except (ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

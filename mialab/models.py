@@ -170,6 +170,6 @@ def make(model: str | Model) -> Model:
     model : {"mlp", "cnn", "resnet"} or callable
         A name, an instance such as ``MLP(hidden=(256,))``, or your own function of ``(shape, n_classes)``.
     """
-    if model in MODELS.values():
-        return model()
-    return model if callable(model) else MODELS[choose("model", model, MODELS)]()
+    if isinstance(model, str) or not callable(model):
+        return MODELS[choose("model", model, MODELS)]()
+    return model() if model in MODELS.values() else model

@@ -304,8 +304,8 @@ def _execute(notebook: Path, draft: Path, parameters: dict[str, Any], report: Re
     job = {"notebook": str(notebook), "draft": str(draft), "parameters": parameters}
     state: dict[str, Any] = {}
 
-    def listen() -> None:
-        for line in child.stdout:
+    def listen(lines: Iterable[str]) -> None:
+        for line in lines:
             if line.startswith("{"):
                 state.update(json.loads(line))
 
@@ -319,7 +319,9 @@ def _execute(notebook: Path, draft: Path, parameters: dict[str, Any], report: Re
             cwd=ROOT,
             env=_environment(progress),
         )
-        listener = threading.Thread(target=listen, daemon=True)
+        assert child.stdin  # pipes, both
+        assert child.stdout
+        listener = threading.Thread(target=listen, args=(child.stdout,), daemon=True)
         listener.start()
         try:
             child.stdin.write(json.dumps(job) + "\n")

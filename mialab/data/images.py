@@ -191,7 +191,7 @@ def _cifar100() -> Raw:
 def _stl10() -> Raw:
     from mialab._torchvision import torchvision
 
-    class Labeled(torchvision.datasets.STL10):
+    class Labeled(torchvision.datasets.STL10):  # type: ignore[misc]  # torchvision comes without types
         # Without the 100,000 unlabeled images, 2.8 GB, which are neither kept nor asked for.
         train_list = torchvision.datasets.STL10.train_list[:2]
 

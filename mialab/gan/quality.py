@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from mialab._validation import check_integer, choose
+from mialab._validation import check_integer, choose, extra
 from mialab.auditing.tables import AuditTable
 from mialab.data.pool import Pool
 from mialab.gan.utility import classifier, train_on_synthetic, trained
@@ -118,9 +118,11 @@ def distances(
     seed : int
         Of the subsets that the KID averages over, where there are more than 1,000 records.
     """
-    from mialab._torchvision import torchvision  # noqa: F401, I001  # torchmetrics needs it to be there
-    from torchmetrics.image.fid import FrechetInceptionDistance
-    from torchmetrics.image.kid import KernelInceptionDistance
+    from mialab._torchvision import torchvision  # noqa: F401  # torchmetrics needs it to be there
+
+    with extra("gan"):
+        from torchmetrics.image.fid import FrechetInceptionDistance
+        from torchmetrics.image.kid import KernelInceptionDistance
 
     real, generated = _records(real), _records(generated)
     n = min(len(real), len(generated))
