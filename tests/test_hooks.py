@@ -9,6 +9,7 @@ import pytest
 import torch
 import toys
 from torch import nn
+from torch.func import grad, vmap
 
 import mialab as mia
 from mialab.classifiers import run as classifier_run
@@ -268,15 +269,7 @@ def test_a_fork_is_a_plain_training_with_numbers_of_its_own(build):
     for fork, purpose in ((first, "fork 1 "), (second, "fork 2 ")):
         fork.fit()
         for place, k in enumerate(models):
-            network = initialize(build, run.pool, SEED, k, None, purpose)
-            order = Streams(SEED, [k], purpose + "batches")
-            optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-            members = fork.members[place]
-            for _ in range(3):
-                for batch in members[order.permutation(len(members))[0]].split(8):
-                    optimizer.zero_grad()
-                    nn.functional.cross_entropy(network(run.x[batch]), run.y[batch]).backward()
-                    optimizer.step()
+            network = plain(k, run.pool, fork.members[place], build=build, purpose=purpose)
             torch.testing.assert_close(fork.predict(run.x)[place], network(run.x), rtol=1e-4, atol=1e-4)
     assert not torch.equal(first.predict(run.x), second.predict(run.x))
     run.adopt(second)
@@ -304,3 +297,186 @@ def test_members_of_a_fork_may_be_a_mask():
     mask = np.zeros((2, 40), bool)
     mask[0, [3, 39]] = mask[1, [0, 7]] = True
     assert run_of().fork(members=mask).members.tolist() == [[3, 39], [0, 7]]
+
+
+# ----------------------------------------------------------------------------------------------------
+# Three defenses that need whole procedures, each against plain torch
+
+
+@dataclass(frozen=True)
+class Clipped(Defense):
+    """Every member is in a batch by a coin of its own; the sum of clipped gradients is what the optimizer gets."""
+
+    name: ClassVar[str] = "clipped"
+    rate: float = 0.3
+    norm: float = 0.5
+
+    def batches(self, run):
+        for _ in range(round(1 / self.rate)):
+            yield run.streams("poisson").uniform(run.members.shape[1]) < self.rate
+
+    def step(self, run, batch):
+        run.set_gradients([self.clipped(run, k, run.members[k][chosen]) for k, chosen in enumerate(batch)])
+        run.optimizer.step()
+
+    def clipped(self, run, k, members):
+        forward, parameters = run.function(k)
+
+        def loss(parameters, x, y):
+            return cross_entropy(forward(parameters, x[None]), y[None])[0]
+
+        each = vmap(grad(loss), (None, 0, 0))(parameters, run.inputs(members), run.y[members])
+        size = torch.stack([g.flatten(1).square().sum(1) for g in each.values()]).sum(0).sqrt()
+        factor = (self.norm / size).clamp(max=1) / (self.rate * run.members.shape[1])
+        return {name: torch.einsum("b,b...->...", factor, g) for name, g in each.items()}
+
+
+@dataclass(frozen=True)
+class Distilled(Defense):
+    """A teacher learns from members; the model that is released learns what the teacher says of other records."""
+
+    name: ClassVar[str] = "distilled"
+
+    def check(self, plan):
+        if not len(plan.pool.x_reference):
+            raise ValueError(f"{plan.pool.name!r} has no reference part to distill on.")
+
+    def fit(self, run):
+        teacher = run.fork()
+        teacher.fit()
+        other = run.pool.x_reference
+        student = run.fork(data=(other, run.pool.y_reference), targets=teacher.predict(other).softmax(-1))
+        student.fit()
+        run.adopt(student)
+
+
+@dataclass(frozen=True)
+class Adversarial(Defense):
+    """A linear attacker learns to tell answers about members from others; the model learns to fool it."""
+
+    name: ClassVar[str] = "adversarial"
+    strength: float = 2.0
+
+    def before_epoch(self, run):
+        if run.epoch == 0:
+            attacker = torch.zeros(len(run.models), run.pool.n_classes, requires_grad=True)
+            run.memory["attacker"] = attacker, torch.optim.SGD([attacker], lr=1.0)
+
+    def step(self, run, batch):
+        attacker, optimizer = run.memory["attacker"]
+        others = torch.as_tensor(run.pool.x_reference)
+        others = others[run.streams("others").integers(len(others), batch.shape[1])]
+        inside, outside = (torch.log_softmax(run.forward(x), -1) for x in (run.inputs(batch), others))
+
+        def says(log_p):
+            return (log_p * attacker[:, None]).sum(-1)
+
+        wrong = nn.functional.softplus(-says(inside.detach())) + nn.functional.softplus(
+            says(outside.detach())
+        )
+        optimizer.zero_grad()
+        wrong.mean(-1).sum().backward()
+        optimizer.step()
+        losses = cross_entropy(inside, run.y[batch]) + self.strength * nn.functional.logsigmoid(says(inside))
+        run.descend(losses.mean(-1))
+
+
+def plain(k, pool, members, *, build, purpose="", data=None, targets=None):
+    """Train model k by a plain loop, on soft or hard labels; return the network."""
+    network = initialize(build, pool, SEED, k, None, purpose)
+    x, y = (torch.as_tensor(part) for part in (data or (pool.x, pool.y)))
+    order = Streams(SEED, [k], purpose + "batches")
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for _ in range(3):
+        for batch in members[order.permutation(len(members))[0]].split(8):
+            optimizer.zero_grad()
+            target = (y if targets is None else targets)[batch]
+            nn.functional.cross_entropy(network(x[batch]), target).backward()
+            optimizer.step()
+    return network
+
+
+def plain_clipped(k, pool, members, *, build, rate=0.3, norm=0.5):
+    """DP-SGD without noise, a record at a time."""
+    network, coins = initialize(build, pool, SEED, k), Streams(SEED, [k], "poisson")
+    x, y, n = torch.as_tensor(pool.x), torch.as_tensor(pool.y), len(members)
+    optimizer, sizes = torch.optim.Adam(network.parameters(), lr=1e-3), set()
+    for _ in range(3 * round(1 / rate)):
+        total = [torch.zeros_like(p) for p in network.parameters()]
+        chosen = members[coins.uniform(n)[0] < rate]
+        sizes.add(len(chosen))
+        for record in chosen:
+            loss = nn.functional.cross_entropy(network(x[record][None]), y[record][None])
+            own = torch.autograd.grad(loss, list(network.parameters()))
+            size = torch.cat([g.flatten() for g in own]).norm()
+            for g, part in zip(total, own, strict=True):
+                g += part * min(1, norm / size.item())
+        for p, g in zip(network.parameters(), total, strict=True):
+            p.grad = g / (rate * n)
+        optimizer.step()
+    assert len(sizes) > 2, "batch sizes vary"
+    return network
+
+
+def plain_distilled(k, pool, members, *, build):
+    """Teacher, then student."""
+    teacher = plain(k, pool, members, build=build, purpose="fork 1 ")
+    data = pool.x_reference, pool.y_reference
+    soft = teacher(torch.as_tensor(pool.x_reference)).softmax(-1).detach()
+    everyone = torch.arange(len(pool.y_reference))
+    return plain(k, pool, everyone, build=build, purpose="fork 2 ", data=data, targets=soft)
+
+
+def plain_adversarial(k, pool, members, *, build, strength=2.0):
+    """Two networks by turns."""
+    network, attacker = initialize(build, pool, SEED, k), nn.Linear(pool.n_classes, 1, bias=False)
+    nn.init.zeros_(attacker.weight)
+    x, y, other = (torch.as_tensor(part) for part in (pool.x, pool.y, pool.x_reference))
+    order, picks = Streams(SEED, [k], "batches"), Streams(SEED, [k], "others")
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    against = torch.optim.SGD(attacker.parameters(), lr=1.0)
+    bce = nn.functional.binary_cross_entropy_with_logits
+    for _ in range(3):
+        for batch in members[order.permutation(len(members))[0]].split(8):
+            pick = picks.integers(len(other), len(batch))[0]
+            inside, outside = (network(part).log_softmax(-1) for part in (x[batch], other[pick]))
+            a, b = attacker(inside.detach()), attacker(outside.detach())
+            against.zero_grad()
+            (bce(a, torch.ones_like(a)) + bce(b, torch.zeros_like(b))).backward()
+            against.step()
+            fooled = attacker(inside)
+            optimizer.zero_grad()
+            (
+                nn.functional.nll_loss(inside, y[batch]) - strength * bce(fooled, torch.ones_like(fooled))
+            ).backward()
+            optimizer.step()
+    return network
+
+
+@pytest.mark.parametrize(("build", "models"), [(SMALL, (1, 2)), (LARGE, (1,))])
+@pytest.mark.parametrize(
+    ("defense", "reference"),
+    [(Clipped(), plain_clipped), (Distilled(), plain_distilled), (Adversarial(), plain_adversarial)],
+)
+def test_whole_procedures_against_plain_torch(defense, reference, build, models):
+    pool = toys.pool(reference=24)
+    run = run_of(defense, models, pool, build)
+    run.train()
+    for place, k in enumerate(models):
+        network = reference(k, pool, run.members[place], build=build)
+        theirs = network(torch.as_tensor(pool.x))
+        torch.testing.assert_close(run.predict(pool.x)[place], theirs, rtol=1e-3, atol=1e-4)
+        undefended = plain(k, pool, run.members[place], build=build)(torch.as_tensor(pool.x))
+        assert (undefended - theirs).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("defense", [Clipped(), Distilled(), Adversarial()])
+def test_a_game_of_four_models_is_part_of_a_game_of_eight(defense, tmp_path):
+    options = {"pool": toys.pool(reference=24), "training": mia.Training(epochs=1), "store": tmp_path}
+    four, eight = (mia.play(model=SMALL, defense=defense, n_models=k, **options) for k in (4, 8))
+    np.testing.assert_allclose(four.logits, eight.logits[:4], rtol=1e-4, atol=1e-4)
+
+
+def test_a_defense_that_needs_other_records_says_so():
+    with pytest.raises(ValueError, match="'toy' has no reference part"):
+        played(Distilled())

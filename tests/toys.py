@@ -20,20 +20,21 @@ def pool(
     features: int = 6,
     validation: int = 0,
     test: int = 20,
+    reference: int = 0,
     seed: int = 0,
     **changes: object,
 ) -> Pool:
     """Make a pool of noisy classes: learnable, but not without error."""
     rng = np.random.default_rng(seed)
-    total = n + validation + test
+    total = n + validation + test + reference
     shape = (1, 8, 8) if kind == "image" else (features,)
     y = rng.integers(n_classes, size=total)
     x = rng.normal(size=(n_classes, *shape))[y] + 1.5 * rng.normal(size=(total, *shape))
     x = {"tabular": x, "binary": x > 0, "image": np.clip(0.5 + x / 6, 0, 1)}[kind].astype(np.float32)
-    cut = np.split(np.arange(total), [n, n + validation])
+    cut = np.split(np.arange(total), [n, n + validation, n + validation + test])
     parts = {
         f"{name}{part}": array[rows]
-        for part, rows in zip(("", "_val", "_test"), cut, strict=True)
+        for part, rows in zip(("", "_val", "_test", "_reference"), cut, strict=True)
         for name, array in (("x", x), ("y", y))
     }
     return Pool(**({"name": "toy", "n_classes": n_classes, "kind": kind} | parts | changes))

@@ -279,6 +279,12 @@ class Run:
         loss.sum().backward()
         self.optimizer.step()
 
+    def set_gradients(self, gradients: Sequence[dict[str, torch.Tensor]]) -> None:
+        """Set the gradients of all parameters, given those of each model, for the optimizer's next step."""
+        for name, parameter in self.parameters.items():
+            own = [of_one[name] for of_one in gradients]
+            parameter.grad = torch.stack(own) if self.mode == "stacked" else own[0]
+
     def fork(
         self,
         *,

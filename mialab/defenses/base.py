@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
@@ -64,6 +64,9 @@ class Run(AnyRun, Protocol):
 
     def descend(self, loss: torch.Tensor) -> None:
         """Take the optimizer's step along the gradient of each model's loss."""
+
+    def set_gradients(self, gradients: Sequence[dict[str, torch.Tensor]]) -> None:
+        """Set the gradients of all parameters, given those of each model."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Answer inputs (model, batch, ...) as in training, with gradient."""
