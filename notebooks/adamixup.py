@@ -54,8 +54,10 @@ import matplotlib.pyplot as plt
 from myst_nb import glue
 
 import mialab as mia
-from mialab.auditing.claims import ByConstruction, Claim
+from mialab import auditing, chapters
+from mialab.auditing.claims import ByConstruction, Claim, judge, list_claims
 from mialab.book import reference_runs
+from mialab.chapters import adamixup
 
 itables.init_notebook_mode(all_interactive=False, connected=False)
 mia.plots.style()
@@ -167,7 +169,7 @@ claims = {
         source="the paper's description: a training-time defense",
     ),
 }
-mia.auditing.claims.list_claims(claims)
+list_claims(claims)
 
 # %% [markdown]
 # ## The method
@@ -203,7 +205,7 @@ mia.auditing.claims.list_claims(claims)
 # * **mixup**: static mixup, a Beta($a$, $a$) draw for each batch throughout, and both labels.
 
 # %%
-settings = mia.chapters.settings.settings(
+settings = chapters.settings.settings(
     {name: training | datasets[name] for name in [dataset, *compared]}, seed=seed
 )
 main = settings[dataset]
@@ -229,7 +231,7 @@ glue("adamixup_dataset", dataset, display=False)
 
 # %% mystnb={"figure": {"caption": "How strongly records are mixed in each epoch: the smaller one of the two fractions, and where chance decides its mean over batches and the middle 90 % of them. AdaMixup with both labels has the fractions of AdaMixup.", "name": "fig-adamixup-fractions"}, "image": {"alt": "Lines over the epochs: AdaMixup falls linearly, the literal reading rises to one half and falls again, the drawn fractions have bands, the constant fraction is level."}} tags=["hide-input"]
 mia.plots.trajectory(
-    mia.chapters.adamixup.mixing_strength(arms, main.training.epochs),
+    adamixup.mixing_strength(arms, main.training.epochs),
     "smaller_fraction",
 )
 plt.show()
@@ -250,7 +252,7 @@ common = {
     "seed": seed,
 }
 epochs = [max(1, round(fraction * main.training.epochs)) for fraction in stops]
-path = mia.chapters.adamixup.trajectory(
+path = adamixup.trajectory(
     main.pool,
     main.model,
     arms,
@@ -262,16 +264,14 @@ path = mia.chapters.adamixup.trajectory(
     n_resamples=n_resamples,
     **common,
 )
-early = replace(
-    main.training, stop=mia.chapters.adamixup.same_accuracy(path, "adamixup")
-)
+early = replace(main.training, stop=adamixup.same_accuracy(path, "adamixup"))
 games = {
     name: mia.play(main.pool, main.model, defense, training=main.training, **common)
     for name, defense in arms.items()
 } | {"early_stopping": mia.play(main.pool, main.model, training=early, **common)}
 glue("adamixup_stop", early.stop, display=False)
 glue("adamixup_epochs", main.training.epochs, display=False)
-mia.auditing.accuracy(games)
+auditing.accuracy(games)
 
 # %% [markdown]
 # Early stopping ends after {glue:text}`adamixup_stop:d` of {glue:text}`adamixup_epochs:d` epochs.
@@ -314,7 +314,7 @@ plt.show()
 # download, and in the `paper` profile only.
 
 # %%
-everywhere = mia.chapters.adamixup.across(
+everywhere = adamixup.across(
     settings,
     {name: arms[name] for name in ("none", "mixup", "adamixup")},
     attacks=["loss", "modified_entropy", "correctness"],
@@ -400,7 +400,7 @@ findings = {
     "learned": mia.difference((ours, "shokri"), (none, "shokri"), **of_attacks),
     "gap": mia.difference((ours, "correctness"), (none, "correctness"), **of_attacks),
     "copies": mia.difference((ours, "label_only"), (none, "label_only"), **of_attacks),
-    "datasets": mia.chapters.adamixup.worst(
+    "datasets": adamixup.worst(
         everywhere, threshold, "balanced_accuracy minus none", "adamixup"
     ),
     "others": "neither DP-SGD nor MemGuard is in this package yet",
@@ -420,7 +420,7 @@ findings = {
     ),
     "free": ByConstruction("only the batches change, and they hold members only"),
 }
-verdicts = mia.auditing.claims.judge(claims, findings)
+verdicts = judge(claims, findings)
 verdicts
 
 # %% tags=["hide-cell"]

@@ -37,9 +37,10 @@ from IPython.display import display
 from myst_nb import glue
 
 import mialab as mia
+from mialab import auditing, chapters
 
 mia.plots.style()
-settings = mia.chapters.settings.settings(datasets, seed=seed)
+settings = chapters.settings.settings(datasets, seed=seed)
 glue("all_n_attacks", len(mia.attacks.available()), display=False)
 glue("all_n_defenses", len(mia.defenses.available()), display=False)
 glue("all_n_models", n_models, display=False)
@@ -50,7 +51,7 @@ glue("all_n_models", n_models, display=False)
 
 # %%
 tables = {
-    name: mia.auditing.audit_defenses(
+    name: auditing.audit_defenses(
         s.pool,
         n_models=n_models,
         overrides=overrides,
@@ -100,7 +101,7 @@ for table in tables.values():
 # %% mystnb={"image": {"alt": "Strongest AUC of any attack on single records against test accuracy, one marker for each defense."}} tags=["hide-input"]
 for name, table in tables.items():
     single = table[
-        ~table["attack"].isin(mia.auditing.families().get("sets of records", []))
+        ~table["attack"].isin(auditing.families().get("sets of records", []))
     ]
     mia.plots.privacy_utility(single).set_title(name)
     plt.show()

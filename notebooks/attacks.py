@@ -44,13 +44,12 @@ from IPython.display import display
 from myst_nb import glue
 
 import mialab as mia
+from mialab import auditing, chapters
 
 mia.plots.style()
-settings = mia.chapters.settings.settings(datasets, seed=seed)
+settings = chapters.settings.settings(datasets, seed=seed)
 needs = mia.attacks.available()
-needs = needs.loc[
-    [name for family in mia.auditing.families().values() for name in family]
-]
+needs = needs.loc[[name for family in auditing.families().values() for name in family]]
 needs = needs.rename_axis(index=None, columns="attack")
 glue("attacks_n", len(needs), display=False)
 glue("attacks_n_models", n_models, display=False)
@@ -150,7 +149,7 @@ games = {
     name: mia.play(s.pool, n_models=n_models, seed=seed, **s.options())
     for name, s in settings.items()
 }
-mia.auditing.accuracy(games).rename_axis(columns="data")
+auditing.accuracy(games).rename_axis(columns="data")
 
 # %% [markdown]
 # Nothing leaks where members and test records are answered alike: the gap between the two accuracies is where to look
@@ -162,7 +161,7 @@ mia.auditing.accuracy(games).rename_axis(columns="data")
 
 # %%
 tables = {
-    name: mia.auditing.audit_each(
+    name: auditing.audit_each(
         {name: game},
         pool=settings[name].pool,
         fprs=fprs,
@@ -230,7 +229,7 @@ for table in tables.values():
 
 # %%
 shared = {
-    name: mia.chapters.attacks.agreement(game, fpr=fpr, pool=settings[name].pool)
+    name: chapters.attacks.agreement(game, fpr=fpr, pool=settings[name].pool)
     for name, game in games.items()
 }
 
@@ -262,7 +261,7 @@ for name, table in shared.items():
 
 # %%
 curves = {
-    name: mia.chapters.attacks.against_shadows(
+    name: chapters.attacks.against_shadows(
         mia.play(
             settings[name].pool,
             settings[name].model,
@@ -319,7 +318,7 @@ for table in tables.values():
 learned = [
     name
     for family in ("learned from shadow models", "known half of the target's records")
-    for name in mia.auditing.families(needs.index).get(family, [])
+    for name in auditing.families(needs.index).get(family, [])
 ]
 for table in tables.values():
     there = [name for name in ["loss", *learned] if name in set(table["attack"])]
@@ -341,7 +340,7 @@ for table in tables.values():
 
 # %%
 shifts = {
-    name: mia.chapters.attacks.shifted(
+    name: chapters.attacks.shifted(
         s.pool,
         other_model=s.other_model,
         n_targets=shift_targets,
@@ -352,9 +351,9 @@ shifts = {
     for name, s in settings.items()
 }
 shift_tables = {
-    name: mia.auditing.audit_each(
+    name: auditing.audit_each(
         played,
-        mia.auditing.needing_shadows(played["same data"], pool=settings[name].pool),
+        auditing.needing_shadows(played["same data"], pool=settings[name].pool),
         pool=settings[name].pool,
         fprs=[fpr],
         n_resamples=n_resamples,

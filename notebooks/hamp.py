@@ -49,7 +49,8 @@ import matplotlib.pyplot as plt
 from myst_nb import glue
 
 import mialab as mia
-from mialab.auditing.claims import ByConstruction, Claim
+from mialab import auditing
+from mialab.auditing.claims import ByConstruction, Claim, judge, list_claims
 from mialab.book import reference_runs
 
 itables.init_notebook_mode(all_interactive=False, connected=False)
@@ -114,7 +115,7 @@ claims = {
         above=0,
     ),
 }
-mia.auditing.claims.list_claims(claims)
+list_claims(claims)
 
 # %% [markdown]
 # ## The method
@@ -188,7 +189,7 @@ smoothed = mia.play(pool, defense=smoothing, training=plain, **common)
 defended = mia.play(pool, defense=hamp, training=careful, **common)
 
 games = {"none": undefended, "label_smoothing": smoothed, "hamp": defended}
-mia.auditing.accuracy(games)
+auditing.accuracy(games)
 
 # %% [markdown]
 # ## The paper's own evaluation
@@ -299,7 +300,7 @@ plt.show()
 
 # %%
 findings = {
-    "prediction": mia.auditing.changed_predictions(defended),
+    "prediction": auditing.changed_predictions(defended),
     "accuracy": mia.difference(
         (defended, None), (undefended, None), metric="test_accuracy"
     ),
@@ -322,7 +323,7 @@ findings = {
         records=canary_games["hamp"].canary,
     ),
 }
-verdicts = mia.auditing.claims.judge(claims, findings)
+verdicts = judge(claims, findings)
 verdicts
 
 # %% tags=["hide-cell"]

@@ -72,8 +72,14 @@ import matplotlib.pyplot as plt
 from myst_nb import glue
 
 import mialab as mia
-from mialab import gan
-from mialab.auditing.claims import ByConstruction, Claim
+from mialab import auditing, gan
+from mialab.auditing.claims import (
+    ByConstruction,
+    Claim,
+    judge,
+    list_claims,
+    where_played,
+)
 from mialab.book import reference_runs
 from mialab.chapters import mixup_gan
 
@@ -210,7 +216,7 @@ claims = {
         below=0,
     ),
 }
-mia.auditing.claims.list_claims(claims)
+list_claims(claims)
 
 # %% [markdown]
 # ## The method
@@ -345,7 +351,7 @@ paper_attacks = [
     "gan_leaks_white_box_calibrated",
 ]
 main_games = {name: games[name] for name in main_arms}
-results = mia.auditing.audit_each(
+results = auditing.audit_each(
     main_games, paper_attacks, fprs=(fpr,), n_resamples=n_resamples
 )
 results.summary("auc", attacks=paper_attacks).T
@@ -370,7 +376,7 @@ worth.wide("defense", "metric")
 every = mia.attacks.available("generator").index.drop("logan_auxiliary")
 attacks = [*every, gan.attacks.LoganAuxiliary(epochs=auxiliary_epochs)]
 equal = {label: game.subset(n_others) for label, game in games.items()}
-comparison = mia.auditing.audit_each(
+comparison = auditing.audit_each(
     equal, attacks, pool=main.pool, fprs=(fpr,), n_resamples=n_resamples
 )
 
@@ -444,7 +450,7 @@ adaptive_attacks = [
     mia.attacks.CoMembership(of="critic_lira_pooled", size=2),
     "critic_mixed_pairs_pooled",
 ]
-adaptive = mia.auditing.audit_each(
+adaptive = auditing.audit_each(
     views, adaptive_attacks, fprs=(fpr,), n_resamples=n_resamples
 )
 adaptive.summary("auc").T
@@ -468,7 +474,7 @@ gan.quality.memorization(games, main.pool).wide("defense", "metric")
 # %% mystnb={"figure": {"caption": "The measured AUC of LiRA and its bound. A marker stands at the distance that the best threshold shows; its bar reaches from an estimate that errs downwards to one that errs upwards. Crosses: the bound for Gaussians.", "name": "fig-gan-bounds"}, "image": {"alt": "The curve of the bound over the distance from 0 to 1, and below it a marker with intervals both ways for each of several arms."}} tags=["hide-input"]
 mia.plots.bounds(
     {
-        label: mia.auditing.distances.bounds(equal[label], "critic_lira_pooled")
+        label: auditing.distances.bounds(equal[label], "critic_lira_pooled")
         for label in shown
         if label in equal
     }
@@ -518,7 +524,7 @@ findings = {
     "non-members": mixup_gan.shift(shifts, "mixup", "non-members"),
     "bound": ByConstruction("a property of distributions; the figure above shows it"),
     "exposed": mia.difference((ours, lira), (none, lira), metric=f"tpr@{fpr:g}"),
-} | mia.auditing.claims.where_played(
+} | where_played(
     games,
     {
         "relaxloss": ("relaxloss", lambda g: mia.difference((few, lira), (g, lira))),
@@ -534,7 +540,7 @@ findings = {
         "stopping": (last_stop, lambda g: mia.difference((few, lira), (g, lira))),
     },
 )
-verdicts = mia.auditing.claims.judge(claims, findings)
+verdicts = judge(claims, findings)
 verdicts
 
 # %% tags=["hide-cell"]
@@ -577,7 +583,7 @@ itables.show(
 
 # %%
 losses, members = none.critic_loss[:, 0], none.member
-mia.auditing.audit_scores(
+auditing.audit_scores(
     target_loss=losses[:2],
     target_member=members[:2],
     reference_loss=natural.critic_loss[:, 0],

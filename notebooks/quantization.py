@@ -64,8 +64,10 @@ import pandas as pd
 from myst_nb import glue
 
 import mialab as mia
-from mialab.auditing.claims import Claim
+from mialab import auditing, chapters
+from mialab.auditing.claims import Claim, judge, list_claims
 from mialab.book import reference_runs
+from mialab.chapters import quantization
 from mialab.defenses import Quantization
 
 itables.init_notebook_mode(all_interactive=False, connected=False)
@@ -217,7 +219,7 @@ claims = {
     ),
 }
 glue("quantization_width", width, display=False)
-mia.auditing.claims.list_claims(claims)
+list_claims(claims)
 
 # %% [markdown]
 # ## The method
@@ -267,17 +269,13 @@ mia.auditing.claims.list_claims(claims)
 # ```
 
 # %%
-setting = mia.chapters.settings.settings({dataset: settings}, seed=seed)[dataset]
+setting = chapters.settings.settings({dataset: settings}, seed=seed)[dataset]
 pool, model, training = setting.pool, setting.model, setting.training
 quantized = Quantization(bits, activations=activations, fraction=fraction)
 full = Quantization(bits=32)
 print(pool)
-print(
-    f"full precision: {mia.chapters.quantization.model_bits(pool, model) / 1000:,.1f} kbit"
-)
-print(
-    f"{width}: {mia.chapters.quantization.model_bits(pool, model, quantized) / 1000:,.1f} kbit"
-)
+print(f"full precision: {quantization.model_bits(pool, model) / 1000:,.1f} kbit")
+print(f"{width}: {quantization.model_bits(pool, model, quantized) / 1000:,.1f} kbit")
 
 # %% [markdown]
 # Every arm has the same members, first weights, batches and number of epochs, but one: full precision, stopped early. Of
@@ -313,11 +311,11 @@ early = {
     s: mia.play(pool, model, full, training=replace(training, stop=s), **common)
     for s in stops
 }
-stop = mia.chapters.quantization.nearest_accuracy(early, trained[bits])
+stop = quantization.nearest_accuracy(early, trained[bits])
 stopped = early[stop]
 glue("quantization_stop", stop, display=False)
 glue("quantization_epochs", training.epochs, display=False)
-mia.auditing.accuracy(
+auditing.accuracy(
     {"none": undefended, "early_stopping": stopped, "quantization": trained[bits]}
 )
 
@@ -339,27 +337,25 @@ arms = {
     "none": {"full precision": undefended},
 }
 drawn = {"early_stopping": f"{stop} epochs"}  # in figures that have no place for all
-table = mia.chapters.quantization.widths(
+table = quantization.widths(
     arms,
     ["shokri_sorted", "lira_pooled"],
     pool=pool,
     model=model,
     **measuring,
 )
-mia.chapters.quantization.overview(
+quantization.overview(
     table, "shokri_sorted", ["balanced_accuracy", "recall", "precision", "f1"]
 )
 
 # %% mystnb={"figure": {"caption": "The shadow-model attack and the test accuracy against the width of the inner layers' weights, with 95 % intervals. Dashed, with bands: full precision, trained as long or stopped early.", "name": "fig-quantization-widths"}, "image": {"alt": "Two panels with a line for each way to quantize over the widths from wide to narrow, and two horizontal lines for the models in full precision: the attack's accuracy on the left and the test accuracy on the right."}} tags=["hide-input"]
-mia.chapters.quantization.plot_widths(
-    table, "shokri_sorted", "balanced_accuracy", controls=drawn
-)
+quantization.plot_widths(table, "shokri_sorted", "balanced_accuracy", controls=drawn)
 plt.show()
 # %% [markdown]
 # How the attack's figures change against full precision, in points (as fractions) and relative to what they were:
 
 # %%
-changes = mia.chapters.quantization.changes(
+changes = quantization.changes(
     trained, undefended, "shokri_sorted", n_resamples=n_resamples
 )
 changes.style.format("{:+.3f}")
@@ -384,7 +380,7 @@ mia.compare(tables).summary(f"tpr@{fpr:g}").T
 mia.plots.roc(main, "lira_pooled", n_resamples=n_resamples)
 plt.show()
 # %% mystnb={"figure": {"caption": "LiRA and the test accuracy against the width of the inner layers' weights, as above.", "name": "fig-quantization-lira"}, "image": {"alt": "Two panels as in the figure before, with LiRA's AUC on the left and the test accuracy on the right."}} tags=["hide-input"]
-mia.chapters.quantization.plot_widths(table, "lira_pooled", "auc", controls=drawn)
+quantization.plot_widths(table, "lira_pooled", "auc", controls=drawn)
 plt.show()
 # %% [markdown]
 # ### Both answers
@@ -402,8 +398,8 @@ begun = mia.play(
     training=replace(training, stop=quantized.full_precision_epochs(training.epochs)),
     **common,
 )
-both = mia.chapters.quantization.join_answers(trained[bits], begun)
-both_rounded = mia.chapters.quantization.join_answers(rounded[bits], undefended)
+both = quantization.join_answers(trained[bits], begun)
+both_rounded = quantization.join_answers(rounded[bits], undefended)
 lira_both = mia.attacks.LiRA(variance="pooled", queries="all")
 pairs = {
     "none": (undefended, "lira_pooled"),
@@ -427,7 +423,7 @@ answers.summary(["auc", f"tpr@{fpr:g}"])
 # Each choice of widths is judged by a few models of another seed:
 
 # %%
-objective = mia.chapters.quantization.PrivacyObjective(
+objective = quantization.PrivacyObjective(
     pool,
     model,
     quantized,
@@ -437,9 +433,7 @@ objective = mia.chapters.quantization.PrivacyObjective(
     seed=seed + 1,
     groups=groups,
 )
-selection = mia.chapters.quantization.select_bits(
-    objective, objective.n_layers, choices=choices
-)
+selection = quantization.select_bits(objective, objective.n_layers, choices=choices)
 objective.measured.round(3)
 
 # %%
@@ -451,7 +445,7 @@ selected = mia.play(
 main["quantization (chosen widths)"] = selected
 tables["quantization (chosen widths)"] = mia.audit(selected, attacks, **measuring)
 glue("quantization_selected", ", ".join(map(str, selection.bits)), display=False)
-mia.auditing.accuracy(main)
+auditing.accuracy(main)
 
 # %% [markdown]
 # The widths of the inner layers come out as {glue:text}`quantization_selected`.
@@ -463,10 +457,10 @@ plt.show()
 chosen = {
     "quantization (chosen widths)": {", ".join(map(str, selection.bits)): selected}
 }
-chosen_table = mia.chapters.quantization.widths(
+chosen_table = quantization.widths(
     chosen, ["lira_pooled"], pool=pool, model=model, **measuring
 )
-mia.chapters.quantization.plot_tradeoff(pd.concat([table, chosen_table]), "lira_pooled")
+quantization.plot_tradeoff(pd.concat([table, chosen_table]), "lira_pooled")
 plt.show()
 # %% [markdown]
 # ## Verdicts
@@ -512,7 +506,7 @@ findings = {
     "training": mia.difference(lira, (rounded[bits], "lira_pooled"), **resampling),
     "stopping": mia.difference(lira, (stopped, "lira_pooled"), **resampling),
 }
-verdicts = mia.auditing.claims.judge(claims, findings)
+verdicts = judge(claims, findings)
 verdicts
 
 # %% tags=["hide-cell"]
@@ -558,7 +552,7 @@ reference["verdicts"]
 mia.plots.strength(reference["audit"], metric="auc")
 plt.show()
 # %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: LiRA against test accuracy, a line for each way of quantizing over the widths, and early stopping.", "name": "fig-quantization-reference-tradeoff"}, "image": {"alt": "Lines of the AUC of LiRA over test accuracy, one for each way of quantizing, their points labeled by width, and one of early stopping."}} tags=["hide-input"]
-mia.chapters.quantization.plot_tradeoff(reference["widths"], "lira_pooled")
+quantization.plot_tradeoff(reference["widths"], "lira_pooled")
 plt.show()
 # %% tags=["hide-input"]
 reference["facts"]

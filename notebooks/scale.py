@@ -23,6 +23,7 @@ from myst_nb import glue
 
 import mialab as mia
 from mialab.book import reference_runs
+from mialab.chapters import scale
 
 mia.plots.style()
 
@@ -47,8 +48,8 @@ def play(n_models, size):
     )
 
 
-by_models = mia.chapters.scale.costs(play(k, max(records)) for k in models)
-by_records = mia.chapters.scale.costs(play(max(models), n) for n in records)
+by_models = scale.costs(play(k, max(records)) for k in models)
+by_records = scale.costs(play(max(models), n) for n in records)
 
 # %% tags=["hide-input"]
 pd.concat([by_models, by_records.iloc[:-1]]).style.format(precision=1).hide()
@@ -69,7 +70,7 @@ plt.show()
 
 # %% tags=["hide-cell"]
 for name, costs in (("models", by_models), ("records", by_records)):
-    fit = mia.chapters.scale.exponent(costs[name], costs["core seconds"])
+    fit = scale.exponent(costs[name], costs["core seconds"])
     glue(f"exponent_{name}", fit, display=False)
 glue("peak_low", float(by_models["peak MB"].min()), display=False)
 glue("peak_high", float(by_models["peak MB"].max()), display=False)
@@ -204,9 +205,7 @@ seconds.rename(index=lambda job: job.removeprefix("B1 ")).rename_axis(
 # %% tags=["hide-input"]
 def gigabytes(n_records, n_models, n_classes, **options):
     """Size of a game in the store."""
-    return (
-        mia.chapters.scale.stored_bytes(n_records, n_models, n_classes, **options) / 1e9
-    )
+    return scale.stored_bytes(n_records, n_models, n_classes, **options) / 1e9
 
 
 sizes = [(50_000, 64, 10), (50_000, 256, 100), (1_000_000, 256, 1000)]
@@ -216,7 +215,7 @@ pd.DataFrame(
             "logits, float32": gigabytes(n, k, c),
             "logits, float16": gigabytes(n, k, c, answers="float16"),
             "scores": gigabytes(n, k, c, keep="scores"),
-            "one signal, in memory": mia.chapters.scale.signal_bytes(n, k) / 1e9,
+            "one signal, in memory": scale.signal_bytes(n, k) / 1e9,
         }
         for n, k, c in sizes
     }
@@ -241,7 +240,7 @@ wide = mia.play(
     n_models=max(models),
     seed=seed,
 )
-with mia.chapters.scale.allocated() as audit_memory:
+with scale.allocated() as audit_memory:
     table = mia.audit(wide, ["loss", "lira", "rmia"])
 table.summary("auc")
 

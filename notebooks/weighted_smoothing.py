@@ -57,8 +57,9 @@ import pandas as pd
 from myst_nb import glue
 
 import mialab as mia
+from mialab import auditing, chapters
 from mialab.auditing import deciles
-from mialab.auditing.claims import Claim
+from mialab.auditing.claims import Claim, judge, list_claims
 from mialab.book import reference_runs
 from mialab.chapters import weighted_smoothing
 from mialab.games.signals import signal
@@ -163,7 +164,7 @@ claims = {
         above=0,
     ),
 }
-mia.auditing.claims.list_claims(claims)
+list_claims(claims)
 
 # %% [markdown]
 # ## The method
@@ -242,7 +243,7 @@ common = {"training": training, "n_models": n_models, "seed": seed}
 games = {
     name: mia.play(pool, model, defense, **common) for name, defense in arms.items()
 }
-mia.auditing.accuracy(games)
+auditing.accuracy(games)
 
 # %% [markdown]
 # ## The paper's own evaluation
@@ -469,7 +470,7 @@ def measure(games, tables, distance):
 
 
 # %%
-(other,) = mia.chapters.settings.settings(
+(other,) = chapters.settings.settings(
     {
         name: {
             "optimizer": "adam",
@@ -497,7 +498,7 @@ other_distance = weighted_smoothing.neighbor_distance(
     other_points, other.pool.y, k=neighbor
 )
 print(other.pool)
-mia.auditing.accuracy(other_games)
+auditing.accuracy(other_games)
 
 # %% mystnb={"figure": {"caption": "The second data set: privacy against utility, LiRA's AUC and the test accuracy of all arms.", "name": "fig-ws-second"}, "image": {"alt": "LiRA's AUC against test accuracy, one point with intervals for each arm."}} tags=["hide-input"]
 mia.plots.trade_off(other_tables, attack="lira_pooled")
@@ -520,16 +521,14 @@ plt.show()
 # First the main data set:
 
 # %%
-verdicts = mia.auditing.claims.judge(claims, measure(games, tables, distance))
+verdicts = judge(claims, measure(games, tables, distance))
 verdicts
 
 # %% [markdown]
 # And the second one:
 
 # %%
-other_verdicts = mia.auditing.claims.judge(
-    claims, measure(other_games, other_tables, other_distance)
-)
+other_verdicts = judge(claims, measure(other_games, other_tables, other_distance))
 other_verdicts
 
 # %% tags=["hide-cell"]
