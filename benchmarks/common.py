@@ -90,7 +90,7 @@ class FreshProcess:
     def run(self, job: Callable[..., Any], *arguments: object, memory: bool = False) -> tuple[Any, float]:
         """Return what a function returns there and, if asked for, the peak memory of the process and its children.
 
-        Reading the memory, in MB, takes a few per cent of a core's time; without it, it is 0.
+        Reading the memory, in MB, takes a few percent of a core's time; without it, it is 0.
         """
         with PeakMemory(self.pid) if memory else nullcontext() as peak:
             result = self._process.submit(job, *arguments).result()
@@ -140,7 +140,7 @@ def processor() -> str:
 
 
 def about() -> dict[str, Any]:
-    """Return what a reader of the figures must know: machine, load, versions, commit and date."""
+    """Return what a reader of the values must know: machine, load, versions, commit and date."""
     known = provenance.collect()
     return known | {
         "processor": processor(),
@@ -193,7 +193,7 @@ def report(
     Parameters
     ----------
     rows : list of Row
-        The figures.
+        The values.
     json_path : Path, optional
         Gets the rows as a JSON list; a file beside it, ``NAME-details.json``, where they come from and the rest.
     **details

@@ -209,7 +209,7 @@ class Mixed:
     """The record, then mixtures of it with another record, as mixup trains on them (Zhang et al., 2018).
 
     Query q is ``fraction * x_i + (1 - fraction) * x_pi(i)``, where pi pairs every record of the pool with another one,
-    see `pairing`. Where fractions are symmetric about 1/2, both records of a pair ask about the same mixtures.
+    see `pairing`. Where fractions are symmetric about 1/2, both records of a pair query the same mixtures.
     Mixtures of pixels stored as bytes are rounded to bytes. For attacks on pairs of records
     (`mialab.attacks.MixedPairs`); others leave these queries out.
 

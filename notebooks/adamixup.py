@@ -30,7 +30,7 @@ datasets = {
 # What they do not say of their training
 training = {"optimizer": "sgd", "lr": 0.05, "batch_size": 64, "epochs": 36}
 n_models = 16  # models per defense; each plays the target in turn
-copies = 4  # changed copies of each record that attackers ask about
+copies = 4  # changed copies of each record that attackers query
 seed = 0
 
 # The defense and its variants
@@ -109,7 +109,7 @@ claims = {
         below=0,
     ),
     "copies": Claim(
-        text="It works against attacks on predicted labels that ask about copies",
+        text="It works against attacks on predicted labels that query copies",
         source="a summary by others, read strictly",
         published="not available to us",
         test="A2 (changed copies), AdaMixup minus undefended: below 0",
@@ -297,7 +297,7 @@ results.summary("balanced_accuracy", attacks=["loss", "modified_entropy", "shokr
 
 # %% [markdown]
 # **A2: attacks on predicted labels.** The gap attack calls a record a member if it is predicted rightly. The label-only
-# attack also asks about copies with noise, and learns from the shadow models which pattern of right answers goes with
+# attack also queries copies with noise, and learns from the shadow models which pattern of right answers goes with
 # membership of that record.
 
 # %%
@@ -386,7 +386,7 @@ plt.show()
 # A claim *holds* if the whole 95 % interval lies on its side of the bound and *does not hold* if the whole interval lies on the
 # other; else it is *not settled* by this run. Differences are taken between games with the same members, and their
 # intervals resample targets and records jointly. What holds is that there *is* a difference; the column beside it says how
-# large it is. Unless a claim is about several data sets, it is judged on {glue:text}`adamixup_dataset`.
+# large it is. Unless a claim is about several data sets, its verdict is for {glue:text}`adamixup_dataset`.
 
 # %%
 none, mixup, ours = games["none"], games["mixup"], games["adamixup"]
@@ -448,7 +448,7 @@ for arm in ("none", "adamixup", "early_stopping"):
 # {glue:text}`adamixup_accuracy_early_stopping:.3f`. A fraction that ends at zero is a choice of ours and of the sources we had; with
 # `-p end 0.25` the last epochs are mixed as well.
 #
-# Every figure of the run, pooled over target models, to sort and to search:
+# Every value of the run, pooled over target models, to sort and to search:
 
 # %% tags=["hide-input"]
 itables.show(

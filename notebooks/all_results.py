@@ -3,7 +3,7 @@
 #
 # Every defense of the package against every attack of the package, on one table for each data set. The page is
 # generated: a new defense or a new attack appears on it by itself, and what could not be run is listed with the reason.
-# What the attacks are is told in {doc}`attacks`, how to read the measures in {doc}`game`.
+# {doc}`attacks` describes the attacks, {doc}`game` the measures.
 #
 # All defenses are trained on the same memberships, from the same first weights, and the shadow models are trained with
 # the defense, so that the attacker is an adaptive one. Parameters of the defenses are the default ones unless they are
@@ -67,8 +67,8 @@ tables = {
 # %% [markdown]
 # ## AUC
 #
-# White is chance; the darker, the more is found on average over all thresholds. A hatched cell was not run. Figures are
-# pooled over all targets; "n/a" says that too few records stand behind a figure.
+# White is chance; the darker, the more is found on average over all thresholds. A hatched cell was not run. Values are
+# pooled over all targets; "n/a" says that too few records stand behind a value.
 
 # %% mystnb={"image": {"alt": "Heat map of the AUC, attacks in rows and defenses in columns."}} tags=["hide-input"]
 for name, table in tables.items():
@@ -78,7 +78,7 @@ for name, table in tables.items():
 # %% [markdown]
 # ## True-positive rate at a low false-positive rate
 #
-# The fraction of members that are named with hardly anybody named in error, in per cent. Colors are logarithmic.
+# The fraction of members that are named with hardly anybody named in error, in percent. Colors are logarithmic.
 
 # %% mystnb={"image": {"alt": "Heat map of the true-positive rate at a low false-positive rate, attacks in rows and defenses in columns."}} tags=["hide-input"]
 for name, table in tables.items():
@@ -107,7 +107,7 @@ for name, table in tables.items():
     plt.show()
 
 # %% [markdown]
-# ## All figures
+# ## All values
 #
 # AUC, with 95 % intervals over targets and records:
 

@@ -140,7 +140,7 @@ with pd.option_context("display.max_colwidth", None):
 #
 # **Sets of records.** Where several records are known to be members together or not at all, such as those of one
 # person, their scores add up {cite:p}`liu2019comembership`. That is an easier question than one about a single record,
-# and figures on it stand apart.
+# and values on it stand apart.
 #
 # ## The models
 
@@ -180,7 +180,7 @@ tables = {
 pd.concat([table.strongest("auc") for table in tables.values()], axis=1).fillna("-")
 
 # %% [markdown]
-# By its true-positive rate at the first of the false-positive rates asked for:
+# By its true-positive rate at the first false-positive rate of the parameters:
 
 # %% tags=["hide-input"]
 pd.concat(
@@ -207,7 +207,7 @@ for name, game in games.items():
     plt.show()
 
 # %% [markdown]
-# ### All figures
+# ### All values
 #
 # Pooled over targets, with 95 % intervals over targets and records. *Balanced accuracy* is that of the attacker's own
 # threshold; where it stays far behind what the AUC promises, the threshold is off. Rates that allow fewer than ten false

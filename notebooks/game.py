@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Membership inference as a game
 #
-# A model was trained on some records and not on others. Somebody who holds a record and can ask the model wants to
+# A model was trained on some records and not on others. Somebody who holds a record and can query the model wants to
 # know: was this one in the training data? Every number in this study is the outcome of that game, played many times
 # under fixed rules. This chapter states the rules, the measures and their limits, and shows how to read the one
 # figure that appears in every other chapter, the ROC curve on logarithmic axes.
@@ -176,10 +176,10 @@ plt.show()
 # | queries | the record itself | also changed copies of it | the record itself; copies for the attacks that need them |
 # | shadow models | none; or trained without the record ("offline") | trained with and without it ("online") | online: half of them with each record |
 # | training procedure | undefended shadow models | shadow models trained with the same defense ("adaptive") | adaptive |
-# | threshold | from the shadow models | from a half of the target's own records whose membership the attacker is told; that half is then not scored | from the shadow models; a likelihood ratio has its own, 1 |
+# | threshold | from the shadow models | from a half of the target's own records whose membership the attacker knows; that half is then not scored | from the shadow models; a likelihood ratio has its own, 1 |
 # | weights, gradients, training log | – | – | never known: the model answers queries, no more |
 #
-# A defense is judged by the strongest row it must face: an attacker who knows of the defense and prepares for it.
+# A defense is measured by the strongest row it must face: an attacker who knows of the defense and prepares for it.
 # Evaluations with weak or unadapted attackers have made defenses look far better than they are
 # {cite:p}`aerni2024misleading`. Each attack states what it needs;
 # `mia.attacks.available()` lists them all. The three of this chapter:
@@ -392,7 +392,7 @@ plt.show()
 # $$
 # \text{precision} = \frac{\pi\,\mathrm{TPR}}{\pi\,\mathrm{TPR} + (1 - \pi)\,\mathrm{FPR}},
 # \qquad\text{or}\qquad
-# \underbrace{\frac{\text{precision}}{1 - \text{precision}}}_{\text{odds afterwards}}
+# \underbrace{\frac{\text{precision}}{1 - \text{precision}}}_{\text{odds afterward}}
 #   = \frac{\mathrm{TPR}}{\mathrm{FPR}} \cdot \underbrace{\frac{\pi}{1 - \pi}}_{\text{odds before}} .
 # $$
 #
@@ -431,7 +431,7 @@ pd.DataFrame(
 # * **It is a lower bound.** An attack that fails shows that *this attack* fails. A better one may come; only a proof, such
 #   as differential privacy, bounds them all from above.
 # * **It is about this pool, network and training.** Leakage grows with overfitting and shrinks with the number of records;
-#   figures of different data sets, sizes or networks cannot be compared.
+#   values from different data sets, sizes or networks cannot be compared.
 # * **It is an average over records.** A small fraction of records can be exposed while the average is not. The chapters on
 #   defenses therefore also measure *canaries*, deliberately mislabeled records that only memorization explains
 #   {cite:p}`aerni2024misleading`.

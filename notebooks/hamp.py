@@ -59,7 +59,7 @@ mia.plots.style()
 # %% [markdown]
 # ## What is claimed
 #
-# The sources differ in kind. The paper's abstract makes its claims without figures, and figures from its tables are not
+# The sources differ in kind. The paper's abstract makes its claims without numbers, and values from its tables are not
 # repeated here because we could not check them against the text. {cite:t}`aerni2024misleading` attacked HAMP anew on CIFAR-10
 # and published theirs. "Strong" and "high" are the authors' words; the bounds that decide a verdict are ours, and
 # the column on the right says what they are.
@@ -341,7 +341,7 @@ for attack in ("lira_pooled", "label_only"):
 # {glue:text}`hamp_lira_pooled_hamp:.3f` against HAMP; the label-only attack, for which the output step changes nothing, of
 # {glue:text}`hamp_label_only_none:.3f` and {glue:text}`hamp_label_only_hamp:.3f`.
 #
-# Every figure of the run, pooled over target models, to sort and to search:
+# Every value of the run, pooled over target models, to sort and to search:
 
 # %% tags=["hide-input"]
 itables.show(

@@ -43,7 +43,7 @@ n_models = 12  # GANs of the undefended and of the mixup arm, and as natural ref
 n_others = 6  # GANs of each other arm
 samples = 500  # records that each GAN releases
 fakes = 64  # generated records over which the loss of the critic is a mean
-asked = 100  # records that reconstruction attacks are tried on
+probed = 100  # records that reconstruction attacks are tried on
 shadow_steps = 200  # of the critic that LOGAN's black-box attacker trains
 auxiliary_epochs = 5  # of the classifier that tells samples from reference records
 seed = 0
@@ -90,7 +90,7 @@ warnings.filterwarnings("ignore", "epsilon")  # the text below says how large it
 # %% [markdown]
 # ## What is claimed
 #
-# The published figures are those of the paper's tables for CIFAR-10 and CelebA. The bounds that decide a verdict are ours.
+# The published values are those of the paper's tables for CIFAR-10 and CelebA. The bounds that decide a verdict are ours.
 
 # %% tags=["hide-input"]
 claims = {
@@ -211,7 +211,7 @@ claims = {
     "exposed": Claim(
         text="It protects the most exposed records",
         source="our question; recomputed from released scores: TPR at 1 % FPR 34.8 % to 4.9 % (CelebA)",
-        published="no figure",
+        published="no value",
         test=f"TPR at {fpr:g} FPR of LiRA, mixup minus undefended: below 0",
         below=0,
     ),
@@ -279,8 +279,8 @@ main_arms = {"none": None, "mixup": mixup}
 references = mixup_gan.play_each(main, main_arms, seed=seed + 1, **paired)
 natural = references["none"]
 probes = [
-    gan.probes.WhiteBox(records=asked),
-    gan.probes.PartialBlackBox(records=asked),
+    gan.probes.WhiteBox(records=probed),
+    gan.probes.PartialBlackBox(records=probed),
     gan.probes.ShadowCritic(steps=shadow_steps),
 ]
 games = mixup_gan.play_each(main, main_arms, probes=probes, seed=seed, **paired)
@@ -336,7 +336,7 @@ plt.show()
 # %% [markdown]
 # ## The paper's own evaluation
 #
-# Three attacks: LOGAN {cite:p}`hayes2019logan` asks the critic; GAN-Leaks {cite:p}`chen2020ganleaks` looks for the latent vector that
+# Three attacks: LOGAN {cite:p}`hayes2019logan` queries the critic; GAN-Leaks {cite:p}`chen2020ganleaks` looks for the latent vector that
 # reproduces a record best, here without the perceptual distance, whose network we cannot load; and LiRA {cite:p}`carlini2022lira`
 # compares the loss $\ell = \overline{D(G(z, y), y)} - D(x, y)$ with the losses of reference models trained with the record and without
 # it. All models are the target once, and the others, but its partner with the complementary half, are its references, trained with the
@@ -359,7 +359,7 @@ results.summary("auc", attacks=paper_attacks).T
 # %% [markdown]
 # **What samples are worth.** Classifiers are trained on samples with their hard labels and tested on real records. FID
 # {cite:p}`heusel2017fid` and KID {cite:p}`binkowski2018kid` are distances of features to those of test records. The features are those of a
-# small network trained on the held-out reference records: **this is not Inception**, and the figures can be compared with each
+# small network trained on the held-out reference records: **this is not Inception**, and the values can be compared with each
 # other, but not with published ones. The FID is too large for few records, equally so for all arms.
 
 # %%
@@ -385,7 +385,7 @@ labeled = comparison[comparison["defense"] != "none (no labels)"]
 mia.plots.privacy_utility(labeled, attack="critic_lira_pooled")
 plt.show()
 # %% [markdown]
-# **Published figures beside ours.** The data sets differ, so that only the order of the defenses can be compared.
+# **Published values beside ours.** The data sets differ, so that only the order of the defenses can be compared.
 
 # %% tags=["hide-input"]
 mixup_gan.beside(comparison, worth)
@@ -433,9 +433,9 @@ plt.show()
 # %% [markdown]
 # ### Attackers who know of the defense
 #
-# Critics that have seen mixtures only are asked about mixtures: each record is mixed with another one that is known to have the same
+# Critics that have seen mixtures only are queried with mixtures: each record is mixed with another one that is known to have the same
 # membership, at fractions of 0.2, 0.5 and 0.8, and the losses are averaged (*mixed pairs*). Its references may be natural or
-# trained with mixup. Mixed pairs are judged by pairs of records, the others by single records; a pair is known to be in or out as a
+# trained with mixup. Mixed pairs are evaluated by pairs of records, the others by single records; a pair is known to be in or out as a
 # whole, which makes its attack easier.
 
 # %%
@@ -471,7 +471,7 @@ gan.quality.memorization(games, main.pool).wide("defense", "metric")
 # distance $H$ in closed form. Mixup is to lower the mean ratio of members, and with it this bound. A bound that moves is no proof that the
 # AUC moves.
 
-# %% mystnb={"figure": {"caption": "The measured AUC of LiRA and its bound. A marker stands at the distance that the best threshold shows; its bar reaches from an estimate that errs downwards to one that errs upwards. Crosses: the bound for Gaussians.", "name": "fig-gan-bounds"}, "image": {"alt": "The curve of the bound over the distance from 0 to 1, and below it a marker with intervals both ways for each of several arms."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The measured AUC of LiRA and its bound. A marker stands at the distance that the best threshold shows; its bar reaches from an estimate that errs downward to one that errs upward. Crosses: the bound for Gaussians.", "name": "fig-gan-bounds"}, "image": {"alt": "The curve of the bound over the distance from 0 to 1, and below it a marker with intervals both ways for each of several arms."}} tags=["hide-input"]
 mia.plots.bounds(
     {
         label: auditing.distances.bounds(equal[label], "critic_lira_pooled")
@@ -499,7 +499,7 @@ plt.show()
 # ## Verdicts
 #
 # A claim *holds* if the whole 95 % interval lies on its side of the bound and *does not hold* if the whole interval lies on the
-# other; else it is *not settled* by this run. All are judged on {glue:text}`gan_dataset`, with LiRA in the form with one variance for
+# other; else it is *not settled* by this run. All are tested on {glue:text}`gan_dataset`, with LiRA in the form with one variance for
 # all records, which is steadier with few references.
 
 # %%
@@ -565,7 +565,7 @@ for arm in ("none", "mixup"):
 # {glue:text}`gan_lira_mixup:.3f` against GANs trained with mixup; classifiers trained on their samples have accuracies of
 # {glue:text}`gan_accuracy_none:.3f` and {glue:text}`gan_accuracy_mixup:.3f`.
 #
-# Every figure of the run, pooled over target models, to sort and to search:
+# Every value of the run, pooled over target models, to sort and to search:
 
 # %% tags=["hide-input"]
 itables.show(
@@ -577,7 +577,7 @@ itables.show(
 # %% [markdown]
 # ## Scores made elsewhere
 #
-# `mia.auditing.audit_scores` judges losses that another group released, of targets and of reference models, in the same way: with the target left out
+# `mia.auditing.audit_scores` evaluates losses that another group released, of targets and of reference models, in the same way: with the target left out
 # of its references, a threshold for each kind of attack, and intervals. Here it is given the losses of the undefended GANs above, as
 # arrays: the first two are the targets.
 

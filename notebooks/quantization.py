@@ -48,7 +48,7 @@ stops = [6, 8, 10, 12, 16]  # epochs that training is stopped after
 mu = 5.0  # weight of leakage in the choice of widths
 choices = [8, 2, "binary"]  # widths of each layer to choose from
 groups = None  # of neighboring layers that share a width; None for a width of each layer's own
-selection_models = 4  # models that each choice is judged by
+selection_models = 4  # models that each choice is evaluated by
 
 # Reporting
 fpr = 0.01  # the false-positive rate of the verdicts
@@ -76,12 +76,12 @@ mia.plots.style()
 # %% [markdown]
 # ## What is claimed
 #
-# The paper's abstract has three figures, for a ResNet on CIFAR-10, each against the same network at full width. It does not
-# say whether they are points or fractions of the value before, so that both readings are judged here. Nor could we
+# The paper's abstract has three values, for a ResNet on CIFAR-10, each against the same network at full width. It does not
+# say whether they are points or fractions of the value before, so that both readings are tested here. Nor could we
 # find the widths they belong to; our verdicts are about {glue:text}`quantization_width` weights. A preliminary paper
 # ({cite:t}`kowalski2022quantization`) measured a threshold attack. The claims below those are made by others, about rounding after
 # training ({cite:t}`zhang2025bits`) and about attackers who have the original as well ({cite:t}`li2025compleak`): of these
-# papers we had the abstracts and summaries. The bounds that decide a verdict are ours, but for the published figures.
+# papers we had the abstracts and summaries. The bounds that decide a verdict are ours, but for the published values.
 
 # %% tags=["hide-input"]
 width = f"{bits}-bit" if isinstance(bits, int) else bits
@@ -159,14 +159,14 @@ claims = {
     ),
     "precision": Claim(
         text="A threshold attack gets less precise",
-        source="Kowalski et al. (2022), as the paper tells it",
+        source="Kowalski et al. (2022), as the paper reports it",
         published="7 to 9 points lower",
         test="precision of the threshold on the loss, quantized minus full precision: below -0.07",
         below=-0.07,
     ),
     "recall": Claim(
         text="... at the same recall",
-        source="Kowalski et al. (2022), as the paper tells it",
+        source="Kowalski et al. (2022), as the paper reports it",
         published="equal",
         test="its recall, quantized minus full precision: less than 5 points lost (above -0.05)",
         above=-0.05,
@@ -352,7 +352,7 @@ quantization.overview(
 quantization.plot_widths(table, "shokri_sorted", "balanced_accuracy", controls=drawn)
 plt.show()
 # %% [markdown]
-# How the attack's figures change against full precision, in points (as fractions) and relative to what they were:
+# How the attack's values change against full precision, in points (as fractions) and relative to what they were:
 
 # %%
 changes = quantization.changes(
@@ -363,7 +363,7 @@ changes.style.format("{:+.3f}")
 # %% [markdown]
 # ## A harder evaluation
 #
-# **LiRA** asks about each record by itself, and how far the attack gets where few false alarms are allowed.
+# **LiRA** scores each record by itself, and how far the attack gets where few false alarms are allowed.
 
 # %%
 attacks = ["loss", "modified_entropy", "shokri_sorted", "lira", "lira_pooled"]
@@ -388,7 +388,7 @@ plt.show()
 # Whoever publishes a small model has often published the large one before. The quantized models here started from models in
 # full precision, and since a model's training follows from the seed alone, those are at hand: training stopped
 # where quantization began. An attacker with both answers has two queries, and LiRA averages over queries, which is one
-# way to combine them. The same can be asked of models that were rounded after training.
+# way to combine them. The same can be tried on models that were rounded after training.
 
 # %%
 begun = mia.play(
@@ -420,7 +420,7 @@ answers.summary(["auc", f"tpr@{fpr:g}"])
 # %% [markdown]
 # ### Widths chosen for privacy
 #
-# Each choice of widths is judged by a few models of another seed:
+# Each choice of widths is evaluated by a few models of another seed:
 
 # %%
 objective = quantization.PrivacyObjective(
@@ -467,7 +467,7 @@ plt.show()
 #
 # A claim *holds* if the whole 95 % interval lies on its side of the bound and *does not hold* if the whole interval lies on the
 # other; else it is *not settled* by this run. Differences are taken between games with the same members, and their
-# intervals resample targets and records jointly. A published figure holds only if the fall is at least as large here; a smaller
+# intervals resample targets and records jointly. A published value holds only if the fall is at least as large here; a smaller
 # one, on other data, does not refute it for the paper's own.
 
 # %%

@@ -87,7 +87,7 @@ glue("peak_high", float(by_models["peak MB"].max()), display=False)
 #
 # Published code trains shadow models one after another through a `DataLoader`. `python benchmarks/engine.py` measures
 # the same job three ways in one run: that loop, the same loop without the `DataLoader`, and `mialab.play` with its
-# defaults, storing included. The figures are from the last reference run.
+# defaults, storing included. The values are from the last reference run.
 
 # %% tags=["hide-input"]
 engine = reference_runs.load_benchmark("engine")
@@ -226,8 +226,8 @@ pd.DataFrame(
 #
 # ## Scoring a game that does not fit into memory
 #
-# Logits are never loaded as a whole. An attack asks for a signal, and the signal is computed with dask arrays, chunk by
-# chunk from the store. Below, every record is asked in many copies; all answers together are larger than the memory
+# Logits are never loaded as a whole. An attack requests a signal, and the signal is computed with dask arrays, chunk by
+# chunk from the store. Below, every record is queried in many copies; all answers together are larger than the memory
 # that the audit may take.
 
 # %%
@@ -335,5 +335,5 @@ if cluster:
 # ## Limits
 #
 # * A group is trained by one process on one device; a single model larger than one machine is out of reach.
-# * The GPU path is written and its rules are tested without a GPU, but no figure on this page comes from one.
+# * The GPU path is written and its rules are tested without a GPU, but no value on this page comes from one.
 # * Everything but the answers is held in memory: the pool, and one signal of all answers for an attack on all targets.

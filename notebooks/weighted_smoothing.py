@@ -70,7 +70,7 @@ mia.plots.style()
 # %% [markdown]
 # ## What is claimed
 #
-# The abstract makes its claims in words, and the README of the released code gives one rough figure. The
+# The abstract makes its claims in words, and the README of the released code gives one rough value. The
 # paper's text and its tables were not available to us. "About one half", "negligible" and "higher" are the authors' words; the
 # bounds that decide a verdict are ours, and the column on the right says what they are. The last five rows are not the
 # authors' claims: they are what others hold, or what must be true if the weights are what protects.
@@ -249,7 +249,7 @@ auditing.accuracy(games)
 # ## The paper's own evaluation
 #
 # The released code attacks with thresholds per class on the confidence, the entropy and the modified entropy. We add LiRA, which is an
-# assumption as said above, with the variances of all records pooled, as there are few shadow models. Every model
+# assumption as above, with the variances of all records pooled, as there are few shadow models. Every model
 # is the target once.
 #
 # The code names CIFAR-10, HAM10000, Location30, Texas100 and a set of faces. All but the last can be given as `dataset` or as `second`
@@ -560,7 +560,7 @@ glue("ws_far", float(by_lira["none"]["value"].iloc[-1]), display=False)
 # One value of sigma does not make arms comparable if they pay for their privacy with different accuracies. Then the curves over sigma
 # above are the fairer comparison: they show which arm gives more privacy for the same accuracy, if any does.
 #
-# Every figure of the run, pooled over target models, to sort and to search:
+# Every value of the run, pooled over target models, to sort and to search:
 
 # %% tags=["hide-input"]
 itables.show(

@@ -40,7 +40,7 @@ def test_judge_keeps_every_claim():
     table = mia.auditing.claims.judge(claims, findings)
     assert list(table["verdict"]) == ["holds", "holds, by construction", "could not be tested here"]
     assert table.loc["C1", "measured here"] == "0.200 [0.100, 2.0e-04]"
-    assert list(table["published"]) == ["0.5", "no figure", "no figure"]
+    assert list(table["published"]) == ["0.5", "no value", "no value"]
     assert list(mia.auditing.claims.list_claims(claims)["tested here by"]) == [
         "measured",
         "not measured",

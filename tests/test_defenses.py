@@ -56,7 +56,7 @@ def test_soft_labels_have_the_entropy_asked_for(gamma, n_classes):
 def test_soft_labels_on_the_grid_are_the_first_that_reach_the_bound(gamma, n_classes):
     p = label_probability(gamma, n_classes, step=0.01)
     goal = gamma * np.log(n_classes)
-    for percent in range(100, 0, -1):  # the artifact's loop: from 1 downwards
+    for percent in range(100, 0, -1):  # the artifact's loop: from 1 downward
         q = (1 - percent / 100) / (n_classes - 1)
         if (
             percent / 100 >= 1 / n_classes

@@ -1,4 +1,4 @@
-"""The training of GANs against plain torch, what critics are asked afterwards, and what is stored of samples."""
+"""The training of GANs against plain torch, what critics are asked afterward, and what is stored of samples."""
 
 import dataclasses
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Published figures beside ours, and several arms and data sets of generators at once."""
+"""Published values beside ours, and several arms and data sets of generators at once."""
 
 import pandas as pd
 import pytest

@@ -188,7 +188,7 @@ def test_a_defense_that_changes_nothing_shifts_no_ratio():
     same = mixup_gan.ratio_shifts({"same": again}, natural, n_resamples=20)
     unconditional = same[same["quantity"] != "ratio falls if loss rises"]
     assert (unconditional[["value", "low", "high"]] == 0.5).all(axis=None)
-    # Other trainings without an effect: the same means, new noise. Intervals are of 99.9 %, for two figures.
+    # Other trainings without an effect: the same means, new noise. Intervals are of 99.9 %, for two values.
     hard = 2 * np.random.default_rng(0).normal(size=200)
     fresh = hard + np.random.default_rng(9).normal(size=member.shape) - member
     table = mixup_gan.ratio_shifts({"fresh": game(fresh, member)}, natural, confidence=0.999)

@@ -248,8 +248,8 @@ def nasr_alone(game, known: np.ndarray, k: int, attack: Nasr) -> np.ndarray:
     label = torch.eye(game.n_classes)[torch.as_tensor(game.y)]
     scaled = []
     for x in (log_p, loss):
-        centerd = x - x[known].mean(0)
-        scaled.append((centerd / centerd[known].square().mean().sqrt()).clamp(-10, 10).float())
+        centered = x - x[known].mean(0)
+        scaled.append((centered / centered[known].square().mean().sqrt()).clamp(-10, 10).float())
     inputs = [scaled[0], label, scaled[1]]
 
     c = game.n_classes

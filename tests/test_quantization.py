@@ -489,21 +489,21 @@ def test_the_nearest_accuracy():
 
 def test_changes_are_differences(games):
     _, full, quantized = games
-    table = changes({"ternary": quantized}, full, "loss", figures=("recall", "auc"), n_resamples=50)
-    for figure in ("recall", "auc"):
-        plain = mia.difference((quantized, "loss"), (full, "loss"), metric=figure, n_resamples=50)
+    table = changes({"ternary": quantized}, full, "loss", measures=("recall", "auc"), n_resamples=50)
+    for measure in ("recall", "auc"):
+        plain = mia.difference((quantized, "loss"), (full, "loss"), metric=measure, n_resamples=50)
         fraction = mia.difference(
-            (quantized, "loss"), (full, "loss"), metric=figure, relative=True, n_resamples=50
+            (quantized, "loss"), (full, "loss"), metric=measure, relative=True, n_resamples=50
         )
-        before = mia.audit(full, ["loss"], n_resamples=10).interval("loss", figure).value
+        before = mia.audit(full, ["loss"], n_resamples=10).interval("loss", measure).value
         assert fraction.value == pytest.approx(plain.value / before)
         assert fraction.low < fraction.value < fraction.high
-        assert table.loc["ternary", (figure, "points")] == pytest.approx(plain)
-        assert table.loc["ternary", (figure, "relative")] == pytest.approx(fraction)
-    with pytest.raises(ValueError, match="relative=True goes with figures of attacks"):
+        assert table.loc["ternary", (measure, "points")] == pytest.approx(plain)
+        assert table.loc["ternary", (measure, "relative")] == pytest.approx(fraction)
+    with pytest.raises(ValueError, match="relative=True goes with measures of attacks"):
         mia.difference((quantized, None), (full, None), metric="test_accuracy", relative=True)
-    with pytest.raises(ValueError, match="figures='tpr' is unknown"):
-        changes({"ternary": quantized}, full, "loss", figures=("tpr",))
+    with pytest.raises(ValueError, match="measures='tpr' is unknown"):
+        changes({"ternary": quantized}, full, "loss", measures=("tpr",))
     with pytest.raises(ValueError, match="games\\['ternary'\\] has other members"):
         changes({"ternary": quantized}, full.subset(4), "loss")
 

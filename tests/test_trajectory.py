@@ -1,4 +1,4 @@
-"""Attack success over epochs: figures are those of games that stop there, differences those of pairs of games."""
+"""Attack success over epochs: values are those of games that stop there, differences those of pairs of games."""
 
 import dataclasses
 

@@ -79,7 +79,7 @@ class CoMembership(GroupAttack):
 
     Each target's members are dealt at random into sets, and so are its non-members; what is left over is not
     evaluated, nor are targets with too few of either for a set (Liu et al., 2019). It is what an attacker can do who
-    asks about several records of one person. Canaries and other records are dealt apart.
+    queries several records of one person. Canaries and other records are dealt apart.
 
     Parameters
     ----------
@@ -306,7 +306,7 @@ def _left_out(game: Game, first: np.ndarray, both: np.ndarray, neither: np.ndarr
 def mixed_label_loss(game: Game) -> np.ndarray:
     """Minus the cross-entropy at the mixed label, a mean over each record's mixed queries, float64 (model, record).
 
-    For records whose partner is not here the figures mean nothing.
+    For records whose partner is not here the values mean nothing.
     """
     mixed = [kind == "mixed" for kind in game.query_kinds]
     fraction = np.array(game.attrs["mixed"]["fractions"])[:, None]

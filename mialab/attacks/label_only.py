@@ -82,7 +82,7 @@ def logistic_log_odds(
 class LabelOnly(Attack):
     """Per-record logistic regression on which of several queries are answered rightly.
 
-    The attacker asks the record and changed copies of it (see `mialab.queries`), sees predicted labels only, and
+    The attacker queries the record and changed copies of it (see `mialab.queries`), sees predicted labels only, and
     learns from its shadow models how the pattern of right answers goes with membership of that record (Aerni et
     al., 2024, their adaptive attack on HAMP, after Choquette-Choo et al., 2021).
 

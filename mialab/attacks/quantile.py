@@ -42,15 +42,15 @@ class _Ridge:
     """
 
     def __init__(self, x: np.ndarray, known: np.ndarray) -> None:
-        centerd = x - x[known].mean(0)
-        seen = centerd[known]
+        centered = x - x[known].mean(0)
+        seen = centered[known]
         wide = seen.shape[1] > seen.shape[0]
         variance, axes = np.linalg.eigh(seen @ seen.T if wide else seen.T @ seen)
         kept = variance > max(seen.shape) * np.finfo(np.float64).eps * variance[-1]
         variance, axes = variance[kept], axes[:, kept]
         if wide:
             axes = seen.T @ axes / np.sqrt(variance)
-        self.known, self.components = known, centerd @ axes
+        self.known, self.components = known, centered @ axes
         self.shrunk = 1 / (variance[:, None] + PENALTIES)
 
     def __call__(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -117,7 +117,7 @@ class RMIA(Attack):
     models were ``a mean_out + 1 - a``. Probabilities are plain softmax; with several queries, the mean of the scores.
 
     The population are the other records of the pool, members of the target and others alike: the attacker has the pool
-    and may ask the target about all of it, but a population of non-members, for which the score would be one minus a
+    and may query the target with all of it, but a population of non-members, for which the score would be one minus a
     p-value, could be picked only by who knows the memberships. The choice matters little: for one target the score
     ranks records as ``p(x | target) / p(x)`` does, whatever the population, which puts targets on one scale. A
     threshold from shadow models is then about the fraction of non-members. A record z has the same shadow models as x,

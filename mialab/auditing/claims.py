@@ -26,7 +26,7 @@ class Claim:
     source : str
         Where it is made.
     published : str
-        The published figure, or "no figure" where the source has none.
+        The published value, or "no value" where the source has none.
     test : str
         What is measured here, and what it must be for the claim to hold.
     below, above : float, optional
@@ -36,7 +36,7 @@ class Claim:
 
     text: str
     source: str
-    published: str = "no figure"
+    published: str = "no value"
     test: str = ""
     below: float | None = None
     above: float | None = None
@@ -108,7 +108,7 @@ def _css(verdict: str) -> str:
 
 
 def list_claims(claims: Mapping[str, Claim]) -> ClaimsTable:
-    """Return the claims as a table: claim, source, published figure, and what is measured here."""
+    """Return the claims as a table: claim, source, published value, and what is measured here."""
     rows = [(c.text, c.source, c.published, c.test or "not measured") for c in claims.values()]
     columns = ["claim", "source", "published", "tested here by"]
     return ClaimsTable(rows, columns=columns, index=_numbers(claims))

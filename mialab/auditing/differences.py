@@ -1,4 +1,4 @@
-"""Single figures of games, and differences between them, with intervals: what verdicts are made from."""
+"""Single values of games, and differences between them, with intervals: what verdicts are made from."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def difference(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """Return the difference of a figure, first minus second, with an interval.
+    """Return the difference of a measure, first minus second, with an interval.
 
     Targets and records are resampled for both at once, so that what both have in common cancels.
 
@@ -92,7 +92,7 @@ def difference(
         ``"auc"``, ``"tpr@0.01"`` (any rate), ``"tnr@0.001"``, ``"balanced_accuracy"``, ``"precision"``, ``"recall"`` or
         ``"f1"``, pooled over targets; or ``"test_accuracy"`` or ``"train_accuracy"``, over models.
     relative : bool
-        Whether to divide the difference by the second figure, e.g. -0.1 where it is lower by a tenth of itself; not for
+        Whether to divide the difference by the second value, e.g. -0.1 where it is lower by a tenth of itself; not for
         accuracies of models.
     records : mask or indices, optional
         Records to measure on, as in `mialab.audit`; all by default.
@@ -112,7 +112,7 @@ def difference(
         )
     if metric in ("test_accuracy", "train_accuracy"):
         if relative:
-            raise ValueError(f"relative=True goes with figures of attacks, not with metric={metric!r}.")
+            raise ValueError(f"relative=True goes with measures of attacks, not with metric={metric!r}.")
         values = getattr(a, metric) - getattr(b, metric)
         return intervals.over_targets(values, partner=a.partner, confidence=confidence)
     columns = _columns(records, a.n_records)

@@ -100,11 +100,11 @@ def total_variation(score: ArrayLike, member: ArrayLike, *, bins: int = 10, seed
 
     ``histogram`` cuts the scores at their quantiles and is half the sum of the differences between the fractions in
     each bin; without any true distance it is about ``sqrt(bins / (pi n))`` for n members and n non-members, so it errs
-    upwards, but for what happens within bins. ``cross_fitted`` takes the bins where members are the more frequent ones
+    upward, but for what happens within bins. ``cross_fitted`` takes the bins where members are the more frequent ones
     from one half of the scores and the difference of their fractions from the other half, and the other way round;
-    since no set of scores has a difference above D, it errs downwards, and may be below 0. ``threshold`` is the
+    since no set of scores has a difference above D, it errs downward, and may be below 0. ``threshold`` is the
     greatest ``TPR - FPR`` of any threshold: of scores that are likelihood ratios it estimates the same distance, and
-    errs upwards, by about ``1.2 / sqrt(n)`` at most.
+    errs upward, by about ``1.2 / sqrt(n)`` at most.
 
     Parameters
     ----------
@@ -167,7 +167,7 @@ def bounds(
     pandas.DataFrame
         Columns ``quantity, value, low, high, targets``. Quantities are ``auc``; ``distance_histogram``,
         ``distance_threshold`` and ``distance_cross_fitted``, estimates of the total variation distance of which the
-        first errs upwards and the last downwards (`total_variation`); ``bound_histogram``, ``bound_threshold`` and
+        first errs upward and the last downward (`total_variation`); ``bound_histogram``, ``bound_threshold`` and
         ``bound_cross_fitted``, the bounds of the AUC from them: the AUC is never above the second, and may be above
         the last; and ``bound_gaussian``, which takes the scores for Gaussian with the means and variances that they
         have. That holds if a record's losses have the same variance with and without it (Ji et al., lemma 1); where
@@ -188,7 +188,7 @@ def bounds(
         crossed = max(0.0, distance.cross_fitted)
         moments = [f(score[side]) for side in (member, ~member) for f in (np.mean, lambda s: s.std(ddof=1))]
         tiny = np.finfo(np.float64).tiny
-        figures = {
+        estimates = {
             "auc": metrics.auc(score, member),
             "distance_histogram": distance.histogram,
             "distance_threshold": distance.threshold,
@@ -198,7 +198,7 @@ def bounds(
             "bound_cross_fitted": auc_bound(crossed),
             "bound_gaussian": gaussian_bound(*np.maximum(moments, [-np.inf, tiny] * 2)),
         }
-        for name, value in figures.items():
+        for name, value in estimates.items():
             found.setdefault(name, []).append(value)
     place = {int(k): i for i, k in enumerate(targets)}
     partner = [place.get(int(game.partner[k]), -1) for k in targets]

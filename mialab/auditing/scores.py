@@ -1,4 +1,4 @@
-"""Judge losses that were computed elsewhere, such as published ones, as all games are judged here."""
+"""Evaluate losses that were computed elsewhere, such as published ones, as all games are here."""
 
 from __future__ import annotations
 

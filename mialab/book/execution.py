@@ -216,7 +216,7 @@ def run(
     notebook : Path
         A py:percent file.
     out : Path
-        The page to write, an ``.ipynb`` file. It is removed first and exists afterwards only if all cells succeeded.
+        The page to write, an ``.ipynb`` file. It is removed first and exists afterward only if all cells succeeded.
     parameters : mapping, optional
         Papermill parameters; each must be defined in the notebook's cell tagged ``parameters``.
     profile : str

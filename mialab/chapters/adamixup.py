@@ -179,12 +179,12 @@ def same_accuracy(frame: pd.DataFrame, defense: str, control: str = "none") -> i
 
 
 def worst(frame: pd.DataFrame, attack: str, metric: str, defense: str) -> Interval:
-    """Return the greatest of the figures of a defense after the last epoch, by the upper end of its interval.
+    """Return the greatest of the values of a defense after the last epoch, by the upper end of its interval.
 
     Parameters
     ----------
     frame : DataFrame
-        From `across`, of which the data set with the greatest figure is taken; or from `trajectory`.
+        From `across`, of which the data set with the greatest value is taken; or from `trajectory`.
     attack, metric, defense : str
         Which figure.
     """

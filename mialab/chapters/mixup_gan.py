@@ -197,7 +197,7 @@ ATTACKS = {"LOGAN": "logan", "LiRA": "critic_lira_pooled", "GAN-Leaks": "gan_lea
 
 
 def beside(results: AuditTable, quality: pd.DataFrame, *, dataset: str = "") -> pd.DataFrame:
-    """Put published figures and ours for the same defenses into one table.
+    """Put published values and ours for the same defenses into one table.
 
     Parameters
     ----------
@@ -211,12 +211,12 @@ def beside(results: AuditTable, quality: pd.DataFrame, *, dataset: str = "") -> 
     Returns
     -------
     DataFrame of str
-        A row per defense and data set, ours last; "-" where there is no figure. Attacks are AUCs.
+        A row per defense and data set, ours last; "-" where there is no value. Attacks are AUCs.
 
     Raises
     ------
     ValueError
-        If the audit has none of the defenses that figures are published for.
+        If the audit has none of the defenses that values are published for.
     """
     pooled = results.pooled("auc")
     auc = pooled.set_index(["defense", "attack"])["value"]
@@ -229,10 +229,10 @@ def beside(results: AuditTable, quality: pd.DataFrame, *, dataset: str = "") -> 
         choose("results: defense", next(iter(pooled["defense"]), None), set(PUBLISHED["defense"]))
     rows = []
     for defense in defenses:
-        figures = {name: auc.get((defense, attack)) for name, attack in ATTACKS.items()}
-        figures |= {"accuracy": worth.get((defense, "accuracy")), "FID": worth.get((defense, "fid"))}
+        values = {name: auc.get((defense, attack)) for name, attack in ATTACKS.items()}
+        values |= {"accuracy": worth.get((defense, "accuracy")), "FID": worth.get((defense, "fid"))}
         rows += PUBLISHED[PUBLISHED["defense"] == defense].to_dict("records")
-        rows.append({"data set": f"ours: {dataset}", "defense": defense, **figures})
+        rows.append({"data set": f"ours: {dataset}", "defense": defense, **values})
     table = pd.DataFrame(rows).set_index(["defense", "data set"])
     decimals = {"accuracy": 3, "FID": 1}
     return table.apply(

@@ -117,12 +117,12 @@ def changes(
     games: Mapping[Any, Game],
     reference: Game,
     attack: str | Attack,
-    figures: Sequence[str] = ("balanced_accuracy", "recall", "precision", "f1"),
+    measures: Sequence[str] = ("balanced_accuracy", "recall", "precision", "f1"),
     *,
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return how an attack's figures change against a reference, in points and relative to it, with intervals.
+    """Return how an attack's measures change against a reference, in points and relative to it, with intervals.
 
     The same as `mialab.difference` for each figure, but that each game is attacked once.
 
@@ -134,8 +134,8 @@ def changes(
         The game that each is compared with, of the same members.
     attack : str or Attack
         The attack.
-    figures : sequence of str
-        ``"auc"`` and figures of decisions, see `mialab.difference`.
+    measures : sequence of str
+        ``"auc"`` and measures of decisions, see `mialab.difference`.
     n_resamples, seed
         Of the intervals.
 
@@ -147,11 +147,11 @@ def changes(
     Raises
     ------
     ValueError
-        If members differ, or a figure is unknown.
+        If members differ, or a measure is unknown.
     """
     known = ("auc", "balanced_accuracy", "precision", "recall", "f1")
-    for figure in figures:
-        choose("figures", figure, known)
+    for measure in measures:
+        choose("measures", measure, known)
     before = reference.outcome(attack)
     rows = {}
     for label, game in games.items():
@@ -165,8 +165,8 @@ def changes(
             reading: after.differences(before, relative=reading == "relative", **options)
             for reading in ("points", "relative")
         }
-        rows[label] = [found[reading][figure] for figure in figures for reading in found]
-    columns = pd.MultiIndex.from_product([figures, ["points", "relative"]])
+        rows[label] = [found[reading][measure] for measure in measures for reading in found]
+    columns = pd.MultiIndex.from_product([measures, ["points", "relative"]])
     table = pd.DataFrame(index=pd.Index(list(rows), dtype=object), columns=columns, dtype=object)
     for label, cells in rows.items():
         for column, cell in zip(columns, cells, strict=True):
@@ -182,7 +182,7 @@ def widths(
     model: str | Model,
     **options: Any,
 ) -> pd.DataFrame:
-    """Measure games of several widths, and their controls: sizes, accuracies, and the figures of attacks.
+    """Measure games of several widths, and their controls: sizes, accuracies, and the measures of attacks.
 
     Parameters
     ----------
@@ -226,8 +226,8 @@ def _defense_of(game: Game) -> Defense | None:
     return Quantization(**game.attrs["defense_parameters"])
 
 
-def overview(table: pd.DataFrame, attack: str, figures: Sequence[str] = ("auc",)) -> pd.DataFrame:
-    """Lay the widths out for a page: a row for each arm and setting, with its size, accuracy and an attack's figures.
+def overview(table: pd.DataFrame, attack: str, measures: Sequence[str] = ("auc",)) -> pd.DataFrame:
+    """Lay the widths out for a page: a row for each arm and setting, with its size, accuracy and an attack's measures.
 
     Parameters
     ----------
@@ -235,15 +235,15 @@ def overview(table: pd.DataFrame, attack: str, figures: Sequence[str] = ("auc",)
         From `widths`.
     attack : str
         The attack.
-    figures : sequence of str
-        Its figures, such as ``"auc"``.
+    measures : sequence of str
+        Its measures, such as ``"auc"``.
 
     Returns
     -------
     pandas.DataFrame of str
-        Columns ``kbit`` (size of the model in thousands of bits), ``test accuracy``, and the figures.
+        Columns ``kbit`` (size of the model in thousands of bits), ``test accuracy``, and the measures.
     """
-    sought = {"test_accuracy": "", **dict.fromkeys(figures, attack)}
+    sought = {"test_accuracy": "", **dict.fromkeys(measures, attack)}
     parts = {
         metric: _figure(table, of, metric).set_index(["arm", "setting"]) for metric, of in sought.items()
     }
@@ -256,7 +256,7 @@ def overview(table: pd.DataFrame, attack: str, figures: Sequence[str] = ("auc",)
 def plot_widths(
     table: pd.DataFrame, attack: str, metric: str = "auc", *, controls: Mapping[str, Any] | None = None
 ) -> Figure:
-    """Draw a figure of an attack, and beside it the test accuracy, against the width of weights.
+    """Draw a measure of an attack, and beside it the test accuracy, against the width of weights.
 
     Parameters
     ----------
@@ -300,7 +300,7 @@ def plot_widths(
 
 
 def plot_tradeoff(table: pd.DataFrame, attack: str, metric: str = "auc") -> Axes:
-    """Draw a figure of an attack against the test accuracy, a line through the settings of each arm.
+    """Draw a measure of an attack against the test accuracy, a line through the settings of each arm.
 
     The setting of each line with the lowest accuracy is named.
 
@@ -458,7 +458,7 @@ class PrivacyObjective:
     n_models : int
         Models that each choice is measured on.
     seed : int
-        Of the games; take another one than that of the models to be judged.
+        Of the games; take another one than that of the models to be evaluated.
     groups : int, optional
         Number of groups of neighboring layers that share a width; by default each layer has its own.
     attack : str

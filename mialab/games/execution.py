@@ -159,7 +159,7 @@ def _train_and_store(
 def _peak_mb() -> float:
     """Largest resident memory of this process so far, in MB; memory-mapped records that it has read count."""
     status = Path("/proc/self/status")
-    if status.exists():  # the figure of getrusage includes that of the process from which this one was forked
+    if status.exists():  # the value of getrusage includes that of the process from which this one was forked
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 2**10
     if resource is None:

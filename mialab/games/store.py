@@ -126,7 +126,7 @@ def shapes(
 
 
 def _chunks(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...] | Literal["auto"]:
-    """Cut what is said of records into chunks of one model and as many records as fit, about the same in each."""
+    """Cut arrays over records into chunks of one model and as many records as fit, about the same in each."""
     if name not in PER_MODEL and name != "checksum":
         return "auto"
     if "record" not in DIMENSIONS[name]:

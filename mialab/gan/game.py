@@ -53,7 +53,7 @@ GROUP_MODELS = 4
 class GeneratorGame(Game):
     """K generative models, what their critics say of every record of a pool, and samples; made by `mialab.gan.play`.
 
-    Memberships, targets and shadow models are those of `mialab.Game`, and `mialab.audit` judges both kinds of games.
+    Memberships, targets and shadow models are those of `mialab.Game`, and `mialab.audit` measures both kinds of games.
     """
 
     victim: ClassVar[str] = "generator"
@@ -461,7 +461,7 @@ def play(
     device: str = "auto",
     store: str | os.PathLike[str] | None = None,
 ) -> GeneratorGame:
-    """Train K GANs under one defense, each on a random half of a pool, ask their critics, and draw samples.
+    """Train K GANs under one defense, each on a random half of a pool, evaluate their critics, and draw samples.
 
     Membership, storage, resuming and workers are those of `mialab.play`, which see.
 

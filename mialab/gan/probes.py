@@ -130,7 +130,7 @@ class Reconstruction(Probe):
     Parameters
     ----------
     records : int
-        Records to ask about; all, if there are no more.
+        Records to query; all, if there are no more.
     restarts : int
         Starts of the search for each record, of which the best end counts.
     candidates : int

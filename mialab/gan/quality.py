@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Most records in a kernel matrix of the KID; of more, subsets of so many are averaged.
 KERNEL_RECORDS = 1000
-#: Models whose members are judged as if they had been generated, at most: each costs the training of a classifier.
+#: Models whose members are evaluated as if they had been generated, at most: each costs the training of a classifier.
 REAL_MODELS = 8
 #: Name of the row of real records in a table of quality.
 REAL = "real records"
@@ -68,7 +68,7 @@ class Extractor(nn.Module):
 def extractor(pool: Pool, seed: int = 0) -> Extractor:
     """Train the network whose features FID and KID compare: on the pool's validation part, which no model has seen.
 
-    It isn't the Inception network of published figures, which is of no use for 8x8 images or tables: values can be
+    It isn't the Inception network of published values, which is of no use for 8x8 images or tables: values can be
     compared with each other on this pool, with this seed, and with nothing else.
 
     Parameters
@@ -343,7 +343,7 @@ def _check(game: GeneratorGame, pool: Pool, label: str) -> None:
     """Refuse a game without samples, or of other records."""
     if "samples" not in game.dataset:
         raise ValueError(
-            f"{label!r} has no samples to judge: play it with samples=1000, or give samples=...."
+            f"{label!r} has no samples to evaluate: play it with samples=1000, or give samples=...."
         )
     shape = game.samples.shape
     same = game.attrs.get("fingerprint", pool.fingerprint) == pool.fingerprint

@@ -473,7 +473,7 @@ def train_group(
     device: str = "cpu",
     probes: Sequence[Probe] = (),
 ) -> dict[str, np.ndarray]:
-    """Train a group of GANs, ask their critics about every record of the pool, and draw samples.
+    """Train a group of GANs, evaluate their critics on every record of the pool, and draw samples.
 
     Parameters
     ----------

@@ -12,7 +12,7 @@ from mialab.models import CNN, MLP, Model
 from mialab.training.options import Training
 from mialab.training.streams import generator
 
-#: Training steps and batch size of the classifiers that judge samples, whatever the number of samples.
+#: Training steps and batch size of the classifiers that evaluate samples, whatever the number of samples.
 STEPS, BATCH = 400, 64
 #: Images of at least so many pixels a side are classified by a convolutional network, all else by an MLP.
 CONVOLUTIONS_FROM = 16
@@ -61,7 +61,7 @@ def train_on_synthetic(
 
 
 def classifier(pool: Pool) -> Model:
-    """Return the builder of the small network that judges samples of this pool, with 64 features before its answer."""
+    """Return the small network that evaluates samples of this pool, with 64 features before its answer."""
     large = pool.kind == "image" and min(pool.x.shape[-2:]) >= CONVOLUTIONS_FROM
     return CNN(channels=(16, 32), hidden=64) if large else MLP(hidden=(128, 64), activation="relu")
 

@@ -303,7 +303,7 @@ def over_targets(value: ArrayLike, *, partner: ArrayLike | None = None, confiden
     Parameters
     ----------
     value : (K,) float
-        One figure per target; NaN entries are left out.
+        One value per target; NaN entries are left out.
     partner : (K,) int, optional
         Index of the target with the complementary membership, or -1. Such a pair counts as one observation.
     confidence : float

@@ -1,4 +1,4 @@
-"""What an attack said about a game, with the statistics of it."""
+"""What an attack found in a game, with its statistics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DECISIONS = tuple(rates._DECISIONS)
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What an attack says about every (target, record) pair of a game, and what is needed to judge it.
+    """What an attack says about every (target, record) pair of a game, and what is needed to evaluate it.
 
     Made by `mialab.Game.outcome`, or of scores that were computed elsewhere.
 
@@ -81,7 +81,7 @@ class Outcome:
         Parameters
         ----------
         decisions : bool
-            Whether decisions are judged, too.
+            Whether decisions are evaluated, too.
         confidence, **options
             ``fprs``, ``fnrs``, ``n_resamples``, ``seed``, see `mialab.metrics.pooled_bootstrap`.
         """

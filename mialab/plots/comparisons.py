@@ -304,17 +304,17 @@ def spread(tables: Mapping[str, pd.DataFrame], *, ylabel: str) -> Figure:
 
 def by_dataset(
     frame: pd.DataFrame,
-    figures: Mapping[str, tuple[str, str]] | Sequence[tuple[str, str]],
+    measures: Mapping[str, tuple[str, str]] | Sequence[tuple[str, str]],
     *,
     title: str = "",
 ) -> Figure:
-    """Draw figures of several data sets after the last epoch: a panel for each figure, a row for each data set.
+    """Draw several data sets after the last epoch: a panel for each measure, a row for each data set.
 
     Parameters
     ----------
     frame : DataFrame
         From `mialab.chapters.adamixup.across`.
-    figures : sequence of (attack, metric)
+    measures : sequence of (attack, metric)
         What to draw, such as ``("loss", "balanced_accuracy")`` or ``("", "test_accuracy")``.
     title : str
         Of the whole figure.
@@ -329,13 +329,13 @@ def by_dataset(
     step = 0.6 / len(labels)
     figure, axes = plt.subplots(
         1,
-        len(figures),
+        len(measures),
         sharey=True,
         squeeze=False,
         layout="constrained",
-        figsize=(1.2 + 3.6 * len(figures), 1.6 + len(datasets) * (0.3 + 0.16 * len(labels))),
+        figsize=(1.2 + 3.6 * len(measures), 1.6 + len(datasets) * (0.3 + 0.16 * len(labels))),
     )
-    for ax, (attack, metric) in zip(axes[0], figures, strict=True):
+    for ax, (attack, metric) in zip(axes[0], measures, strict=True):
         part = frame[(frame["attack"] == attack) & (frame["metric"] == metric)]
         for i, name in enumerate(labels):
             own = part[part["defense"] == name]
@@ -364,10 +364,10 @@ def by_dataset(
 
 
 def _draw_path(
-    ax: Axes, accuracy: pd.DataFrame, figures: pd.DataFrame, look: dict, dash: object, shape: object
+    ax: Axes, accuracy: pd.DataFrame, privacy: pd.DataFrame, look: dict, dash: object, shape: object
 ) -> None:
-    """Draw figures (a row for each epoch) against the accuracy at the same epochs; the last one stands out."""
-    across, up = (table[["value", "low", "high"]].to_numpy().T for table in (accuracy, figures))
+    """Draw values (a row for each epoch) against the accuracy at the same epochs; the last one stands out."""
+    across, up = (table[["value", "low", "high"]].to_numpy().T for table in (accuracy, privacy))
     ax.plot(across[0], up[0], linestyle=dash, marker=".", markersize=5, linewidth=1.2, color=look["color"])
     ends = [[[value[-1] - low[-1]], [high[-1] - value[-1]]] for value, low, high in (across, up)]
     error = dict(zip(("xerr", "yerr"), np.nan_to_num(np.maximum(0, ends)), strict=True))

@@ -22,7 +22,7 @@ from mialab.plots.comparisons import _draw_path
 from mialab.plots.theme import (
     _ATTACKS,
     _CHANCE,
-    _COLOURS,
+    _COLORS,
     _MARKERS,
     DEFENSES,
     _axes,
@@ -146,7 +146,7 @@ def roc_by_family(
         drawn = []
         if base not in names:
             drawn.append((*curves[base][:2], f"{base} ({curves[base][2]:.3f})", "0.55", (0, ())))
-        looks = zip(_COLOURS * 4, (*_ATTACKS.values(),) * 4, strict=False)
+        looks = zip(_COLORS * 4, (*_ATTACKS.values(),) * 4, strict=False)
         for name, (shade, dash) in zip(names, looks, strict=False):
             grid, tpr, auc = curves[name]
             drawn.append((grid, tpr, f"{name} ({auc:.3f})", shade, dash))
@@ -186,10 +186,10 @@ def against_shadows(table: pd.DataFrame, *, label: str = "") -> Figure:
     for ax, metric in zip(axes[:, 0], metrics_, strict=True):
         for i, name in enumerate(sorted(names, key="loss".__eq__)):  # the loss comes last, and is gray
             rows = table[(table["metric"] == metric) & (table["attack"] == name)].sort_values("n_shadows")
-            shade = "0.55" if name == "loss" else _COLOURS[i % len(_COLOURS)]
+            shade = "0.55" if name == "loss" else _COLORS[i % len(_COLORS)]
             ax.fill_between(rows["n_shadows"], rows["low"], rows["high"], color=shade, alpha=0.1, linewidth=0)
             looks = {"color": shade, "marker": _MARKERS[i % len(_MARKERS)], "markersize": 6}
-            dash = list(_ATTACKS.values())[(i // len(_COLOURS)) % len(_ATTACKS)]
+            dash = list(_ATTACKS.values())[(i // len(_COLORS)) % len(_ATTACKS)]
             ax.plot(rows["n_shadows"], rows["value"], **looks, linestyle=dash, label=name.replace("_", " "))
         chance = _chance(metric)
         if chance is not None:
@@ -290,7 +290,7 @@ def trajectory(
     accuracy: bool = True,
     label: str = "",
 ) -> Figure:
-    """Draw figures over the epochs at which training might stop: a panel for each attack, a line for each defense.
+    """Draw values over the epochs at which training might stop: a panel for each attack, a line for each defense.
 
     Parameters
     ----------

@@ -28,8 +28,8 @@ def matrix(table: pd.DataFrame, metric: str = "auc", *, label: str = "") -> Axes
         From `mialab.auditing.audit_defenses`, `mialab.auditing.audit_each` or `mialab.compare`. What
         ``attrs["missing"]`` lists is hatched and marked "-"; what is not resolvable or not defined, "n/a".
     metric : str
-        Such as ``"auc"`` or ``"tpr@0.01"``, pooled over targets. Rates are written in per cent, and their colors
-        are logarithmic; colors of the AUC and of the balanced accuracy are centerd at chance.
+        Such as ``"auc"`` or ``"tpr@0.01"``, pooled over targets. Rates are written in percent, and their colors
+        are logarithmic; colors of the AUC and of the balanced accuracy are centered at chance.
     label : str
         A title, such as the name of the data set.
 
@@ -76,7 +76,7 @@ def matrix(table: pd.DataFrame, metric: str = "auc", *, label: str = "") -> Axes
 
 
 def agreement(table: pd.DataFrame, *, label: str = "") -> Axes:
-    """Draw which attacks catch the same members: the Jaccard index of each pair, in per cent.
+    """Draw which attacks catch the same members: the Jaccard index of each pair, in percent.
 
     Parameters
     ----------

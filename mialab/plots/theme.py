@@ -76,7 +76,7 @@ _ATTACKS: dict[str, tuple] = {
 
 
 #: Of several attacks in one figure: the colors of Okabe and Ito, and three of Tol's.
-_COLOURS = (
+_COLORS = (
     *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"),
     *("#882255", "#999933", "#332288"),
 )

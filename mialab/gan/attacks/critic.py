@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ARRAYS = {"mean": "critic", "max": "critic_max"}
 
 
-def centerd(said: np.ndarray) -> np.ndarray:
+def centered(said: np.ndarray) -> np.ndarray:
     """Subtract from what each model's critic says the median over the records that it was queried about.
 
     A Wasserstein critic is trained on differences alone: a constant added to all that it says changes nothing. So a
@@ -45,7 +45,7 @@ class Logan(Attack):
     The score is what the critic says of the record with its label, before any sigmoid, less the median over all
     records. The paper ranks the records of one target and calls as many of them members as there are, which with half
     of the records as members is a threshold of 0; the median is ours [assumed], so that scores of several targets may
-    be compared, see `centerd`.
+    be compared, see `centered`.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ class Logan(Attack):
             )
 
     def scores(self, game: Game) -> np.ndarray:
-        """Return what the critics say of the records themselves, centerd, (model, record)."""
-        return centerd(getattr(game, ARRAYS[self.critics])[:, 0])
+        """Return what the critics say of the records themselves, centered, (model, record)."""
+        return centered(getattr(game, ARRAYS[self.critics])[:, 0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class LoganBlackBox(Attack):
     """Call a record a member if the critic of a GAN that was trained on the model's samples takes it for real.
 
     The black-box form of LOGAN without auxiliary knowledge; see `mialab.gan.probes.ShadowCritic` and, for the median
-    that is subtracted, `Logan`. Records that the probe did not ask about are not evaluated.
+    that is subtracted, `Logan`. Records that the probe did not query are not evaluated.
 
     Parameters
     ----------
@@ -121,8 +121,8 @@ class LoganBlackBox(Attack):
         return _spread(self._whole(game.of_records(queried)), queried)
 
     def scores(self, game: Game) -> np.ndarray:
-        """Return what the critics that were trained on samples say, centerd, (model, record)."""
-        return centerd(game.measured("shadow_critic"))
+        """Return what the critics that were trained on samples say, centered, (model, record)."""
+        return centered(game.measured("shadow_critic"))
 
 
 for _critics in ARRAYS:

@@ -55,7 +55,7 @@ class Defense:
         """
 
     def about(self, training: Training, members: int) -> dict[str, float]:
-        """Return figures that follow from the parameters, such as epsilon, for the game's attributes."""
+        """Return values that follow from the parameters, such as epsilon, for the game's attributes."""
         return {}
 
     def start(self, run: Run) -> None:

@@ -23,9 +23,10 @@ class RelaxLoss(Defense):
     """Ascend a critic's loss on a batch whenever it is below a level, and descend it otherwise.
 
     The level is what critics reach on records that they were not trained on (`reference_level`): members shall not be
-    told from generated records any better. This is how we read Ji et al., who adapt the defense of classifiers to GANs
-    as a baseline: one threshold, the mean over reference critics trained on other records. The code published with
-    them keeps a threshold for each image instead, of references trained on overlapping data; it is not followed.
+    distinguished from generated records any better. This is how we read Ji et al., who adapt the defense of
+    classifiers to GANs as a baseline: one threshold, the mean over reference critics trained on other records. Their
+    published code keeps a threshold for each image instead, from references trained on overlapping data; we do not
+    follow it.
 
     What the paper leaves open, and our answers: the loss is compared for each critic and batch, without the gradient
     penalty, which is descended in either case; the level stays the same throughout, though it belongs to critics at the
