@@ -50,7 +50,7 @@ def stored_bytes(
     >>> stored_bytes(1_000_000, 256, 1000, answers="float16") // 10**9, "GB"
     (512, 'GB')
     >>> stored_bytes(1_000_000, 256, 1000, keep="scores") // 10**9, "GB"
-    (7, 'GB')
+    (8, 'GB')
     """
     choose("keep", keep, ("logits", "scores"))
     choose("answers", answers, ("float32", "float16"))
