@@ -1,6 +1,7 @@
 """The built book: whole, silent, and asking nothing of other servers. Needs `make book`."""
 
 import json
+import pkgutil
 import re
 from html.parser import HTMLParser
 
@@ -33,6 +34,13 @@ class Loads(HTMLParser):
             self.urls.append(given.get("href") or "")
         if tag == "img":
             self.images.append(given)
+
+
+def test_the_api_page_names_what_exists_and_names_it_once():
+    entries = re.findall(r"\.\. auto\w+:: (\S+)", (execution.ROOT / "book" / "api.md").read_text())
+    assert len(entries) == len(set(entries)) > 60
+    for entry in entries:
+        pkgutil.resolve_name(entry)
 
 
 def pages():
