@@ -1,4 +1,4 @@
-"""The training of GANs against plain torch, what critics are asked afterward, and what is stored of samples."""
+"""The training of GANs against plain torch, what critics are queried with afterward, and what is stored of samples."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -469,7 +469,7 @@ def test_other_models_change_nothing():
 
 
 # ----------------------------------------------------------------------------------------------------
-# What critics are asked
+# What critics are queried with
 
 
 def mixed_slowly(pool, fractions, seed=0):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class RequirementsNotMet(ValueError):
-    """An attack was asked to attack a game that lacks what it needs."""
+    """A game lacks what an attack needs."""
 
 
 class Scored(NamedTuple):
@@ -237,7 +237,7 @@ class Attack(ABC):
         whole = Scored(*(np.zeros(game.member.shape, type_) for type_ in (np.float64, bool, bool)))
         known = self.needs_known_half or self.calibrate == "known_half"
         scored = self._comparable(game)
-        # The other records tell the attacker about members and non-members of its shadow models.
+        # The other records show the attacker members and non-members of its shadow models.
         seen = (
             scored
             if (known or self.shadows == "IN and OUT") and not self.needs_pool

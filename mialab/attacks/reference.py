@@ -16,7 +16,7 @@ from mialab.games.signals import signal
 if TYPE_CHECKING:
     from mialab.games.base import Game
 
-#: Least log probability that is told from others; the greatest is 0. Between these the percentile is interpolated.
+#: Log probabilities below this count as equal; the greatest is 0. Between these the percentile is interpolated.
 LEAST = -1000.0
 
 

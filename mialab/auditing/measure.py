@@ -64,7 +64,7 @@ def audit(
         One row per attack, target and metric; columns ``attack, target, metric, value, low, high, n_member,
         n_nonmember``. ``target`` is the index of the model, or ``"pooled"`` for one ROC over all evaluated
         (target, record) pairs. Metrics are ``auc``, ``balanced_accuracy``, ``tpr@0.001``, ..., ``tnr@0.001``,
-        ..., ``precision``, ``recall``, ``f1``; the last three and the balanced accuracy judge the decisions at the
+        ..., ``precision``, ``recall``, ``f1``; the last three and the balanced accuracy are of the decisions at the
         attacker's own threshold. A rate that allows fewer than ten errors is not resolvable: its cells are NaN and
         print so. ``attrs`` says how the table was made.
 

@@ -70,7 +70,7 @@ class ShadowCritic(Probe):
     """Black box: what a critic says of each record that an attacker trained on the model's samples.
 
     For each model the attacker trains a GAN of the same networks in the same way, undefended, on samples that the model
-    released; if the model's samples tell of its members, that critic comes to know members too (Hayes et al., 2019,
+    released; if the model's samples leak its members, that critic comes to know members too (Hayes et al., 2019,
     section 4.2, the attack without auxiliary knowledge). The array ``shadow_critic`` (model, record) holds what it
     says of every record with its label. Samples have hard labels, as many of each class. The paper draws new samples
     for each step; here their number is fixed (our assumption).
@@ -137,7 +137,7 @@ class Reconstruction(Probe):
         Generated records of each class, and of each generator, among which the starts are.
     penalty : float
         Weight of the penalty, the paper's by default. With 0 (as in Ji et al.), the search ends at latent vectors that
-        training never saw, from which non-members can be reconstructed too: errors are lower, and tell less.
+        training never saw, from which non-members can be reconstructed too: errors are lower, and leak less.
     """
 
     records: int = 200

@@ -1,4 +1,4 @@
-"""How well scores tell members from non-members, and how sure we can be of it.
+"""How well scores separate members from non-members, and how sure we can be of it.
 
 Scores are float64 and higher means "member"; rates are fractions. Every rate follows the *step rule*: it is
 reached by an actual threshold, nothing is interpolated, and tied scores stand or fall together.

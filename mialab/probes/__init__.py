@@ -1,4 +1,4 @@
-"""Probes: what must be measured on trained models themselves, as answers to fixed queries do not tell it."""
+"""Probes: what must be measured on trained models themselves, as answers to fixed queries do not show it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a probe is: a measurement on the trained models themselves, as answers to fixed queries do not tell it."""
+"""What a probe is: a measurement on the trained models themselves, as answers to fixed queries do not show it."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def resolve(training: Training, network: nn.Module, device: str = "cpu") -> Trai
 
 
 def seconds_of_work(network: nn.Module, pool: Pool, training: Training) -> float:
-    """Estimate how long one processor core takes to train one model, to tell small games from large ones.
+    """Estimate how long one processor core takes to train one model, to distinguish small games from large ones.
 
     Each step costs some overhead and six operations for each multiplication of a forward pass: a rule from a typical
     processor, good to a factor of about three.

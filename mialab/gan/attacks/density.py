@@ -150,7 +150,7 @@ class NeighborRatio(OnSamples):
 
 @dataclass(frozen=True, kw_only=True)
 class LoganAuxiliary(OnSamples):
-    """Call a record a member if a network that tells samples from reference records takes it for a sample.
+    """Call a record a member if a network that distinguishes samples from reference records takes it for a sample.
 
     LOGAN with auxiliary knowledge of non-members alone (Hayes et al., 2019), in the form of van Breugel et al.
     (2023): a network with ReLU units and Adam at a rate of 0.001. Its log odds estimate the log ratio of

@@ -120,7 +120,7 @@ class DPCritic(Defense):
         state = [type(m).__name__ for m in critic.modules() if any(True for _ in m.buffers(recurse=False))]
         if state or not _apart(critic, run.pool.x.shape[1:], run.n_classes):
             raise ValueError(
-                "defense='dp_critic' needs critics that judge each record by itself and keep no statistics of "
+                "defense='dp_critic' needs critics that evaluate each record by itself and keep no statistics of "
                 f"records; these do not ({', '.join(state) or 'what they say depends on the batch'}): "
                 "use group or instance norm instead of batch norm."
             )

@@ -1,4 +1,4 @@
-"""RelaxLoss for GANs: critics that tell members from generated records too well step back."""
+"""RelaxLoss for GANs: critics that distinguish members from generated records too well step back."""
 
 from __future__ import annotations
 
