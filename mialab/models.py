@@ -172,4 +172,4 @@ def make(model: str | Model) -> Model:
     """
     if isinstance(model, str) or not callable(model):
         return MODELS[choose("model", model, MODELS)]()
-    return model() if model in MODELS.values() else model
+    return model() if isinstance(model, type) and model in MODELS.values() else model

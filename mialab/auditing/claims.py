@@ -77,7 +77,7 @@ class ByConstruction:
     reason: str
 
 
-class ClaimsTable(pd.DataFrame):
+class ClaimsTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without types
     """A DataFrame whose page shows every cell in full, and verdicts in color."""
 
     @property

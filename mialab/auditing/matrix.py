@@ -127,7 +127,7 @@ def audit_defenses(
     plan = _plan(defenses, overrides or {}, training)
     wanted = _all(attacks, pool)
     options = {"pool": pool, "fprs": fprs, "fnrs": fnrs, "n_resamples": n_resamples, "seed": seed}
-    common = {"n_models": n_models, "queries": queries, "probes": probes, "seed": seed}
+    common: dict[str, Any] = {"n_models": n_models, "queries": queries, "probes": probes, "seed": seed}
     tables, missing = {}, []
     for name, (defense, how) in plan.items():
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -162,7 +162,13 @@ def audit_scores(
         )
         for attack, outcomes in parts.items()
     ]
-    options = {"fprs": fprs, "fnrs": fnrs, "confidence": confidence, "n_resamples": n_resamples, "seed": seed}
+    options: dict[str, Any] = {
+        "fprs": fprs,
+        "fnrs": fnrs,
+        "confidence": confidence,
+        "n_resamples": n_resamples,
+        "seed": seed,
+    }
     return audit(targets, done, **options)
 
 

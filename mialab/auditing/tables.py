@@ -24,7 +24,7 @@ POOLED = "pooled"
 NOT_RESOLVABLE = "not resolvable"
 
 
-class AuditTable(pd.DataFrame):
+class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without types
     """A DataFrame of values with intervals: columns ``value``, ``low`` and ``high`` beside those that say of what.
 
     It prints "not resolvable" where too few records stand behind a rate. The cells themselves are NaN, so arithmetic,
@@ -120,7 +120,7 @@ class AuditTable(pd.DataFrame):
         rows = []
         for key, group in self[self["target"] != POOLED].groupby(keys, sort=False):
             attrs = self.attrs.get("audits", {}).get(key[0], {}) if "defense" in keys else self.attrs
-            known = attrs.get("partner") if partner is None else partner
+            known = attrs.get("partner") if partner is None else np.asarray(partner)
             if known is None:
                 raise ValueError(
                     "This table does not say which models are partners; pass partner=game.partner."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -161,11 +161,11 @@ def against_shadows(
     blocks = {n: _blocks(game.partner, n + 2) for n in shadows}
     parts = {n: [_block(game, models) for models, _ in blocks[n]] for n in shadows}
     for attack in chosen.values():
-        for part in parts.values():
-            attack.check(part[0])
+        for block in parts.values():
+            attack.check(block[0])
 
     rows = []
-    options = {"fprs": tuple(fprs), "fnrs": (), "confidence": confidence}
+    options: dict[str, Any] = {"fprs": tuple(fprs), "fnrs": (), "confidence": confidence}
     with _progress.bar(
         len(chosen) * len(shadows), "attacking with few and with many shadow models"
     ) as advance:
@@ -235,10 +235,10 @@ def shifted(
         raise ValueError(f"pool has {len(pool)} records; there must be at least 8, a quarter for each side.")
     mine = np.arange(2 * quarter)
     theirs = mine + 2 * quarter
-    common = {"training": training, "queries": queries, "probes": probes}
+    common: dict[str, Any] = {"training": training, "queries": queries, "probes": probes}
     targets = play(pool, model, candidates=mine, n_models=n_targets, seed=seed, **common)
     common |= {"n_models": n_shadows, "seed": seed + 1}
-    shadows = {
+    shadows: dict[str, dict[str, Any]] = {
         "same data": {"candidates": mine},
         "fewer members": {"candidates": mine, "members": quarter // 2},
         "disjoint records": {"candidates": theirs},

@@ -160,7 +160,7 @@ def changes(
                 f"games[{label!r}] has other members than the reference: play both with the same seed."
             )
         after = game.outcome(attack)
-        options = {"fprs": (), "n_resamples": n_resamples, "seed": seed}
+        options: dict[str, Any] = {"fprs": (), "n_resamples": n_resamples, "seed": seed}
         found = {
             reading: after.differences(before, relative=reading == "relative", **options)
             for reading in ("points", "relative")
@@ -508,7 +508,7 @@ class PrivacyObjective:
     def __call__(self, bits: Sequence[Bits]) -> float:
         """Return the objective where the inner layers, or groups of them, have these widths."""
         defense = replace(self.defense, per_layer=self.per_layer(bits))
-        options = {"training": self.training, "n_models": self.n_models, "seed": self.seed}
+        options: dict[str, Any] = {"training": self.training, "n_models": self.n_models, "seed": self.seed}
         game = play(self.pool, self.model, defense, **options)
         loss = -float(signal(game, "loss")[:, 0][~game.member].mean())
         score = attacks.make(self.attack).scores(game)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,8 +67,8 @@ def loss_floor(sigma: float, n_classes: int) -> float:
         return of_label(t) * -np.expm1((n_classes - 1) * np.log(erfcx(sigma * t / np.sqrt(2))))
 
     ends = (-40.0, np.log(1 / (sigma * n_classes)), 0.0, np.log(1 / sigma) + 5, 40.0)
-    ends = sorted({float(np.clip(end, -40, 40)) for end in ends})
-    return float(sum(quad(integrand, a, b, limit=200)[0] for a, b in pairwise(ends)))
+    within = sorted({float(np.clip(end, -40, 40)) for end in ends})
+    return float(sum(quad(integrand, a, b, limit=200)[0] for a, b in pairwise(within)))
 
 
 def _gaussian_laplace(s: float, mean: float) -> float:
@@ -129,7 +130,7 @@ def arms(sigma: float, n_classes: int, *, warm_up: int | None = None) -> dict[st
     In each class the factor 1 - w has mean 1 and mean square 2, and so has 1 + w, but uniform noise has mean square 1:
     with the same sigma it is weaker. Of equal power is the one with ``sqrt(2) sigma``.
     """
-    common = {"sigma": sigma, "warm_up": warm_up}
+    common: dict[str, Any] = {"sigma": sigma, "warm_up": warm_up}
     return {
         "none": None,
         "weighted_smoothing": WeightedSmoothing(**common),
@@ -317,7 +318,7 @@ def embedding(
                 forward(parameters, torch.tensor(pool.x[start : start + BLOCK], device=run.device))
         hook.remove()
 
-    held_out = replace(pool, x=pool.x_test, y=pool.y_test, x_test=None, y_test=None)
+    held_out = replace(pool, x=pool.x_test, y=pool.y_test, x_test=pool.x[:0], y_test=pool.y[:0])
     train_group(
         [0],
         pool=held_out,

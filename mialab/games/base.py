@@ -412,7 +412,7 @@ class Game:
     @cached_property
     def varied(self) -> np.ndarray:
         """Which records are members of some models and not of others, bool (record,); all, in games from `play`."""
-        return self.member.any(0) & ~self.member.all(0)
+        return np.asarray(self.member.any(0) & ~self.member.all(0))
 
     def with_shadows(self, shadows: Game) -> Self:
         """Return the game of these models as targets against other shadow models: those of another game.

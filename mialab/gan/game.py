@@ -358,7 +358,7 @@ class GeneratorPlan(Plan):
         """Return shape and type of every array of the game."""
         sizes = {"model": self.n_models, "query": len(self.queries), "record": len(self.pool)}
         sizes |= {"sample": self.samples, "feature": int(np.prod(self.pool.x.shape[1:]))}
-        dtypes = {name: value.dtype for name, value in self.fixed().items()}
+        dtypes: dict[str, Any] = {name: value.dtype for name, value in self.fixed().items()}
         dtypes |= dict.fromkeys((*GENERATED[:-1], *(probe.array for probe in self.probes)), "float32")
         dtypes |= {"samples": self.pool.x.dtype, "test_accuracy": "float64", "seconds": "float64"}
         return shapes(dtypes, sizes)

@@ -149,7 +149,9 @@ class MLP:
     def generator(self, shape: tuple[int, ...], n_classes: int) -> nn.Module:
         """Build a generator of records of ``shape``."""
         widths = [self.latent + n_classes * self.conditional, *self.hidden]
-        layers = [part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU())]
+        layers: list[nn.Module] = [
+            part for pair in pairwise(widths) for part in (nn.Linear(*pair), nn.ReLU())
+        ]
         layers += [nn.Linear(widths[-1], prod(shape)), nn.Sigmoid(), nn.Unflatten(1, tuple(shape))]
         return Generator(nn.Sequential(*layers), conditional=self.conditional)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -187,7 +187,7 @@ def assess(
         targets = np.flatnonzero(~game.shadow)
         samples = game.samples
         away = [distances(test, samples[k, :n], features, seed=seed) for k in targets]
-        found = {
+        found: dict[str, Any] = {
             "fid": [a[0] for a in away],
             "kid": [a[1] for a in away],
             "accuracy": game.test_accuracy[targets],
@@ -195,7 +195,7 @@ def assess(
         rows += _rows(label, found, _partners(game, targets), n, game.samples.shape[1], confidence)
 
     targets = np.flatnonzero(~first.shadow)[:REAL_MODELS]
-    found = {"fid": [], "kid": [], "accuracy": []}
+    found: dict[str, list[float]] = {"fid": [], "kid": [], "accuracy": []}
     for k in targets:
         members = generator(seed, "members", k).permutation(np.flatnonzero(first.member[k]))
         fid, kid = distances(test, pool.x[members[:n]], features, seed=seed)

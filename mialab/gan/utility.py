@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from mialab._validation import check_integer
@@ -81,7 +83,7 @@ def trained(data: Pool, seed: int) -> classifier_run.Run:
     training = Training(
         epochs=max(1, round(STEPS / batches)), batch_size=min(BATCH, n), lr=2e-3, precision="float32"
     )
-    plan = {"build": classifier(data), "defense": Defense(), "training": training}
+    plan: dict[str, Any] = {"build": classifier(data), "defense": Defense(), "training": training}
     member = np.ones((1, n), bool)
     run = classifier_run.Run(data.x, data.y, member, [0], pool=data, **plan, seed=seed, device="cpu")
     run.train()

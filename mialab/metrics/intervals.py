@@ -182,8 +182,8 @@ def pooled_bootstrap(
 
 
 def pooled_difference(
-    first: Mapping[str, ArrayLike],
-    second: Mapping[str, ArrayLike],
+    first: Mapping[str, Any],
+    second: Mapping[str, Any],
     *,
     relative: bool = False,
     confidence: float = 0.95,
@@ -213,7 +213,7 @@ def pooled_difference(
     # The same seed draws the same targets and records for both, if both draw from the same ones.
     everything = np.ones(np.shape(first["score"]), bool)
     masks = (side.get("evaluated") for side in (first, second))
-    drawn = np.logical_or(*(everything if mask is None else mask for mask in masks))
+    drawn = np.logical_or.reduce([everything if mask is None else mask for mask in masks])
     a, b = pooled_draws(**first, **options, drawn=drawn), pooled_draws(**second, **options, drawn=drawn)
 
     def change(to: np.ndarray | float, of: np.ndarray | float) -> np.ndarray:
@@ -282,15 +282,15 @@ def pooled_draws(
     found = dict(zip(ranks.names, zip(ranks.point(), draws.T, strict=True), strict=True))
     if predicted_member is not None:
         said = said[within]
-        cells = [said & member, said & ~member, member, ~member]
-        cells = [(cell & evaluated).astype(np.float64) for cell in cells]
+        sides = (said & member, said & ~member, member, ~member)
+        cells = [(cell & evaluated).astype(np.float64) for cell in sides]
         points = [formula(*(cell.sum() for cell in cells)) for formula in _DECISIONS.values()]
         # Weighted counts are u' cell v, a block of resamples at a time to keep memory small.
         blocks = np.array_split(np.arange(n_resamples), -(-n_resamples // 64))
         counts = [np.concatenate([((u[b] @ cell) * v[b]).sum(axis=1) for b in blocks]) for cell in cells]
         with np.errstate(invalid="ignore", divide="ignore"):
-            draws = [formula(*counts) for formula in _DECISIONS.values()]
-        found |= dict(zip(_DECISIONS, zip(points, draws, strict=True), strict=True))
+            drawn = [formula(*counts) for formula in _DECISIONS.values()]
+        found |= dict(zip(_DECISIONS, zip(points, drawn, strict=True), strict=True))
     return found
 
 

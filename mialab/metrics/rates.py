@@ -212,7 +212,7 @@ class _Ranks:
         if total_in == 0 or total_out == 0:  # only in resamples of tiny games
             out[:] = np.nan
             return out
-        wins = self.cum_in.take(self.above)
+        wins: np.ndarray = self.cum_in.take(self.above)
         if self.tied:
             wins = (wins + self.cum_in.take(self.reach)) / 2
         out[0] = weight_out @ wins / (float(total_in) * total_out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -148,7 +148,11 @@ def privacy_utility(
     chance = _chance(metric)
     if chance is not None:
         ax.axhline(chance, **_CHANCE)
-        place = {"xy": (0, chance), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        place: dict[str, Any] = {
+            "xy": (0, chance),
+            "xycoords": ("axes fraction", "data"),
+            "textcoords": "offset points",
+        }
         ax.annotate("chance", **place, xytext=(4, 3), color="0.45", fontsize="small")
     who = "strongest attack" if attack == "strongest" else f"attack: {attack}"
     ax.set(xlabel="Test accuracy", ylabel=f"{_title(metric)} ({who})")
@@ -211,10 +215,13 @@ def trade_off(
             label=name,
         )
         if several and name == next(iter(several)):
-            for value, *place in zip(ordered, x, y, strict=True):
-                ax.annotate(f"{value:g}", place, xytext=(5, 5), textcoords="offset points", fontsize="small")
-    if _chance(metric) is not None:
-        ax.axhline(_chance(metric), **_CHANCE, linestyle="--", label="chance")
+            for value, *(across, up) in zip(ordered, x, y, strict=True):
+                ax.annotate(
+                    f"{value:g}", (across, up), xytext=(5, 5), textcoords="offset points", fontsize="small"
+                )
+    chance = _chance(metric)
+    if chance is not None:
+        ax.axhline(chance, **_CHANCE, linestyle="--", label="chance")
     ax.set(xlabel="Test accuracy", ylabel=f"{_title(metric)} ({attack.replace('_', ' ')})")
     ax.margins(0.1)
     _legend_below(ax, 2)
@@ -291,7 +298,7 @@ def spread(tables: Mapping[str, pd.DataFrame], *, ylabel: str) -> Figure:
         wide = table.pivot(index="epoch", columns="quantile", values="value")
         below = sorted(q for q in wide if q < 0.5)
         for i, q in enumerate(below):
-            above = min(wide.columns, key=lambda other, q=q: abs(other - (1 - q)))
+            above = wide.columns[np.abs(wide.columns - (1 - q)).argmin()]
             looks = {"color": colors[name], "alpha": 0.15 + 0.15 * i, "linewidth": 0}
             ax.fill_between(wide.index, wide[q], wide[above], **looks, label=f"{q:.0%} to {above:.0%}")
         if 0.5 in wide:
@@ -370,6 +377,6 @@ def _draw_path(
     across, up = (table[["value", "low", "high"]].to_numpy().T for table in (accuracy, privacy))
     ax.plot(across[0], up[0], linestyle=dash, marker=".", markersize=5, linewidth=1.2, color=look["color"])
     ends = [[[value[-1] - low[-1]], [high[-1] - value[-1]]] for value, low, high in (across, up)]
-    error = dict(zip(("xerr", "yerr"), np.nan_to_num(np.maximum(0, ends)), strict=True))
-    end = {"marker": shape, "markersize": 7, "linestyle": dash, "elinewidth": 1.4}
-    ax.errorbar(across[0, -1:], up[0, -1:], **error, **end, **look)
+    xerr, yerr = np.nan_to_num(np.maximum(0, ends))
+    end: dict[str, Any] = {"marker": shape, "markersize": 7, "linestyle": dash, "elinewidth": 1.4}
+    ax.errorbar(across[0, -1:], up[0, -1:], xerr=xerr, yerr=yerr, **end, **look)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -41,6 +41,7 @@ from mialab.plots.theme import (
 if TYPE_CHECKING:
     from mialab.attacks.base import Attack
     from mialab.data.pool import Pool
+    from mialab.metrics.outcomes import Outcome
 
 
 def roc(
@@ -366,7 +367,7 @@ def trajectory(
 
 
 def _curve(
-    game: Game, attack: Attack, columns: np.ndarray, confidence: float, n_resamples: int, seed: int
+    game: Game, attack: Attack | Outcome, columns: np.ndarray, confidence: float, n_resamples: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return a ROC curve from the least rate that allows ten false alarms: rates, TPR with ends (rate, 3), AUC."""
     outcome = game.outcome(attack).among(columns)
@@ -390,7 +391,7 @@ def _draw_curves(
         ax.fill_between(grid, low, high, color=shade, alpha=0.16 if len(curves) < 4 else 0.1, linewidth=0)
         ax.plot(grid, value, color=shade, linestyle=dash, label=label)
     if floor < resolved * (1 - 1e-9):
-        looks = {"facecolor": "none", "edgecolor": "0.82", "hatch": "////", "linewidth": 0}
+        looks: dict[str, Any] = {"facecolor": "none", "edgecolor": "0.82", "hatch": "////", "linewidth": 0}
         ax.axvspan(floor, resolved, **looks, zorder=0, label=hatch_label)
     ax.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.05))
     ax.set(xlabel="False-positive rate", ylabel="True-positive rate")
@@ -453,7 +454,7 @@ def _draw_scores(
 ) -> None:
     for label, (inside, outside) in scores.items():
         if len(scores) == 1:
-            looks = (
+            looks: tuple[dict[str, Any], ...] = (
                 {"color": _mix(colors[label], 0.25), "alpha": 0.65, "label": "members"},
                 {"color": "0.35", "histtype": "step", "linewidth": 1.6, "label": "non-members"},
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,7 +51,7 @@ def matrix(table: pd.DataFrame, metric: str = "auc", *, label: str = "") -> Axes
     ax = plt.subplots(layout="constrained", figsize=(2.4 + wide, 1.6 + 0.27 * lines))[1]
     position, ticks = 0, {}
     for title, names in groups.items():
-        place = {"fontsize": 11, "style": "italic", "va": "center", "color": "0.3"}
+        place: dict[str, Any] = {"fontsize": 11, "style": "italic", "va": "center", "color": "0.3"}
         ax.text(-0.42, position + 0.08, f"{title}:", **place)
         position += 1
         for name in names:
@@ -61,7 +61,7 @@ def matrix(table: pd.DataFrame, metric: str = "auc", *, label: str = "") -> Axes
                 _draw_cell(ax, j, position, value.at[name, defense] if known else None, palette, norm, write)
             position += 1
     ax.set(xlim=(-0.5, len(defenses) - 0.5), ylim=(position - 0.5, -0.5))
-    turned = {"rotation": 90} if len(defenses) > 4 else {}
+    turned: dict[str, Any] = {"rotation": 90} if len(defenses) > 4 else {}
     names = [
         name.replace("_", " " if turned else "\n").replace(" ", " " if turned else "\n") for name in defenses
     ]
@@ -134,9 +134,11 @@ def _draw_cell(
     fontsize: float = 11.5,
 ) -> None:
     """Draw a cell of a heat map; hatched where there is no value at all (None)."""
-    known = value is not None and np.isfinite(value)
-    fill = palette(norm(max(value, norm.vmin))) if known else "white"
-    frame = {"edgecolor": "white", "linewidth": 1} if known else {"edgecolor": "0.88", "linewidth": 0}
+    known = value is not None and bool(np.isfinite(value))
+    fill: Any = palette(norm(max(value, norm.vmin))) if known else "white"
+    frame: dict[str, Any] = (
+        {"edgecolor": "white", "linewidth": 1} if known else {"edgecolor": "0.88", "linewidth": 0}
+    )
     ax.add_patch(
         Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=fill, **frame, hatch=None if known else "////")
     )

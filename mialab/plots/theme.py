@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -82,7 +82,7 @@ _COLORS = (
 )
 
 
-_CHANCE = {"color": "0.55", "linewidth": 1, "zorder": 1}
+_CHANCE: dict[str, Any] = {"color": "0.55", "linewidth": 1, "zorder": 1}
 
 
 def style() -> None:
@@ -190,7 +190,8 @@ def _variants(base: str, n: int) -> list[str]:
 
 def _mix(base: str, fraction: float, end: float = 1.0) -> str:
     """Mix a color with white, or with black (``end`` 0)."""
-    return to_hex(np.array(to_rgb(base)) * (1 - fraction) + fraction * end)
+    red, green, blue = np.array(to_rgb(base)) * (1 - fraction) + fraction * end
+    return to_hex((red, green, blue))
 
 
 def _unlike(names: Iterable[str], known: Mapping[str, object], choices: Sequence) -> dict[str, object]:
@@ -213,8 +214,8 @@ def _legend_below(ax: Axes, columns: int) -> None:
     ax.legend(
         loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=columns, fontsize="small", columnspacing=1.2
     )
-    figure = ax.figure
-    if len(figure.axes) == 1:
+    figure = ax.get_figure(root=True)
+    if figure and len(figure.axes) == 1:
         figure.set_figheight(figure.get_figheight() + 0.22 * rows)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -105,7 +105,8 @@ def _by_factors(network: nn.Module, parameters: dict[str, torch.Tensor]) -> Norm
     """
 
     def norms(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        inputs, outputs = [], []
+        inputs: list[Any] = []
+        outputs: list[Any] = []
         for name, layer in network.named_children():
             if isinstance(layer, nn.Linear):
                 inputs.append(x)
