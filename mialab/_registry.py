@@ -1,10 +1,18 @@
 """Classes of one kind, known by name."""
 
-from typing import Generic, TypeVar
+from collections.abc import Iterable
+from typing import ClassVar, Generic, Protocol, TypeVar, cast
 
 from mialab._validation import choose
 
-Kind = TypeVar("Kind")
+
+class Named(Protocol):
+    """What has a name."""
+
+    name: ClassVar[str]
+
+
+Kind = TypeVar("Kind", bound=Named)
 
 
 class Registry(dict[str, type[Kind]], Generic[Kind]):
@@ -66,6 +74,21 @@ class Registry(dict[str, type[Kind]], Generic[Kind]):
             self.check(type(value))
             return value
         return self[choose(self.parameter, value, self)]()
+
+    def several(self, values: object) -> tuple[Kind, ...]:
+        """Return what is named or given, once each, in the order of their names; one of them may be given alone.
+
+        Raises
+        ------
+        ValueError
+            If a name is unknown, or one is given twice.
+        """
+        alone = isinstance(values, str | self.base) or not isinstance(values, Iterable)
+        made = [self.make(value) for value in ([values] if alone else cast("Iterable[object]", values))]
+        names = [one.name for one in made]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{self.parameter}={names} holds a {self.parameter.removesuffix('s')} twice.")
+        return tuple(sorted(made, key=lambda one: one.name))
 
     def available(self) -> list[str]:
         """Return all names."""

@@ -117,13 +117,14 @@ class Run:
         self.epoch = 0
         self.progress: float | None = 0.0
         self._streams: dict[str, Streams] = {}
-        self._observe: Callable[[Self], None] | None = None
+        self._observe: Callable[[Run], None] | None = None
         self._forks = 0
         networks = [initialize(build, pool, seed, k, defense, purpose).to(device) for k in self.models]
         self.training = resolve(training, networks[0], device)
         self.mode = mode(networks[0], prepare(self.x[:2]), device)
         self.network = networks[0]
         self._layout = torch.contiguous_format
+        self._forward: Forward
         plain = not defense.uses("weights")  # then without the time that functional_call or vmap takes
         if self.mode == "stacked":
             self.parameters, _ = stack_module_state(networks)
@@ -133,7 +134,7 @@ class Run:
         elif len(networks) == 1:
             if channels_last(self.network):
                 self._layout = torch.channels_last
-                self.network.to(memory_format=self._layout)
+                self.network.to(memory_format=self._layout)  # type: ignore[call-overload]
             self.parameters = dict(self.network.named_parameters())
             self._forward = lambda parameters, x: self._call(parameters, x[0])[None]
             if plain:
@@ -179,7 +180,7 @@ class Run:
 
     # ------------------------------------------------------------------------------------------ training
 
-    def train(self, observe: Callable[[Self], None] | None = None) -> None:
+    def train(self, observe: Callable[[Run], None] | None = None) -> None:
         """Train the group as its defense does.
 
         Parameters
@@ -257,7 +258,8 @@ class Run:
         x = flip_and_shift(
             self.x[batch], flip=training.flip, shift=training.shift, rng=self.streams("augmentation")
         )
-        x, target = defense.mix(x, y, progress=self.progress, rng=self.streams("mix"))
+        progress = 1.0 if self.progress is None else self.progress
+        x, target = defense.mix(x, y, progress=progress, rng=self.streams("mix"))
         logits = self.forward(x)
         losses = defense.loss(logits, target, run=self, index=batch)
         if losses.shape != logits.shape[:2]:

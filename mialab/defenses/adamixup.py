@@ -109,8 +109,8 @@ class AdaMixup(Defense):
         if self.label == "dominant":
             return cross_entropy(logits, target)
         own, other, r = target.unbind(-1)
-        parts = (cross_entropy(logits, labels.long()) for labels in (own, other))
-        return torch.lerp(*parts, r.to(logits.dtype))
+        first, second = (cross_entropy(logits, labels.long()) for labels in (own, other))
+        return torch.lerp(first, second, r.to(logits.dtype))
 
 
 @register

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import ClassVar, Literal, Protocol, Self
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -45,7 +46,7 @@ class Run(AnyRun, Protocol):
     training: Training
     epoch: int
     progress: float | None
-    mode: str
+    mode: Literal["stacked", "sequential"]
     network: nn.Module
     parameters: dict[str, torch.Tensor]
     optimizer: torch.optim.Optimizer
@@ -74,7 +75,7 @@ class Run(AnyRun, Protocol):
     def reset_optimizer(self) -> None:
         """Build the optimizer anew."""
 
-    def predict(self, x: torch.Tensor) -> torch.Tensor:
+    def predict(self, x: torch.Tensor | np.ndarray) -> torch.Tensor:
         """Answer inputs, the same for every model or one set a model, in evaluation mode."""
 
     def inputs(self, records: slice | torch.Tensor) -> torch.Tensor:
@@ -89,7 +90,14 @@ class Run(AnyRun, Protocol):
     def function(self, index: int) -> tuple[Forward, dict[str, torch.Tensor]]:
         """Return one model as a function of parameters and inputs, and its parameters."""
 
-    def fork(self, **changes: Any) -> Self:
+    def fork(
+        self,
+        *,
+        members: np.ndarray | torch.Tensor | None = None,
+        data: tuple[np.ndarray, np.ndarray] | None = None,
+        targets: np.ndarray | torch.Tensor | None = None,
+        defense: Defense | None = None,
+    ) -> Self:
         """Return new networks of the same kind, with other members, data or targets."""
 
     def adopt(self, other: Self) -> None:

@@ -313,7 +313,8 @@ class Quantization(Defense):
 
     def activation_bits(self, network: nn.Module) -> dict[str, Bits]:
         """Return the width of each activation of a network, by the name of its module; none for those at its end."""
-        widths, found, pending = self.layer_bits(network), {}, []
+        widths, pending = self.layer_bits(network), list[str]()
+        found: dict[str, Bits] = {}
         last = next(reversed(widths), None)
         for name, module in network.named_modules():
             if type(module) in ACTIVATIONS:
@@ -449,9 +450,10 @@ def _is_clip(name: str) -> bool:
 def _quantize_output(
     module: nn.Module, _: object, out: torch.Tensor, *, n: int, signed: bool
 ) -> torch.Tensor | None:
-    if not module.log_clip.numel():
+    log_clip: torch.Tensor = module.log_clip  # type: ignore[assignment]
+    if not log_clip.numel():
         return None
-    return quantized_activations(out, module.log_clip.exp(), n, signed=signed)
+    return quantized_activations(out, log_clip.exp(), n, signed=signed)
 
 
 def _note(_: nn.Module, __: object, out: torch.Tensor, *, seen: dict[str, torch.Tensor], name: str) -> None:

@@ -118,7 +118,7 @@ class WeightedSmoothing(Defense):
 
     def before_epoch(self, run: Run) -> None:
         """Compute every member's factor of the noise, ``run.memory["factor"]`` (model, record)."""
-        if run.epoch < self.warm_up or not self.sigma:
+        if run.epoch < (self.warm_up or 0) or not self.sigma:
             return
         y = run.y[run.members]
         factor = self.factor(run.predict(run.x[run.members]), y)

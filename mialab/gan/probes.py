@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import torch
 
+from mialab._registry import Registry
 from mialab._validation import check_integer, check_number
-from mialab.probes import chosen
 from mialab.training.stack import prepare
 from mialab.training.streams import Streams, generator
 
@@ -446,7 +446,10 @@ def _of_one(values: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
     return values.take_along_dim(which[None, ..., None], 0)[0]
 
 
-PROBES: dict[str, type[Probe]] = {probe.name: probe for probe in (PartialBlackBox, ShadowCritic, WhiteBox)}
+PROBES = Registry("probes", Probe)  # type: ignore[type-abstract]
+for _probe in (PartialBlackBox, ShadowCritic, WhiteBox):
+    PROBES.register(_probe)
+available = PROBES.available
 
 
 def make(probes: str | Probe | Iterable[str | Probe]) -> tuple[Probe, ...]:
@@ -462,9 +465,4 @@ def make(probes: str | Probe | Iterable[str | Probe]) -> tuple[Probe, ...]:
     ValueError
         If a name is unknown, or a probe is given twice.
     """
-    return chosen(probes, PROBES, Probe)
-
-
-def available() -> list[str]:
-    """Return the names of all probes."""
-    return sorted(PROBES)
+    return PROBES.several(probes)

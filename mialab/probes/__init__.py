@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from collections.abc import Iterable
 
-from mialab._validation import choose
+from mialab._registry import Registry
 from mialab.probes.base import Probe
 from mialab.probes.boundary import Boundary
 from mialab.probes.gradient import Gradient
 
-__all__ = ["PROBES", "Boundary", "Gradient", "Probe", "available", "chosen", "make"]
+__all__ = ["PROBES", "Boundary", "Gradient", "Probe", "available", "make"]
 
-Own = TypeVar("Own")
-
-PROBES: dict[str, type[Probe]] = {probe.name: probe for probe in (Boundary, Gradient)}
+#: Every probe by name.
+PROBES = Registry("probes", Probe)
+for _probe in (Boundary, Gradient):
+    PROBES.register(_probe)
+available = PROBES.available
 
 
 def make(probes: str | Probe | Iterable[str | Probe]) -> tuple[Probe, ...]:
@@ -30,29 +31,4 @@ def make(probes: str | Probe | Iterable[str | Probe]) -> tuple[Probe, ...]:
     ValueError
         If a name is unknown, or a probe is given twice.
     """
-    return chosen(probes, PROBES, Probe)
-
-
-def chosen(probes: object, known: Mapping[str, type[Own]], kind: type[Own]) -> tuple[Own, ...]:
-    """Do what `make` does, for probes of classifiers or of generators.
-
-    Parameters
-    ----------
-    probes : str, kind, or iterable of these
-        As in `make`.
-    known : mapping of str to type
-        Probes by name.
-    kind : type
-        What all of them are.
-    """
-    given = [probes] if isinstance(probes, str | kind) or not isinstance(probes, Iterable) else list(probes)
-    made = [p if isinstance(p, kind) else known[choose("probes", p, known)]() for p in given]
-    names = [probe.name for probe in made]
-    if len(set(names)) < len(names):
-        raise ValueError(f"probes={names} holds a probe twice.")
-    return tuple(sorted(made, key=lambda probe: probe.name))
-
-
-def available() -> list[str]:
-    """Return the names of all probes."""
-    return sorted(PROBES)
+    return PROBES.several(probes)

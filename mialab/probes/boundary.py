@@ -105,8 +105,8 @@ class Boundary(Probe):
         size = max(1, CHUNK_BYTES // (4 * self.directions * prod(shape)))
         blocks = torch.arange(len(run.y), device=run.device).split(size)
         given = torch.cat([label(run.inputs(block)) for block in blocks])
-        others = generator(run.seed, "boundary candidates").permutation(len(run.y))[: self.candidates]
-        others = torch.as_tensor(others, device=run.device)
+        drawn = generator(run.seed, "boundary candidates").permutation(len(run.y))[: self.candidates]
+        others = torch.as_tensor(drawn, device=run.device)
         starts, labels = run.inputs(others).flatten(1), given[others]
         distance = torch.zeros(len(run.y), device=run.device)
         for block in blocks:
