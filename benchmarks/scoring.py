@@ -44,8 +44,8 @@ import mialab as mia
 from mialab.attacks.base import shadow_thresholds
 from mialab.attacks.lira import VARIANCE_FLOOR, lira
 from mialab.attacks.rmia import rmia
-from mialab.classifiers.signals import SIGNALS
-from mialab.games.store import DIMENSIONS
+from mialab.classifiers.game import Game
+from mialab.classifiers.signals import LOGITS, SIGNALS
 from mialab.training.membership import membership
 
 ATTACKS = ("loss", "lira", "rmia")
@@ -268,14 +268,14 @@ def store_game(path: Path, n_models: int, n_records: int, n_classes: int) -> Non
     }
     group = zarr.open_group(path, mode="w", attributes={"dataset": "made up", "defense": "none"})
     for name, value in known.items():
-        group.create_array(name, data=value, dimension_names=DIMENSIONS[name])
+        group.create_array(name, data=value, dimension_names=Game.specs()[name].dims)
     shape = (n_models, 1, n_records, n_classes)
     logits = group.create_array(
         "logits",
         shape=shape,
         chunks=(1, 1, min(n_records, 2**22 // n_classes), n_classes),
         dtype="float32",
-        dimension_names=DIMENSIONS["logits"],
+        dimension_names=LOGITS.dims,
     )
     for k in range(n_models):
         answers = rng.normal(size=shape[1:]).astype(np.float32)
@@ -384,7 +384,7 @@ def attack_seconds(workload: str, game: mia.Game, pool: mia.Pool) -> dict[str, t
     }
     game = mia.Game(game.dataset)  # a new one: signals are computed once per game
     seconds = {}
-    jobs = {"signals": lambda: [mia.attacks.signal(game, name) for name in SIGNALS]}
+    jobs = {"signals": lambda: [game.signal(name) for name in SIGNALS]}
     for name, job in (jobs | {name: partial(attack.run, game) for name, attack in attacks.items()}).items():
         wall, cpu = time.perf_counter(), time.process_time()
         job()

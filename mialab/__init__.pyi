@@ -11,9 +11,9 @@ from . import queries as queries
 from .auditing.differences import difference as difference
 from .auditing.measure import audit as audit
 from .auditing.tables import compare as compare
+from .classifiers.game import Game as Game
 from .classifiers.game import play as play
 from .data import Pool as Pool
 from .data import datasets as datasets
 from .data import load as load
-from .games.base import Game as Game
 from .training.options import Training as Training

@@ -62,7 +62,6 @@ from mialab.auditing import deciles
 from mialab.auditing.claims import Claim, judge, list_claims
 from mialab.book import reference_runs
 from mialab.chapters import weighted_smoothing
-from mialab.games.signals import signal
 
 itables.init_notebook_mode(all_interactive=False, connected=False)
 mia.plots.style()
@@ -433,7 +432,7 @@ def measure(games, tables, distance):
     """Return the findings for all claims."""
     none, ours = games["none"], games["weighted_smoothing"]
     nearness = {"distance": distance, "n": parts}
-    confidence = signal(none, "confidence")[:, 0]
+    confidence = none.signal("confidence")[:, 0]
     lira = ("lira_pooled", "balanced_accuracy")
     entropy = ("modified_entropy_per_class", "balanced_accuracy")
     risk = deciles.risk_difference(none, "lira_pooled", **nearness)

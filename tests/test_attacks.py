@@ -135,11 +135,11 @@ def test_signals_ignore_a_shift_of_all_logits_and_the_order_of_records(logits, s
 def test_signals_of_float32_answers_are_computed_in_float64():
     logits = np.array([[[[10, 0, 0.1]]]], dtype=np.float32).repeat(2, 0).repeat(2, 2)
     game = mia.Game.from_arrays(logits=logits, member=np.eye(2, dtype=bool), y=np.zeros(2, int))
-    ours = mia.attacks.signal(game, "loss")
+    ours = game.signal("loss")
     assert ours.dtype == np.float64
     assert ours[0, 0, 0] == pytest.approx(float(exact("loss", logits[0, 0, 0], 0)), rel=1e-12)
     with pytest.raises(ValueError, match=r"signal='los' is unknown. Did you mean 'loss'\?"):
-        mia.attacks.signal(game, "los")
+        game.signal("los")
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def test_scores_alone():
     assert {f"{prefix}{name}" for prefix in answers for name in SIGNALS} < set(scores.dataset)
     for prefix, game in answers.items():
         for name, signal in SIGNALS.items():
-            stored = scores.dataset[prefix + name]
+            stored = signal.sign * scores.dataset[prefix + name]
             assert stored.dims == ("model", "query", "record")
             assert stored.dtype == np.float32
             expected = signal(game.logits.astype(np.float64), game.y).astype(np.float32)
@@ -251,9 +251,7 @@ def test_scores_alone():
     some = scores.of_records(np.array([3, 5])).subset(2)
     np.testing.assert_array_equal(some.dataset["loss"], scores.dataset["loss"][:2, :, [3, 5]])
     assert some.n_classes == 3
-    with pytest.raises(
-        ValueError, match=r"^This game was played with keep='scores' and has no logits: play it"
-    ):
+    with pytest.raises(ValueError, match=r"^This game holds signals alone and has no logits: play it with"):
         _ = scores.logits
     with pytest.raises(ValueError, match=r"^The defense 'none' has no output step to leave out."):
         kept(keep="scores").before_output_step()
@@ -547,7 +545,7 @@ def changed(name, index, value):
     [
         (
             {"logits": np.zeros((6, 10))},
-            r"logits has 2 dimensions; it must be \(model, query, record, label\).",
+            r"logits has shape \(6, 10\); with member \(6, 10\) it must be \(6, 10, label\) or \(6, query, 10, label\)",
         ),
         (
             {"member": np.ones((6, 9), bool)},
@@ -555,31 +553,31 @@ def changed(name, index, value):
         ),
         (
             {"y": np.zeros((10, 1), int)},
-            r"y has shape \(10, 1\); with logits \(6, 2, 10, 3\) it must be \(10,\).",
+            r"y has shape \(10, 1\); with member \(6, 10\) it must be \(10,\).",
         ),
-        ({"partner": np.zeros(5, int)}, r"partner has shape \(5,\); with logits .* it must be \(6,\)."),
-        ({"canary": np.zeros(9, bool)}, r"canary has shape \(9,\); with logits .* it must be \(10,\)."),
+        ({"partner": np.zeros(5, int)}, r"partner has shape \(5,\); with member .* it must be \(6,\)."),
+        ({"canary": np.zeros(9, bool)}, r"canary has shape \(9,\); with member .* it must be \(10,\)."),
         (
             {"raw_logits": np.zeros((6, 1, 10, 3))},
-            r"raw_logits has shape .*; with .* it must be \(6, 2, 10, 3\).",
+            r"raw_logits has shape .*; with .* it must be \(6, 10, 3\) or \(6, 2, 10, 3\).",
         ),
         (
             {"test_accuracy": np.zeros(3)},
-            r"test_accuracy has shape \(3,\); with logits .* it must be \(6,\).",
+            r"test_accuracy has shape \(3,\); with member .* it must be \(6,\).",
         ),
         (changed("logits", (0, 0, 0, 0), np.nan), "logits has 1 values that are not finite numbers."),
         (changed("logits", 0, -np.inf), "logits has 60 values that are not finite numbers."),
         (
             changed("y", 3, 3),
-            "y must hold integers from 0 to 2, one per class of the logits; it is int64 from 0 to 3.",
+            "y must hold integers from 0 to 2; it is int64 from 0 to 3.",
         ),
         (
             changed("y", 3, -1),
-            "y must hold integers from 0 to 2, .*; it is int64 from -1 to 2.",
+            "y must hold integers from 0 to 2; it is int64 from -1 to 2.",
         ),
         (
             {"y": np.linspace(0, 2, 10)},
-            "y must hold integers from 0 to 2, .*; it is float64 from 0.0 to 2.0.",
+            "y must hold integers; it is float64 from 0.0 to 2.0.",
         ),
         (
             {"member": np.full((6, 10), 0.5)},
@@ -597,11 +595,11 @@ def changed(name, index, value):
         ({"partner": np.array([1, -1, -1, -1, -1, -1])}, r"partner\[0\]=1, but models 0 and 1 are no pair"),
         (
             {"partner": np.arange(6) + 1},
-            "partner must hold indices of models, 0 to 5, or -1 for none; it holds",
+            r"partner must hold integers from -1 to 5; it is int64 from 1 to 6 \(-1 stands for none\).",
         ),
         (
             {"partner": np.arange(6) / 2},
-            "partner must hold indices of models, 0 to 5, or -1 for none; it holds",
+            "partner must hold integers; it is float64 from 0.0 to 2.5.",
         ),
         ({"logits": np.full((6, 2, 10, 3), "a")}, "logits must hold numbers; it is <U1."),
         ({"logits": np.zeros((6, 2, 10, 1))}, "logits has 1 classes; .* at least 2"),

@@ -83,7 +83,8 @@ def test_a_game_has_what_it_says(kind, conditional, trained):
         said = getattr(game, name)
         assert (said.shape, said.dtype) == ((2, 2, 40), np.float64)
         assert np.isfinite(said).all()
-        assert said is game.measured(name)
+        assert said is getattr(game, name)
+        np.testing.assert_array_equal(game.signal(name), -said if name == "critic_loss" else said)
     assert game.query_kinds == ("original", "mixed")
     np.testing.assert_array_equal(game.mixed_with, queries.pairing(40))
     assert game.dataset["samples"].dtype == pool.x.dtype
@@ -102,7 +103,7 @@ def test_a_game_has_what_it_says(kind, conditional, trained):
     about = {"n_samples": 7, "fakes": 3, "objective": "wgan-gp", "n_critics": 1, "dataset": "toy"}
     assert about.items() <= game.attrs.items()
     assert repr(game) == (
-        "GeneratorGame(toy, defense=none: 2 models x 2 queries x 40 records, 7 samples each)"
+        "GeneratorGame(toy, defense=none: 2 models x 2 queries x 40 records x 3 classes, 7 samples each)"
     )
 
 
@@ -119,13 +120,13 @@ def test_a_game_is_found_again(trained, tmp_path):
     assert_same(again, expected)
     assert again.attrs == first.attrs
     assert again.probes == ("white_box",)
-    assert np.isfinite(again.measured("reconstruction")).sum(1).tolist() == [4, 4]
+    assert np.isfinite(again.reconstruction).sum(1).tolist() == [4, 4]
     with pytest.raises(
         ValueError, match=r"^This game has no shadow_critic: play it with probes=\['shadow_cr"
     ):
-        again.measured("shadow_critic")
-    with pytest.raises(ValueError, match=r"^name='losses' is unknown."):
-        again.measured("losses")
+        again.shadow_critic  # noqa: B018
+    with pytest.raises(ValueError, match=r"^signal='losses' is unknown."):
+        again.signal("losses")
 
 
 @pytest.mark.parametrize(("networks", "n_models"), [(SMALL, 18), (SINGLE, 4)], ids=["stacked", "sequential"])
@@ -317,8 +318,8 @@ def test_from_arrays_keeps_what_it_is_given():
     for name in ("member", "critic_loss", "critic", "critic_max", "y", "partner", "samples", "sample_y"):
         np.testing.assert_array_equal(getattr(game, name), given[name], err_msg=name)
     for name in ("reconstruction", "shadow_critic"):
-        np.testing.assert_array_equal(game.measured(name), given[name])
-    assert game.probes == ("white_box", "shadow_critic")
+        np.testing.assert_array_equal(getattr(game, name), given[name])
+    assert game.probes == ("shadow_critic", "white_box")
     assert (game.n_classes, game.n_queries, game.n_samples, game.conditional) == (4, 3, 5, True)
     assert game.attrs["dataset"] == "mine"
     assert game.test_accuracy.tolist() == 4 * [0.5]
@@ -368,29 +369,32 @@ SAMPLES = np.zeros((4, 5, 6))
     [
         (
             {"member": MEMBER[0]},
-            r"member has shape \(10,\); it must be \(model, record\), of True and False.",
+            r"member has shape \(10,\); it must be \(model, record\), of .*: for a single model, member\[None\].",
         ),
-        ({"member": MEMBER / 2}, r"member has shape \(4, 10\); it must be .*, of True and False."),
+        ({"member": MEMBER / 2}, r"member must be True or False \(or 1 and 0\); it holds \[0.  0.5\]."),
         (changed("member", 1, True), r"member\[1\] is all True: a target needs members and non-members."),
         (changed("member", 2, False), r"member\[2\] is all False: a target needs members and non-members."),
         (
             {"critic_loss": np.zeros((4, 9))},
-            r"critic_loss has shape \(4, 1, 9\); with member \(4, 10\) it must be \(4, 1, 10\).",
+            r"critic_loss has shape \(4, 9\); with member \(4, 10\) it must be \(4, 10\) or \(4, query, 10\).",
         ),
-        ({"critic_loss": np.zeros(10)}, r"critic_loss has shape \(10,\); .* it must be \(4, 1, 10\)."),
+        (
+            {"critic_loss": np.zeros(10)},
+            r"critic_loss has shape \(10,\); .* it must be \(4, 10\) or \(4, query, 10\).",
+        ),
         (
             {"critic": np.zeros((4, 10))},
-            r"critic_loss, critic and critic_max are of \[1, 3\] queries; they must",
+            r"critic_loss has shape \(4, 3, 10\); with .* it must be \(4, 10\) or \(4, 1, 10\).",
         ),
         (
             {"critic_max": np.zeros((3, 3, 10))},
-            r"critic_max has shape \(3, 3, 10\); .* must be \(4, 3, 10\).",
+            r"critic_max has shape \(3, 3, 10\); .* must be \(4, 10\) or \(4, query, 10\).",
         ),
-        (changed("critic_loss", (0, 0, 0), np.nan), "critic_loss has values that are not finite numbers."),
+        (changed("critic_loss", (0, 0, 0), np.nan), "critic_loss has 1 values that are not finite numbers."),
         ({"critic_loss": np.full((4, 10), "a")}, "critic_loss must hold numbers; it is <U1."),
         ({"y": np.zeros(9, int)}, r"y has shape \(9,\); with member \(4, 10\) it must be \(10,\)."),
         ({"y": np.arange(10) - 1}, "y must hold integers from 0 to 8; it is int64 from -1 to 8."),
-        ({"y": np.linspace(0, 2, 10)}, "y must hold integers from 0 to 2; it is float64 from 0.0 to 2.0."),
+        ({"y": np.linspace(0, 2, 10)}, "y must hold integers; it is float64 from 0.0 to 2.0."),
         ({"y": np.arange(10), "n_classes": 9}, "y must hold integers from 0 to 8; it is int64 from 0 to 9."),
         ({"n_classes": 1}, "n_classes=1 must be an integer of at least 2."),
         ({"n_classes": 2.5}, "n_classes=2.5 must be an integer of at least 2."),
@@ -399,24 +403,27 @@ SAMPLES = np.zeros((4, 5, 6))
             r"partner has shape \(3,\); with member \(4, 10\) it must be \(4,\).",
         ),
         ({"partner": np.arange(4)}, r"partner\[0\]=0, but models 0 and 0 are no pair"),
-        ({"partner": np.arange(4) / 2}, "partner must hold indices of models, 0 to 3, or -1 for none"),
+        ({"partner": np.arange(4) / 2}, "partner must hold integers; it is float64 from 0.0 to 1.5."),
         ({"shadow": np.ones(4, bool)}, "shadow is True for all models: one at least must be a target."),
         ({"shadow": np.zeros(3, bool)}, r"shadow has shape \(3,\); with member \(4, 10\) it must be \(4,\)."),
         ({"shadow": np.arange(4)}, r"shadow must be True or False \(or 1 and 0\); it holds \[0 1 2 3\]."),
-        ({"samples": np.zeros(4)}, r"samples has shape \(4,\); with member .* must be \(4, sample, ...\)."),
+        (
+            {"samples": np.zeros(4)},
+            r"samples has shape \(4,\); with member .* must be \(4, sample, \.\.\.\).",
+        ),
         (
             {"samples": np.zeros((3, 5, 6))},
             r"samples has shape \(3, 5, 6\); with member .* \(4, sample, ...\).",
         ),
         (
             {"samples": np.zeros((4, 0, 6))},
-            r"samples has shape \(4, 0, 6\); with member .* \(4, sample, ...\).",
+            r"samples has shape \(4, 0, 6\), without a value; it must be an array \(model, sample, feature\)",
         ),
         (
             {"samples": SAMPLES + 2},
-            r"samples has numbers from 2 to 2; they must lie in \[0, 1\], or be bytes.",
+            r"samples must hold numbers from 0 to 1, or be bytes; it is float64 from 2.0 to 2.0.",
         ),
-        ({"samples": SAMPLES + np.nan}, "samples has values that are not finite numbers."),
+        ({"samples": SAMPLES + np.nan}, "samples has 120 values that are not finite numbers."),
         (
             {"samples": SAMPLES, "sample_y": np.zeros(4, int)},
             r"sample_y has shape \(4,\); with member \(4, 10\) it must be \(5,\).",
@@ -429,12 +436,12 @@ SAMPLES = np.zeros((4, 5, 6))
         ({"test_accuracy": np.zeros(3)}, r"test_accuracy has shape \(3,\); .* it must be \(4,\)."),
         (
             {"reconstructions": np.zeros((4, 10))},
-            "probes='reconstructions' is unknown. Did you mean 'reconstr",
+            "array='reconstructions' is unknown. Did you mean 'reconstr",
         ),
         ({"reconstruction": np.zeros((4, 9))}, r"reconstruction has shape \(4, 9\); .* must be \(4, 10\)."),
         (
             {"reconstruction": np.full((4, 10), np.inf)},
-            "reconstruction has values that are not finite numbers.",
+            "reconstruction has 40 values that are not finite numbers.",
         ),
     ],
 )
@@ -461,7 +468,7 @@ def test_parts_of_a_game():
     some = game.of_records(np.array([7, 2]))
     assert isinstance(some, GeneratorGame)
     np.testing.assert_array_equal(some.critic_loss, given["critic_loss"][..., [7, 2]])
-    np.testing.assert_array_equal(some.measured("shadow_critic"), given["shadow_critic"][:, [7, 2]])
+    np.testing.assert_array_equal(some.shadow_critic, given["shadow_critic"][:, [7, 2]])
     np.testing.assert_array_equal(some.y, [1, 2])
     np.testing.assert_array_equal(some.samples, given["samples"])
     with pytest.raises(ValueError, match=r"^n_models=6 must be at most 4"):
@@ -493,7 +500,7 @@ def test_targets_with_shadow_models_of_another_game(targets):
         np.testing.assert_array_equal(getattr(both, name), whole)
     np.testing.assert_array_equal(both.sample_y, ours.sample_y)
     assert both.probes == ("shadow_critic",)
-    assert both.measured("shadow_critic").shape == (16, 40)
+    assert both.shadow_critic.shape == (16, 40)
     attack = LiRA(statistic="critic", variance="pooled")
     outcome = attack.run(both)
     phi = -both.critic_loss[:, 0]

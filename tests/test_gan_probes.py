@@ -93,7 +93,7 @@ def records(n=N, shape=(1, 3, 4), seed=0):
 def test_linear_generators_reconstruct_as_least_squares_do(probe, options, monkeypatch):
     monkeypatch.setattr(probes, "CHUNK", 300)  # so that records come in several blocks
     run = Linear(*records(), **options)
-    error = dataclasses.replace(probe, penalty=0.0)(run)[probe.array]
+    error = dataclasses.replace(probe, penalty=0.0)(run)[probe.array.name]
     assert error.shape == (2, N)
     assert error.dtype == np.float32
     np.testing.assert_allclose(error, run.least(), rtol=1e-3, atol=1e-7)
@@ -103,7 +103,7 @@ def test_linear_generators_reconstruct_as_least_squares_do(probe, options, monke
 def test_labels_are_those_of_the_records(probe):
     """With other labels, least squares leave other errors: the test above sees the difference."""
     run = Linear(*records())
-    error = dataclasses.replace(probe, penalty=0.0)(run)[probe.array]
+    error = dataclasses.replace(probe, penalty=0.0)(run)[probe.array.name]
     run.y = (run.y + 1) % CLASSES
     assert np.abs(error - run.least()).max() > 0.01
 
@@ -112,7 +112,7 @@ def test_labels_are_those_of_the_records(probe):
 def test_penalized_errors_are_those_that_scipy_finds(probe):
     run = Linear(*records(8))
     probe = dataclasses.replace(probe, penalty=0.01, restarts=4)
-    error = probe(run)[probe.array]
+    error = probe(run)[probe.array.name]
     rng = np.random.default_rng(0)
     for k, i in np.ndindex(error.shape):
         a, b, x = (
@@ -133,7 +133,7 @@ def test_more_effort_is_never_worse(probe):
     run = Linear(*records(), latent=6)
     few = {"steps": 3} if isinstance(probe, WhiteBox) else {"evaluations": 8}
     errors = [
-        dataclasses.replace(probe, **options)(run)[probe.array]
+        dataclasses.replace(probe, **options)(run)[probe.array.name]
         for options in (few, few | {"restarts": 5}, {}, {"restarts": 5})
     ]
     for worse, better in ((0, 1), (0, 2), (2, 3)):
@@ -170,7 +170,7 @@ def test_other_records_are_nan_and_the_same_for_all(probe):
     asked = probes.queried(N, 7)
     assert len({*asked}) == 7
     for options in ({}, {"models": (4,), "seed": 3}):
-        error = dataclasses.replace(probe, records=7)(Linear(x, y, **options))[probe.array]
+        error = dataclasses.replace(probe, records=7)(Linear(x, y, **options))[probe.array.name]
         expected = np.isin(np.arange(N), asked)
         assert (np.isfinite(error) == expected).all()
     assert set(probes.queried(N, 12)) > set(asked)  # asking more asks the same and others
@@ -180,8 +180,8 @@ def test_other_records_are_nan_and_the_same_for_all(probe):
 @pytest.mark.parametrize("probe", SEARCHES, ids=named)
 def test_a_model_is_measured_alike_in_any_group(probe):
     x, y = records()
-    together = probe(Linear(x, y, (0, 1, 2)))[probe.array]
-    alone = probe(Linear(x, y, (1,)))[probe.array]
+    together = probe(Linear(x, y, (0, 1, 2)))[probe.array.name]
+    alone = probe(Linear(x, y, (1,)))[probe.array.name]
     np.testing.assert_allclose(together[1], alone[0], rtol=1e-4)
     assert not np.allclose(together[0], together[1], rtol=1e-2)
 
@@ -283,7 +283,7 @@ SMALL = [
 @pytest.mark.parametrize("probe", SMALL, ids=named)
 def test_real_models_are_measured_alike_in_any_group(probe, kind):
     pool = toys.pool(kind, test=0)
-    together, alone = (probe(trained(pool, models))[probe.array] for models in ((0, 1), (1,)))
+    together, alone = (probe(trained(pool, models))[probe.array.name] for models in ((0, 1), (1,)))
     assert together.dtype == np.float32
     np.testing.assert_allclose(together[1], alone[0], rtol=1e-3)
     assert not np.allclose(together[0], together[1], rtol=1e-2)
@@ -302,7 +302,7 @@ def test_real_models_are_measured_alike_in_any_group(probe, kind):
 )
 def test_real_models_of_all_kinds_are_measured(networks, defense, probe):
     run = trained(toys.pool("image", test=0), (0,), networks, defense)
-    measured = probe(run)[probe.array]
+    measured = probe(run)[probe.array.name]
     assert measured.shape == (1, 40)
     assert np.isfinite(measured).sum() == (40 if isinstance(probe, ShadowCritic) else 9)
 
@@ -348,9 +348,9 @@ def test_games_keep_what_probes_measure(tmp_path):
         store=tmp_path,
     )
     assert game.probes == ("partial_black_box", "shadow_critic", "white_box")
-    assert np.isfinite(game.measured("reconstruction")).sum(1).tolist() == 8 * [9]
+    assert np.isfinite(game.reconstruction).sum(1).tolist() == 8 * [9]
     expected = SMALL[0](trained(pool))["reconstruction"]
-    np.testing.assert_allclose(game.measured("reconstruction")[:2], expected, rtol=1e-3)
+    np.testing.assert_allclose(game.reconstruction[:2], expected, rtol=1e-3)
     table = mia.audit(game, [attack.name for attack in ATTACKS], n_resamples=10)
     assert set(table["attack"]) == {attack.name for attack in ATTACKS}
 
@@ -431,7 +431,7 @@ def test_nothing_is_found_where_there_is_nothing(attack, design):
 @pytest.mark.parametrize("access", ARRAY)
 def test_scores_are_errors_less_those_without_the_record(access):
     game = game_of_errors("paired", 0, signal=1.0)
-    error = game.measured(ARRAY[access])
+    error = -game.signal(ARRAY[access])[:, 0]
     plain, compared = (Reconstruction(access=access, calibrated=c).run(game) for c in (False, True))
     for k, i in np.argwhere(plain.evaluated):
         assert plain.score[k, i] == -error[k, i]
@@ -450,7 +450,7 @@ def test_thresholds_from_a_known_half_come_from_records_asked_about():
 
 def test_records_that_some_models_were_not_asked_about_are_left_out():
     game = game_of_errors("paired", 0)
-    error = game.measured("reconstruction").copy()
+    error = game.reconstruction.copy()
     error[5, 1] = np.nan
     holey = GeneratorGame.from_arrays(member=game.member, reconstruction=error)
     assert not Reconstruction().run(holey).evaluated[:, 1].any()
@@ -459,7 +459,7 @@ def test_records_that_some_models_were_not_asked_about_are_left_out():
 def test_separate_shadow_models_serve():
     game = game_of_errors("paired", 0, signal=3.0)
     shadow = np.arange(8) >= 1
-    arrays = {"reconstruction": game.measured("reconstruction")}
+    arrays = {"reconstruction": game.reconstruction}
     apart = GeneratorGame.from_arrays(member=game.member, shadow=shadow, **arrays)
     outcome = Reconstruction(calibrated=True).run(apart)
     assert outcome.evaluated[0].any()

@@ -83,6 +83,6 @@ def test_nearest_neighbors_are_caught(name):
 def test_most_other_records_are_answered_rightly_too():
     """The reasons above are true: what is right or wrong tells little."""
     game, _ = nearest_neighbors()
-    right = mia.attacks.signal(game, "correctness")[:, 0]
+    right = game.signal("correctness")[:, 0]
     assert right[game.member].all()
     assert right[~game.member].mean() > 0.9

@@ -314,7 +314,7 @@ def test_games_with_probes(fresh_cache):
     assert game.layers == ("0", "2")
     assert game.gradient_norm.shape == (4, 40, 2)
     assert game.boundary_distance.shape == (4, 40)
-    right = mia.attacks.signal(game, "correctness")[:, 0] == 1
+    right = game.signal("correctness")[:, 0] == 1
     np.testing.assert_array_equal(game.boundary_distance > 0, right)
     assert game.attrs["probe_parameters"]["boundary"]["directions"] == 16
     plain = play()
@@ -382,18 +382,18 @@ def test_separate_shadow_models_fraction_what_was_measured_alike(fresh_cache):
 
 def test_probes_of_arrays():
     game = toys.random_game()
-    assert game.probes == ("gradient", "boundary")
+    assert game.probes == ("boundary", "gradient")
     assert game.layers == ("layer 0", "layer 1", "layer 2")
     total = toys.remade(game, gradient_norm=game.gradient_norm[..., 0])
     np.testing.assert_array_equal(total.gradient_norm, game.gradient_norm[..., :1])
     assert toys.remade(game, gradient_norm=None).probes == ("boundary",)
     for name, value, message in (
-        ("gradient_norm", game.gradient_norm[:, :5], r"gradient_norm has shape \(8, 5, 3\); with logits"),
-        ("gradient_norm", np.float64(1), r"gradient_norm has shape \(\); with logits"),
+        ("gradient_norm", game.gradient_norm[:, :5], r"gradient_norm has shape \(8, 5, 3\); with member"),
+        ("gradient_norm", np.float64(1), r"gradient_norm has shape \(\); with member"),
         (
             "boundary_distance",
             game.boundary_distance - 1,
-            "boundary_distance must hold numbers of at least 0",
+            "boundary_distance must hold numbers of at least 0; it is float64 from -1.0 to",
         ),
         (
             "boundary_distance",
@@ -460,7 +460,7 @@ def test_white_box_against_scikit_learn():
     outcome = WhiteBox(penalty=2.0).run(game)
     known = known_half(game.member)
     np.testing.assert_array_equal(outcome.evaluated, ~known)
-    loss, right = (mia.attacks.signal(game, name)[:, 0] for name in ("loss", "correctness"))
+    loss, right = (game.signal(name)[:, 0] for name in ("loss", "correctness"))
     for k in range(game.n_models):
         x = np.column_stack([np.log(game.gradient_norm[k]), loss[k], right[k]])
         x = StandardScaler().fit(x[known[k]]).transform(x)

@@ -585,9 +585,7 @@ def test_the_objective_adds_validation_loss_and_leakage():
         -1,
     )[..., 0]
     loss = -log_p[~game.member].mean()
-    auc = mia.metrics.auc(
-        *(a.ravel() for a in (mia.attacks.signal(game, "modified_entropy")[:, 0], game.member))
-    )
+    auc = mia.metrics.auc(*(a.ravel() for a in (game.signal("modified_entropy")[:, 0], game.member)))
     assert value == pytest.approx(loss + 3 * max(0, auc - 0.5))
     assert objective.n_layers == 2
     assert list(objective.measured.index) == ["2, binary"]

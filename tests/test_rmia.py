@@ -90,7 +90,7 @@ def test_rmia_against_plain_loops(design, online, seed, n_models, signal, gamma,
 @pytest.mark.parametrize("online", [True, False])
 def test_one_target_alone_is_scored_as_among_all(design, online):
     game = random_game(design, seed=2, signal=1.0)
-    arrays = (mia.attacks.signal(game, "loss")[:, 0], game.member, game.excluded_models)
+    arrays = (game.signal("loss")[:, 0], game.member, game.excluded_models)
     every = rmia(*arrays, online=online)
     for target in range(game.n_models):
         np.testing.assert_array_equal(
@@ -123,7 +123,7 @@ def test_equal_answers_get_equal_scores(online, a):
 def test_probabilities_that_vanish_in_float64_are_still_compared(online):
     """Logs of probabilities from -3,000 to -1,000: scores are those of the same ratios near 1."""
     game = random_game(seed=3)
-    log_p = mia.attacks.signal(game, "loss")[:, 0]
+    log_p = game.signal("loss")[:, 0]
     rest = {"member": game.member, "excluded_models": game.excluded_models, "online": online, "a": 1.0}
     far = np.linspace(-3000, -1000, game.n_records)
     np.testing.assert_array_equal(rmia(log_p + far, **rest), rmia(log_p, **rest))

@@ -6,7 +6,6 @@ import zarr
 
 import mialab as mia
 from mialab.chapters import scale
-from mialab.games.signals import signal
 from mialab.models import MLP
 
 
@@ -32,7 +31,7 @@ def test_stored_bytes_by_hand():
 
 def test_signal_bytes_are_those_of_a_signal():
     game = toys.random_game(n_models=6, n_records=20, n_queries=3)
-    assert scale.signal_bytes(20, 6, queries=3) == signal(game, "loss").nbytes
+    assert scale.signal_bytes(20, 6, queries=3) == game.signal("loss").nbytes
 
 
 @pytest.mark.parametrize(

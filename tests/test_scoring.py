@@ -77,9 +77,7 @@ def test_a_game_larger_than_the_memory_limit_is_audited(no_logits, tmp_path):
     game = random_game(n_models=8, n_records=2000, n_classes=250)
     on_disk = stored(game, tmp_path / "game.zarr", model=1, record=100)
     size = on_disk.dataset["logits"].nbytes
-    attacks.signal(
-        stored(random_game(), tmp_path / "small.zarr"), "loss"
-    )  # imports what is not to be measured
+    stored(random_game(), tmp_path / "small.zarr").signal("loss")  # imports what is not to be measured
     audited = ["loss", "lira", "rmia"]
     options = {"fprs": (0.1,), "fnrs": (), "n_resamples": 5}
     expected = mia.audit(game, audited, **options)
@@ -100,15 +98,15 @@ def test_chunks_of_a_played_game_are_read_one_by_one(no_logits, monkeypatch, fre
     assert logits.encoding["preferred_chunks"]["record"] < 40
     for name, function in SIGNALS.items():
         expected = function(logits.to_numpy().astype(np.float64), game.y)
-        np.testing.assert_array_equal(attacks.signal(game, name), expected)
+        np.testing.assert_array_equal(game.signal(name), expected)
     some = np.arange(40) % 3 == 0
-    part = attacks.signal(game.of_records(some), "loss")
-    np.testing.assert_array_equal(part, attacks.signal(game, "loss")[:, :, some])
+    part = game.of_records(some).signal("loss")
+    np.testing.assert_array_equal(part, game.signal("loss")[:, :, some])
 
 
 def scores_of(game, names=SIGNALS):
     """Return the game with signals instead of logits."""
-    kept = {n: (("model", "query", "record"), attacks.signal(game, n)) for n in names}
+    kept = {n: (("model", "query", "record"), SIGNALS[n].sign * game.signal(n)) for n in names}
     dataset = game.dataset.assign(kept).drop_vars("logits").assign_attrs(n_classes=game.n_classes)
     return mia.Game(dataset)
 

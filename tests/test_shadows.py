@@ -108,7 +108,7 @@ def test_games_that_do_not_fit_are_not_joined():
 
 def test_offline_lira_against_models_that_never_saw_the_record():
     game = noise(trained_on=slice(0, 0))
-    phi = mia.attacks.signal(game, "scaled_logit")[:, 0]
+    phi = game.signal("scaled_logit")[:, 0]
     outcome = mia.attacks.make("lira_offline").run(game)
     shadows = phi[game.shadow]
     expected = (phi[:4] - shadows.mean(0)) / shadows.std(0, ddof=1)
@@ -119,7 +119,7 @@ def test_offline_lira_against_models_that_never_saw_the_record():
 
 def test_online_lira_uses_the_separate_shadow_models_alone():
     game = noise()
-    phi = mia.attacks.signal(game, "scaled_logit")[:, 0]
+    phi = game.signal("scaled_logit")[:, 0]
     score = mia.attacks.make("lira").run(game).score
     shadow = np.flatnonzero(game.shadow)
     for i in range(game.n_records):

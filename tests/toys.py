@@ -4,8 +4,8 @@ from typing import Literal
 
 import numpy as np
 
+from mialab.classifiers.game import Game
 from mialab.data.pool import Pool
-from mialab.games.base import Game
 from mialab.queries import Queries, kinds, mixtures
 from mialab.training.membership import membership
 

@@ -1,6 +1,6 @@
 """The attacks, one file a family; every one is run on a game and returns one score per target and record."""
 
-from mialab.attacks.base import Attack, Function, RequirementsNotMet, available, make, register
+from mialab.attacks.base import Attack, Function, available, make, register
 from mialab.attacks.boundary import BoundaryDistance
 from mialab.attacks.calibrated import Calibrated
 from mialab.attacks.groups import CoMembership, MixedPairs
@@ -13,7 +13,7 @@ from mialab.attacks.reference import AttackP, AttackR
 from mialab.attacks.rmia import RMIA
 from mialab.attacks.threshold import Threshold
 from mialab.attacks.white_box import GradientNorm, WhiteBox
-from mialab.games.signals import signal
+from mialab.exceptions import RequirementsNotMet
 
 __all__ = [
     "RMIA",
@@ -39,5 +39,4 @@ __all__ = [
     "available",
     "make",
     "register",
-    "signal",
 ]

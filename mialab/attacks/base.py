@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mialab._validation import choose
+from mialab.exceptions import RequirementsNotMet
 from mialab.metrics.outcomes import Outcome
 from mialab.queries import MAKERS
 from mialab.training.streams import generator
@@ -22,10 +23,6 @@ from mialab.training.streams import generator
 if TYPE_CHECKING:
     from mialab.data.pool import Pool
     from mialab.games.base import Game
-
-
-class RequirementsNotMet(ValueError):
-    """A game lacks what an attack needs."""
 
 
 class Scored(NamedTuple):

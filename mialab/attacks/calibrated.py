@@ -11,7 +11,6 @@ import numpy as np
 from mialab._validation import choose
 from mialab.attacks.base import Attack, register
 from mialab.attacks.shadows import blocks, lost
-from mialab.games.signals import signal
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -80,7 +79,7 @@ class Calibrated(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the statistic less its mean over OUT shadow models, (model, record)."""
-        return calibrated(signal(game, self.statistic)[:, 0], game.member, game.excluded_models)
+        return calibrated(game.signal(self.statistic)[:, 0], game.member, game.excluded_models)
 
 
 for _statistic in STATISTICS[:-1]:

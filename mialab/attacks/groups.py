@@ -11,7 +11,6 @@ import numpy as np
 from mialab._validation import check_integer, choose
 from mialab.attacks.base import (
     Attack,
-    RequirementsNotMet,
     Scored,
     best_threshold,
     known_half,
@@ -21,7 +20,8 @@ from mialab.attacks.base import (
 from mialab.attacks.lira import VARIANCE_FLOOR
 from mialab.attacks.shadows import lost
 from mialab.classifiers.signals import SIGNALS
-from mialab.games.signals import by_chunks, signal
+from mialab.exceptions import RequirementsNotMet
+from mialab.games.signals import by_chunks
 from mialab.training.streams import generator
 
 if TYPE_CHECKING:
@@ -310,7 +310,7 @@ def mixed_label_loss(game: Game) -> np.ndarray:
     """
     mixed = [kind == "mixed" for kind in game.query_kinds]
     fraction = np.array(game.attrs["mixed"]["fractions"])[:, None]
-    own = signal(game, "loss")[:, mixed]
+    own = game.signal("loss")[:, mixed]
     other = by_chunks(SIGNALS["loss"], game.lazy_logits, game.y[game.mixed_with])[:, mixed]
     return (fraction * own + (1 - fraction) * other).mean(1)
 

@@ -12,7 +12,6 @@ import torch
 
 from mialab._validation import check_number, choose
 from mialab.attacks.base import Attack, register
-from mialab.games.signals import signal
 from mialab.queries import MAKERS
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ class LabelOnly(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log odds of membership, (model, record)."""
-        bits = signal(game, "correctness")[:, game.unmixed]
+        bits = game.signal("correctness")[:, game.unmixed]
         return logistic_log_odds(bits, game.member, game.excluded_models, penalty=self.penalty)
 
 
@@ -161,7 +160,7 @@ class Robustness(Attack):
     def scores(self, game: Game) -> np.ndarray:
         """Return the fraction of copies that are answered rightly, (model, record)."""
         counted = [kind in self.kinds for kind in game.query_kinds]
-        return signal(game, "correctness")[:, counted].mean(1)
+        return game.signal("correctness")[:, counted].mean(1)
 
 
 register(LabelOnly)

@@ -15,7 +15,6 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from mialab._validation import check_integer, choose
 from mialab.attacks.base import Attack, known_half, register
-from mialab.games.signals import signal
 from mialab.training.streams import Streams, generator
 
 if TYPE_CHECKING:
@@ -254,7 +253,7 @@ class Shokri(Attack):
         """Return what an attack model sees of one model's answers, float32 (record, feature)."""
         columns = [log_posteriors(game, k, self.posteriors).numpy()]
         if self.label:
-            columns += [signal(game, name)[k, 0][:, None] for name in ("scaled_logit", "correctness")]
+            columns += [game.signal(name)[k, 0][:, None] for name in ("scaled_logit", "correctness")]
         return np.concatenate(columns, axis=1, dtype=np.float32)
 
     def _train(
@@ -414,7 +413,7 @@ class Nasr(Attack):
     def _attack(self, game: Game, known: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Train the networks for some targets, and return their scores (target, record)."""
         log_p = torch.stack([_scaled(log_posteriors(game, k, self.posteriors), known[k]) for k in targets])
-        loss = torch.as_tensor(-signal(game, "loss")[:, 0, :, None])
+        loss = torch.as_tensor(-game.signal("loss")[:, 0, :, None])
         loss = torch.stack([_scaled(loss[k], known[k]) for k in targets])
         label = one_hot(torch.as_tensor(game.y), game.n_classes).float()
         row = torch.arange(len(targets))[:, None]

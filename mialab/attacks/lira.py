@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, RequirementsNotMet, register
+from mialab.attacks.base import Attack, register
 from mialab.attacks.shadows import blocks, lost
-from mialab.games.signals import signal
+from mialab.exceptions import RequirementsNotMet
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -206,7 +206,7 @@ class LiRA(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log likelihood ratio, or the offline score, (model, record)."""
-        phi = -game.critic_loss if self.statistic == "critic" else signal(game, self.statistic)
+        phi = -game.critic_loss if self.statistic == "critic" else game.signal(self.statistic)
         first, *others = game.unmixed if self.queries == "all" else [0]
         options = {"online": self.online, "variance": self.variance, "offline": self.offline}
         score = lira(phi[:, first], game.member, game.excluded_models, **options)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab._validation import check_number, choose
-from mialab.attacks.base import Attack, RequirementsNotMet, known_half, register
+from mialab.attacks.base import Attack, known_half, register
 from mialab.data.pool import Pool
-from mialab.games.signals import signal
+from mialab.exceptions import RequirementsNotMet
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -201,7 +201,7 @@ class QuantileRegression(Attack):
         """Return how far the statistic is above what is expected, (model, record)."""
         fit = gaussian_score if self.form == "gaussian" else partial(pinball_score, alpha=self.alpha)
         x = features(self.pool, game.y)
-        phi = signal(game, self.statistic)[:, 0]
+        phi = game.signal(self.statistic)[:, 0]
         known = known_half(game.member) & ~game.member
         return np.array([fit(x, *target) for target in zip(phi, known, strict=True)])
 

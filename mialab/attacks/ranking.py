@@ -9,7 +9,6 @@ import numpy as np
 
 from mialab.attacks.base import Attack, register
 from mialab.attacks.lira import lira
-from mialab.games.signals import signal
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -42,7 +41,7 @@ class Ranking(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log likelihood ratio of the label's rank, (model, record)."""
-        phi = -np.log1p(-signal(game, "true_rank")[:, 0])
+        phi = -np.log1p(-game.signal("true_rank")[:, 0])
         return lira(phi, game.member, game.excluded_models, variance="pooled")
 
 

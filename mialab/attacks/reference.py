@@ -11,7 +11,6 @@ import numpy as np
 from mialab._validation import check_number
 from mialab.attacks.base import Attack, known_half, register
 from mialab.attacks.shadows import blocks, lost
-from mialab.games.signals import signal
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -168,7 +167,7 @@ class AttackR(_Percentile):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the fractions of the reference models, (model, record)."""
-        return attack_r(signal(game, "loss")[:, 0], game.member, game.excluded_models)
+        return attack_r(game.signal("loss")[:, 0], game.member, game.excluded_models)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +202,7 @@ class AttackP(_Percentile):
     def scores(self, game: Game) -> np.ndarray:
         """Return the fractions of the population, (model, record)."""
         groups = game.y if self.per_class else np.zeros_like(game.y)
-        return attack_p(signal(game, "loss")[:, 0], known_half(game.member) & ~game.member, groups)
+        return attack_p(game.signal("loss")[:, 0], known_half(game.member) & ~game.member, groups)
 
 
 register(AttackR)

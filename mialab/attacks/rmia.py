@@ -11,7 +11,6 @@ import numpy as np
 from mialab._validation import check_integer, check_number, choose
 from mialab.attacks.base import Attack, register
 from mialab.attacks.shadows import blocks, lost
-from mialab.games.signals import signal
 from mialab.training.streams import generator
 
 if TYPE_CHECKING:
@@ -174,7 +173,7 @@ class RMIA(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the fractions of the population, (model, record)."""
-        log_p = signal(game, "loss")
+        log_p = game.signal("loss")
         first, *others = game.unmixed if self.queries == "all" else [0]
         drawn = generator(0, "population").permutation(game.n_records)[: self.population]
         options = {"online": self.online, "gamma": self.gamma, "a": self.a, "population": drawn}

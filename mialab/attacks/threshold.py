@@ -10,7 +10,6 @@ import numpy as np
 
 from mialab._validation import choose
 from mialab.attacks.base import Attack, register
-from mialab.games.signals import signal
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -59,7 +58,7 @@ class Threshold(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the statistic of the answer to the unchanged record, (model, record)."""
-        return signal(game, self.statistic)[:, 0]
+        return game.signal(self.statistic)[:, 0]
 
 
 for _statistic in SOURCES:

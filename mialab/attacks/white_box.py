@@ -11,7 +11,6 @@ import numpy as np
 from mialab._validation import check_number
 from mialab.attacks.base import Attack, known_half, register
 from mialab.attacks.calibrated import calibrated
-from mialab.games.signals import signal
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -118,7 +117,7 @@ class WhiteBox(Attack):
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        answers = np.stack([signal(game, name)[:, 0] for name in ("loss", "correctness")], axis=-1)
+        answers = np.stack([game.signal(name)[:, 0] for name in ("loss", "correctness")], axis=-1)
         features = np.concatenate([log_norms(game), answers], axis=-1)
         known, score = known_half(game.member), np.empty(game.member.shape)
         for k, x in enumerate(features):

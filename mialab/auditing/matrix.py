@@ -10,11 +10,12 @@ import pandas as pd
 
 from mialab import _progress, defenses
 from mialab._validation import choose
-from mialab.attacks.base import Attack, RequirementsNotMet
+from mialab.attacks.base import Attack
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable, compare
 from mialab.auditing.taxonomy import _all
 from mialab.classifiers.game import play
+from mialab.exceptions import RequirementsNotMet
 from mialab.games.base import Game
 from mialab.training.options import Training
 

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from mialab import attacks as _attacks
-from mialab.attacks.base import Attack, RequirementsNotMet
+from mialab.attacks.base import Attack
 from mialab.attacks.groups import GroupAttack
+from mialab.exceptions import RequirementsNotMet
 from mialab.games.base import Game
 from mialab.metrics.outcomes import Outcome
 

@@ -281,6 +281,6 @@ def _block(game: Game, models: np.ndarray) -> Game:
     position = np.full(game.n_models, -1)
     position[models] = np.arange(models.size)
     dataset = game.dataset.isel(model=models)
-    return Game(
+    return type(game)(
         dataset.assign(partner=("model", position[game.partner[models]])).assign_attrs(n_models=models.size)
     )

@@ -14,11 +14,10 @@ from mialab import attacks, metrics, models
 from mialab._validation import check_integer, check_number, choose
 from mialab.auditing.measure import audit
 from mialab.classifiers.game import play
+from mialab.classifiers.signals import ANSWERS
 from mialab.defenses.base import Defense
 from mialab.defenses.quantization import Quantization, steps
 from mialab.games.base import Game
-from mialab.games.signals import signal
-from mialab.games.store import ANSWERS
 from mialab.metrics import intervals
 from mialab.training.stack import initialize
 
@@ -86,13 +85,13 @@ def join_answers(quantized: Game, full: Game) -> Game:
             )
     if quantized.member.shape != full.member.shape or (quantized.member != full.member).any():
         raise ValueError("The full-precision models have other members than the quantized ones.")
-    answers = [name for name in ANSWERS if name in quantized.dataset and name in full.dataset]
+    answers = [a.name for a in ANSWERS if a.name in quantized.dataset and a.name in full.dataset]
     joined = xr.concat([game.dataset[answers] for game in (quantized, full)], "query")
     measured = [v for v in quantized.dataset.variables if {"query", "layer"} & {*quantized.dataset[v].dims}]
     rest = quantized.dataset.drop_vars([*measured, "boundary_distance"], errors="ignore")
     kinds = [*quantized.query_kinds, *full.n_queries * ("full_precision",)]
     about = {"query_kinds": kinds, "probes": [], "layers": [], "queries": "quantized and full precision"}
-    return Game(rest.assign(joined.data_vars).assign_attrs(about))
+    return type(quantized)(rest.assign(joined.data_vars).assign_attrs(about))
 
 
 def nearest_accuracy(games: Mapping[Any, Game], target: Game) -> Any:
@@ -510,7 +509,7 @@ class PrivacyObjective:
         defense = replace(self.defense, per_layer=self.per_layer(bits))
         options: dict[str, Any] = {"training": self.training, "n_models": self.n_models, "seed": self.seed}
         game = play(self.pool, self.model, defense, **options)
-        loss = -float(signal(game, "loss")[:, 0][~game.member].mean())
+        loss = -float(game.signal("loss")[:, 0][~game.member].mean())
         score = attacks.make(self.attack).scores(game)
         auc = metrics.auc(score.ravel(), game.member.ravel())
         value = loss + self.mu * max(0.0, auc - 0.5)

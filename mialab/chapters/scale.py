@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,8 +13,9 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mialab._validation import check_integer, choose
+from mialab.classifiers.game import stored_arrays
 from mialab.games.base import Game
-from mialab.games.store import layout
+from mialab.games.store import DIGEST
 
 
 def stored_bytes(
@@ -57,9 +57,8 @@ def stored_bytes(
     given = {"n_models": n_models, "queries": queries, "n_records": n_records, "n_classes": n_classes}
     for name, size in given.items():
         check_integer(name, size, low=1)
-    sizes = dict(zip(("model", "query", "record", "label"), given.values(), strict=True))
-    arrays = layout(sizes, keep, answers, raw=output_step)
-    return sum(math.prod(shape) * dtype.itemsize for shape, dtype in arrays.values())
+    sizes = {"model": n_models, "query": queries, "record": n_records, "label": n_classes, "byte": DIGEST}
+    return sum(array.nbytes(sizes) for array in stored_arrays(keep, answers, raw=output_step))
 
 
 def signal_bytes(n_records: int, n_models: int, *, queries: int = 1) -> int:

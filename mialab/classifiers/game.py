@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, Self
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
+import xarray as xr
 
 from mialab import defenses, models, provenance
 from mialab._validation import check_integer, choose
+from mialab.arrays import ACCURACIES, ArraySpec
 from mialab.classifiers import run as classifier_run
+from mialab.classifiers.signals import ANSWERS, LOGITS, SIGNALS
 from mialab.data.pool import Pool
 from mialab.defenses.base import Defense
+from mialab.exceptions import RequirementsNotMet
+from mialab.games import base
 from mialab.games.backends import Team
-from mialab.games.base import Game
 from mialab.games.execution import device_here, execute
-from mialab.games.plan import Plan, _describe
-from mialab.games.store import DIMENSIONS, layout
+from mialab.games.plan import STORED, Plan, _describe
+from mialab.games.signals import Signal
 from mialab.models import Model
+from mialab.probes import PROBES
 from mialab.probes import make as make_probes
 from mialab.probes.base import Probe
 from mialab.probes.gradient import layers
@@ -42,6 +48,114 @@ SOURCES = (
     "classifiers/augmentation.py",
     "defenses/base.py",
 )
+
+
+class Game(base.Game):
+    """K classifiers and their answers on every record of a pool; made by `play` or `Game.from_arrays`.
+
+    Models come in pairs with complementary halves of the pool as members, so every record is a member of exactly
+    half of the models. Each model plays the target in turn. Its shadow models are all others but its partner, whose
+    membership would give the target's away (see `excluded_models`).
+
+    Attributes
+    ----------
+    dataset : xarray.Dataset
+        Everything, with dimensions ``model``, ``query``, ``record``, ``label``.
+    attrs : dict
+        How the game was made.
+    gradient_norm, boundary_distance : numpy.ndarray of float64
+        What probes measured, (model, record, layer) and (model, record), see `mialab.probes`.
+    """
+
+    victim: ClassVar[str] = "classifier"
+    alike: ClassVar[tuple[str, ...]] = (*base.Game.alike, "keep")
+    arrays: ClassVar[tuple[ArraySpec, ...]] = (
+        *ANSWERS,
+        LOGITS.raw(),
+        *(probe.array for probe in PROBES.values()),
+    )
+    signals: ClassVar[Mapping[str, Signal]] = SIGNALS | {
+        "boundary_distance": Signal(PROBES["boundary"].array)
+    }
+
+    @classmethod
+    def from_arrays(cls, **arrays: Any) -> Self:
+        """Make a game of answers that were computed elsewhere.
+
+        ``logits`` (model, query, record, label) may be log-probabilities; signals serve without them, losses,
+        entropies and ranks as such, lower for members. See `mialab.games.base.Game.from_arrays`.
+
+        Raises
+        ------
+        ValueError
+            If shapes or values do not fit, or the logits are probabilities.
+        """
+        game = super().from_arrays(**arrays)
+        if LOGITS.name in game.dataset:
+            some = game.dataset[LOGITS.name][:, :, :1000].to_numpy().astype(np.float64)
+            if some.min() >= 0 and np.allclose(some.sum(-1), 1, atol=1e-3):
+                raise ValueError(
+                    "logits are probabilities: none is below 0, and they add up to 1. Give their logarithms, with a "
+                    "smallest probability where some are 0: np.log(np.clip(p, 1e-6, 1))."
+                )
+        return game
+
+    @property
+    def lazy_logits(self) -> xr.Variable:
+        """Answers as the attacker gets them, read from the store when they are used."""
+        if "logits" not in self.dataset:
+            raise RequirementsNotMet(
+                "This game holds signals alone and has no logits: play it with keep='logits', or ask for what can be "
+                "had from signals."
+            )
+        return self.dataset["logits"].variable
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """Answers as the attacker gets them, shape (model, query, record, label)."""
+        return self.lazy_logits.to_numpy()
+
+    def before_output_step(self) -> Self:
+        """Return the same game with the answers before the defense's output step: a what-if, no real attacker.
+
+        What was measured on labels as released (the boundary) is left out.
+
+        Raises
+        ------
+        ValueError
+            If the defense does not change answers.
+        """
+        before = {f"raw_{a.name}": a.name for a in ANSWERS if f"raw_{a.name}" in self.dataset}
+        if not before:
+            raise ValueError(f"The defense {self.attrs.get('defense')!r} has no output step to leave out.")
+        released = [*before.values(), "boundary_distance"]
+        dataset = self.dataset.drop_vars(released, errors="ignore").rename(before)
+        probes = [name for name in self.probes if name != "boundary"]
+        return type(self)(dataset.assign_attrs(output_step=False, probes=probes))
+
+
+def stored_arrays(
+    keep: Literal["logits", "scores"],
+    answers: Literal["float32", "float16"],
+    *,
+    raw: bool,
+    probes: Iterable[Probe] = (),
+) -> tuple[ArraySpec, ...]:
+    """Return the arrays of a stored game.
+
+    Parameters
+    ----------
+    keep : {"logits", "scores"}
+        What is stored of an answer: its logits, or one float32 for each of `mialab.classifiers.signals.SIGNALS`.
+    answers : {"float32", "float16"}
+        Type of stored logits.
+    raw : bool
+        Whether answers before the defense's output step are stored too.
+    probes : iterable of Probe
+        What else is measured.
+    """
+    kept = (dataclasses.replace(LOGITS, dtype=answers),) if keep == "logits" else ANSWERS[1:]
+    return (*STORED, *kept, *(array.raw() for array in kept if raw), *(p.array for p in probes), *ACCURACIES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,12 +221,13 @@ class ClassifierPlan(Plan):
         device, training = team.ask(_resolve, device, self.training, self.network().to("meta"))
         return device, dataclasses.replace(self, training=training)
 
-    def layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Return shape and type of every array of the game."""
-        sizes = {"model": self.n_models, "query": len(self.queries), "record": len(self.pool)}
-        sizes |= {"label": self.pool.n_classes, "layer": len(self.layers())}
-        measured = [probe.array for probe in self.probes]
-        return layout(sizes, self.keep, self.answers, raw=self.defense.uses("answer"), measured=measured)
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """Return the arrays of the game."""
+        return stored_arrays(self.keep, self.answers, raw=self.defense.uses("answer"), probes=self.probes)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of all dimensions."""
+        return super().sizes() | {"label": self.pool.n_classes, "layer": len(self.layers())}
 
     @property
     def train_group(self) -> Callable[..., dict[str, np.ndarray]]:
@@ -161,7 +276,7 @@ class ClassifierPlan(Plan):
 
     def layers(self) -> list[str]:
         """Names of the network's layers, where their gradients are measured; else none."""
-        if not any("layer" in DIMENSIONS[probe.array] for probe in self.probes):
+        if not any("layer" in probe.array.dims for probe in self.probes):
             return []
         return list(layers(name for name, _ in self.network().named_parameters()))
 

@@ -587,7 +587,7 @@ def _kept(logits: torch.Tensor, run: Run, block: slice, keep: str, dtype: np.dty
     if keep == "scores":
         labels = run.y[block].cpu().numpy()
         return {
-            name: np.stack([signal(own, labels) for own in exact.astype(np.float64)]).astype(np.float32)
+            name: np.stack([signal.stored(own, labels) for own in exact]).astype(np.float32)
             for name, signal in SIGNALS.items()
         }
     most = np.finfo(dtype).max

@@ -1,6 +1,13 @@
 """What can be read off one answer: one number per record, higher = more like a member's answer."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+
+from mialab.arrays import ArraySpec
+from mialab.games.signals import Signal
 
 
 def _label(values: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -95,7 +102,39 @@ def true_rank(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
     return -((logits > z_y) | ((logits == z_y) & earlier)).sum(-1).astype(np.float64)
 
 
+#: Answers as the attacker gets them.
+LOGITS = ArraySpec(
+    "logits",
+    ("model", "query", "record", "label"),
+    optional="query",
+    remedy="play it with keep='logits', or give logits to from_arrays",
+)
+
+
+def _signal(compute: Callable[[np.ndarray, np.ndarray], np.ndarray], sign: int = 1, **values: Any) -> Signal:
+    array = replace(
+        LOGITS,
+        name=compute.__name__,
+        dims=LOGITS.dims[:-1],
+        remedy=f"play it with keep='logits', or give logits or {compute.__name__} to from_arrays",
+        **values,
+    )
+    return Signal(array, sign, compute, LOGITS.name)
+
+
+#: What an attacker reads off the answers of a classifier. Losses, entropies and ranks are stored as such, at least 0.
 SIGNALS = {
-    f.__name__: f
-    for f in (loss, confidence, entropy, modified_entropy, correctness, scaled_logit, hinge, true_rank)
+    signal.array.name: signal
+    for signal in (
+        _signal(loss, -1, low=0, hint="the cross-entropy: minus the log-probability of the label"),
+        _signal(confidence, low=0, high=1),
+        _signal(entropy, -1, low=0),
+        _signal(modified_entropy, -1, low=0),
+        _signal(correctness, low=0, high=1),
+        _signal(scaled_logit),
+        _signal(hinge),
+        _signal(true_rank, -1, low=0, hint="classes ranked above the label"),
+    )
 }
+#: What may be stored of an answer: the logits, or the signals.
+ANSWERS = (LOGITS, *(signal.array for signal in SIGNALS.values()))

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib import import_module
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import xarray as xr
+from numpy.typing import ArrayLike
 
 from mialab import provenance
-from mialab._validation import check_integer
-from mialab.games.store import ANSWERS, DIMENSIONS, MEASURED
+from mialab._validation import check_integer, choose
+from mialab.arrays import ACCURACIES, CANARY, MEMBER, PARTNER, SHADOW, ArraySpec, Y, read_arrays
+from mialab.exceptions import RequirementsNotMet
+from mialab.games.signals import Signal
 from mialab.metrics.outcomes import Outcome
-from mialab.probes import PROBES
 from mialab.queries import pairing
 from mialab.training.streams import generator
 
 
 class Game:
-    """K models and their answers on every record of a pool; made by `play` or `Game.from_arrays`.
+    """K models and what they say about every record of a pool, the same for all kinds of models.
 
     Models come in pairs with complementary halves of the pool as members, so every record is a member of exactly
     half of the models. Each model plays the target in turn. Its shadow models are all others but its partner, whose
@@ -29,17 +31,19 @@ class Game:
     Attributes
     ----------
     dataset : xarray.Dataset
-        Everything, with dimensions ``model``, ``query``, ``record``, ``label``.
+        Everything, with dimensions ``model``, ``query``, ``record``, ...
     attrs : dict
         How the game was made.
     """
 
-    #: What is attacked: classifiers here, generators in `mialab.gan.GeneratorGame`.
-    victim: ClassVar[str] = "classifier"
+    #: What is attacked, e.g. "classifier".
+    victim: ClassVar[str] = ""
     #: What shadow models must have in common with their targets.
-    alike: ClassVar[tuple[str, ...]] = ("fingerprint", "queries", "n_classes", "keep")
-    #: Which probe fills which array.
-    probe_of: ClassVar[dict[str, str]] = {probe.array: probe.name for probe in PROBES.values()}
+    alike: ClassVar[tuple[str, ...]] = ("fingerprint", "queries", "n_classes")
+    #: Arrays that such games may hold besides those of every game.
+    arrays: ClassVar[tuple[ArraySpec, ...]] = ()
+    #: What can be read off them of each record, by name.
+    signals: ClassVar[Mapping[str, Signal]] = {}
 
     def __init__(self, dataset: xr.Dataset) -> None:
         mixed = dataset.attrs.get("mixed")
@@ -51,32 +55,32 @@ class Game:
         self._outcomes: dict[Any, Outcome] = {}
 
     @classmethod
+    def specs(cls) -> dict[str, ArraySpec]:
+        """Return all arrays that such games may hold, by name."""
+        own = (*cls.arrays, *(signal.array for signal in cls.signals.values()))
+        return {spec.name: spec for spec in (MEMBER, Y, PARTNER, CANARY, SHADOW, *own, *ACCURACIES)}
+
+    @classmethod
     def from_arrays(
         cls,
         *,
-        logits: np.ndarray,
-        member: np.ndarray,
-        y: np.ndarray,
-        partner: np.ndarray | None = None,
-        canary: np.ndarray | None = None,
-        shadow: np.ndarray | None = None,
-        raw_logits: np.ndarray | None = None,
-        gradient_norm: np.ndarray | None = None,
-        boundary_distance: np.ndarray | None = None,
-        train_accuracy: np.ndarray | None = None,
-        test_accuracy: np.ndarray | None = None,
+        member: ArrayLike,
+        y: ArrayLike | None = None,
+        partner: ArrayLike | None = None,
+        canary: ArrayLike | None = None,
+        shadow: ArrayLike | None = None,
+        n_classes: int | None = None,
         name: str = "arrays",
+        **arrays: ArrayLike | None,
     ) -> Self:
-        """Make a game of answers that were computed elsewhere.
+        """Make a game of what was computed elsewhere.
 
         Parameters
         ----------
-        logits : array_like of float, shape (model, query, record, label)
-            Answers; (model, record, label) stands for a single query. Log-probabilities serve as well.
         member : array_like of bool, shape (model, record)
             Whether the model was trained on the record.
-        y : array_like of int, shape (record,)
-            Labels, 0 to C - 1.
+        y : array_like of int, shape (record,), optional
+            Labels, 0 to C - 1; needed with answers for each label, otherwise all 0 by default.
         partner : array_like of int, shape (model,), optional
             For each model the one trained on exactly the other records (or on part of them), where models come in such
             pairs; -1 for none (the default).
@@ -85,128 +89,117 @@ class Game:
         shadow : array_like of bool, shape (model,), optional
             Which models are shadow models only; then no model that is a target helps against another one. By default
             none: every model is a target, and a shadow model of the others.
-        raw_logits : array_like of float, optional
-            Answers before a defense's output step, if it has one.
-        gradient_norm : array_like of float, shape (model, record, layer), optional
-            What `mialab.probes.gradient.Gradient` measures; (model, record) stands for the norm of the whole gradient.
-        boundary_distance : array_like of float, shape (model, record), optional
-            What `mialab.probes.boundary.Boundary` measures.
-        train_accuracy, test_accuracy : array_like of float, shape (model,), optional
-            Accuracy of each model on its members and on held-out records.
+        n_classes : int, optional
+            Number of classes; by default that of the answers, or else what the labels need, at least 2.
         name : str
             A name for tables and figures.
+        **arrays : array_like
+            What the models say, see `arrays` and `signals` of the class: answers, or signals alone, (model, query,
+            record), where (model, record) stands for a single query; what probes measured; accuracies, (model,).
+            Tensors will do as well.
 
         Raises
         ------
         ValueError
-            If shapes or values do not fit.
+            If something cannot be read as an array, or shapes or values do not fit.
         """
-        logits = np.asarray(logits)
-        logits = logits[:, None] if logits.ndim == 3 else logits
-        member, y = np.asarray(member), np.asarray(y)
-        if logits.ndim != 4:
+        common = {"member": member, "y": y, "partner": partner, "canary": canary, "shadow": shadow}
+        given = {key: value for key, value in (common | arrays).items() if value is not None}
+        specs = cls.specs()
+        for key in arrays:
+            choose("array", key, specs)
+        given.setdefault("member", member)
+        possible = list(dict.fromkeys([*(spec.name for spec in cls.arrays), *cls.signals]))
+        answers = [key for key in possible if key in given]
+        if not answers:
             raise ValueError(
-                f"logits has {logits.ndim} dimensions; it must be (model, query, record, label)."
+                f"There is nothing that the models say: give {possible[0]}, or {', '.join(possible[1:])}."
             )
-        if not np.issubdtype(logits.dtype, np.number):
-            raise ValueError(f"logits must hold numbers; it is {logits.dtype}.")
-        n_models, _, n_records, n_classes = logits.shape
-        if n_classes < 2:
-            raise ValueError(f"logits has {n_classes} classes; there must be at least 2.")
-        if gradient_norm is not None:
-            gradient_norm = np.asarray(gradient_norm)
-            gradient_norm = gradient_norm[..., None] if gradient_norm.ndim == 2 else gradient_norm
-        n_layers = gradient_norm.shape[-1] if np.ndim(gradient_norm) else 0
-        expected = {"member": (n_models, n_records), "y": (n_records,)}
-        given: dict[str, np.ndarray] = {"member": member, "y": y}
-        optional = {
-            "partner": (partner, (n_models,)),
-            "canary": (canary, (n_records,)),
-            "shadow": (shadow, (n_models,)),
-            "raw_logits": (raw_logits, logits.shape),
-            "gradient_norm": (gradient_norm, (n_models, n_records, n_layers)),
-            "boundary_distance": (boundary_distance, (n_models, n_records)),
-            "train_accuracy": (train_accuracy, (n_models,)),
-            "test_accuracy": (test_accuracy, (n_models,)),
-        }
-        for key, (value, shape) in optional.items():
-            if value is not None:
-                given[key], expected[key] = np.asarray(value), shape
-        if "raw_logits" in given and given["raw_logits"].ndim == 3:
-            given["raw_logits"] = given["raw_logits"][:, None]
-        for key, value in given.items():
-            if value.shape != expected[key]:
-                raise ValueError(
-                    f"{key} has shape {value.shape}; with logits {logits.shape} it must be {expected[key]}."
-                )
-        for key, value in {"logits": logits, **given}.items():
-            if np.issubdtype(value.dtype, np.floating) and not np.isfinite(value).all():
-                raise ValueError(
-                    f"{key} has {np.sum(~np.isfinite(value))} values that are not finite numbers."
-                )
-        for key in [name for name in MEASURED if name in given]:
-            if not np.issubdtype(given[key].dtype, np.number) or (given[key] < 0).any():
-                raise ValueError(f"{key} must hold numbers of at least 0.")
-        for key in [name for name in ("member", "canary", "shadow") if name in given]:
-            if not np.isin(given[key], (0, 1)).all():
-                raise ValueError(
-                    f"{key} must be True or False (or 1 and 0); it holds {np.unique(given[key])[:5]}."
-                )
-            given[key] = given[key].astype(bool)
-        if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= n_classes:
-            raise ValueError(
-                f"y must hold integers from 0 to {n_classes - 1}, one per class of the logits; "
-                f"it is {y.dtype} from {y.min()} to {y.max()}."
-            )
-        given["y"] = y.astype(np.int64)
-        given.setdefault("shadow", np.zeros(n_models, bool))
-        if given["shadow"].all():
+        sizes = {}
+        if n_classes is not None:
+            check_integer("n_classes", n_classes, low=2)
+            sizes["label"] = int(n_classes)
+        values, sizes = read_arrays(specs.values(), given, sizes)
+        if sizes.get("label", 2) < 2:
+            raise ValueError(f"{answers[0]} has {sizes['label']} classes; there must be at least 2.")
+        if any("label" in specs[key].dims for key in given) and y is None:
+            raise ValueError("y is missing: give the label of each record.")
+        labels = [value for key, value in values.items() if specs[key].indexes == "label"]
+        sizes.setdefault("label", max([2, *(1 + int(value.max()) for value in labels)]))
+        values = {key: specs[key].check(value, sizes) for key, value in values.items()}
+        n_models, n_records = values["member"].shape
+        defaults = {"partner": np.full(n_models, -1), "shadow": np.zeros(n_models, bool)}
+        defaults |= {"y": np.zeros(n_records, np.int64), "canary": np.zeros(n_records, bool)}
+        values = defaults | values
+        if values["shadow"].all():
             raise ValueError("shadow is True for all models: one at least must be a target.")
-        for k, row in enumerate(given["member"]):
-            if not given["shadow"][k] and (row.all() or not row.any()):
+        for k in np.flatnonzero(~values["shadow"]):
+            row = values["member"][k]
+            if row.all() or not row.any():
                 raise ValueError(
                     f"member[{k}] is all {bool(row[0])}: a target needs members and non-members."
                 )
-        given.setdefault("partner", np.full(n_models, -1))
-        _check_partners(given["partner"], given["member"])
-        given.setdefault("canary", np.zeros(n_records, bool))
-        variables = {"logits": logits, **given}
+        _check_partners(values["partner"], values["member"])
         return cls(
             xr.Dataset(
-                {key: (DIMENSIONS[key], value) for key, value in variables.items()},
+                {key: (specs[key].dims, value) for key, value in values.items()},
                 attrs={
                     "dataset": name,
                     "defense": "unknown",
-                    "probes": [cls.probe_of[key] for key in MEASURED if key in given],
-                    "layers": [f"layer {i}" for i in range(n_layers)],
+                    "n_models": n_models,
+                    "n_classes": sizes["label"],
+                    "probes": sorted(specs[key].probe for key in values if specs[key].probe),
+                    "layers": [f"layer {i}" for i in range(sizes.get("layer", 0))],
                     **dict.fromkeys(("seed", "device", "seconds")),
                     **provenance.collect(),
                 },
             )
         )
 
+    def __getattr__(self, name: str) -> np.ndarray:
+        """Return an array of what the models say, in double precision; RequirementsNotMet if the game has none."""
+        spec = type(self).specs().get(name)
+        if spec is None:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        if name not in self.dataset:
+            raise RequirementsNotMet(spec.missing)
+        self.__dict__[name] = self.dataset[name].to_numpy().astype(np.float64)
+        return self.__dict__[name]
+
+    def signal(self, name: str) -> np.ndarray:
+        """Return one number for each record and query, higher for members; computed once.
+
+        Parameters
+        ----------
+        name : str
+            One of `signals`.
+
+        Returns
+        -------
+        numpy.ndarray of float64, shape (model, query, record)
+            NaN for records that a probe left out; of one query where all are measured together.
+
+        Raises
+        ------
+        ValueError
+            If the name is unknown.
+        RequirementsNotMet
+            If the game holds neither the signal nor what it is computed from.
+        """
+        choose("signal", name, self.signals)
+        known = self.__dict__.setdefault("_signals", {})
+        if name not in known:
+            known[name] = self.signals[name].of(self.dataset, self.y)
+        return known[name]
+
     def __repr__(self) -> str:
-        a = self.attrs
-        canaries = f", {self.canary.sum()} canaries" if self.canary.any() else ""
-        return (
-            f"Game({a.get('dataset')}, defense={a.get('defense')}: {self.n_models} models x {self.n_queries} "
-            f"queries x {self.n_records} records x {self.n_classes} classes{canaries})"
-        )
-
-    @property
-    def lazy_logits(self) -> xr.Variable:
-        """Answers as the attacker gets them, read from the store when they are used."""
-        if "logits" not in self.dataset:
-            raise ValueError(
-                "This game was played with keep='scores' and has no logits: "
-                "play it with keep='logits', or ask for what can be had from signals."
-            )
-        return self.dataset["logits"].variable
-
-    @cached_property
-    def logits(self) -> np.ndarray:
-        """Answers as the attacker gets them, shape (model, query, record, label)."""
-        return self.lazy_logits.to_numpy()
+        a, n_samples = self.attrs, self.dataset.sizes.get("sample")
+        said = [f"{self.n_models} models", f"{self.n_queries} queries", f"{self.n_records} records"]
+        said += [f"{self.n_classes} classes"] * bool(self.y.any())
+        more = f", {self.canary.sum()} canaries" * bool(self.canary.any())
+        more += f", {n_samples} samples each" * bool(n_samples)
+        kind = type(self).__name__
+        return f"{kind}({a.get('dataset')}, defense={a.get('defense')}: {' x '.join(said)}{more})"
 
     @cached_property
     def member(self) -> np.ndarray:
@@ -282,21 +275,6 @@ class Game:
     def probes(self) -> tuple[str, ...]:
         """Names of the probes that were made, see `mialab.probes`."""
         return tuple(self.attrs.get("probes") or ())
-
-    def _measured(self, name: str) -> np.ndarray:
-        if name not in self.dataset:
-            raise ValueError(f"This game has no {name}: play it with probes=[{self.probe_of[name]!r}].")
-        return self.dataset[name].to_numpy().astype(np.float64)
-
-    @cached_property
-    def gradient_norm(self) -> np.ndarray:
-        """Norms of the gradients of each record's loss, float64 (model, record, layer); see `mialab.probes`."""
-        return self._measured("gradient_norm")
-
-    @cached_property
-    def boundary_distance(self) -> np.ndarray:
-        """Distances of the records from the decision boundary, float64 (model, record); see `mialab.probes`."""
-        return self._measured("boundary_distance")
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -391,24 +369,6 @@ class Game:
             self._outcomes[attack] = attack.run(self)
         return self._outcomes[attack]
 
-    def before_output_step(self) -> Self:
-        """Return the same game with the answers before the defense's output step: a what-if, no real attacker.
-
-        What was measured on labels as released (the boundary) is left out.
-
-        Raises
-        ------
-        ValueError
-            If the defense does not change answers.
-        """
-        before = {f"raw_{name}": name for name in ANSWERS if f"raw_{name}" in self.dataset}
-        if not before:
-            raise ValueError(f"The defense {self.attrs.get('defense')!r} has no output step to leave out.")
-        released = [*before.values(), "boundary_distance"]
-        dataset = self.dataset.drop_vars(released, errors="ignore").rename(before)
-        probes = [name for name in self.probes if name != "boundary"]
-        return type(self)(dataset.assign_attrs(output_step=False, probes=probes))
-
     @cached_property
     def varied(self) -> np.ndarray:
         """Which records are members of some models and not of others, bool (record,); all, in games from `play`."""
@@ -450,7 +410,7 @@ class Game:
                 f"shadows have the memberships of the targets: play them with another seed than {self.attrs['seed']}."
             )
         probes = [name for name in self.probes if _measured_alike(name, self.attrs, shadows.attrs)]
-        dropped = ["shadow", *(array for array, name in self.probe_of.items() if name not in probes)]
+        dropped = ["shadow", *(s.name for s in self.specs().values() if s.probe and s.probe not in probes)]
         both = [game.dataset.drop_vars(dropped, errors="ignore") for game in (self, shadows)]
         both[1] = both[1].assign(partner=both[1]["partner"] + self.n_models * (both[1]["partner"] >= 0))
         shared = [v for v in both[0].variables if v in both[1].variables]
@@ -507,10 +467,6 @@ def _measured_alike(probe: str, *games: dict) -> bool:
 
 
 def _check_partners(partner: np.ndarray, member: np.ndarray) -> None:
-    if not np.issubdtype(partner.dtype, np.integer) or partner.min() < -1 or partner.max() >= len(member):
-        raise ValueError(
-            f"partner must hold indices of models, 0 to {len(member) - 1}, or -1 for none; it holds {partner}."
-        )
     for k, other in enumerate(partner):
         if other >= 0 and (partner[other] != k or (member[k] & member[other]).any()):
             raise ValueError(

@@ -50,7 +50,7 @@ def execute(
     device, plan = plan.resolve(team, device)
     kept = Store(games, plan.key())
     with kept.lock():
-        kept.create(plan.layout(), plan.fixed(), plan.attrs())
+        kept.create(plan.arrays(), plan.sizes(), plan.fixed(), plan.attrs())
         absent, damaged = kept.missing()
         if damaged:
             warnings.warn(

@@ -13,12 +13,16 @@ from typing import Any, Self
 import numpy as np
 
 from mialab._validation import check_integer
+from mialab.arrays import CANARY, CHECKSUM, MEMBER, PARTNER, SECONDS, ArraySpec, Y
 from mialab.data.pool import Pool
 from mialab.games.backends import Team
 from mialab.games.base import _check_models
 from mialab.games.identity import describe
 from mialab.queries import Queries, kinds, mixtures
 from mialab.training.membership import membership
+
+#: Arrays of every stored game.
+STORED = (MEMBER, PARTNER, Y, CANARY, SECONDS, CHECKSUM)
 
 
 def _describe(value: object) -> str:
@@ -108,8 +112,12 @@ class Plan(ABC):
         }
 
     @abstractmethod
-    def layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Return shape and type of every array of the game."""
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """Return the arrays of the game, `STORED` and others."""
+
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of all dimensions."""
+        return {"model": self.n_models, "query": len(self.queries), "record": len(self.pool)}
 
     @property
     @abstractmethod

@@ -1,60 +1,75 @@
-"""The signals of a game: what can be read off each of its answers."""
+"""Signals: one number for each record that tells members from others, by name for every kind of models."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
+import xarray as xr
 from joblib import cpu_count
 
-from mialab._validation import choose
-from mialab.attacks.base import RequirementsNotMet
-from mialab.classifiers.signals import SIGNALS
-
-if TYPE_CHECKING:
-    import xarray as xr
-
-    from mialab.games.base import Game
-
+from mialab.arrays import ArraySpec
+from mialab.exceptions import RequirementsNotMet
 
 #: Logits from which a signal is computed at once, 512 kB in float64, so that what is computed stays in the cache.
 PIECE = 2**16
 
 
-def signal(game: Game, name: str) -> np.ndarray:
-    """Return a signal of every answer of a game, float64 (model, query, record); computed once per game.
-
-    A stored game's logits are read and used chunk by chunk: however large they are, only a few chunks (one for each
-    processor core) are in memory. There is a thread for each core.
+@dataclass(frozen=True)
+class Signal:
+    """One number for each record that tells members from others, as a kind of models has it.
 
     Parameters
     ----------
-    game : Game
-        The game. Where it keeps scores instead of logits, the stored ones are returned.
-    name : str
-        A name of `mialab.classifiers.signals.SIGNALS`.
-
-    Raises
-    ------
-    RequirementsNotMet
-        If the game has neither logits nor this signal.
+    array : ArraySpec
+        The array that holds it, as the field defines it: a loss is lower for members.
+    sign : {1, -1}
+        The factor that makes it higher for members.
+    compute : callable, optional
+        How it is computed, times that factor: takes float64 values (..., record, label) of ``source`` and labels
+        (record,), gives (..., record).
+    source : str
+        The array from which it is computed.
     """
-    choose("signal", name, SIGNALS)
-    known = game.__dict__.setdefault("_signals", {})
-    if name not in known:
-        if name in game.dataset:
-            known[name] = game.dataset[name].to_numpy().astype(np.float64)
-        elif "logits" in game.dataset:
-            known[name] = by_chunks(SIGNALS[name], game.lazy_logits, game.y)
-        else:
-            raise RequirementsNotMet(
-                f"This game has neither logits nor the signal {name!r}: play it with keep='logits', or let "
-                "keep='scores' store the signals of this version."
-            )
-    return known[name]
+
+    array: ArraySpec
+    sign: int = 1
+    compute: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
+    source: str = ""
+
+    def __call__(self, values: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Compute the signal of float64 values of ``source``."""
+        return self.compute(values, y)
+
+    def stored(self, values: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Return what is stored of some values of ``source``: the signal as the field defines it."""
+        return self.sign * self(values.astype(np.float64), y)
+
+    def of(self, dataset: xr.Dataset, y: np.ndarray) -> np.ndarray:
+        """Return the signal of all answers of a game, float64 (model, query, record).
+
+        Stored values of ``source`` are read and used chunk by chunk: however large they are, only a few chunks (one
+        for each processor core) are in memory. There is a thread for each core.
+
+        Raises
+        ------
+        RequirementsNotMet
+            If the game has neither this array nor ``source``.
+        """
+        name = self.array.name
+        if name in dataset:
+            values = self.sign * dataset[name].to_numpy().astype(np.float64)
+            return values if values.ndim == 3 else values[:, None]
+        if self.source in dataset:
+            return by_chunks(self, dataset[self.source].variable, y)
+        if not self.source:
+            raise RequirementsNotMet(self.array.missing)
+        raise RequirementsNotMet(
+            f"This game has neither {self.source} nor the signal {name!r}: {self.array.remedy}."
+        )
 
 
 def by_chunks(

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,119 +21,25 @@ from zarr.errors import ContainsArrayError, ZarrUserWarning
 
 from mialab import _progress
 from mialab._paths import cache_folder
-from mialab.classifiers.signals import SIGNALS
+from mialab.arrays import ArraySpec
 
-#: What may be stored of an answer: the logits, or the signals; and each of them before a defense's output step.
-ANSWERS = ("logits", *SIGNALS)
-
-
-RAW = tuple(f"raw_{name}" for name in ANSWERS)
-
-
-#: What probes measure, see `mialab.probes`; in games that were played with them.
-MEASURED = ("gradient_norm", "boundary_distance")
-
-
-#: What critics say, and samples, of games of generative models, see `mialab.gan`; and what is measured on those.
-GENERATED = ("critic", "critic_max", "critic_loss", "samples")
-
-
-RECONSTRUCTED = ("reconstruction", "partial_reconstruction", "shadow_critic")
-
-
-#: Arrays of which every model writes its part, in the order of its checksum.
-_ASKED = (*ANSWERS, *RAW, *MEASURED, *GENERATED, *RECONSTRUCTED)
-
-
-PER_MODEL = (*_ASKED, "train_accuracy", "validation_accuracy", "test_accuracy", "seconds")
-
-
-DIMENSIONS = {
-    **dict.fromkeys(PER_MODEL, ("model",)),
-    **dict.fromkeys((*ANSWERS, *RAW, *GENERATED), ("model", "query", "record")),
-    **dict.fromkeys(RECONSTRUCTED, ("model", "record")),
-    "samples": ("model", "sample", "feature"),
-    "sample_y": ("sample",),
-    "logits": ("model", "query", "record", "label"),
-    "raw_logits": ("model", "query", "record", "label"),
-    "gradient_norm": ("model", "record", "layer"),
-    "boundary_distance": ("model", "record"),
-    "member": ("model", "record"),
-    "partner": ("model",),
-    "y": ("record",),
-    "canary": ("record",),
-    "shadow": ("model",),
-    "candidate": ("record",),
-    "checksum": ("model", "byte"),
-}
-
-
-#: Arrays that are known before training, and their types.
-FIXED = {"member": "bool", "partner": "int64", "y": "int64", "canary": "bool"}
+#: Bytes of a checksum.
+DIGEST = hashlib.sha256().digest_size
 
 
 #: Bytes of a chunk, at most: blocks of records can be read without reading whole models.
 CHUNK_BYTES = 16 * 2**20
 
 
-def layout(
-    sizes: Mapping[str, int],
-    keep: Literal["logits", "scores"],
-    answers: Literal["float32", "float16"],
-    *,
-    raw: bool,
-    measured: Sequence[str] = (),
-) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Return shape and type of every array of a game.
-
-    Parameters
-    ----------
-    sizes : mapping of str to int
-        Sizes of the dimensions ``model``, ``query``, ``record`` and ``label``, and of ``layer`` where gradients are
-        measured.
-    keep : {"logits", "scores"}
-        What is stored of an answer: its logits, or one float32 for each of `mialab.classifiers.signals.SIGNALS`.
-    answers : {"float32", "float16"}
-        Type of stored logits.
-    raw : bool
-        Whether answers before the defense's output step are stored too.
-    measured : sequence of str
-        Arrays of the probes, some of ``MEASURED``.
-    """
-    kept = ("logits",) if keep == "logits" else tuple(SIGNALS)
-    kept += tuple(f"raw_{name}" for name in kept) if raw else ()
-    dtypes = FIXED | dict.fromkeys(kept, answers if keep == "logits" else "float32")
-    dtypes |= dict.fromkeys(measured, "float32")
-    dtypes |= {name: "float64" for name in PER_MODEL if name not in _ASKED}
-    return shapes(dtypes, sizes)
-
-
-def shapes(
-    dtypes: Mapping[str, Any], sizes: Mapping[str, int]
-) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-    """Return shape and type of some arrays of a game, and of its checksums.
-
-    Parameters
-    ----------
-    dtypes : mapping of str to dtype
-        Types of the arrays, names from ``DIMENSIONS``.
-    sizes : mapping of str to int
-        Sizes of their dimensions.
-    """
-    dtypes = {**dtypes, "checksum": "uint8"}
-    sizes = {**sizes, "byte": hashlib.sha256().digest_size}
-    return {name: (tuple(sizes[d] for d in DIMENSIONS[name]), np.dtype(dtypes[name])) for name in dtypes}
-
-
-def _chunks(name: str, shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...] | Literal["auto"]:
+def _chunks(spec: ArraySpec, shape: tuple[int, ...]) -> tuple[int, ...] | Literal["auto"]:
     """Cut arrays over records into chunks of one model and as many records as fit, about the same in each."""
-    if name not in PER_MODEL and name != "checksum":
+    if spec.known:
         return "auto"
-    if "record" not in DIMENSIONS[name]:
+    if "record" not in spec.dims:
         return (1, *shape[1:])
-    along = DIMENSIONS[name].index("record")
+    along = spec.dims.index("record")
     before, (records, *after) = shape[1:along], shape[along:]
-    most = max(1, CHUNK_BYTES // (math.prod(before) * math.prod(after) * dtype.itemsize))
+    most = max(1, CHUNK_BYTES // (math.prod(before) * math.prod(after) * np.dtype(spec.dtype).itemsize))
     return (1, *before, math.ceil(records / math.ceil(records / most)), *after)
 
 
@@ -244,7 +150,8 @@ class Store:
 
     def create(
         self,
-        arrays: dict[str, tuple[tuple[int, ...], np.dtype]],
+        specs: Iterable[ArraySpec],
+        sizes: Mapping[str, int],
         fixed: dict[str, np.ndarray],
         attrs: dict,
     ) -> None:
@@ -255,8 +162,10 @@ class Store:
 
         Parameters
         ----------
-        arrays : dict of str to tuple
-            Shapes and types of all arrays, from `layout`.
+        specs : iterable of ArraySpec
+            All arrays.
+        sizes : mapping of str to int
+            Sizes of their dimensions.
         fixed : dict of str to numpy.ndarray
             Values of those that are known before training.
         attrs : dict
@@ -266,21 +175,21 @@ class Store:
             _, there = self._open()
         except FileNotFoundError:
             there = {}
-        if missing := arrays.keys() - there.keys():
+        if missing := [spec for spec in specs if spec.name not in there]:
             try:
                 group = zarr.open_group(self.url, mode="a", attributes=_plain(attrs))
-                for name in missing:
-                    shape, dtype = arrays[name]
+                for spec in missing:
+                    shape, is_float = spec.shape({**sizes, "byte": DIGEST}), np.dtype(spec.dtype).kind == "f"
                     with suppress(ContainsArrayError):  # another process was faster
                         group.create_array(
-                            name,
+                            spec.name,
                             shape=shape,
-                            dtype=dtype,
-                            chunks=_chunks(name, shape, dtype),
-                            fill_value=np.nan if dtype.kind == "f" else 0,
+                            dtype=spec.dtype,
+                            chunks=_chunks(spec, shape),
+                            fill_value=np.nan if is_float else 0,
                             # Answers hardly shrink, and packing them takes longer than writing them.
-                            compressors=None if dtype.kind == "f" else "auto",
-                            dimension_names=DIMENSIONS[name],
+                            compressors=None if is_float else "auto",
+                            dimension_names=spec.dims,
                         )
             except Exception as error:  # every file system has errors of its own
                 raise _unwritable(self.root, error) from error
@@ -359,17 +268,21 @@ class Store:
 def _checksum(values: Mapping[str, Any], index: int, arrays: Mapping[str, zarr.Array]) -> np.ndarray:
     """Checksum of one model, chunk by chunk: a model is never read as a whole."""
     digest = hashlib.sha256()
-    for name in PER_MODEL:
-        if name in values:
-            for block in _blocks(name, arrays[name]):
+    for name, array in sorted(arrays.items()):
+        if _dims(array)[0] == "model" and name not in ("member", "partner", "checksum"):
+            for block in _blocks(array):
                 digest.update(np.ascontiguousarray(values[name][(index, *block)]).data)
     return np.frombuffer(digest.digest(), dtype=np.uint8)
 
 
-def _blocks(name: str, array: zarr.Array) -> list[tuple[slice, ...]]:
+def _dims(array: zarr.Array) -> tuple[Any, ...]:
+    return getattr(array.metadata, "dimension_names", None) or ()
+
+
+def _blocks(array: zarr.Array) -> list[tuple[slice, ...]]:
     """Where the chunks of a model are."""
-    if "record" not in DIMENSIONS[name]:
+    if "record" not in _dims(array):
         return [()]
-    along = DIMENSIONS[name].index("record")
+    along = _dims(array).index("record")
     before, step = (slice(None),) * (along - 1), array.chunks[along]
     return [(*before, slice(start, start + step)) for start in range(0, array.shape[along], step)]

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-import xarray as xr
+from numpy.typing import ArrayLike
 
 from mialab import provenance
 from mialab._validation import check_integer, choose
+from mialab.arrays import ACCURACIES, ArraySpec
 from mialab.data.pool import Pool
+from mialab.exceptions import RequirementsNotMet
 from mialab.games.backends import Team
-from mialab.games.base import Game, _check_partners
+from mialab.games.base import Game
 from mialab.games.execution import device_here, execute
-from mialab.games.plan import Plan, _describe
-from mialab.games.store import DIMENSIONS, GENERATED, RECONSTRUCTED, shapes
+from mialab.games.plan import STORED, Plan, _describe
+from mialab.games.signals import Signal
 from mialab.gan import defenses
 from mialab.gan.defenses.base import Defense
 from mialab.gan.networks import GAN
@@ -50,213 +52,75 @@ SOURCES = (
 GROUP_MODELS = 4
 
 
+def _critic(name: str) -> ArraySpec:
+    remedy = "play it with mialab.gan.play, or give the array to GeneratorGame.from_arrays"
+    return ArraySpec(name, ("model", "query", "record"), optional="query", remedy=remedy)
+
+
+CRITICS = (_critic("critic"), _critic("critic_max"), _critic("critic_loss"))
+SAMPLES = ArraySpec("samples", ("model", "sample", "feature"), low=0, high=1, bytes_too=True, open_end=True)
+SAMPLE_Y = ArraySpec("sample_y", ("sample",), "int64", indexes="label", known=True)
+
+
 class GeneratorGame(Game):
     """K generative models, what their critics say of every record of a pool, and samples; made by `mialab.gan.play`.
 
     Memberships, targets and shadow models are those of `mialab.Game`, and `mialab.audit` measures both kinds of games.
+
+    Attributes
+    ----------
+    critic, critic_max : numpy.ndarray of float64, shape (model, query, record)
+        What the critics say of the record: their mean, and the largest.
+    critic_loss : numpy.ndarray of float64, shape (model, query, record)
+        Mean of what the critics say of generated records of the same label minus what they say of the record.
+    reconstruction, partial_reconstruction, shadow_critic : numpy.ndarray of float64, shape (model, record)
+        What probes measured, see `mialab.gan.probes`; NaN for records that were not queried.
     """
 
     victim: ClassVar[str] = "generator"
-    alike: ClassVar[tuple[str, ...]] = (
-        "fingerprint",
-        "queries",
-        "n_classes",
-        "conditional",
-        "fakes",
-        "n_samples",
+    alike: ClassVar[tuple[str, ...]] = (*Game.alike, "conditional", "fakes", "n_samples")
+    arrays: ClassVar[tuple[ArraySpec, ...]] = (
+        *CRITICS,
+        *(probe.array for probe in PROBES.values()),
+        SAMPLES,
+        SAMPLE_Y,
     )
-    probe_of: ClassVar[dict[str, str]] = {probe.array: probe.name for probe in PROBES.values()}
+    #: Losses and errors are lower for members.
+    signals: ClassVar[Mapping[str, Signal]] = {
+        spec.name: Signal(spec, -1 if spec.name.endswith(("loss", "reconstruction")) else 1)
+        for spec in arrays[:-2]
+    }
 
     @classmethod
     def from_arrays(
         cls,
         *,
-        member: np.ndarray,
-        critic_loss: np.ndarray | None = None,
-        critic: np.ndarray | None = None,
-        critic_max: np.ndarray | None = None,
-        samples: np.ndarray | None = None,
-        sample_y: np.ndarray | None = None,
-        y: np.ndarray | None = None,
-        partner: np.ndarray | None = None,
-        shadow: np.ndarray | None = None,
-        test_accuracy: np.ndarray | None = None,
-        n_classes: int | None = None,
-        name: str = "arrays",
-        **probes: np.ndarray,
+        samples: ArrayLike | None = None,
+        sample_y: ArrayLike | None = None,
+        **arrays: Any,
     ) -> Self:
-        """Make a game of arrays that were computed elsewhere.
+        """Make a game of what was computed elsewhere, see `mialab.games.base.Game.from_arrays`.
 
         Parameters
         ----------
-        member : array_like of bool, shape (model, record)
-            Whether the model was trained on the record.
-        critic_loss : array_like of float, shape (model, query, record), optional
-            Mean of what the critic says of generated records minus what it says of the record; lower for members.
-            (model, record) stands for a single query, here and below.
-        critic, critic_max : array_like of float, shape (model, query, record), optional
-            What the critics say of the record: their mean, and the largest.
         samples : array_like, shape (model, sample, ...), optional
             Generated records, of numbers in [0, 1] or of bytes.
         sample_y : array_like of int, shape (sample,), optional
             Labels of the samples, the same for all models; without, generators know no labels.
-        y : array_like of int, shape (record,), optional
-            Labels of the records; all 0 by default.
-        partner : array_like of int, shape (model,), optional
-            For each model the one trained on exactly the other records, or -1; none by default.
-        shadow : array_like of bool, shape (model,), optional
-            Which models are shadow models only; none by default.
-        test_accuracy : array_like of float, shape (model,), optional
-            Accuracy of classifiers trained on samples.
-        n_classes : int, optional
-            Number of classes; by default what the labels need, at least 2.
-        name : str
-            A name for tables and figures.
-        **probes : array_like of float, shape (model, record)
-            What probes measure, see `mialab.gan.probes`; NaN for records that were not queried.
+        **arrays : array_like
+            ``member``, and what the critics say or what probes measured, see the attributes of the class.
 
         Raises
         ------
         ValueError
             If shapes or values do not fit.
         """
-        member = np.asarray(member)
-        if member.ndim != 2 or not np.isin(member, (0, 1)).all():
-            raise ValueError(
-                f"member has shape {member.shape}; it must be (model, record), of True and False."
-            )
-        member = member.astype(bool)
-        n_models, n_records = member.shape
-        given: dict[str, Any] = {"member": member}
-        given["y"] = np.zeros(n_records, np.int64) if y is None else np.asarray(y)
-        given["partner"] = np.full(n_models, -1) if partner is None else np.asarray(partner)
-        given["shadow"] = np.zeros(n_models, bool) if shadow is None else np.asarray(shadow)
-        given["canary"] = np.zeros(n_records, bool)
-        said = {"critic_loss": critic_loss, "critic": critic, "critic_max": critic_max}
-        for key, value in said.items():
-            if value is not None:
-                value = np.asarray(value)
-                given[key] = value[:, None] if value.ndim == 2 else value
-        queries = {given[key].shape[1] for key in said if key in given and given[key].ndim == 3}
-        if len(queries) > 1:
-            raise ValueError(
-                f"critic_loss, critic and critic_max are of {sorted(queries)} queries; they must be of as many each."
-            )
-        for key, value in probes.items():
-            given[choose("probes", key, RECONSTRUCTED)] = np.asarray(value)
-        if test_accuracy is not None:
-            given["test_accuracy"] = np.asarray(test_accuracy)
-        sizes = {"model": n_models, "record": n_records, "query": next(iter(queries), 1)}
-        shape: tuple[int, ...] = ()
-        if samples is not None:
-            samples = np.asarray(samples)
-            if samples.ndim < 2 or len(samples) != n_models or not samples.size:
-                raise ValueError(
-                    f"samples has shape {samples.shape}; with member {member.shape} it must be ({n_models}, sample, "
-                    "...)."
-                )
-            shape = samples.shape[2:]
-            given["samples"] = samples.reshape(*samples.shape[:2], -1)
-            given["sample_y"] = (
-                np.zeros(samples.shape[1], np.int64) if sample_y is None else np.asarray(sample_y)
-            )
-            sizes |= {"sample": samples.shape[1], "feature": given["samples"].shape[2]}
-        elif sample_y is not None:
+        if samples is None and sample_y is not None:
             raise ValueError("sample_y is given without samples: give both or neither.")
-        for key, value in given.items():
-            expected = tuple(sizes[d] for d in DIMENSIONS[key])
-            if value.shape != expected:
-                raise ValueError(
-                    f"{key} has shape {value.shape}; with member {member.shape} it must be {expected}."
-                )
-            _check_values(key, value)
-        labels = {key: given[key] for key in ("y", "sample_y") if key in given}
-        if n_classes is None:
-            n_classes = max(2, *(1 + int(value.max()) for value in labels.values()))
-        check_integer("n_classes", n_classes, low=2)
-        for key, value in labels.items():
-            if not np.issubdtype(value.dtype, np.integer) or value.min() < 0 or value.max() >= n_classes:
-                raise ValueError(
-                    f"{key} must hold integers from 0 to {n_classes - 1}; it is {value.dtype} from {value.min()} to "
-                    f"{value.max()}."
-                )
-            given[key] = value.astype(np.int64)
-        given["shadow"] = given["shadow"].astype(bool)
-        for k in np.flatnonzero(~given["shadow"]):
-            if member[k].all() or not member[k].any():
-                raise ValueError(
-                    f"member[{k}] is all {bool(member[k, 0])}: a target needs members and non-members."
-                )
-        if given["shadow"].all():
-            raise ValueError("shadow is True for all models: one at least must be a target.")
-        _check_partners(given["partner"], member)
-        return cls(
-            xr.Dataset(
-                {key: (DIMENSIONS[key], value) for key, value in given.items()},
-                attrs={
-                    "dataset": name,
-                    "defense": "unknown",
-                    "n_models": n_models,
-                    "n_classes": n_classes,
-                    "conditional": sample_y is not None,
-                    "shape": list(shape),
-                    "n_samples": sizes.get("sample", 0),
-                    "probes": [cls.probe_of[key] for key in probes],
-                    **dict.fromkeys(("seed", "device", "seconds")),
-                    **provenance.collect(),
-                },
-            )
-        )
-
-    def __repr__(self) -> str:
-        a = self.attrs
-        samples = f", {self.dataset.sizes['sample']} samples each" if "sample" in self.dataset.sizes else ""
-        return (
-            f"GeneratorGame({a.get('dataset')}, defense={a.get('defense')}: {self.n_models} models x "
-            f"{self.n_queries} queries x {self.n_records} records{samples})"
-        )
-
-    def measured(self, name: str) -> np.ndarray:
-        """Return what critics say or what probes measured.
-
-        Parameters
-        ----------
-        name : {"critic", "critic_max", "critic_loss", "reconstruction", "partial_reconstruction", "shadow_critic"}
-            Which.
-
-        Returns
-        -------
-        numpy.ndarray of float64
-            (model, query, record) of critics, (model, record) of probes; NaN for records not queried.
-
-        Raises
-        ------
-        ValueError
-            If the game has no such array.
-        """
-        choose("name", name, (*GENERATED[:-1], *RECONSTRUCTED))
-        known = self.__dict__.setdefault("_arrays", {})
-        if name not in known:
-            if name not in self.dataset:
-                how = f": play it with probes=[{self.probe_of[name]!r}]" if name in self.probe_of else ""
-                raise ValueError(f"This game has no {name}{how}.")
-            known[name] = self.dataset[name].to_numpy().astype(np.float64)
-        return known[name]
-
-    @property
-    def critic(self) -> np.ndarray:
-        """What the critics say of each record, their mean, float64 (model, query, record)."""
-        return self.measured("critic")
-
-    @property
-    def critic_max(self) -> np.ndarray:
-        """What the critic says that says most of each record, float64 (model, query, record)."""
-        return self.measured("critic_max")
-
-    @property
-    def critic_loss(self) -> np.ndarray:
-        """Mean of D over generated records of the same label, minus D of the record, float64 (model, query, record)."""
-        return self.measured("critic_loss")
+        game = super().from_arrays(samples=samples, sample_y=sample_y, **arrays)
+        shape = () if samples is None else SAMPLES.read(samples).shape[2:]
+        about = {"conditional": sample_y is not None, "shape": list(shape), "n_samples": game.n_samples}
+        return cls(game.dataset.assign_attrs(about))
 
     @property
     def conditional(self) -> bool:
@@ -272,7 +136,9 @@ class GeneratorGame(Game):
     def samples(self) -> np.ndarray:
         """Generated records, float32 (model, sample, ...), in [0, 1]; ValueError if there are none."""
         if not self.n_samples:
-            raise ValueError("This game has no samples: give them to GeneratorGame.from_arrays(samples=...).")
+            raise RequirementsNotMet(
+                "This game has no samples: give them to GeneratorGame.from_arrays(samples=...)."
+            )
         stored = self.dataset["samples"].to_numpy()
         x = stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored
         return x.astype(np.float32, copy=False).reshape(*stored.shape[:2], *self.attrs["shape"])
@@ -283,25 +149,6 @@ class GeneratorGame(Game):
         if "sample_y" in self.dataset:
             return self.dataset["sample_y"].to_numpy()
         return np.zeros(self.n_samples, np.int64)
-
-
-def _check_values(key: str, value: np.ndarray) -> None:
-    """Refuse values of `GeneratorGame.from_arrays` that are no numbers, or none of the right kind (ValueError)."""
-    if not np.issubdtype(value.dtype, np.number) and value.dtype != bool:
-        raise ValueError(f"{key} must hold numbers; it is {value.dtype}.")
-    if np.isinf(value).any() or (key not in RECONSTRUCTED and np.isnan(value).any()):
-        raise ValueError(f"{key} has values that are not finite numbers.")
-    if key == "shadow" and not np.isin(value, (0, 1)).all():
-        raise ValueError(f"shadow must be True or False (or 1 and 0); it holds {np.unique(value)[:5]}.")
-    if (
-        key == "samples"
-        and value.dtype != np.uint8
-        and value.size
-        and not 0 <= value.min() <= value.max() <= 1
-    ):
-        raise ValueError(
-            f"samples has numbers from {value.min():.3g} to {value.max():.3g}; they must lie in [0, 1], or be bytes."
-        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -354,14 +201,15 @@ class GeneratorPlan(Plan):
             "sample_y": sample_labels(self.networks, self.pool.n_classes, self.samples),
         }
 
-    def layout(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
-        """Return shape and type of every array of the game."""
-        sizes = {"model": self.n_models, "query": len(self.queries), "record": len(self.pool)}
-        sizes |= {"sample": self.samples, "feature": int(np.prod(self.pool.x.shape[1:]))}
-        dtypes: dict[str, Any] = {name: value.dtype for name, value in self.fixed().items()}
-        dtypes |= dict.fromkeys((*GENERATED[:-1], *(probe.array for probe in self.probes)), "float32")
-        dtypes |= {"samples": self.pool.x.dtype, "test_accuracy": "float64", "seconds": "float64"}
-        return shapes(dtypes, sizes)
+    def arrays(self) -> tuple[ArraySpec, ...]:
+        """Return the arrays of the game."""
+        samples = dataclasses.replace(SAMPLES, dtype=str(self.pool.x.dtype))
+        accuracies = [array for array in ACCURACIES if array.name == "test_accuracy"]
+        return (*STORED, *CRITICS, *(p.array for p in self.probes), samples, SAMPLE_Y, *accuracies)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the sizes of all dimensions."""
+        return super().sizes() | {"sample": self.samples, "feature": int(np.prod(self.pool.x.shape[1:]))}
 
     @property
     def train_group(self) -> Callable[..., dict[str, np.ndarray]]:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +15,7 @@ import torch
 
 from mialab._registry import Registry
 from mialab._validation import check_integer, check_number
+from mialab.arrays import ArraySpec
 from mialab.training.stack import prepare
 from mialab.training.streams import Streams, generator
 
@@ -34,6 +36,10 @@ DIFFERENCE = 0.01
 DAMPING, DAMPINGS, UNHELPED = 1e-3, (0.1, 1.0, 10.0), 100.0
 
 
+#: How an array of measurements is laid out; NaN stands for records that were not queried.
+measured = partial(ArraySpec, dims=("model", "record"), allows_nan=True)
+
+
 @dataclass(frozen=True)
 class Probe(ABC):
     """Base class of every probe: a measurement of each model at each record, made when training is over.
@@ -43,7 +49,7 @@ class Probe(ABC):
 
     name: ClassVar[str]
     #: The array of a game that holds the measurements.
-    array: ClassVar[str]
+    array: ClassVar[ArraySpec]
 
     @abstractmethod
     def __call__(self, run: Run) -> dict[str, np.ndarray]:
@@ -86,7 +92,7 @@ class ShadowCritic(Probe):
     """
 
     name: ClassVar[str] = "shadow_critic"
-    array: ClassVar[str] = "shadow_critic"
+    array: ClassVar[ArraySpec] = measured("shadow_critic", probe=name)
 
     samples: int = 5000
     steps: int | None = None
@@ -105,7 +111,7 @@ class ShadowCritic(Probe):
         training = run.training if self.steps is None else replace(run.training, steps=self.steps, stop=None)
         shadow = run.shadow(x, labels, training)
         said = shadow.judge(prepare(run.x), run.onehot(run.y)).mean(1)
-        return {self.array: said.cpu().numpy().astype(np.float32)}
+        return {self.array.name: said.cpu().numpy().astype(np.float32)}
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -173,7 +179,7 @@ class Reconstruction(Probe):
             start = self._starts(run, x, labels, candidates)
             residuals = _residuals(run, x, run.onehot(labels), self.penalty)
             error[:, part] = self.search(residuals, start, directions).amin((0, 2)).cpu().numpy()
-        return {self.array: error}
+        return {self.array.name: error}
 
     @property
     def generated_at_once(self) -> int:
@@ -255,7 +261,7 @@ class WhiteBox(Reconstruction):
     """
 
     name: ClassVar[str] = "white_box"
-    array: ClassVar[str] = "reconstruction"
+    array: ClassVar[ArraySpec] = measured("reconstruction", probe=name)
 
     steps: int = 100
 
@@ -291,7 +297,7 @@ class PartialBlackBox(Reconstruction):
     """
 
     name: ClassVar[str] = "partial_black_box"
-    array: ClassVar[str] = "partial_reconstruction"
+    array: ClassVar[ArraySpec] = measured("partial_reconstruction", probe=name)
 
     evaluations: int = 500
     directions: int = 16

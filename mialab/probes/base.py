@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from mialab.arrays import ArraySpec
 from mialab.data.pool import Pool
 from mialab.defenses.base import Run
 
@@ -20,7 +21,7 @@ class Probe:
 
     name: ClassVar[str]
     #: The array of a game that holds the measurements.
-    array: ClassVar[str]
+    array: ClassVar[ArraySpec]
 
     def check(self, pool: Pool) -> None:
         """Refuse, before any training, a pool in which this cannot be measured (ValueError)."""

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mialab._validation import check_integer, check_number
+from mialab.arrays import ArraySpec
 from mialab.defenses.base import Run
 from mialab.probes.base import Probe
 from mialab.probes.gradient import CHUNK_BYTES
@@ -57,7 +58,7 @@ class Boundary(Probe):
     """
 
     name: ClassVar[str] = "boundary"
-    array: ClassVar[str] = "boundary_distance"
+    array: ClassVar[ArraySpec] = ArraySpec("boundary_distance", ("model", "record"), low=0, probe="boundary")
 
     iterations: int = 4
     directions: int = 16
@@ -81,7 +82,7 @@ class Boundary(Probe):
         """Return the distances of all records; see `Probe`."""
         with torch.inference_mode():
             return {
-                self.array: np.stack(
+                self.array.name: np.stack(
                     [self._distances(run.alone(k, "boundary ")) for k in range(len(run.models))]
                 )
             }

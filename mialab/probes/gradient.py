@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.func import grad, vmap
 
+from mialab.arrays import ArraySpec
 from mialab.defenses.base import Run, cross_entropy
 from mialab.probes.base import Probe
 from mialab.training.stack import Forward, is_plain_mlp
@@ -53,11 +54,13 @@ class Gradient(Probe):
     """
 
     name: ClassVar[str] = "gradient"
-    array: ClassVar[str] = "gradient_norm"
+    array: ClassVar[ArraySpec] = ArraySpec(
+        "gradient_norm", ("model", "record", "layer"), low=0, optional="layer", probe="gradient"
+    )
 
     def __call__(self, run: Run) -> dict[str, np.ndarray]:
         """Return the norms of all gradients; see `Probe`."""
-        return {self.array: np.stack([_gradient_norms(run, k) for k in range(len(run.models))])}
+        return {self.array.name: np.stack([_gradient_norms(run, k) for k in range(len(run.models))])}
 
 
 def _gradient_norms(run: Run, index: int) -> np.ndarray:

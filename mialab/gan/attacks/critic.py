@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, RequirementsNotMet, Scored, _spread, register
+from mialab.attacks.base import Attack, Scored, _spread, register
+from mialab.exceptions import RequirementsNotMet
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -111,7 +112,7 @@ class LoganBlackBox(Attack):
 
     def _whole(self, game: Game) -> Scored:
         self.check(game)
-        queried = np.isfinite(game.measured("shadow_critic")).all(0)
+        queried = np.isfinite(game.shadow_critic).all(0)
         if queried.all():
             return super()._whole(game)
         if not queried.any():
@@ -122,7 +123,7 @@ class LoganBlackBox(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return what the critics that were trained on samples say, centered, (model, record)."""
-        return centered(game.measured("shadow_critic"))
+        return centered(game.shadow_critic)
 
 
 for _critics in ARRAYS:

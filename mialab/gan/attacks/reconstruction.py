@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, RequirementsNotMet, Scored, _spread, register
+from mialab.attacks.base import Attack, Scored, _spread, register
 from mialab.attacks.calibrated import calibrated
+from mialab.exceptions import RequirementsNotMet
 from mialab.gan.probes import PartialBlackBox, WhiteBox
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Reconstruction(Attack):
             )
 
     def _errors(self, game: GeneratorGame) -> np.ndarray:
-        return game.measured(PROBES[self.access].array)
+        return -game.signal(PROBES[self.access].array.name)[:, 0]
 
     def _queried(self, game: GeneratorGame) -> np.ndarray:
         """Which records all models were queried, bool (record,)."""

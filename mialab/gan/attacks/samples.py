@@ -15,9 +15,10 @@ from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
 from mialab._validation import check_integer, choose
-from mialab.attacks.base import Attack, RequirementsNotMet, Scored, register
+from mialab.attacks.base import Attack, Scored, register
 from mialab.attacks.calibrated import calibrated
 from mialab.data.pool import Pool
+from mialab.exceptions import RequirementsNotMet
 from mialab.training.stack import prepare
 
 if TYPE_CHECKING:
