@@ -45,17 +45,15 @@ def bar(total: int, text: str) -> Iterator[Callable[[int], None]]:
     began, done = time.monotonic(), 0
     name = os.environ.get("MIALAB_PROGRESS")
     file = Path(name) if name else None
-    with (
-        tqdm(
-            total=total,
-            desc=text,
-            unit="model",
-            smoothing=0,  # what is left follows from the mean rate: groups come in bursts, several workers at a time
-            leave=False,
-            dynamic_ncols=True,
-            disable=file is not None or not sys.stderr.isatty(),
-        ) as shown
-    ):
+    with tqdm(
+        total=total,
+        desc=text,
+        unit="model",
+        smoothing=0,  # the mean rate gives what is left: groups come in bursts, several workers at a time
+        leave=False,
+        dynamic_ncols=True,
+        disable=file is not None or not sys.stderr.isatty(),
+    ) as shown:
 
         def advance(n: int = 1) -> None:
             nonlocal done
