@@ -298,3 +298,18 @@ def test_any_table_is_laid_out_in_its_order():
     assert list(table.columns) == ["fid", "kid"]
     assert table.loc["b", "fid"] == "1.500 [1.000, 2.000]"
     assert table.loc["a", "kid"] == "-"
+
+
+def test_rows_and_values_of_a_table(game):
+    table = mia.audit(game, ["loss", "entropy"], **OPTIONS)
+    assert set(table.pooled()["target"]) == {"pooled"}
+    assert list(table.pooled("auc")["attack"]) == ["loss", "entropy"]
+    assert tuple(table.pooled("auc").iloc[1][["value", "low", "high"]]) == table.interval("entropy", "auc")
+    with pytest.raises(ValueError, match=r"metric='acu' is unknown\. Did you mean 'auc'"):
+        table.pooled("acu")
+    with pytest.raises(ValueError, match=r"attack='los' is unknown\. Did you mean 'loss'"):
+        table.interval("los", "auc")
+    text = table.as_text()
+    assert type(text) is pd.DataFrame
+    assert "not resolvable" in set(text["value"])
+    pd.testing.assert_frame_equal(mia.auditing.AuditTable({"a": [1]}).as_text(), pd.DataFrame({"a": [1]}))

@@ -86,3 +86,11 @@ def test_claims_on_arms_that_were_not_played_say_so():
     )
     assert found["one"] == (2, 1, 3)
     assert "without the arm 'b'" in found["two"]
+
+
+def test_values_of_a_reference_run_are_laid_out_by_the_table(tmp_path):
+    rows = [("none", "fid", 1.5, 1.0, 2.0), ("none", "kid", 0.25, -0.5, 1.0)]
+    quality = mia.auditing.AuditTable(rows, columns=["defense", "metric", "value", "low", "high"])
+    reference_runs.save("demo", folder=tmp_path, quality=quality)
+    back = reference_runs.load("demo", folder=tmp_path)["quality"]
+    pd.testing.assert_frame_equal(back.wide("defense", "metric"), quality.wide("defense", "metric"))
