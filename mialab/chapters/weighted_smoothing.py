@@ -216,7 +216,7 @@ def weight_spread(
     device = device_here(device)
     if not isinstance(defense, WeightedSmoothing):
         raise TypeError(f"defense={defense!r} must be a WeightedSmoothing.")
-    if not defense.sigma or defense.warm_up >= (training.stop or training.epochs):
+    if not defense.sigma or (defense.warm_up or 0) >= (training.stop or training.epochs):
         raise ValueError(f"{defense} adds no noise within {training.stop or training.epochs} epochs.")
     member = membership(n_models, len(pool), seed)
     factors: dict[int, list[np.ndarray]] = {}
