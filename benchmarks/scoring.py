@@ -354,10 +354,10 @@ WORKLOADS = ("all attacks but boundary, white-box and learned", "learned attacks
 
 
 def workload_of(attack: mia.attacks.Attack) -> str | None:
-    if attack.needs_probe or attack.needs_kinds or attack.min_queries > 1:
+    if attack.needs.probe or attack.needs.kinds or attack.needs.queries > 1:
         return None
     every, learned, quantile = WORKLOADS
-    if attack.needs_pool:
+    if attack.needs.pool:
         return quantile
     return learned if isinstance(attack, mia.attacks.Shokri | mia.attacks.Nasr) else every
 
@@ -378,7 +378,7 @@ def attack_seconds(workload: str, game: mia.Game, pool: mia.Pool) -> dict[str, t
     """Return wall and CPU seconds of the signals, and of each attack of a workload."""
     attacks = {name: mia.attacks.make(name) for name in mia.attacks.available().index}
     attacks = {
-        name: replace(attack, pool=pool) if attack.needs_pool else attack
+        name: replace(attack, pool=pool) if attack.needs.pool else attack
         for name, attack in attacks.items()
         if workload_of(attack) == workload
     }

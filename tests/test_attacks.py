@@ -485,7 +485,7 @@ def test_wrong_parameters_of_attacks(make, message):
     [
         ("label_only", {}, "needs at least 2 queries per record; this game has 1"),
         ("lira_augmented", {}, "needs at least 2 queries per record; this game has 1"),
-        ("lira", {"n_models": 4}, "needs at least 3 models trained with each record and 3 without it"),
+        ("lira", {"n_models": 4}, "needs at least 2 shadow models trained with a record and 2 without it"),
         ("loss", {"n_models": 2}, "chooses its threshold on shadow models, and this game has none"),
     ],
 )

@@ -42,13 +42,14 @@ class Fixed(attacks.Attack):
     boldness: float = 0.5
 
     base_name = property(lambda self: self.label)
-    scores = None  # _whole says it all
+    scores = None  # found says it all
 
-    def check(self, game):
+    def scorable(self, game):
         if self.refuses:
             raise RequirementsNotMet("no")
+        return np.ones_like(game.member)
 
-    def _whole(self, game):
+    def found(self, game, scorable):
         Fixed.ran.append(self.label)
         score = np.random.default_rng(1).normal(size=game.member.shape) + game.member
         evaluated = np.zeros_like(game.member)

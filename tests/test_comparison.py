@@ -32,8 +32,8 @@ class Told(Attack):
         return self.label
 
     @property
-    def needs_known_half(self):
-        return self.half
+    def needs(self):
+        return attacks.Requirements(known_half=2 * self.half)
 
     def scores(self, game):
         return np.array(self.score).reshape(game.member.shape)
@@ -215,7 +215,7 @@ def test_against_shadows_refuses_sizes(game, shadows, message):
 
 
 def test_against_shadows_refuses_games_without_pairs(game):
-    with pytest.raises(RequirementsNotMet, match="at least 3 models"):
+    with pytest.raises(RequirementsNotMet, match="at least 2 shadow models"):
         mia.chapters.attacks.against_shadows(game, ["lira"], (2,))
     alone = mia.Game.from_arrays(logits=game.logits, member=game.member, y=game.y)
     with pytest.raises(ValueError, match="come in pairs"):

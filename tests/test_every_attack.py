@@ -188,7 +188,7 @@ def test_scores_against_a_plain_version(name, design, seed, n_models, signal):
 BY_POSITION = {
     name: "the half that the attacker knows is drawn by position"
     for name in NAMES
-    if mia.attacks.make(name).needs_known_half
+    if mia.attacks.make(name).needs.known_half
 } | {"co_membership_lira_8": "sets are dealt by position"}
 
 
@@ -196,7 +196,7 @@ def an_attack(name):
     """Return an attack and a game that it accepts."""
     attack = mia.attacks.make(name)
     game = random_game(n_models=24, n_records=88, n_queries=3, n_mixed=2, seed=6, signal=1)
-    if attack.needs_pool:
+    if attack.needs.pool:
         toy = pool(n=game.n_records, n_classes=game.n_classes)
         attack = dataclasses.replace(attack, pool=dataclasses.replace(toy, y=game.y))
     if hasattr(attack, "n_folds"):  # dealt by position; with a fold for each pair of models nothing is
@@ -238,7 +238,7 @@ def test_the_order_of_models(name):
     np.testing.assert_allclose(there[np.argsort(models)], here, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if mia.attacks.make(n).sees in ("label", "ranking")])
+@pytest.mark.parametrize("name", [n for n in NAMES if mia.attacks.make(n).needs.sees in ("label", "ranking")])
 def test_the_temperature_of_labels_and_rankings(name):
     """Of answers that were made sure or unsure, attacks that see no logits see nothing."""
     attack, game = an_attack(name)

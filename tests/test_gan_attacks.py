@@ -50,7 +50,7 @@ def named(attack) -> str:
 
 def armed(attack, pool=POOL, **changes):
     """Return the attack with the pool that it needs."""
-    return dataclasses.replace(attack, **changes | ({"pool": pool} if attack.needs_pool else {}))
+    return dataclasses.replace(attack, **changes | ({"pool": pool} if attack.needs.pool else {}))
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -309,7 +309,7 @@ def test_first_models_and_their_order(attack):
     mixed = game_of(POOL, GAME.member[order], GAME.samples[order], **said)
     score = by_model(GAME, attack)
     assert by_model(mixed, attack) == pytest.approx(score[order], rel=1e-9, abs=1e-12)
-    if attack.shadows == "none":
+    if attack.needs.shadows == "none":
         assert by_model(GAME.subset(4), attack) == pytest.approx(score[:4], rel=1e-9, abs=1e-12)
     else:
         assert armed(attack).run(GAME.subset(6)).evaluated.all() or GAME.n_models < 8
@@ -364,7 +364,7 @@ def test_separate_shadow_models(attack):
     outcome = armed(attack).run(both)
     assert outcome.evaluated[:8].all()
     assert not outcome.evaluated[8:].any()
-    if attack.shadows == "none":
+    if attack.needs.shadows == "none":
         assert outcome.score[:8] == pytest.approx(by_model(GAME, attack))
     else:
         plain = [by_model(game, GanLeaks()) for game in (GAME, shadows)]
@@ -380,8 +380,8 @@ def test_records_that_are_never_members(attack):
     game = game_of(POOL, member, GAME.samples)
     outcome = armed(attack).run(game)
     assert outcome.evaluated[:, candidate].all()
-    assert outcome.evaluated[:, ~candidate].any() == (attack.shadows == "none")
-    if attack.shadows == "OUT":
+    assert outcome.evaluated[:, ~candidate].any() == (attack.needs.shadows == "none")
+    if attack.needs.shadows == "OUT":
         part = dataclasses.replace(POOL, x=POOL.x[:30], y=POOL.y[:30])
         alone = game_of(part, member[:, :30], GAME.samples)
         assert outcome.score[:, :30] == pytest.approx(armed(attack, part).run(alone).score)

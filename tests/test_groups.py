@@ -464,7 +464,7 @@ def test_wrong_parameters(make, message):
             {},
             "'co_membership_lira_11' needs targets with at least 11 members .* has 10",
         ),
-        (CoMembership(), {"n_models": 4}, "'lira' needs at least 3 models trained with each record"),
+        (CoMembership(), {"n_models": 4}, "'lira' needs at least 2 shadow models trained with a record"),
         (MixedPairs(), {}, "'mixed_pairs' needs queries of the kind 'mixed'; this game has 'original'"),
         (MixedPairs(), {"n_mixed": 1, "n_models": 6}, "'mixed_pairs' compares models trained on both"),
         (CoMembership(of="noise_robustness"), {}, "'noise_robustness' needs queries of the kind 'noise'"),

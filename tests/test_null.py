@@ -23,7 +23,7 @@ DESIGNS = ["paired", "balanced", "random"]
 ATTACKS = {
     f"{attack.name}-{calibrate}": dataclasses.replace(attack, calibrate=calibrate)
     for attack in map(mia.attacks.make, mia.attacks.available().index)
-    if not attack.needs_pool
+    if not attack.needs.pool
     for calibrate in attack.calibrations
 }
 N_COMPARISONS = 2 * len(ATTACKS) * len(DESIGNS)
@@ -37,11 +37,11 @@ def random_games(design, n_models, n_mixed=0):
 
 def null_games(attack, design):
     """Return games that an attack accepts, of no more models than it takes."""
-    if "mixed" in attack.needs_kinds:  # only a quarter of the models were trained on both records of a pair
+    if "mixed" in attack.needs.kinds:  # only a quarter of the models were trained on both records of a pair
         return random_games(design, 24, n_mixed=2)
     # Coin flips need more models: of 8, some records would have fewer than 3 on a side. Thrown again for these, coins
     # tell of each other, which does not matter to attacks on each model alone.
-    alone = attack.shadows == "none" and attack.calibrate != "shadows"
+    alone = attack.needs.shadows == "none" and attack.calibrate != "shadows"
     return random_games(design, 24 if design == "random" and not alone else 8)
 
 

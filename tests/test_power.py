@@ -62,13 +62,13 @@ def nearest_neighbors():
 def test_nearest_neighbors_are_caught(name):
     game, pool = nearest_neighbors()
     attack = mia.attacks.make(name)
-    if attack.needs_probe:
+    if attack.needs.probe:
         with pytest.raises(
             mia.attacks.RequirementsNotMet, match="what is measured while the models are at hand"
         ):
             attack.run(game)
-        pytest.skip(LACKING[attack.needs_probe])
-    attack = dataclasses.replace(attack, pool=pool) if attack.needs_pool else attack
+        pytest.skip(LACKING[attack.needs.probe])
+    attack = dataclasses.replace(attack, pool=pool) if attack.needs.pool else attack
     outcome = attack.run(game)
     auc = [
         roc_auc_score(game.member[k, seen], outcome.score[k, seen])

@@ -113,7 +113,7 @@ def scores_of(game, names=SIGNALS):
 
 @pytest.mark.parametrize(
     "name",
-    [n for n in attacks.available().query("features == 'none'").index if not attacks.make(n).needs_logits],
+    [n for n in attacks.available().query("features == 'none'").index if not attacks.make(n).needs.logits],
 )
 def test_scores_serve_every_attack_as_well_as_logits(no_logits, name):
     game = random_game(n_queries=3, signal=1.0)

@@ -10,6 +10,7 @@ from mialab.attacks.lira import LiRA
 from mialab.attacks.quantile import QuantileRegression
 from mialab.attacks.ranking import Ranking
 from mialab.attacks.reference import AttackP, AttackR
+from mialab.attacks.requirements import Requirements
 from mialab.attacks.rmia import RMIA
 from mialab.attacks.threshold import Threshold
 from mialab.attacks.white_box import GradientNorm, WhiteBox
@@ -31,6 +32,7 @@ __all__ = [
     "Nasr",
     "QuantileRegression",
     "Ranking",
+    "Requirements",
     "RequirementsNotMet",
     "Robustness",
     "Shokri",

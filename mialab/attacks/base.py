@@ -15,13 +15,13 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mialab._validation import choose
+from mialab.attacks.requirements import Requirements
+from mialab.data.pool import Pool
 from mialab.exceptions import RequirementsNotMet
 from mialab.metrics.outcomes import Outcome
-from mialab.queries import MAKERS
 from mialab.training.streams import generator
 
 if TYPE_CHECKING:
-    from mialab.data.pool import Pool
     from mialab.games.base import Game
 
 
@@ -49,27 +49,8 @@ class Attack(ABC):
         rate that the attacker allows. By default the first of what the attack offers (`calibrations`).
     """
 
-    #: What is attacked: "classifier", or "generator" (see `mialab.gan`).
-    victim: ClassVar[str] = "classifier"
-    #: What the attacker sees of an answer: only the predicted label, the ranking of the classes, or the logits.
-    sees: ClassVar[str] = "logits"
-    #: Whether the logits themselves are needed: signals, as games with ``keep="scores"`` have them, will not do.
-    needs_logits: ClassVar[bool] = False
-    #: Shadow models that the score itself, not just its threshold, needs for each record: "OUT", trained without it;
-    #: "IN and OUT"; "any", if it is enough that members and non-members of the shadow models are known; or "none".
-    shadows: ClassVar[str] = "none"
-    #: Whether the score itself, not just its threshold, needs a known half of the target's members and non-members.
-    needs_known_half: ClassVar[bool] = False
-    #: Whether the score needs the features of the records; the attack then has a parameter ``pool``.
-    needs_pool: ClassVar[bool] = False
-    #: Name of the probe, see `mialab.probes`, whose measurements the score needs.
-    needs_probe: ClassVar[str] = ""
-    #: Least number of queries per record that the game must have made; mixed queries do not count.
-    min_queries: ClassVar[int] = 1
-    #: Kinds of queries, see `mialab.queries`, of which the score needs any; empty if their kind does not matter.
-    needs_kinds: ClassVar[tuple[str, ...]] = ()
-    #: Queries per record in words, where they are not those of the game, e.g. "about 200".
-    budget: ClassVar[str] = ""
+    #: What the score, not just its threshold, needs.
+    needs: ClassVar[Requirements] = Requirements()
     #: Paper and equation.
     source: ClassVar[str] = ""
 
@@ -85,6 +66,9 @@ class Attack(ABC):
     def __post_init__(self) -> None:
         if self.calibrate is None:
             object.__setattr__(self, "calibrate", self.calibrations[0])
+        pool = getattr(self, "pool", None)
+        if pool is not None and not isinstance(pool, Pool):
+            raise TypeError(f"pool={pool!r} must be a Pool, e.g. mialab.load('digits').")
         choose("calibrate", self.calibrate, self.calibrations)
         if self.per_class and self.calibrate == "ratio":
             raise ValueError(
@@ -107,96 +91,59 @@ class Attack(ABC):
         """Return the scores of all records against each model as target, float64 (model, record)."""
 
     def check(self, game: Game) -> None:
-        """Refuse a game that lacks what this attack needs.
+        """Refuse a game that lacks what this attack needs (RequirementsNotMet); see `scorable`."""
+        self.scorable(game)
+
+    def scorable(self, game: Game) -> np.ndarray:
+        """Tell which (target, record) pairs can be scored, bool (model, record).
 
         Raises
         ------
         RequirementsNotMet
-            Saying what is missing and how to get it.
+            If none can, saying what is missing and how to get it.
         """
-        if self.victim not in ("", game.victim):
+        self.needs.check(game, self.name)
+        if self.needs.pool:
+            self.check_pool(game)
+        scorable = self.needs.scorable(game, self.name) & self.usable(game)
+        if not scorable.any():
             raise RequirementsNotMet(
-                f"Attack {self.name!r} is on {self.victim}s, but the models of this game are {game.victim}s: take one "
-                f"of mialab.attacks.available({game.victim!r})."
+                f"Attack {self.name!r}: the probe {self.needs.probe!r} queried no record of this game that could be "
+                "scored: give the probe more records."
             )
-        if self.needs_kinds and not set(self.needs_kinds) & set(game.query_kinds):
-            made = " or ".join(f"mialab.queries.{MAKERS[k]}" for k in self.needs_kinds if k in MAKERS)
-            raise RequirementsNotMet(
-                f"Attack {self.name!r} needs queries of the kind {' or '.join(map(repr, self.needs_kinds))}; this game "
-                f"has {', '.join(map(repr, dict.fromkeys(game.query_kinds)))}: play it with queries={made or '...'}; "
-                "mialab.queries.Compose(...) combines several kinds."
-            )
-        if game.unmixed.size < self.min_queries:
-            raise RequirementsNotMet(
-                f"Attack {self.name!r} needs at least {self.min_queries} queries per record; this game has "
-                f"{game.unmixed.size}: play it with queries='augmented'."
-            )
-        if self.needs_logits and "logits" not in game.dataset:
-            raise RequirementsNotMet(
-                f"Attack {self.name!r} needs logits, and this game keeps scores alone: play it with keep='logits'."
-            )
-        if self.needs_probe and self.needs_probe not in game.probes:
-            raise RequirementsNotMet(
-                f"Attack {self.name!r} needs what is measured while the models are at hand: play the game with "
-                f"probes=[{self.needs_probe!r}]."
-            )
-        self._check_shadows(game)
         if self.calibrate == "shadows" and game.n_models < 2 + (game.excluded_models >= 0).any():
             raise RequirementsNotMet(
                 f"Attack {self.name!r} chooses its threshold on shadow models, and this game has none: "
                 "give the attack calibrate='known_half', or play with more models."
             )
+        return scorable
 
-    def _check_halves(self, game: Game) -> None:
-        """Refuse a game with too few records to learn from a half of each target's."""
-        members = game.member[~game.shadow].sum(1)
-        fewest = np.minimum(members, game.n_records - members).min()
-        if fewest < 4:
-            raise RequirementsNotMet(
-                f"Attack {self.name!r} learns from a half of each target's members and non-members, and needs at "
-                f"least 4 of each; here some target has only {fewest}: play the game with more records."
-            )
+    def usable(self, game: Game) -> np.ndarray:
+        """Tell of which records there is what is looked at, bool (record,), such as those that a probe queried."""
+        return np.ones(game.n_records, bool)
 
-    def _check_shadows(self, game: Game) -> None:
-        if self.shadows == "none":
-            return
-        if game.shadow.any():
-            if not self._comparable(game).any():
-                raise RequirementsNotMet(
-                    f"Attack {self.name!r} needs at least 3 shadow models of each kind for a record ({self.shadows}), "
-                    "and there are such for no record that a target may have been trained on. Where shadow models "
-                    "never saw these records, take attacks that need OUT models alone, such as 'lira_offline'."
-                )
-            return
-        members = game.member.sum(0)[game.varied]
-        fewest = int(np.minimum(members, game.n_models - members).min(initial=game.n_models))
-        if not members.size:
+    def check_pool(self, game: Game) -> None:
+        """Refuse a pool that is not there or is not that of the game."""
+        if self.pool is None:
             raise RequirementsNotMet(
-                f"Attack {self.name!r} compares models trained with a record and without it; here every record is "
-                "a member of all models or of none: play the game with more models."
+                f"Attack {self.name!r} needs the features of the records, which a game does not hold: "
+                f"give it the game's pool, {type(self).__name__}(pool=pool)."
             )
-        if fewest < 3:
+        fingerprint, shape = game.attrs.get("fingerprint"), list(self.pool.x.shape[1:])
+        if (
+            len(self.pool) != game.n_records
+            or (self.pool.y != game.y)[~game.canary].any()
+            or shape != list(game.attrs.get("shape", shape))
+            or (fingerprint and fingerprint != self.pool.fingerprint)
+        ):
             raise RequirementsNotMet(
-                f"Attack {self.name!r} needs at least 3 models trained with each record and 3 without it; "
-                f"here some record has only {fewest}: play the game with n_models of at least 6."
+                f"Attack {self.name!r}: {self.pool!r} is not the pool of {game!r}. Give the one it was played with."
             )
-
-    def _comparable(self, game: Game) -> np.ndarray:
-        """Tell which records have enough separate shadow models for this attack, bool (record,)."""
-        inside = game.member[game.shadow].sum(0)
-        outside = game.shadow.sum() - inside
-        enough = {
-            "none": np.ones_like(game.candidate),
-            "any": np.full_like(game.candidate, (np.minimum(inside, outside) >= 3).any()),
-            "OUT": outside >= 3,
-            "IN and OUT": np.minimum(inside, outside) >= 3,
-        }
-        return enough[self.shadows] & game.candidate
 
     def run(self, game: Game) -> Outcome:
-        """Attack every model of a game in turn.
+        """Attack every model of a game in turn; `Game.outcome` does so once, and keeps what was found.
 
-        Records that all models have in common, or none has, are not evaluated by attacks that compare shadow models.
+        Pairs that cannot be scored are not evaluated, see `scorable`; `Outcome.n_excluded` counts them.
 
         Parameters
         ----------
@@ -208,68 +155,75 @@ class Attack(ABC):
         Outcome
         """
         began = time.perf_counter()
-        found = self._whole(game)
+        scorable = self.scorable(game)
+        score, evaluated, predicted_member = self.found(game, scorable)
         return Outcome(
-            *found,
+            score,
+            evaluated & scorable & game.candidate,
+            predicted_member,
             member=game.member,
             partner=game.partner,
             attack=self.name,
             description=repr(self),
+            n_excluded=int((~scorable & game.candidate)[~game.shadow].sum()),
             seconds=time.perf_counter() - began,
         )
 
-    def _whole(self, game: Game) -> Scored:
-        """Attack every model of a game in turn, after a check."""
-        self.check(game)
+    def found(self, game: Game, scorable: np.ndarray) -> Scored:
+        """Attack every target; records of which no pair can be scored are left out."""
         if game.shadow.any():
-            return self._with_separate_shadows(game)
-        if self.shadows != "none" and not game.varied.all():
-            return _spread(self._whole(game.of_records(game.varied)), game.varied)
-        found = self._run(game)
-        found.evaluated[:, ~game.candidate] = False
-        return found
+            return self._with_separate_shadows(game, scorable)
+        seen = scorable.any(0)
+        if seen.all():
+            return self.of_targets(game, scorable)
+        return _spread(self.of_targets(game.of_records(seen), scorable[:, seen]), seen)
 
-    def _with_separate_shadows(self, game: Game) -> Scored:
+    def _with_separate_shadows(self, game: Game, scorable: np.ndarray) -> Scored:
         """Attack each target with the separate shadow models alone; no target helps against another one."""
         whole = Scored(*(np.zeros(game.member.shape, type_) for type_ in (np.float64, bool, bool)))
-        known = self.needs_known_half or self.calibrate == "known_half"
-        scored = self._comparable(game)
+        seen = self.usable(game)
         # The other records show the attacker members and non-members of its shadow models.
-        seen = (
-            scored
-            if (known or self.shadows == "IN and OUT") and not self.needs_pool
-            else np.ones_like(scored)
-        )
-        alone = self.shadows == "none" and self.calibrate != "shadows"
-        for k in np.flatnonzero(~game.shadow):
-            found = _spread(self._run(game.against(k, alone=alone).of_records(seen)), seen)
+        if (self.knows_half or self.needs.shadows == "IN and OUT") and not self.needs.pool:
+            seen &= scorable.any(0) & game.candidate
+        alone = self.needs.shadows == "none" and self.calibrate != "shadows"
+        for k in np.flatnonzero(scorable.any(1)):
+            part = game.against(k, alone=alone).of_records(seen)
+            found = _spread(self.of_targets(part, self.needs.enough(part)), seen)
             for array, own in zip(whole, found, strict=True):
                 array[k] = own[0]
-            whole.evaluated[k] &= scored
         return whole
 
-    def _run(self, game: Game) -> Scored:
+    @property
+    def knows_half(self) -> bool:
+        """Whether the attacker knows a half of each target's members and non-members."""
+        return bool(self.needs.known_half) or self.calibrate == "known_half"
+
+    def of_targets(self, game: Game, scorable: np.ndarray) -> Scored:
+        """Score the records of a game against each model, and choose thresholds by the pairs that can be scored."""
         score = np.asarray(self.scores(game), dtype=np.float64)
         if score.shape != game.member.shape:
             raise ValueError(
                 f"Attack {self.name!r} gave scores of shape {score.shape}; they must be (model, record), here "
                 f"{game.member.shape}."
             )
-        if not np.isfinite(score).all():
-            raise FloatingPointError(
-                f"Attack {self.name!r} gave {np.sum(~np.isfinite(score))} non-finite scores."
-            )
+        score = np.where(scorable, score, 0)
+        check_finite(score, self.name)
         groups = game.y if self.per_class else np.zeros_like(game.y)
-        known = self.needs_known_half or self.calibrate == "known_half"
-        evaluated = ~known_half(game.member) if known else np.ones_like(game.member)
+        evaluated = ~known_half(game.member) if self.knows_half else np.ones_like(game.member)
         if self.calibrate in ("ratio", "level"):
             threshold = np.full_like(score, self.own_threshold)
         elif self.calibrate == "shadows":
-            threshold = shadow_thresholds(score, game.member, game.excluded_models, groups)
+            threshold = shadow_thresholds(score, game.member, game.excluded_models, groups, scorable)
         else:
-            threshold = known_half_thresholds(score, game.member, ~evaluated, groups)
+            threshold = known_half_thresholds(score, game.member, scorable & ~evaluated, groups)
         margin = score - threshold
         return Scored(margin if self.per_class else score, evaluated, margin >= 0)
+
+
+def check_finite(score: np.ndarray, attack: str) -> None:
+    """Refuse scores that are no finite numbers (FloatingPointError)."""
+    if not np.isfinite(score).all():
+        raise FloatingPointError(f"Attack {attack!r} gave {np.sum(~np.isfinite(score))} non-finite scores.")
 
 
 def _spread(found: Scored, records: np.ndarray) -> Scored:
@@ -364,7 +318,11 @@ def _excluded_cells(excluded_models: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def shadow_thresholds(
-    score: np.ndarray, member: np.ndarray, excluded_models: np.ndarray, groups: np.ndarray
+    score: np.ndarray,
+    member: np.ndarray,
+    excluded_models: np.ndarray,
+    groups: np.ndarray,
+    scorable: np.ndarray | None = None,
 ) -> np.ndarray:
     """Thresholds for each target from its shadow models' scores, one per group of records.
 
@@ -376,17 +334,25 @@ def shadow_thresholds(
         The model that is no shadow besides the target itself, -1 for none; see `Game.excluded_models`.
     groups : numpy.ndarray of int, shape (record,)
         Group of each record, e.g. its class.
+    scorable : numpy.ndarray of bool, shape (model, record), optional
+        Which scores count; all by default.
 
     Returns
     -------
     numpy.ndarray, shape (target, record)
         The threshold that goes with each score.
     """
-    threshold = np.empty_like(score)
+    threshold = np.zeros_like(score)
+    scorable = np.ones_like(member) if scorable is None else scorable
     for group in np.unique(groups):
         records = np.flatnonzero(groups == group)
-        flat = (a[:, records].ravel() for a in (score, member))
-        threshold[:, records] = best_threshold(*flat, _excluded_cells(excluded_models[:, records]))[:, None]
+        counts = scorable[:, records].ravel()
+        if not counts.any():
+            continue
+        place = np.cumsum(counts) - 1
+        flat = (a[:, records].ravel()[counts] for a in (score, member))
+        without = (place[cells[counts[cells]]] for cells in _excluded_cells(excluded_models[:, records]))
+        threshold[:, records] = best_threshold(*flat, without)[:, None]
     return threshold
 
 
@@ -416,7 +382,7 @@ class Function(Attack):
     """
 
     source: ClassVar[str] = "a function"
-    victim: ClassVar[str] = ""
+    needs: ClassVar[Requirements] = Requirements(victim="")
 
     function: Callable[[Game], ArrayLike]
 
@@ -474,7 +440,7 @@ def make(attack: str | Attack | Callable[[Game], ArrayLike], pool: Pool | None =
                 "game to scores."
             )
         attack = Function(function=attack)
-    if pool is not None and attack.needs_pool and attack.pool is None:
+    if pool is not None and attack.needs.pool and attack.pool is None:
         attack = dataclasses.replace(attack, pool=pool)
     return attack
 
@@ -502,13 +468,13 @@ def _needed(for_score: bool, for_threshold: bool) -> str:
 
 def _shadows_needed(attack: Attack) -> str:
     kinds = {"OUT": "OUT", "IN and OUT": "IN and OUT", "any": "any, for the score"}
-    return kinds.get(attack.shadows) or _needed(False, "shadows" in attack.calibrations)
+    return kinds.get(attack.needs.shadows) or _needed(False, "shadows" in attack.calibrations)
 
 
 def _queries_needed(attack: Attack) -> str:
-    if attack.needs_kinds:
-        return f"1+ {' or '.join(attack.needs_kinds)}"
-    return attack.budget or f"{attack.min_queries}" + ("+" if attack.min_queries > 1 else "")
+    if attack.needs.kinds:
+        return f"1+ {' or '.join(attack.needs.kinds)}"
+    return attack.needs.budget or f"{attack.needs.queries}" + ("+" if attack.needs.queries > 1 else "")
 
 
 def available(victim: str = "classifier") -> pd.DataFrame:
@@ -534,17 +500,17 @@ def available(victim: str = "classifier") -> pd.DataFrame:
         import_module(module)
     every = {name: make_one() for name, make_one in sorted(ATTACKS.items())}
     for name, attack in every.items():
-        if attack.victim != victim:
+        if attack.needs.victim != victim:
             continue
         rows.append(
             {
                 "attack": name,
-                "sees": attack.sees,
+                "sees": attack.needs.sees,
                 "shadow models": _shadows_needed(attack),
-                "known half": _needed(attack.needs_known_half, attack.calibrations == ("known_half",)),
-                "features": _needed(attack.needs_pool, False),
-                "logits": _needed(attack.needs_logits, False),
-                "probe": attack.needs_probe or "none",
+                "known half": _needed(bool(attack.needs.known_half), attack.calibrations == ("known_half",)),
+                "features": _needed(attack.needs.pool, False),
+                "logits": _needed(attack.needs.logits, False),
+                "probe": attack.needs.probe or "none",
                 "threshold": " or ".join(attack.calibrations).replace("_", " "),
                 "queries": _queries_needed(attack),
                 "source": attack.source,

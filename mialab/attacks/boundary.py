@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mialab.attacks.base import Attack, register
 from mialab.attacks.calibrated import calibrated
+from mialab.attacks.requirements import Requirements
 from mialab.probes.boundary import Boundary
 
 if TYPE_CHECKING:
@@ -35,16 +36,13 @@ class BoundaryDistance(Attack):
         See `Attack`.
     """
 
-    sees: ClassVar[str] = "label"
-    needs_probe: ClassVar[str] = "boundary"
-    budget: ClassVar[str] = f"about {Boundary().budget}"
-
     calibrated: bool = False
 
     @property
-    def shadows(self) -> str:
-        """Kind of shadow models that the score needs."""
-        return "OUT" if self.calibrated else "none"
+    def needs(self) -> Requirements:
+        """The probe, and models to compare with."""
+        shadows, budget = "OUT" if self.calibrated else "none", f"about {Boundary().budget}"
+        return Requirements(sees="label", probe="boundary", shadows=shadows, budget=budget)
 
     @property
     def calibrations(self) -> tuple[str, ...]:

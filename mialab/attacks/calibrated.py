@@ -10,6 +10,7 @@ import numpy as np
 
 from mialab._validation import choose
 from mialab.attacks.base import Attack, register
+from mialab.attacks.requirements import Requirements
 from mialab.attacks.shadows import blocks, lost
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def calibrated(values: np.ndarray, member: np.ndarray, excluded_models: np.ndarr
     values : numpy.ndarray of float, shape (model, record)
         A statistic of every model's answer to every record.
     member : numpy.ndarray of bool, shape (model, record)
-        Which model was trained on which record: at least 2 models not trained on each.
+        Which model was trained on which record. Without any shadow model not trained on it, a score means nothing.
     excluded_models : numpy.ndarray of int, shape (target, record)
         The model that is no shadow besides the target itself, -1 for none; see `Game.excluded_models`.
 
@@ -41,7 +42,8 @@ def calibrated(values: np.ndarray, member: np.ndarray, excluded_models: np.ndarr
         x = x - x[0]  # the difference asked for stays the same, and is exactly 0 where all answers are equal
         outside = (~m).astype(np.float64)
         own = outside * x
-        score[:, records] = x - (own.sum(0) - lost(own, out)) / (outside.sum(0) - lost(outside, out))
+        n = np.maximum(outside.sum(0) - lost(outside, out), 1)
+        score[:, records] = x - (own.sum(0) - lost(own, out)) / n
     return score
 
 
@@ -63,7 +65,7 @@ class Calibrated(Attack):
         See `Attack`.
     """
 
-    shadows: ClassVar[str] = "OUT"
+    needs: ClassVar[Requirements] = Requirements(shadows="OUT")
     source: ClassVar[str] = "Watson et al. (2022)"
 
     statistic: str = "loss"

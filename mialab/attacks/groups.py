@@ -13,11 +13,13 @@ from mialab.attacks.base import (
     Attack,
     Scored,
     best_threshold,
+    check_finite,
     known_half,
     make,
     register,
 )
 from mialab.attacks.lira import VARIANCE_FLOOR
+from mialab.attacks.requirements import Requirements
 from mialab.attacks.shadows import lost
 from mialab.classifiers.signals import SIGNALS
 from mialab.exceptions import RequirementsNotMet
@@ -51,12 +53,11 @@ class GroupAttack(Attack):
         """Return the score of each set at the record that stands for it and 0 elsewhere, (model, record)."""
         return self.of_sets(game)[0]
 
-    def _run(self, game: Game) -> Scored:
+    def of_targets(self, game: Game, scorable: np.ndarray) -> Scored:
+        """Score sets, and choose thresholds by them."""
         score, scored = self.of_sets(game)
-        if not np.isfinite(score).all():
-            raise FloatingPointError(
-                f"Attack {self.name!r} gave {np.sum(~np.isfinite(score))} non-finite scores."
-            )
+        scored &= scorable
+        check_finite(score, self.name)
         for side in (game.member, ~game.member):  # with sets of one kind alone there is nothing to tell apart
             scored &= (scored & side).any(1, keepdims=True)
         if self.calibrate == "ratio":
@@ -99,7 +100,7 @@ class CoMembership(GroupAttack):
     size: int = 8
 
     def __post_init__(self) -> None:
-        if self.base.needs_pool:
+        if self.base.needs.pool:
             raise ValueError(f"of={self.of!r} looks at the features of records: take another attack.")
         check_integer("size", self.size, low=1)
         super().__post_init__()
@@ -120,53 +121,13 @@ class CoMembership(GroupAttack):
         return ("ratio", "known_half") if "ratio" in self.base.calibrations else ("known_half",)
 
     @property
-    def victim(self) -> str:
-        """What the attack on single records attacks."""
-        return self.base.victim
+    def needs(self) -> Requirements:
+        """What the attack on single records needs."""
+        return self.base.needs
 
-    @property
-    def sees(self) -> str:
-        """What the attack on single records sees."""
-        return self.base.sees
-
-    @property
-    def needs_logits(self) -> bool:
-        """Whether the attack on single records needs logits."""
-        return self.base.needs_logits
-
-    @property
-    def shadows(self) -> str:
-        """Shadow models that the attack on single records needs."""
-        return self.base.shadows
-
-    @property
-    def needs_known_half(self) -> bool:
-        """Whether the attack on single records needs a known half."""
-        return self.base.needs_known_half
-
-    @property
-    def needs_probe(self) -> str:
-        """Probe that the attack on single records needs."""
-        return self.base.needs_probe
-
-    @property
-    def needs_kinds(self) -> tuple[str, ...]:
-        """Kinds of queries that the attack on single records needs."""
-        return self.base.needs_kinds
-
-    @property
-    def min_queries(self) -> int:
-        """Queries per record that the attack on single records needs."""
-        return self.base.min_queries
-
-    @property
-    def budget(self) -> str:
-        """Queries per record of the attack on single records, in words."""
-        return self.base.budget
-
-    def check(self, game: Game) -> None:
+    def scorable(self, game: Game) -> np.ndarray:
         """Refuse what the attack on single records refuses, and games too small for a set of each kind."""
-        self.base.check(game)
+        scorable = self.base.scorable(game)
         members = game.member[~game.shadow][:, game.candidate].sum(1)
         most = int(np.minimum(members, game.candidate.sum() - members).max())
         if most < self.size:
@@ -174,6 +135,11 @@ class CoMembership(GroupAttack):
                 f"Attack {self.name!r} needs targets with at least {self.size} members and as many non-members; this "
                 f"game has {most} at most: give the attack a smaller size."
             )
+        return scorable
+
+    def found(self, game: Game, scorable: np.ndarray) -> Scored:
+        """Attack the sets of every target in turn."""
+        return self.of_targets(game, scorable)
 
     def of_sets(self, game: Game) -> tuple[np.ndarray, np.ndarray]:
         """Return the sums of scores, and which record of which target stands for a set; both (model, record)."""
@@ -188,10 +154,6 @@ class CoMembership(GroupAttack):
                     score[k, sets[:, 0]] = single.score[k, sets].sum(1)
                     scored[k, sets[:, 0]] = True
         return score, scored
-
-    def _whole(self, game: Game) -> Scored:
-        self.check(game)
-        return self._run(game)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,9 +178,7 @@ class MixedPairs(GroupAttack):
         The likelihood ratio has the threshold 1; else half of a target's pairs are known.
     """
 
-    needs_logits: ClassVar[bool] = True
-    needs_kinds: ClassVar[tuple[str, ...]] = ("mixed",)
-    shadows: ClassVar[str] = "IN and OUT"
+    needs: ClassVar[Requirements] = Requirements(logits=True, kinds=("mixed",), shadows="IN and OUT")
     calibrations: ClassVar[tuple[str, ...]] = ("ratio", "known_half")
     source: ClassVar[str] = "Ji et al., adaptive attack; Liu et al. (2019)"
 
@@ -233,9 +193,9 @@ class MixedPairs(GroupAttack):
         """Name of the variant."""
         return "mixed_pairs" + "_pooled" * (self.variance == "pooled")
 
-    def check(self, game: Game) -> None:
+    def scorable(self, game: Game) -> np.ndarray:
         """Refuse games without mixed queries, or with too few models for any pair."""
-        super().check(game)
+        scorable = super().scorable(game)
         if not game.attrs.get("mixed"):
             raise RequirementsNotMet(
                 f"Attack {self.name!r} must know the pairs that queries mix: play the game with mialab.queries.Mixed()."
@@ -248,6 +208,7 @@ class MixedPairs(GroupAttack):
                 "neither, at least 3 of each besides the target; no pair has so many here: play the game with more "
                 "models, at least 16."
             )
+        return scorable
 
     def answers(self, game: Game) -> np.ndarray:
         """Return the statistic of every model's answers to the mixtures of each record, float64 (model, record)."""

@@ -12,6 +12,7 @@ import torch
 
 from mialab._validation import check_number, choose
 from mialab.attacks.base import Attack, register
+from mialab.attacks.requirements import Requirements
 from mialab.queries import MAKERS
 
 if TYPE_CHECKING:
@@ -93,9 +94,7 @@ class LabelOnly(Attack):
         See `Attack`; the score's own threshold is even odds.
     """
 
-    sees: ClassVar[str] = "label"
-    shadows: ClassVar[str] = "IN and OUT"
-    min_queries: ClassVar[int] = 2
+    needs: ClassVar[Requirements] = Requirements(sees="label", shadows="IN and OUT", queries=2)
     calibrations: ClassVar[tuple[str, ...]] = ("ratio", "known_half")
     source: ClassVar[str] = "Aerni et al. (2024); Choquette-Choo et al. (2021), section 4"
 
@@ -133,7 +132,6 @@ class Robustness(Attack):
         See `Attack`.
     """
 
-    sees: ClassVar[str] = "label"
     source: ClassVar[str] = "Choquette-Choo et al. (2021): random noise"
 
     kinds: tuple[str, ...] = ("noise",)
@@ -153,9 +151,9 @@ class Robustness(Attack):
         return ("augmentation" if augmentation else "_".join(self.kinds)) + "_robustness"
 
     @property
-    def needs_kinds(self) -> tuple[str, ...]:
+    def needs(self) -> Requirements:
         """Copies of any of the kinds."""
-        return self.kinds
+        return Requirements(sees="label", kinds=self.kinds)
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the fraction of copies that are answered rightly, (model, record)."""

@@ -15,6 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from mialab._validation import check_integer, choose
 from mialab.attacks.base import Attack, known_half, register
+from mialab.attacks.requirements import Requirements
 from mialab.training.streams import Streams, generator
 
 if TYPE_CHECKING:
@@ -190,8 +191,7 @@ class Shokri(Attack):
         See `Attack`; the threshold of the log odds is 0.
     """
 
-    needs_logits: ClassVar[bool] = True
-    shadows: ClassVar[str] = "any"
+    needs: ClassVar[Requirements] = Requirements(logits=True, shadows="any")
     calibrations: ClassVar[tuple[str, ...]] = ("ratio", "known_half")
     source: ClassVar[str] = "Shokri et al. (2017), section V; Salem et al. (2019), section III"
 
@@ -378,8 +378,7 @@ class Nasr(Attack):
         See `Attack`; the threshold of the log odds is 0, for all classes.
     """
 
-    needs_logits: ClassVar[bool] = True
-    needs_known_half: ClassVar[bool] = True
+    needs: ClassVar[Requirements] = Requirements(logits=True, known_half=4)
     calibrations: ClassVar[tuple[str, ...]] = ("ratio",)
     source: ClassVar[str] = "Nasr et al. (2018); Chen and Pattabiraman (2024)"
 
@@ -397,11 +396,6 @@ class Nasr(Attack):
     def base_name(self) -> str:
         """Name of the variant, ``"nasr"`` or ``"nasr_sorted"``."""
         return "nasr" + "_sorted" * (self.posteriors == "sorted")
-
-    def check(self, game: Game) -> None:
-        """Refuse a game with too few records to train on; see `Attack.check`."""
-        super().check(game)
-        self._check_halves(game)
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log odds of membership, (model, record)."""

@@ -10,8 +10,8 @@ import numpy as np
 
 from mialab._validation import choose
 from mialab.attacks.base import Attack, register
+from mialab.attacks.requirements import Requirements
 from mialab.attacks.shadows import blocks, lost
-from mialab.exceptions import RequirementsNotMet
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -39,7 +39,8 @@ def lira(
     phi : numpy.ndarray of float, shape (model, record)
         A statistic of every model's answer to every record, about Gaussian over trainings.
     member : numpy.ndarray of bool, shape (model, record)
-        Which model was trained on which record: at least 3 models on each record, and at least 3 not.
+        Which model was trained on which record. Where there are fewer than 2 shadow models on a side (1 with a pooled
+        variance), a score means nothing.
     excluded_models : numpy.ndarray of int, shape (target, record)
         The model that is no shadow besides the target itself, of the opposite membership, -1 for none; see
         `Game.excluded_models`.
@@ -59,7 +60,7 @@ def lira(
             squares[s, :, 0] += block_squares.sum(1)
             degrees[s, :, 0] += block_degrees.sum(1)
     tiny = np.finfo(np.float64).tiny ** 0.5  # so that scores are finite where all answers are equal
-    pooled = np.maximum(squares / degrees, tiny)
+    pooled = np.maximum(squares / np.maximum(degrees, 1), tiny)
     floor = np.maximum(VARIANCE_FLOOR * pooled, tiny)
 
     score = np.empty(phi.shape)
@@ -70,7 +71,7 @@ def lira(
             if variance == "pooled":
                 var = pooled[s]
             else:
-                var /= block_degrees
+                var /= np.maximum(block_degrees, 1)
                 np.maximum(var, floor[s], out=var)
             gaussians.append((deviation, var))
         if online:
@@ -92,9 +93,9 @@ def _moments(
     sum of squares is that of their d^2 less ``L^2 / n'``.
     """
     inside = side.astype(np.float64)
-    deviation = phi - np.einsum("ki,ki->i", inside, phi) / inside.sum(0)
+    deviation = phi - np.einsum("ki,ki->i", inside, phi) / np.maximum(inside.sum(0), 1)
     own = inside * deviation
-    n = inside.sum(0) - lost(inside, excluded_models)
+    n = np.maximum(inside.sum(0) - lost(inside, excluded_models), 1)
     total = lost(own, excluded_models)
     own *= own
     squares = own.sum(0) - lost(own, excluded_models)
@@ -130,8 +131,9 @@ class LiRA(Attack):
         generative models,
         what their critic says of the record minus what it says of generated ones (Ji et al.), see `mialab.gan`.
     variance : {"per_record", "pooled"}
-        A variance for each record, or one shared by all records of a side, which is steadier with few shadows
-        (Carlini et al., 2022, section VI-D).
+        A variance for each record, which takes 2 shadow models on each side that is needed, has a relative error of
+        ``sqrt(2 / (n - 1))`` with n of them, and means little below about 10; or one shared by all records of a side,
+        which takes 1 (and 2 for some record), and is the better one with few (Carlini et al., 2022, section VI-D).
     offline : {"z_score", "density"}
         What the offline score is; the online attack does without. In the field it has several definitions:
         ``"z_score"`` is ``(phi - mean_out) / std_out``, which ranks all pairs of targets and records as the paper's
@@ -165,19 +167,17 @@ class LiRA(Attack):
         return ("ratio", "known_half") if self.online else ("shadows", "known_half")
 
     @property
-    def victim(self) -> str:
-        """Generators, with the statistic of their critics."""
-        return "generator" if self.statistic == "critic" else "classifier"
-
-    @property
-    def sees(self) -> str:
-        """The answer, or the critic."""
-        return "critic" if self.statistic == "critic" else "logits"
-
-    @property
-    def shadows(self) -> str:
+    def needs(self) -> Requirements:
         """Shadow models that were trained on the record are needed online only."""
-        return "IN and OUT" if self.online else "OUT"
+        return Requirements(
+            victim="generator" if self.statistic == "critic" else "classifier",
+            sees="critic" if self.statistic == "critic" else "logits",
+            arrays=("critic_loss",) if self.statistic == "critic" else (),
+            shadows="IN and OUT" if self.online else "OUT",
+            models=1 if self.variance == "pooled" else 2,
+            pooled=self.variance == "pooled",
+            queries=2 if self.queries == "all" else 1,
+        )
 
     @property
     def base_name(self) -> str:
@@ -193,17 +193,6 @@ class LiRA(Attack):
         }
         return "_".join(part for part, applies in parts.items() if applies)
 
-    @property
-    def min_queries(self) -> int:
-        """At least one changed copy, where they are to be queried."""
-        return 2 if self.queries == "all" else 1
-
-    def check(self, game: Game) -> None:
-        """Refuse also a game of generators that lacks the loss of their critics; see `Attack.check`."""
-        super().check(game)
-        if self.statistic == "critic":
-            check_critic_loss(self, game)
-
     def scores(self, game: Game) -> np.ndarray:
         """Return the log likelihood ratio, or the offline score, (model, record)."""
         phi = -game.critic_loss if self.statistic == "critic" else game.signal(self.statistic)
@@ -214,15 +203,6 @@ class LiRA(Attack):
             score += lira(phi[:, query], game.member, game.excluded_models, **options)
         score /= 1 + len(others)
         return score
-
-
-def check_critic_loss(attack: Attack, game: Game) -> None:
-    """Refuse a game of generators without the loss of their critics."""
-    if "critic_loss" not in game.dataset:
-        raise RequirementsNotMet(
-            f"Attack {attack.name!r} needs the loss of the critics, and this game has no 'critic_loss': play it with "
-            "mialab.gan.play, or give the array to GeneratorGame.from_arrays."
-        )
 
 
 for _online in (True, False):

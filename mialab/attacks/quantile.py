@@ -11,6 +11,7 @@ import numpy as np
 
 from mialab._validation import check_number, choose
 from mialab.attacks.base import Attack, known_half, register
+from mialab.attacks.requirements import Requirements
 from mialab.data.pool import Pool
 from mialab.exceptions import RequirementsNotMet
 
@@ -143,8 +144,7 @@ class QuantileRegression(Attack):
         See `Attack`; the label is one of the features, and there is one kind of threshold.
     """
 
-    needs_known_half: ClassVar[bool] = True
-    needs_pool: ClassVar[bool] = True
+    needs: ClassVar[Requirements] = Requirements(known_half=2, pool=True)
     calibrations: ClassVar[tuple[str, ...]] = ("level",)
     source: ClassVar[str] = "Bertran et al. (2023)"
 
@@ -155,8 +155,6 @@ class QuantileRegression(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.pool is not None and not isinstance(self.pool, Pool):
-            raise TypeError(f"pool={self.pool!r} must be a Pool, e.g. mialab.load('digits').")
         choose("form", self.form, ("gaussian", "pinball"))
         choose("statistic", self.statistic, ("scaled_logit", "hinge"))
         check_number("alpha", self.alpha, above=0, high=0.5)
@@ -173,29 +171,16 @@ class QuantileRegression(Attack):
         """The score that a non-member reaches with probability alpha."""
         return NormalDist().inv_cdf(1 - self.alpha) if self.form == "gaussian" else 0.0
 
-    def check(self, game: Game) -> None:
-        """Refuse a game of other records, or with too few; see `Attack.check`."""
-        super().check(game)
-        if self.pool is None:
-            raise RequirementsNotMet(
-                f"Attack {self.name!r} needs the features of the records, which a game does not hold: "
-                "give it the game's pool, QuantileRegression(pool=pool)."
-            )
-        fingerprint = game.attrs.get("fingerprint")
-        if (
-            len(self.pool) != game.n_records
-            or (self.pool.y != game.y)[~game.canary].any()
-            or (fingerprint and fingerprint != self.pool.fingerprint)
-        ):
-            raise RequirementsNotMet(
-                f"Attack {self.name!r}: {self.pool!r} is not the pool of {game!r}. Give the one it was played with."
-            )
+    def scorable(self, game: Game) -> np.ndarray:
+        """Refuse a game with too few records to learn from, too; see `Attack.scorable`."""
+        scorable = super().scorable(game)
         fewest = int((known_half(game.member) & ~game.member).sum(1).min())
         if fewest < FEWEST:
             raise RequirementsNotMet(
                 f"Attack {self.name!r} needs at least {FEWEST} known non-members of each target; here one has "
                 f"only {fewest}: play the game with more records."
             )
+        return scorable
 
     def scores(self, game: Game) -> np.ndarray:
         """Return how far the statistic is above what is expected, (model, record)."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from mialab.attacks.base import Attack, register
 from mialab.attacks.lira import lira
+from mialab.attacks.requirements import Requirements
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -29,8 +30,7 @@ class Ranking(Attack):
         See `Attack`; the threshold of a likelihood ratio is 1.
     """
 
-    sees: ClassVar[str] = "ranking"
-    shadows: ClassVar[str] = "IN and OUT"
+    needs: ClassVar[Requirements] = Requirements(sees="ranking", shadows="IN and OUT", pooled=True)
     calibrations: ClassVar[tuple[str, ...]] = ("ratio", "known_half")
     source: ClassVar[str] = "this study, after Carlini et al. (2022)"
 

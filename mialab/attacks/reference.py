@@ -10,6 +10,7 @@ import numpy as np
 
 from mialab._validation import check_number
 from mialab.attacks.base import Attack, known_half, register
+from mialab.attacks.requirements import Requirements
 from mialab.attacks.shadows import blocks, lost
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class AttackR(_Percentile):
         See `Attack`.
     """
 
-    shadows: ClassVar[str] = "OUT"
+    needs: ClassVar[Requirements] = Requirements(shadows="OUT")
     calibrations: ClassVar[tuple[str, ...]] = ("level", "known_half")
     source: ClassVar[str] = "Ye et al. (2022), Attack R"
 
@@ -190,7 +191,7 @@ class AttackP(_Percentile):
         See `Attack`.
     """
 
-    needs_known_half: ClassVar[bool] = True
+    needs: ClassVar[Requirements] = Requirements(known_half=2)
     calibrations: ClassVar[tuple[str, ...]] = ("level",)
     source: ClassVar[str] = "Ye et al. (2022), Attack P"
 

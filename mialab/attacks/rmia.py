@@ -10,6 +10,7 @@ import numpy as np
 
 from mialab._validation import check_integer, check_number, choose
 from mialab.attacks.base import Attack, register
+from mialab.attacks.requirements import Requirements
 from mialab.attacks.shadows import blocks, lost
 from mialab.training.streams import generator
 
@@ -37,7 +38,8 @@ def rmia(
     log_p : numpy.ndarray of float, shape (model, record)
         Log of the probability that every model gives to every record's label.
     member : numpy.ndarray of bool, shape (model, record)
-        Which model was trained on which record: at least 2 models on each record, and at least 2 not.
+        Which model was trained on which record. Records without a shadow model of each kind that is needed, for a
+        target, are in no population of it, and their scores mean nothing.
     excluded_models : numpy.ndarray of int, shape (model, record)
         The model that is no shadow besides the target itself, -1 for none; see `Game.excluded_models`.
     online, gamma, a
@@ -54,16 +56,19 @@ def rmia(
     """
     ratio = _log_ratio(log_p, member, excluded_models, targets, None if online else a)
     population = np.arange(log_p.shape[1]) if population is None else population
-    # No record is compared with itself; where it is one of the population, it would always reach a ratio of 1.
-    others = np.full(log_p.shape[1], float(population.size))
-    others[population] -= 1
-    itself = np.zeros(log_p.shape[1])
-    itself[population] = gamma <= 1
+    sides = [(member == inside).astype(np.float64) for inside in (True, False)[not online :]]
+    known = [side.sum(0) - lost(side, excluded_models[targets], targets) > 0 for side in sides]
     below = np.empty(log_p.shape[1])
-    for row in ratio:
+    for row, enough in zip(ratio, np.logical_and.reduce(known), strict=True):
+        compared = population[enough[population]]
+        # No record is compared with itself; where it is one of the population, it would always reach a ratio of 1.
+        others = np.full(log_p.shape[1], float(compared.size))
+        others[compared] -= 1
+        itself = np.zeros(log_p.shape[1])
+        itself[compared] = gamma <= 1
         order = np.argsort(row)  # sorted keys are found several times as fast
-        below[order] = np.searchsorted(np.sort(row[population]), row[order] - np.log(gamma), side="right")
-        row[:] = (below - itself) / others
+        below[order] = np.searchsorted(np.sort(row[compared]), row[order] - np.log(gamma), side="right")
+        row[:] = (below - itself) / np.maximum(others, 1)
     return ratio
 
 
@@ -100,7 +105,7 @@ def _shadow_mean(
     rest = total - lost(own, excluded_models[targets], targets)
     # Beside one overwhelming probability, nothing but its rounding error may be left of the others.
     np.maximum(rest, np.finfo(np.float64).eps * total + np.finfo(np.float64).tiny, out=rest)
-    rest /= inside.sum(0) - lost(inside, excluded_models[targets], targets)
+    rest /= np.maximum(inside.sum(0) - lost(inside, excluded_models[targets], targets), 1)
     return rest
 
 
@@ -157,19 +162,15 @@ class RMIA(Attack):
         choose("queries", self.queries, ("original", "all"))
 
     @property
-    def shadows(self) -> str:
-        """Shadow models that were trained on the record are needed online only."""
-        return "IN and OUT" if self.online else "OUT"
+    def needs(self) -> Requirements:
+        """One shadow model of a kind will do; those that were trained on the record are needed online only."""
+        queries = 2 if self.queries == "all" else 1
+        return Requirements(shadows="IN and OUT" if self.online else "OUT", queries=queries)
 
     @property
     def base_name(self) -> str:
         """Name of the variant, e.g. ``"rmia_offline"``."""
         return "rmia" + "_offline" * (not self.online) + "_augmented" * (self.queries == "all")
-
-    @property
-    def min_queries(self) -> int:
-        """At least one changed copy, where they are to be queried."""
-        return 2 if self.queries == "all" else 1
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the fractions of the population, (model, record)."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from mialab._validation import choose
 from mialab.attacks.base import Attack, register
+from mialab.attacks.requirements import Requirements
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -47,9 +48,9 @@ class Threshold(Attack):
         return self.statistic
 
     @property
-    def sees(self) -> str:
-        """What the attacker sees: the gap attack needs the predicted label only."""
-        return "label" if self.statistic == "correctness" else "logits"
+    def needs(self) -> Requirements:
+        """The gap attack needs the predicted label only."""
+        return Requirements(sees="label" if self.statistic == "correctness" else "logits")
 
     @property
     def source(self) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from mialab._validation import check_number
 from mialab.attacks.base import Attack, known_half, register
 from mialab.attacks.calibrated import calibrated
+from mialab.attacks.requirements import Requirements
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -40,15 +41,12 @@ class GradientNorm(Attack):
         See `Attack`.
     """
 
-    sees: ClassVar[str] = "gradients"
-    needs_probe: ClassVar[str] = "gradient"
-
     calibrated: bool = False
 
     @property
-    def shadows(self) -> str:
-        """Kind of shadow models that the score needs."""
-        return "OUT" if self.calibrated else "none"
+    def needs(self) -> Requirements:
+        """The probe, and models to compare with."""
+        return Requirements(sees="gradients", probe="gradient", shadows="OUT" if self.calibrated else "none")
 
     @property
     def source(self) -> str:
@@ -85,9 +83,7 @@ class WhiteBox(Attack):
         See `Attack`; the threshold of the log odds is 0, for all classes.
     """
 
-    sees: ClassVar[str] = "gradients"
-    needs_probe: ClassVar[str] = "gradient"
-    needs_known_half: ClassVar[bool] = True
+    needs: ClassVar[Requirements] = Requirements(sees="gradients", probe="gradient", known_half=4)
     calibrations: ClassVar[tuple[str, ...]] = ("ratio",)
     source: ClassVar[str] = "Nasr et al. (2019), section III, on norms of gradients"
 
@@ -105,11 +101,6 @@ class WhiteBox(Attack):
     def base_name(self) -> str:
         """Name of the attack."""
         return "white_box"
-
-    def check(self, game: Game) -> None:
-        """Refuse a game with too few records to train on; see `Attack.check`."""
-        super().check(game)
-        self._check_halves(game)
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log odds of membership, (model, record)."""

@@ -120,6 +120,7 @@ def audit(
                 **options,
                 "attacks": {name: outcome.description for name, outcome in outcomes.items()},
                 "records": _describe(columns),
+                "n_excluded": {name: outcome.n_excluded for name, outcome in outcomes.items()},
                 "attack_seconds": {name: round(outcome.seconds, 3) for name, outcome in outcomes.items()},
                 "seconds": round(time.perf_counter() - began, 3),
             },

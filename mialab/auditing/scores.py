@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from mialab._validation import choose
 from mialab.attacks.base import Attack, Scored
 from mialab.attacks.lira import LiRA
+from mialab.attacks.requirements import Requirements
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable
 from mialab.gan.game import GeneratorGame
@@ -27,8 +28,7 @@ if TYPE_CHECKING:
 class LossThreshold(Attack):
     """Call a record a member if its loss is low: no reference model is queried, but for the threshold."""
 
-    victim: ClassVar[str] = "generator"
-    sees: ClassVar[str] = "critic"
+    needs: ClassVar[Requirements] = Requirements(victim="generator", sees="critic", arrays=("critic_loss",))
     source: ClassVar[str] = "Yeom et al. (2018), adversary 1"
 
     @property
@@ -158,6 +158,7 @@ def audit_scores(
             partner=targets.partner,
             attack=attack,
             description=repr(chosen[attack]),
+            n_excluded=sum(o.n_excluded for o in outcomes),
             seconds=sum(o.seconds for o in outcomes),
         )
         for attack, outcomes in parts.items()

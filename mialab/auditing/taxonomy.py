@@ -28,17 +28,19 @@ Attacking = str | Attack | Outcome | Callable[[Game], np.ndarray]
 #: attack belongs to the first that fits.
 FAMILIES = {
     "sets of records": lambda a: isinstance(a, GroupAttack),
-    "samples": lambda a: a.victim == "generator" and a.sees == "samples",
-    "the critic": lambda a: a.victim == "generator" and a.sees == "critic" and a.shadows == "none",
-    "critics of reference models": lambda a: a.victim == "generator" and a.sees == "critic",
-    "the generator": lambda a: a.victim == "generator",
-    "label or ranking only": lambda a: a.sees in ("label", "ranking"),
-    "more than answers": lambda a: a.sees != "logits",
-    "known half of the target's records": lambda a: a.needs_known_half,
-    "one answer, one threshold": lambda a: a.shadows == "none",
-    "learned from shadow models": lambda a: a.shadows == "any",
-    "OUT shadow models": lambda a: a.shadows == "OUT",
-    "IN and OUT shadow models": lambda a: a.shadows == "IN and OUT",
+    "samples": lambda a: a.needs.victim == "generator" and a.needs.sees == "samples",
+    "the critic": lambda a: (
+        a.needs.victim == "generator" and a.needs.sees == "critic" and a.needs.shadows == "none"
+    ),
+    "critics of reference models": lambda a: a.needs.victim == "generator" and a.needs.sees == "critic",
+    "the generator": lambda a: a.needs.victim == "generator",
+    "label or ranking only": lambda a: a.needs.sees in ("label", "ranking"),
+    "more than answers": lambda a: a.needs.sees != "logits",
+    "known half of the target's records": lambda a: a.needs.known_half,
+    "one answer, one threshold": lambda a: a.needs.shadows == "none",
+    "learned from shadow models": lambda a: a.needs.shadows == "any",
+    "OUT shadow models": lambda a: a.needs.shadows == "OUT",
+    "IN and OUT shadow models": lambda a: a.needs.shadows == "IN and OUT",
 }
 
 
@@ -134,7 +136,7 @@ def needing_shadows(game: Game, *, pool: Pool | None = None) -> list[str | Attac
         `one_of_each` of those that the game allows and that need shadow models for their score, without attacks on
         sets of records; and first ``"loss"``, which needs none, to compare with.
     """
-    able = [attack for attack in applicable(game, pool=pool)[0] if attack.shadows != "none"]
+    able = [attack for attack in applicable(game, pool=pool)[0] if attack.needs.shadows != "none"]
     return ["loss", *_on_single_records(one_of_each(able))]
 
 
@@ -166,7 +168,7 @@ def applicable(
     able, refused = [], []
     for attack in _all(attacks, pool, game.victim):
         try:
-            if attack.needs_pool and attack.pool is None:
+            if attack.needs.pool and attack.pool is None:
                 raise RequirementsNotMet(f"Attack {attack.name!r} looks at the records: pass pool=.")
             attack.check(game)
             able.append(attack)

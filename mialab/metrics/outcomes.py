@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -40,6 +39,8 @@ class Outcome:
         Name in tables and figures.
     description : str
         The attack with its parameters.
+    n_excluded : int
+        Pairs of a target and a record that could not be scored, such as for want of shadow models.
     seconds : float
         How long it took.
     """
@@ -51,6 +52,7 @@ class Outcome:
     partner: np.ndarray
     attack: str
     description: str = ""
+    n_excluded: int = 0
     seconds: float = 0.0
 
     def among(self, records: ArrayLike) -> Self:
@@ -155,7 +157,7 @@ class Outcome:
             **options,
         )
 
-    def _sides(self, decisions: bool) -> dict[str, np.ndarray]:
+    def _sides(self, decisions: bool) -> dict[str, Any]:
         both = {"score": self.score, "evaluated": self.evaluated}
         return both | {"predicted_member": self.predicted_member} if decisions else both
 
@@ -164,7 +166,7 @@ class Outcome:
         return bool(inside.any() and outside.any()) and self.resolvable(metric)
 
 
-def _wanted(metric: str) -> dict[str, Sequence[float] | bool]:
+def _wanted(metric: str) -> dict[str, Any]:
     """Say what must be computed for one metric."""
     kind, _, rate = metric.partition("@")
     if not rate:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, Scored, _spread, register
-from mialab.exceptions import RequirementsNotMet
+from mialab.attacks.base import Attack, register
+from mialab.attacks.requirements import Requirements
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
@@ -57,8 +57,6 @@ class Logan(Attack):
         See `mialab.attacks.Attack`.
     """
 
-    victim: ClassVar[str] = "generator"
-    sees: ClassVar[str] = "critic"
     source: ClassVar[str] = "Hayes et al. (2019), white box"
 
     critics: str = "mean"
@@ -72,15 +70,10 @@ class Logan(Attack):
         """Name of the variant: ``"logan"`` or ``"logan_max"``."""
         return "logan" + "_max" * (self.critics == "max")
 
-    def check(self, game: Game) -> None:
-        """Refuse a game that holds nothing of what critics say; see `mialab.attacks.Attack.check`."""
-        super().check(game)
-        array = ARRAYS[self.critics]
-        if array not in game.dataset:
-            raise RequirementsNotMet(
-                f"Attack {self.name!r} needs what the critics say of the records, and this game has no {array!r}: "
-                "play it with mialab.gan.play, or give the array to GeneratorGame.from_arrays."
-            )
+    @property
+    def needs(self) -> Requirements:
+        """What the critics say."""
+        return Requirements(victim="generator", sees="critic", arrays=(ARRAYS[self.critics],))
 
     def scores(self, game: Game) -> np.ndarray:
         """Return what the critics say of the records themselves, centered, (model, record)."""
@@ -100,9 +93,7 @@ class LoganBlackBox(Attack):
         See `mialab.attacks.Attack`.
     """
 
-    victim: ClassVar[str] = "generator"
-    sees: ClassVar[str] = "samples"
-    needs_probe: ClassVar[str] = "shadow_critic"
+    needs: ClassVar[Requirements] = Requirements(victim="generator", sees="samples", probe="shadow_critic")
     source: ClassVar[str] = "Hayes et al. (2019), black box"
 
     @property
@@ -110,16 +101,9 @@ class LoganBlackBox(Attack):
         """Name of the attack."""
         return "logan_black_box"
 
-    def _whole(self, game: Game) -> Scored:
-        self.check(game)
-        queried = np.isfinite(game.shadow_critic).all(0)
-        if queried.all():
-            return super()._whole(game)
-        if not queried.any():
-            raise RequirementsNotMet(
-                f"Attack {self.name!r}: the probe 'shadow_critic' queried no record of this game."
-            )
-        return _spread(self._whole(game.of_records(queried)), queried)
+    def usable(self, game: Game) -> np.ndarray:
+        """Tell which records the probe queried, bool (record,)."""
+        return np.isfinite(game.shadow_critic).all(0)
 
     def scores(self, game: Game) -> np.ndarray:
         """Return what the critics that were trained on samples say, centered, (model, record)."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from mialab.attacks.base import register
 from mialab.attacks.groups import CoMembership, MixedPairs
-from mialab.attacks.lira import check_critic_loss
+from mialab.attacks.requirements import Requirements
 
 if TYPE_CHECKING:
     from mialab.gan.game import GeneratorGame
@@ -30,19 +30,14 @@ class CriticMixedPairs(MixedPairs):
         See `mialab.attacks.MixedPairs`.
     """
 
-    victim: ClassVar[str] = "generator"
-    sees: ClassVar[str] = "critic"
-    needs_logits: ClassVar[bool] = False
+    needs: ClassVar[Requirements] = Requirements(
+        victim="generator", sees="critic", arrays=("critic_loss",), kinds=("mixed",), shadows="IN and OUT"
+    )
 
     @property
     def base_name(self) -> str:
         """Name of the variant."""
         return f"critic_{super().base_name}"
-
-    def check(self, game: GeneratorGame) -> None:
-        """Refuse also games that lack the loss of critics; see `mialab.attacks.MixedPairs`."""
-        super().check(game)
-        check_critic_loss(self, game)
 
     def answers(self, game: GeneratorGame) -> np.ndarray:
         """Return minus the loss of the critic, a mean over each record's mixtures, float64 (model, record)."""

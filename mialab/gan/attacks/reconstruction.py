@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, Scored, _spread, register
+from mialab.attacks.base import Attack, register
 from mialab.attacks.calibrated import calibrated
-from mialab.exceptions import RequirementsNotMet
+from mialab.attacks.requirements import Requirements
 from mialab.gan.probes import PartialBlackBox, WhiteBox
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ class Reconstruction(Attack):
         See `Attack`.
     """
 
-    victim: ClassVar[str] = "generator"
-
     access: str = "white_box"
     calibrated: bool = False
 
@@ -49,24 +47,16 @@ class Reconstruction(Attack):
         choose("access", self.access, PROBES)
 
     @property
-    def sees(self) -> str:
-        """What the attacker sees."""
-        return {"white_box": "generator", "partial": "latents and samples"}[self.access]
-
-    @property
-    def needs_probe(self) -> str:
-        """The probe that measures the errors."""
-        return PROBES[self.access].name
-
-    @property
-    def budget(self) -> str:
-        """Evaluations of the generator."""
-        return str(WhiteBox().steps if self.access == "white_box" else PartialBlackBox().evaluations)
-
-    @property
-    def shadows(self) -> str:
-        """Kind of shadow models that the score needs."""
-        return "OUT" if self.calibrated else "none"
+    def needs(self) -> Requirements:
+        """The probe that measures the errors, and models to compare with."""
+        white_box = self.access == "white_box"
+        return Requirements(
+            victim="generator",
+            sees="generator" if white_box else "latents and samples",
+            probe=PROBES[self.access].name,
+            shadows="OUT" if self.calibrated else "none",
+            budget=str(WhiteBox().steps if white_box else PartialBlackBox().evaluations),
+        )
 
     @property
     def source(self) -> str:
@@ -79,30 +69,17 @@ class Reconstruction(Attack):
         """Name of the variant, e.g. ``"gan_leaks_white_box"`` or ``"gan_leaks_partial_calibrated"``."""
         return f"gan_leaks_{self.access}" + "_calibrated" * self.calibrated
 
-    def check(self, game: GeneratorGame) -> None:
-        """Refuse games of which no record was queried about; see `Attack.check`."""
-        super().check(game)
-        if not self._queried(game).any():
-            raise RequirementsNotMet(
-                f"Attack {self.name!r} needs records that all models were queried; there are none."
-            )
+    def usable(self, game: GeneratorGame) -> np.ndarray:
+        """Tell which records all models were queried, bool (record,)."""
+        return ~np.isnan(self._errors(game)).any(0)
 
     def _errors(self, game: GeneratorGame) -> np.ndarray:
         return -game.signal(PROBES[self.access].array.name)[:, 0]
-
-    def _queried(self, game: GeneratorGame) -> np.ndarray:
-        """Which records all models were queried, bool (record,)."""
-        return ~np.isnan(self._errors(game)).any(0)
 
     def scores(self, game: GeneratorGame) -> np.ndarray:
         """Return minus the errors, as they are or compared with OUT shadow generators, (model, record)."""
         score = -self._errors(game)
         return calibrated(score, game.member, game.excluded_models) if self.calibrated else score
-
-    def _run(self, game: GeneratorGame) -> Scored:
-        """Attack each target at the records that were queried."""
-        records = self._queried(game)
-        return _spread(super()._run(game.of_records(records)), records)
 
 
 for _access in PROBES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sklearn.neighbors import NearestNeighbors
 from mialab._validation import check_integer, choose
 from mialab.attacks.base import Attack, Scored, register
 from mialab.attacks.calibrated import calibrated
+from mialab.attacks.requirements import Requirements
 from mialab.data.pool import Pool
 from mialab.exceptions import RequirementsNotMet
 from mialab.training.stack import prepare
@@ -166,60 +168,35 @@ class OnSamples(Attack):
         See `mialab.attacks.Attack`.
     """
 
-    victim: ClassVar[str] = "generator"
-    sees: ClassVar[str] = "samples"
-    needs_pool: ClassVar[bool] = True
-    budget: ClassVar[str] = "none"
+    needs: ClassVar[Requirements] = Requirements(victim="generator", sees="samples", pool=True, budget="none")
 
     pool: Pool | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pool is not None and not isinstance(self.pool, Pool):
-            raise TypeError(f"pool={self.pool!r} must be a Pool, e.g. mialab.load('digits').")
 
     @property
     def fewest(self) -> dict[str, int]:
         """Least numbers of samples and of reference records."""
         return {"samples": 1, "reference": 0}
 
-    def check(self, game: Game) -> None:
+    def check_pool(self, game: Game) -> None:
         """Refuse a game without samples or of other records, and a pool without reference records."""
-        super().check(game)
-        if STATISTIC in game.dataset:
-            return
         if game.n_samples < self.fewest["samples"]:
             raise RequirementsNotMet(
                 f"Attack {self.name!r} needs at least {self.fewest['samples']} samples of each model, and this game "
                 f"has {game.n_samples}: play it with samples=1000, or give some to GeneratorGame.from_arrays."
             )
-        if self.pool is None:
-            raise RequirementsNotMet(
-                f"Attack {self.name!r} needs the features of the records, which a game does not hold: "
-                f"give it the game's pool, {type(self).__name__}(pool=pool)."
-            )
-        fingerprint = game.attrs.get("fingerprint")
-        if (
-            len(self.pool) != game.n_records
-            or (self.pool.y != game.y)[~game.canary].any()
-            or list(self.pool.x.shape[1:]) != list(game.attrs["shape"])
-            or (fingerprint and fingerprint != self.pool.fingerprint)
-        ):
-            raise RequirementsNotMet(
-                f"Attack {self.name!r}: {self.pool!r} is not the pool of {game!r}. Give the one it was played with."
-            )
+        super().check_pool(game)
         if len(self.pool.x_val) < self.fewest["reference"]:
             raise RequirementsNotMet(
                 f"Attack {self.name!r} needs at least {self.fewest['reference']} reference records, the validation "
                 f"part of the pool, which has {len(self.pool.x_val)}: load it with validation=1000."
             )
 
-    def _whole(self, game: Game) -> Scored:
-        self.check(game)
-        if STATISTIC not in game.dataset:  # once for all models, and for all records, as the pool has them
-            values = ("model", "record"), self.statistic(game)
-            game = type(game)(game.dataset.drop_vars("samples").assign({STATISTIC: values}))
-        return super()._whole(game)
+    def found(self, game: Game, scorable: np.ndarray) -> Scored:
+        """Compute the statistic once for all models, and for all records, as the pool has them; then attack."""
+        values = ("model", "record"), self.statistic(game)
+        return super().found(
+            type(game)(game.dataset.drop_vars("samples").assign({STATISTIC: values})), scorable
+        )
 
     @abstractmethod
     def statistic(self, game: Game) -> np.ndarray:
@@ -283,10 +260,10 @@ class MonteCarlo(OnSamples):
     def _by_class(self, game: Game) -> bool:
         return game.conditional if self.class_conditional is None else self.class_conditional
 
-    def check(self, game: Game) -> None:
-        """Refuse games with classes of which there are no samples, too; see `OnSamples.check`."""
-        super().check(game)
-        if STATISTIC not in game.dataset and self._by_class(game):
+    def check_pool(self, game: Game) -> None:
+        """Refuse games with classes of which there are no samples, too."""
+        super().check_pool(game)
+        if self._by_class(game):
             missing = np.setdiff1d(game.y, game.sample_y)
             if missing.size:
                 raise RequirementsNotMet(
@@ -340,9 +317,10 @@ class GanLeaks(OnSamples):
         return "gan_leaks" + "_calibrated" * self.calibrated + "_records" * (self.reference == "records")
 
     @property
-    def shadows(self) -> str:
+    def needs(self) -> Requirements:
         """Shadow models that were not trained on the record, if these calibrate."""
-        return "OUT" if self.calibrated and self.reference == "models" else "none"
+        by_models = self.calibrated and self.reference == "models"
+        return dataclasses.replace(OnSamples.needs, shadows="OUT" if by_models else "none")
 
     @property
     def fewest(self) -> dict[str, int]:
@@ -358,7 +336,9 @@ class GanLeaks(OnSamples):
     def scores(self, game: Game) -> np.ndarray:
         """Return the scores, less their mean over OUT shadow models if these calibrate, (model, record)."""
         values = super().scores(game)
-        return calibrated(values, game.member, game.excluded_models) if self.shadows == "OUT" else values
+        return (
+            calibrated(values, game.member, game.excluded_models) if self.needs.shadows == "OUT" else values
+        )
 
 
 for _score in ("count", "log"):
