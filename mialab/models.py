@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import gcd, prod
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -172,4 +172,6 @@ def make(model: str | Model) -> Model:
     """
     if isinstance(model, str) or not callable(model):
         return MODELS[choose("model", model, MODELS)]()
-    return model() if isinstance(model, type) and model in MODELS.values() else model
+    # A class is a builder without its parameters.
+    given: Any = model
+    return given() if given in MODELS.values() else given

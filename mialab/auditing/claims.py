@@ -61,6 +61,7 @@ class Claim:
             return OPEN
         if self.below is not None:
             return HOLDS if measured.high < self.below else FAILS if measured.low >= self.below else OPEN
+        assert self.above is not None
         return HOLDS if measured.low > self.above else FAILS if measured.high <= self.above else OPEN
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from mialab import metrics
 from mialab._validation import check_integer
-from mialab.metrics import intervals
+from mialab.metrics import intervals, rates
 from mialab.training.streams import generator
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def bounds(
             "bound_gaussian": gaussian_bound(*np.maximum(moments, [-np.inf, tiny] * 2)),
         }
         for name, value in estimates.items():
-            found.setdefault(name, []).append(value)
+            found.setdefault(name, []).append(float(value))
     place = {int(k): i for i, k in enumerate(targets)}
     partner = [place.get(int(game.partner[k]), -1) for k in targets]
     rows = []
@@ -220,8 +220,8 @@ def _resamples(
     v = np.empty((n_resamples, shape[1]))
     for b in range(n_resamples):
         if n > 1:
-            u[b] = intervals._draw(rng, n)[cluster]
-        v[b] = intervals._draw(rng, shape[1])
+            u[b] = rates._draw(rng, n)[cluster]
+        v[b] = rates._draw(rng, shape[1])
     return u, v
 
 

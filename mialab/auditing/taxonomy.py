@@ -61,12 +61,12 @@ _ORDER = [
 ]
 
 
-def families(attacks: Iterable[str | Attack] | None = None) -> dict[str, list[str]]:
+def families(attacks: Iterable[str | Attack | Outcome] | None = None) -> dict[str, list[str]]:
     """Group attacks by what they see of the target and what they have besides.
 
     Parameters
     ----------
-    attacks : iterable of str or Attack, optional
+    attacks : iterable of str, Attack or Outcome, optional
         All that are registered by default.
 
     Returns
@@ -78,13 +78,15 @@ def families(attacks: Iterable[str | Attack] | None = None) -> dict[str, list[st
     names = _attacks.available().index if attacks is None else attacks
     found: dict[str, list[str]] = {family: [] for family in _ORDER}
     for attack in names:
-        name = attack if isinstance(attack, str) else attack.name
-        found[family(attack)].append(name)
+        name = attack.attack if isinstance(attack, Outcome) else getattr(attack, "name", attack)
+        found[family(attack)].append(str(name))
     return {family: members for family, members in found.items() if members}
 
 
-def family(attack: str | Attack) -> str:
+def family(attack: str | Attack | Outcome) -> str:
     """Return the group of an attack, see `families`."""
+    if isinstance(attack, Outcome):
+        attack = attack.attack
     if isinstance(attack, str):
         if attack not in _attacks.base.ATTACKS:
             return "other"
@@ -181,7 +183,7 @@ def _all(
     attacks: Sequence[str | Attack] | None, pool: Pool | None, victim: str = "classifier"
 ) -> list[Attack]:
     names = list(_attacks.available(victim).index) if attacks is None else attacks
-    return list(_chosen(names, pool).values())
+    return [attack for attack in _chosen(names, pool).values() if isinstance(attack, Attack)]
 
 
 def _chosen(attacks: Sequence[Attacking], pool: Pool | None = None) -> dict[str, Attack | Outcome]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mialab.chapters.settings import Setting
     from mialab.data.pool import Pool
     from mialab.defenses.base import Defense
+    from mialab.metrics.outcomes import Outcome
     from mialab.models import Model
     from mialab.queries import Queries
 
@@ -262,7 +263,7 @@ class _Measured:
             yield "", f"{metric} minus {label}", *ends
 
 
-def _measure(game: Game, attacks: Mapping[str, Attack], options: dict[str, Any]) -> _Measured:
+def _measure(game: Game, attacks: Mapping[str, Attack | Outcome], options: dict[str, Any]) -> _Measured:
     found = {}
     for name, attack in attacks.items():
         outcome = game.outcome(attack)

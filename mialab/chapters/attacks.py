@@ -160,9 +160,9 @@ def against_shadows(
     chosen = _chosen(attacks, pool)
     blocks = {n: _blocks(game.partner, n + 2) for n in shadows}
     parts = {n: [_block(game, models) for models, _ in blocks[n]] for n in shadows}
-    for attack in chosen.values():
+    for able in (a for a in chosen.values() if isinstance(a, Attack)):
         for block in parts.values():
-            attack.check(block[0])
+            able.check(block[0])
 
     rows = []
     options: dict[str, Any] = {"fprs": tuple(fprs), "fnrs": (), "confidence": confidence}

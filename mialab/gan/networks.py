@@ -6,6 +6,7 @@ keep no state besides their parameters, so that `torch.func.vmap` can run many o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import gcd, prod
@@ -19,7 +20,7 @@ from mialab._validation import as_integers, check_integer, choose
 if TYPE_CHECKING:
     from mialab.data.pool import Pool
 
-NORMS = {
+NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
     "group": lambda channels: nn.GroupNorm(gcd(8, channels), channels),
     "none": lambda channels: nn.Identity(),

@@ -92,6 +92,7 @@ def extractor(pool: Pool, seed: int = 0) -> Extractor:
     held_out = Pool("held out", pool.x_val, pool.y_val, pool.n_classes, pool.kind)
     run = trained(held_out, int(generator(seed, "extractor").integers(2**31)))
     network = classifier(pool)(pool.x.shape[1:], pool.n_classes)
+    assert isinstance(network, nn.Sequential)
     network.load_state_dict(run.function(0)[1])
     return Extractor(network[:-1], _records(pool.x_val))
 
@@ -195,15 +196,15 @@ def assess(
         rows += _rows(label, found, _partners(game, targets), n, game.samples.shape[1], confidence)
 
     targets = np.flatnonzero(~first.shadow)[:REAL_MODELS]
-    found: dict[str, list[float]] = {"fid": [], "kid": [], "accuracy": []}
+    of_real: dict[str, Any] = {"fid": [], "kid": [], "accuracy": []}
     for k in targets:
-        members = generator(seed, "members", k).permutation(np.flatnonzero(first.member[k]))
+        members = generator(seed, "members", int(k)).permutation(np.flatnonzero(first.member[k]))
         fid, kid = distances(test, pool.x[members[:n]], features, seed=seed)
         real = _records(pool.x[members]).numpy()
         accuracy = train_on_synthetic(real, pool.y[members], pool, seed=seed, model=int(k))
         for name, value in (("fid", fid), ("kid", kid), ("accuracy", accuracy)):
-            found[name].append(value)
-    rows += _rows(REAL, found, _partners(first, targets), n, len(members), confidence)
+            of_real[name].append(value)
+    rows += _rows(REAL, of_real, _partners(first, targets), n, len(members), confidence)
     return AuditTable(rows, columns=["defense", "metric", "value", "low", "high", "models", "records"])
 
 

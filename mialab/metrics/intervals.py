@@ -118,8 +118,8 @@ def bootstrap(
         # Resampled counts of the right and wrong decisions are binomial: no need to draw the records.
         resampled = rng.binomial(m, tp / m, n_resamples), rng.binomial(n, fp / n, n_resamples)
         points = [formula(tp, fp, m, n) for formula in _DECISIONS.values()]
-        draws = [formula(*resampled, m, n) for formula in _DECISIONS.values()]
-        found |= dict(zip(_DECISIONS, zip(points, draws, strict=True), strict=True))
+        decided = [formula(*resampled, m, n) for formula in _DECISIONS.values()]
+        found |= dict(zip(_DECISIONS, zip(points, decided, strict=True), strict=True))
     return {name: percentile_interval(*both, confidence) for name, both in found.items()}
 
 
@@ -289,8 +289,8 @@ def pooled_draws(
         blocks = np.array_split(np.arange(n_resamples), -(-n_resamples // 64))
         counts = [np.concatenate([((u[b] @ cell) * v[b]).sum(axis=1) for b in blocks]) for cell in cells]
         with np.errstate(invalid="ignore", divide="ignore"):
-            drawn = [formula(*counts) for formula in _DECISIONS.values()]
-        found |= dict(zip(_DECISIONS, zip(points, drawn, strict=True), strict=True))
+            decided = [formula(*counts) for formula in _DECISIONS.values()]
+        found |= dict(zip(_DECISIONS, zip(points, decided, strict=True), strict=True))
     return found
 
 

@@ -191,7 +191,7 @@ def trade_off(
     ax, colors, markers = _axes(ax), _colors(curves), _markers(curves)
     several = {name: tables for name, tables in curves.items() if not isinstance(tables, pd.DataFrame)}
     for name, tables in curves.items():
-        ordered = dict(sorted(several[name].items())) if name in several else {None: tables}
+        ordered: dict[Any, Any] = dict(sorted(several[name].items())) if name in several else {None: tables}
         points = []
         for table in ordered.values():
             rows = table.pooled(metric)

@@ -29,7 +29,6 @@ from mialab.plots.theme import (
     _chance,
     _colors,
     _games,
-    _is_list,
     _legend_below,
     _markers,
     _mix,
@@ -74,7 +73,10 @@ def roc(
     -------
     matplotlib Axes
     """
-    games, chosen = _games(game), _chosen([attacks] if not _is_list(attacks) else attacks)
+    games, chosen = (
+        _games(game),
+        _chosen(attacks if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks]),
+    )
     colors, dashes = _colors(games), _unlike(chosen, _ATTACKS, list(_ATTACKS.values()))
     several = len(games) > 1 and len(chosen) > 1
     curves = []
@@ -466,4 +468,4 @@ def _draw_scores(
             )
         for values, look in zip((inside, outside), looks, strict=True):
             weight = np.full(len(values), 1 / max(1, len(values)))
-            ax.hist(np.clip(values, edges[0], edges[-1]), edges, weights=weight, **look)
+            ax.hist(np.clip(values, edges[0], edges[-1]), edges.tolist(), weights=weight, **look)

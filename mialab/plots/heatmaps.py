@@ -134,15 +134,18 @@ def _draw_cell(
     fontsize: float = 11.5,
 ) -> None:
     """Draw a cell of a heat map; hatched where there is no value at all (None)."""
-    known = value is not None and bool(np.isfinite(value))
-    fill: Any = palette(norm(max(value, norm.vmin))) if known else "white"
+    fill: Any = "white"
+    text = "-" if value is None else "n/a"
+    known = False
+    if value is not None and np.isfinite(value):
+        known, text = True, write(value)
+        fill = palette(norm(np.clip(value, norm.vmin, None)))
     frame: dict[str, Any] = (
         {"edgecolor": "white", "linewidth": 1} if known else {"edgecolor": "0.88", "linewidth": 0}
     )
     ax.add_patch(
         Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=fill, **frame, hatch=None if known else "////")
     )
-    text = write(value) if known else "-" if value is None else "n/a"
     dark = known and np.dot(to_rgb(fill), (0.299, 0.587, 0.114)) < 0.55
     box = None if known else {"facecolor": "white", "edgecolor": "none", "pad": 1}
     ax.text(

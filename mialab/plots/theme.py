@@ -203,10 +203,6 @@ def _unlike(names: Iterable[str], known: Mapping[str, object], choices: Sequence
     return given
 
 
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)
-
-
 def _legend_below(ax: Axes, columns: int) -> None:
     """Put the legend under the axes, where it hides nothing; a figure of its own grows to hold it."""
     handles = ax.get_legend_handles_labels()[0]
