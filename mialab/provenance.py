@@ -42,7 +42,7 @@ def commit() -> str:
 
 @cache
 def source_hash(*modules: str) -> str:
-    """Return a sha256 of the code of this package's modules, blind to comments, docstrings and layout.
+    """Return a sha256 of the code of this package's modules, blind to imports, comments, docstrings and layout.
 
     Parameters
     ----------
@@ -59,14 +59,26 @@ def source_hash(*modules: str) -> str:
 
 
 def code_of(file: Path) -> str:
-    """Return the code in a file without comments, docstrings and layout."""
-    tree = ast.parse(file.read_text())
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        first = body[0] if isinstance(body, list) and body else None
-        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-            body.pop(0)
-    return ast.dump(tree)
+    """Return the code in a file without imports, comments, docstrings and layout."""
+    return ast.dump(_Bare().visit(ast.parse(file.read_text())))
+
+
+class _Bare(ast.NodeTransformer):
+    """Leave out what decides no number: where names come from is seen where they are defined."""
+
+    def visit_Import(self, node: ast.Import) -> None:
+        """Leave it out."""
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        """Leave it out."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        """Leave out what only a type checker reads."""
+        return None if "TYPE_CHECKING" in ast.dump(node.test) else self.generic_visit(node)
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        """Leave docstrings out."""
+        return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
 
 
 def _version(package: str) -> str:

@@ -1,5 +1,6 @@
 """Games on disk: what is found again and what is not, kills, damage, races and missing rights."""
 
+import ast
 import contextlib
 import dataclasses
 import functools
@@ -26,11 +27,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mialab as mia
+from mialab import provenance
+from mialab.classifiers import game
 from mialab.classifiers import run as classifier_run
 from mialab.defenses import HAMP, Defense, LabelSmoothing
 from mialab.games import execution, store
-from mialab.games.identity import describe
+from mialab.games.identity import UNDECIDED, describe
 from mialab.games.store import Store, games_root
+from mialab.gan import game as gan_game
 from mialab.models import CNN, MLP
 from mialab.probes.gradient import Gradient
 from mialab.queries import Flips, Original
@@ -580,8 +584,8 @@ def test_the_code_of_signals_counts_where_they_are_stored(monkeypatch):
         keys = []
         for code in ("old", "new"):
             monkeypatch.setattr(
-                "mialab.provenance.source_hash",
-                lambda *files, code=code: code * ("classifiers/signals.py" in files),
+                "mialab.games.identity.code_hash",
+                lambda code=code, **sources: code * ("classifiers.signals" in sources.values()),
             )
             keys.append(small_plan(keep=keep).key())
         assert (keys[0] == keys[1]) == (keep == "logits")
@@ -694,6 +698,64 @@ def test_a_change_in_own_code_is_noticed_and_a_comment_is_not(source, old, new):
         "):\n        return", '):\n        "Why."\n\n        # because\n        return'
     )
     assert describe(in_module(documented)) == describe(in_module(source))
+
+
+@pytest.mark.parametrize(
+    ("source", "old", "new"), [(CLASS, "2 * self", "3 * self"), (DEFENSE, "2 * loss", "3 * loss")]
+)
+def test_code_without_a_file_counts(source, old, new):
+    """As in `exec` and `python -c`, where methods come from the same "<string>" as those of dataclasses."""
+
+    def own(text):
+        names = {"__name__": "__main__"}
+        exec(text, names)
+        return names["own"]
+
+    texts = [describe(own(text)) for text in (source, source + "# why", source.replace(old, new))]
+    assert texts[0] == texts[1] != texts[2]
+    method = "\n    def step(self, run, batch):\n        return 1\nown = Own()\n"
+    if source is DEFENSE:
+        first, second = (source.replace("\nown = Own()\n", method.replace("1", n)) for n in "12")
+        assert describe(own(first)) != describe(own(second))
+
+
+def test_moved_code_and_other_imports_change_nothing(tmp_path):
+    code = "def f(x):\n    return g(x)\n"
+    (tmp_path / "a.py").write_text(f"from b import g\n{code}")
+    (tmp_path / "c.py").write_text(
+        f'"""Moved."""\nfrom typing import TYPE_CHECKING\nfrom d import g\nif TYPE_CHECKING:\n    import e\n{code}'
+    )
+    (tmp_path / "f.py").write_text(code.replace("g(x)", "g(x) + 1"))
+    bare = [provenance.code_of(tmp_path / f"{name}.py") for name in "acf"]
+    assert bare[0] == bare[1] != bare[2]
+
+
+@pytest.mark.parametrize(
+    ("start", "sources"),
+    [
+        ("classifiers.run", game.SOURCES | game.SIGNAL_SOURCES),
+        ("gan.run", gan_game.SOURCES | game.SIGNAL_SOURCES),
+    ],
+)
+def test_all_code_that_a_training_reaches_is_in_the_key(start, sources):
+    package = Path(mia.__file__).parent
+
+    def imported(module):
+        tree = ast.parse(package.joinpath(*module.split(".")).with_suffix(".py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mialab"):
+                for name in [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]:
+                    inner = name.partition(".")[2]
+                    if inner and package.joinpath(*inner.split(".")).with_suffix(".py").exists():
+                        yield inner
+
+    reached, todo = set(), [start]
+    while todo:
+        module = todo.pop()
+        if module not in reached | UNDECIDED:
+            reached.add(module)
+            todo.extend(imported(module))
+    assert reached <= set(sources.values())
 
 
 def test_a_change_in_an_own_module_is_noticed(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from mialab import defenses, models, provenance
+from mialab import defenses, models
 from mialab._validation import check_integer, choose
 from mialab.arrays import ACCURACIES, ArraySpec
 from mialab.classifiers import run as classifier_run
@@ -20,7 +20,7 @@ from mialab.classifiers.signals import ANSWERS, LOGITS, SIGNALS
 from mialab.data.pool import Pool
 from mialab.defenses.base import Defense
 from mialab.exceptions import RequirementsNotMet
-from mialab.games import base
+from mialab.games import base, identity
 from mialab.games.backends import Team
 from mialab.games.execution import device_here, execute
 from mialab.games.plan import STORED, Plan, _describe
@@ -36,18 +36,23 @@ from mialab.training import stack
 from mialab.training.membership import mislabel
 from mialab.training.options import Training
 
-#: Source files that decide what a trained model is, besides those of the options in use; a change in one of them,
-#: other than in comments and docstrings, makes stored games outdated.
-SOURCES = (
-    "training/streams.py",
-    "training/membership.py",
-    "training/stack.py",
-    "training/options.py",
-    "training/hooks.py",
-    "classifiers/run.py",
-    "classifiers/augmentation.py",
-    "defenses/base.py",
-)
+#: Modules that decide what a trained model is, besides those of the options in use, by names that stay when files move;
+#: a change in one of them, other than in imports, comments and docstrings, makes stored games outdated.
+SOURCES = {
+    "streams": "training.streams",
+    "membership": "training.membership",
+    "stack": "training.stack",
+    "options": "training.options",
+    "hooks": "training.hooks",
+    "run": "classifiers.run",
+    "augmentation": "classifiers.augmentation",
+    "defense": "defenses.base",
+    "models": "models",
+    "queries": "queries",
+    "probe": "probes.base",
+}
+#: The same for signals, which count where they are stored.
+SIGNAL_SOURCES = {"signal": "games.signals", "signals": "classifiers.signals"}
 
 
 class Game(base.Game):
@@ -250,10 +255,8 @@ class ClassifierPlan(Plan):
         return stack.seconds_of_work(self.network(), self.pool, self.training)
 
     def _parts(self) -> list[str]:
-        sources = (
-            SOURCES + ("classifiers/signals.py",) * (self.keep == "scores") + ("probes",) * bool(self.probes)
-        )
-        parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, provenance.source_hash(*sources)]
+        sources = SOURCES | (SIGNAL_SOURCES if self.keep == "scores" else {})
+        parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, identity.code_hash(**sources)]
         parts += [_describe(v) for v in (self.model, self.defense, self.training, self.queries)]
         parts += [str(v) for v in (self.n_models, self.canaries, self.seed, self.keep, self.answers)]
         parts += [

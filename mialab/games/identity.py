@@ -1,6 +1,7 @@
 """Text that stands for a value in a hash: equal in every process, and different once a value or its code changes."""
 
 import dis
+import hashlib
 import inspect
 import sys
 import sysconfig
@@ -21,7 +22,8 @@ def describe(value: object, _within: tuple[object, ...] = ()) -> str:
 
     The user's own code is followed through base classes, closures, default values and the global names it loads, and
     is compared as bytecode, so comments and layout do not matter; of an own module that is used as a whole, the file
-    counts. Code of this package counts with the file that holds it, that of installed packages with its name.
+    counts. Code of this package counts with the code in the file that holds it, wherever that is; that of installed
+    packages with its name.
 
     Parameters
     ----------
@@ -68,15 +70,19 @@ def describe(value: object, _within: tuple[object, ...] = ()) -> str:
         return parts(value.func, value.args, value.keywords)
     if isinstance(value, type | FunctionType | BuiltinFunctionType):
         if not _is_own(value.__module__):
-            return f"{value.__module__}.{value.__qualname__}{_file_hash(value)}"
+            if str(value.__module__).startswith("mialab."):
+                return f"mialab.{value.__qualname__}{_file_hash(value)}"
+            return f"{value.__module__}.{value.__qualname__}"
         return parts(*(_class_parts(value) if isinstance(value, type) else _function_parts(value)))
     state = vars(value) if hasattr(value, "__dict__") else value.__reduce_ex__(4)
     return parts(type(value), state)
 
 
 def _is_own(module: str | None) -> bool:
-    # A notebook's __main__ has no file, and is the user's.
+    # A notebook's __main__ has no file; whatever was started, what is made there is the user's.
     root = (module or "builtins").partition(".")[0]
+    if root == "__main__":
+        return True
     if root in sys.stdlib_module_names or root == "mialab":
         return False
     file = getattr(sys.modules.get(root), "__file__", None)
@@ -88,19 +94,58 @@ def _installed() -> set[str]:
     return {sysconfig.get_path(name) for name in ("purelib", "platlib")}
 
 
+#: What decides nothing that is stored, but is loaded by what does: checks, progress, where data are.
+UNDECIDED = frozenset(
+    ("_paths", "_progress", "_registry", "_validation", "arrays", "exceptions", "data.pool", "data.registry")
+)
+
+
+@cache
+def code_hash(**sources: str) -> str:
+    """Return a sha256 of code of this package by names that stay when files move.
+
+    Parameters
+    ----------
+    **sources : str
+        Modules inside the package, such as ``"training.streams"``, by these names.
+    """
+    package = Path(provenance.__file__).parent
+    files = {
+        name: package.joinpath(*module.split(".")).with_suffix(".py") for name, module in sources.items()
+    }
+    text = "\0".join(f"{name}\0{_package_code(file)}" for name, file in sorted(files.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _package_code(file: Path) -> str:
+    return provenance.code_of(file)
+
+
 def _file_hash(value: type | FunctionType | BuiltinFunctionType) -> str:
-    if not str(value.__module__).startswith("mialab."):
-        return ""
+    """Hash of the files of this package that hold a function, or a class and its bases."""
     classes = value.__mro__ if isinstance(value, type) else [value]
-    ours = [c for c in classes if str(c.__module__).startswith("mialab.")]
-    return provenance.source_hash(*sorted({str(inspect.getsourcefile(c)) for c in ours}))
+    files = {str(inspect.getsourcefile(c)) for c in classes if str(c.__module__).startswith("mialab.")}
+    text = "\0".join(sorted(_package_code(Path(file)) for file in files))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+#: Methods that dataclasses add, none of which decides a number.
+ADDED = frozenset(
+    f"__{name}__"
+    for name in ("repr", "eq", "hash", "lt", "le", "gt", "ge", "setattr", "delattr", "replace", "match_args")
+)
 
 
 def _class_parts(cls: type) -> list[object]:
     # Without what Python and dataclasses add by themselves: the values of fields are in the instance.
+    made = getattr(cls, "__dataclass_params__", None)
+    # In code without a file, as in `exec`, what dataclasses write looks like what the user does.
+    added = set() if made is None else ADDED | ({"__init__"} if made.init else set())
+
     def written(name: str, member: object) -> bool:
         if isinstance(member, FunctionType):
-            return member.__code__.co_filename != "<string>"
+            return name not in added or member.__code__.co_filename != "<string>"
         return not name.startswith("__") and name != "_abc_impl"
 
     return [cls.__bases__, {name: member for name, member in vars(cls).items() if written(name, member)}]

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from mialab import provenance
 from mialab._validation import check_integer, choose
 from mialab.arrays import ACCURACIES, ArraySpec
+from mialab.classifiers import game as classifiers
 from mialab.data.pool import Pool
 from mialab.exceptions import RequirementsNotMet
+from mialab.games import identity
 from mialab.games.backends import Team
 from mialab.games.base import Game
 from mialab.games.execution import device_here, execute
@@ -33,19 +34,15 @@ from mialab.queries import Queries
 from mialab.queries import make as make_queries
 from mialab.training import stack
 
-#: Source files that decide what a trained model is, besides those of the options in use.
-SOURCES = (
-    "training/streams.py",
-    "training/membership.py",
-    "training/stack.py",
-    "training/options.py",
-    "classifiers/run.py",
-    "models.py",
-    "gan/run.py",
-    "gan/training.py",
-    "gan/utility.py",
-    "gan/defenses/base.py",
-)
+#: Modules that decide what a trained model is, besides those of the options in use, see `mialab.classifiers.game`.
+SOURCES = classifiers.SOURCES | {
+    "GAN run": "gan.run",
+    "GAN options": "gan.training",
+    "GAN utility": "gan.utility",
+    "GAN defense": "gan.defenses.base",
+    "GAN networks": "gan.networks",
+    "GAN probes": "gan.probes",
+}
 
 
 #: Models of a stacked group on a CPU, at most: games of GANs are small, and each core should have some.
@@ -243,8 +240,7 @@ class GeneratorPlan(Plan):
         return self.training.last * (5 * stack.STEP_SECONDS + work / stack.OPERATIONS_PER_SECOND)
 
     def _parts(self) -> list[str]:
-        sources = SOURCES + ("gan/probes.py",) * bool(self.probes)
-        parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, provenance.source_hash(*sources)]
+        parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, identity.code_hash(**SOURCES)]
         parts += [_describe(v) for v in (self.networks, self.defense, self.training, self.queries)]
         parts += [str(v) for v in (self.n_models, self.seed, self.samples, self.fakes, self.members)]
         parts += ["" if self.candidates is None else np.packbits(self.candidates).tobytes().hex()]
