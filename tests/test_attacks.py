@@ -417,7 +417,11 @@ def test_scores_are_finite_whatever_the_answers(attack, design):
         game = random_game(design, n_classes=n_classes, n_queries=3, seed=3)
         scaled = remade(game, logits=(scale * game.logits).astype(np.float32))
         outcome = attack.run(scaled)
-        for array, dtype in zip(dataclasses.astuple(outcome), (np.float64, bool, bool), strict=True):
+        for array, dtype in zip(
+            (outcome.score, outcome.evaluated, outcome.predicted_member),
+            (np.float64, bool, bool),
+            strict=True,
+        ):
             assert array.dtype == dtype
             assert array.shape == game.member.shape
         assert np.isfinite(outcome.score).all()
@@ -462,10 +466,13 @@ def test_attacks_are_made_by_name():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Threshold(statistic="losss"), "statistic='losss' is unknown. Did you mean 'loss'?"),
         (
-            lambda: LiRA(statistic="margin"),
-            "statistic='margin' is unknown. Known: critic, hinge, scaled_logit.",
+            lambda: Threshold(statistic="losss").check(random_game()),
+            "statistic='losss' is unknown. Did you mean 'loss'?",
+        ),
+        (
+            lambda: LiRA(statistic="margin").check(random_game()),
+            "statistic='margin' is unknown. Known: boundary_distance, confidence, correctness, entropy, hinge, ",
         ),
         (lambda: LiRA(variance="pool"), "variance='pool' is unknown. Did you mean 'pooled'?"),
         (lambda: LiRA(queries="augmented"), "queries='augmented' is unknown."),

@@ -67,7 +67,7 @@ def test_a_table_is_that_of_a_game_with_separate_shadow_models():
         member=np.concatenate([given["target_member"], given["reference_member"]]),
         shadow=np.arange(26) >= 2,
     )
-    attack = LiRA(statistic="critic", variance="pooled")
+    attack = LiRA(statistic="critic_loss", variance="pooled")
     expected = measure.audit(game, [attack], n_resamples=20).drop(columns="attack")
     found = audit_scores(**given, attacks=["lira_pooled"], n_resamples=20)
     pd.testing.assert_frame_equal(pd.DataFrame(found.drop(columns="attack")), pd.DataFrame(expected))
@@ -117,7 +117,7 @@ def test_one_target_is_given_as_one_row():
 
 def test_records_with_few_references_are_not_evaluated():
     given = published()
-    given["reference_member"][2:, :100] = True  # 2 references without them at most
+    given["reference_member"][1:, :100] = True  # 1 reference without them at most
     table = audit_scores(**given, attacks=["lira", "loss"], n_resamples=5)
     counted = {name: value(table, name)[["n_member", "n_nonmember"]].sum() for name in ("lira", "loss")}
     assert counted == {"lira": 2 * 200, "loss": 2 * 300}

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from mialab._validation import choose
 from mialab.attacks.base import Attack, register
 from mialab.attacks.requirements import Requirements
 from mialab.attacks.shadows import blocks, lost
@@ -16,9 +15,9 @@ from mialab.attacks.shadows import blocks, lost
 if TYPE_CHECKING:
     from mialab.games.base import Game
 
-#: The correctness is not among them: of so few different scores, the threshold from shadow models, whose score holds
+#: Signals of few values: of so few different scores, the threshold from shadow models, whose score holds
 #: the target's answer where it is no member, would give memberships away.
-STATISTICS = ("loss", "confidence", "entropy", "modified_entropy", "scaled_logit")
+TOO_FEW = ("correctness", "true_rank")
 
 
 def calibrated(values: np.ndarray, member: np.ndarray, excluded_models: np.ndarray) -> np.ndarray:
@@ -57,22 +56,27 @@ class Calibrated(Attack):
 
     Parameters
     ----------
-    statistic : {"loss", "confidence", "entropy", "modified_entropy", "scaled_logit"}
-        The number, see `mialab.classifiers.signals`. With the loss, the score is a log ratio of probabilities,
-        close to offline
-        RMIA's; with the scaled logit, it ranks a target's records as offline LiRA with a pooled variance does.
+    statistic : str
+        The number: the name of a signal of the victim, see `Threshold`. With the loss, the score is a log ratio of
+        probabilities, close to offline RMIA's; with the scaled logit, it ranks a target's records as offline LiRA with
+        a pooled variance does.
     per_class, calibrate
         See `Attack`.
     """
 
-    needs: ClassVar[Requirements] = Requirements(shadows="OUT")
     source: ClassVar[str] = "Watson et al. (2022)"
 
     statistic: str = "loss"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choose("statistic", self.statistic, STATISTICS)
+        if self.statistic in TOO_FEW:
+            raise ValueError(f"statistic={self.statistic!r} has too few values: take one such as 'loss'.")
+
+    @property
+    def needs(self) -> Requirements:
+        """Shadow models that were not trained on the record."""
+        return Requirements.of_signal(self.statistic, shadows="OUT")
 
     @property
     def base_name(self) -> str:
@@ -84,5 +88,5 @@ class Calibrated(Attack):
         return calibrated(game.signal(self.statistic)[:, 0], game.member, game.excluded_models)
 
 
-for _statistic in STATISTICS[:-1]:
+for _statistic in ("loss", "confidence", "entropy", "modified_entropy"):
     register(partial(Calibrated, statistic=_statistic))

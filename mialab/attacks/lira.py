@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Least variance, as a fraction of the variance pooled over records: a few equal answers are no proof of certainty.
 VARIANCE_FLOOR = 1e-4
+#: What the attack is called with these statistics, else "lira" and the statistic's name.
+NAMES = {"scaled_logit": "lira", "critic_loss": "critic_lira"}
 
 
 def lira(
@@ -125,9 +127,9 @@ class LiRA(Attack):
     ----------
     online : bool
         Whether the attacker has shadow models that were trained on the record.
-    statistic : {"scaled_logit", "hinge", "critic"}
+    statistic : str
         What phi is: ``z_y - logsumexp(other z)``, the log odds of the label; or ``z_y - max(other z)``, by how much
-        the label is ahead of, or behind, the next class; see `mialab.classifiers.signals`. ``"critic"`` is for
+        the label is ahead of, or behind, the next class; see `mialab.classifiers.signals`. ``"critic_loss"`` is for
         generative models,
         what their critic says of the record minus what it says of generated ones (Ji et al.), see `mialab.gan`.
     variance : {"per_record", "pooled"}
@@ -156,7 +158,6 @@ class LiRA(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choose("statistic", self.statistic, ("scaled_logit", "hinge", "critic"))
         choose("variance", self.variance, ("per_record", "pooled"))
         choose("offline", self.offline, ("z_score", "density"))
         choose("queries", self.queries, ("original", "all"))
@@ -169,10 +170,8 @@ class LiRA(Attack):
     @property
     def needs(self) -> Requirements:
         """Shadow models that were trained on the record are needed online only."""
-        return Requirements(
-            victim="generator" if self.statistic == "critic" else "classifier",
-            sees="critic" if self.statistic == "critic" else "logits",
-            arrays=("critic_loss",) if self.statistic == "critic" else (),
+        return Requirements.of_signal(
+            self.statistic,
             shadows="IN and OUT" if self.online else "OUT",
             models=1 if self.variance == "pooled" else 2,
             pooled=self.variance == "pooled",
@@ -183,9 +182,7 @@ class LiRA(Attack):
     def base_name(self) -> str:
         """Name of the variant, e.g. ``"lira_offline_pooled"``."""
         parts = {
-            "critic": self.statistic == "critic",
-            "lira": True,
-            "hinge": self.statistic == "hinge",
+            NAMES.get(self.statistic, f"lira_{self.statistic}"): True,
             "offline": not self.online,
             "density": not self.online and self.offline == "density",
             "pooled": self.variance == "pooled",
@@ -195,7 +192,7 @@ class LiRA(Attack):
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log likelihood ratio, or the offline score, (model, record)."""
-        phi = -game.critic_loss if self.statistic == "critic" else game.signal(self.statistic)
+        phi = game.signal(self.statistic)
         first, *others = game.unmixed if self.queries == "all" else [0]
         options = {"online": self.online, "variance": self.variance, "offline": self.offline}
         score = lira(phi[:, first], game.member, game.excluded_models, **options)
@@ -211,6 +208,6 @@ for _online in (True, False):
 for _variance in ("per_record", "pooled"):
     register(partial(LiRA, online=False, offline="density", variance=_variance))
     for _online in (True, False):
-        register(partial(LiRA, statistic="critic", online=_online, variance=_variance))
+        register(partial(LiRA, statistic="critic_loss", online=_online, variance=_variance))
 register(partial(LiRA, statistic="hinge"))
 register(partial(LiRA, queries="all"))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from mialab._validation import choose
 from mialab.attacks.shadows import lost
+from mialab.classifiers.signals import SIGNALS
 from mialab.exceptions import RequirementsNotMet
 from mialab.queries import MAKERS
 
@@ -32,6 +34,8 @@ class Requirements:
         the ``"logits"``.
     logits : bool
         Whether the logits themselves are needed: signals, as games with ``keep="scores"`` have them, will not do.
+    signal : str
+        Name of the signal of the victim that is looked at, see `Game.signal`.
     arrays : tuple of str
         Arrays that the game must hold besides.
     shadows : {"none", "OUT", "IN and OUT", "any"}
@@ -59,6 +63,7 @@ class Requirements:
     victim: str = "classifier"
     sees: str = "logits"
     logits: bool = False
+    signal: str = ""
     arrays: tuple[str, ...] = ()
     shadows: str = "none"
     models: int = 1
@@ -69,6 +74,18 @@ class Requirements:
     queries: int = 1
     kinds: tuple[str, ...] = ()
     budget: str = ""
+
+    @classmethod
+    def of_signal(cls, signal: str, **needs: Any) -> Self:
+        """Return what an attack needs that looks at a signal of this name, whoever the victim is."""
+        critic = signal.startswith("critic")
+        return cls(
+            victim="generator" if critic else "classifier" if signal in SIGNALS else "",
+            sees="critic" if critic else "label" if signal == "correctness" else "logits",
+            arrays=(signal,) if critic else (),
+            signal=signal,
+            **needs,
+        )
 
     def check(self, game: Game, attack: str) -> None:
         """Refuse a game that lacks, for all of its records, what the attack of this name needs.
@@ -104,6 +121,8 @@ class Requirements:
                 f"Attack {attack!r} needs what is measured while the models are at hand: play the game with "
                 f"probes=[{self.probe!r}]."
             )
+        if self.signal:
+            choose("statistic", self.signal, game.signals)
         missing = [name for name in self.arrays if name not in game.dataset]
         if missing:
             raise RequirementsNotMet(

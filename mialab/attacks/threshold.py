@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mialab._validation import choose
 from mialab.attacks.base import Attack, register
 from mialab.attacks.requirements import Requirements
 
@@ -30,8 +29,9 @@ class Threshold(Attack):
 
     Parameters
     ----------
-    statistic : {"loss", "confidence", "entropy", "modified_entropy", "correctness"}
-        The number, see `mialab.classifiers.signals`.
+    statistic : str
+        The number: the name of a signal of the victim, e.g. ``"loss"`` or ``"entropy"`` of a classifier (see
+        `mialab.classifiers.signals`), ``"critic_loss"`` of a generator.
     per_class, calibrate
         See `Attack`.
     """
@@ -40,7 +40,6 @@ class Threshold(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choose("statistic", self.statistic, SOURCES)
 
     @property
     def base_name(self) -> str:
@@ -50,12 +49,12 @@ class Threshold(Attack):
     @property
     def needs(self) -> Requirements:
         """The gap attack needs the predicted label only."""
-        return Requirements(sees="label" if self.statistic == "correctness" else "logits")
+        return Requirements.of_signal(self.statistic)
 
     @property
     def source(self) -> str:
         """Paper and equation."""
-        return SOURCES[self.statistic]
+        return SOURCES.get(self.statistic, SOURCES["loss"])
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the statistic of the answer to the unchanged record, (model, record)."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -13,7 +12,7 @@ from numpy.typing import ArrayLike
 from mialab._validation import choose
 from mialab.attacks.base import Attack, Scored
 from mialab.attacks.lira import LiRA
-from mialab.attacks.requirements import Requirements
+from mialab.attacks.threshold import Threshold
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable
 from mialab.gan.game import GeneratorGame
@@ -21,33 +20,16 @@ from mialab.metrics import rates
 from mialab.metrics.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from mialab.games.base import Game
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossThreshold(Attack):
-    """Call a record a member if its loss is low: no reference model is queried, but for the threshold."""
-
-    needs: ClassVar[Requirements] = Requirements(victim="generator", sees="critic", arrays=("critic_loss",))
-    source: ClassVar[str] = "Yeom et al. (2018), adversary 1"
-
-    @property
-    def base_name(self) -> str:
-        """Name of the attack."""
-        return "loss"
-
-    def scores(self, game: Game) -> np.ndarray:
-        """Return minus the loss, (model, record)."""
-        return -game.critic_loss[:, 0]
+    pass
 
 
 #: The attacks of `audit_scores`, by name.
 ATTACKS: dict[str, Attack] = {
-    "loss": LossThreshold(),
+    "loss": Threshold(statistic="critic_loss"),
     **{
         attack.base_name.replace("critic_", ""): attack
         for attack in (
-            LiRA(statistic="critic", online=online, variance=variance)
+            LiRA(statistic="critic_loss", online=online, variance=variance)
             for online in (True, False)
             for variance in ("per_record", "pooled")
         )
@@ -84,7 +66,7 @@ def audit_scores(
     reference_loss : array_like of float, shape (reference, record)
         Losses of the reference models on the same records.
     reference_member : array_like of bool, shape (reference, record)
-        Which reference was trained on which record. Records with fewer than 3 references that were, or 3 that were
+        Which reference was trained on which record. Records with fewer than 2 references that were, or 2 that were
         not, are not evaluated by attacks that fit Gaussians to them.
     own_reference : array_like of int, shape (target,), optional
         For each target the reference that is the same model, and is left out against this target; -1 for none, the
