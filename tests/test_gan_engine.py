@@ -10,6 +10,7 @@ import pytest
 import torch
 import toys
 from torch import nn
+from torch.func import functional_call
 from torch.nn.functional import one_hot, softplus
 
 from mialab import gan, queries
@@ -143,9 +144,16 @@ class Watched(Defense):
         return loss
 
 
+def functional(nets):
+    """Return a function of one network's parameters and inputs, and the parameters of each network."""
+    stacked = nets.stacked()
+    own = [{name: p[i] for name, p in stacked.items()} for i in range(len(next(iter(stacked.values()))))]
+    return lambda parameters, *inputs: functional_call(nets.network, parameters, inputs), own
+
+
 def weights(nets):
     """Copy the weights of each network, a list of dicts."""
-    return [{name: p.detach().clone() for name, p in own.items()} for own in nets.functional()[1]]
+    return [{name: p.detach().clone() for name, p in own.items()} for own in functional(nets)[1]]
 
 
 class Keep:
@@ -215,7 +223,7 @@ def test_the_penalty_of_a_linear_critic_is_that_of_its_weights(models, nets):
     _, run = train(models, nets=nets, defense=ParGAN(critics=3), lr=0.1, penalty=0.0)
     x, fake, y = lines(run)
     prefix = "" if nets.stacked else "network."
-    norms = torch.stack([own[f"{prefix}of_x.weight"].norm() for own in run.critics.functional()[1]])
+    norms = torch.stack([own[f"{prefix}of_x.weight"].norm() for own in functional(run.critics)[1]])
     expected = ((norms - 1) ** 2).view(len(models), 3)
     assert expected.std() > 0.01
     torch.testing.assert_close(run.gradient_penalty(x, fake, y), expected, rtol=1e-5, atol=1e-6)
@@ -228,7 +236,7 @@ def test_the_penalty_of_any_critic_is_that_of_autograd(models, nets):
     """Where both ends of a line are the same record, the place on it does not matter."""
     _, run = train(models, nets=nets)
     x, _, y = lines(run)
-    call, parameters = run.critics.functional()
+    call, parameters = functional(run.critics)
     expected = []
     for m in range(len(models)):
         terms = []
@@ -490,8 +498,8 @@ def test_what_critics_say_is_what_a_plain_loop_computes(nets, critics):
     models, fractions = (0, 3) if nets.stacked else (3,), (0.2, 0.7)
     several = queries.Compose(queries.Noise(n=1), queries.Mixed(fractions))
     arrays, run = train(models, pool, nets, Watched(critics), asked=several, lr=0.05, steps=20)
-    call, critic = run.critics.functional()
-    make, maker = run.generators.functional()
+    call, critic = functional(run.critics)
+    make, maker = functional(run.generators)
     asked = list(mixed_slowly(pool, fractions))
     asked.insert(1, (several(1, pool.x), asked[0][1]))
     for query, (x, y) in enumerate(asked):
@@ -529,8 +537,8 @@ def test_records_as_bytes_are_asked_about_as_numbers():
 def test_the_loss_is_a_mean_over_generated_records():
     """Against 4,000 records generated here: the probability that any of 3 means is off by 5 errors is below 1e-5."""
     arrays, run = train((0,), fakes=4000, lr=0.01, steps=40)
-    call, critic = run.critics.functional()
-    make, maker = run.generators.functional()
+    call, critic = functional(run.critics)
+    make, maker = functional(run.generators)
     z = torch.randn(4000, 4, generator=torch.Generator().manual_seed(1))
     for label in range(3):
         y = one_hot(torch.full((4000,), label), 3).float()
@@ -578,7 +586,7 @@ def test_without_labels_all_records_are_compared_with_the_same_generated_ones():
 
 def of_labels(run, labels, generator=0):
     """What generators of `Plain` make of labels."""
-    make, maker = run.generators.functional()
+    make, maker = functional(run.generators)
     y = one_hot(torch.as_tensor(labels), run.n_classes).float()
     with torch.no_grad():
         return make(maker[generator], torch.zeros(len(y), 2), y).numpy()

@@ -3,7 +3,8 @@
 import dataclasses
 import os
 import warnings
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -27,6 +28,7 @@ from mialab.gan.defenses import Defense, Mixup, ParGAN, RelaxLoss
 from mialab.gan.game import make_plan
 from mialab.gan.networks import MLP, Conv
 from mialab.gan.probes import PartialBlackBox, ShadowCritic, WhiteBox
+from mialab.training import stack
 
 #: Networks that are trained stacked, and such as are trained one by one.
 SMALL, SINGLE = MLP((8,), latent=4), Conv(width=2, latent=4)
@@ -1089,3 +1091,39 @@ def test_records_of_no_model_look_like_those_of_other_models(learned):
             p.append(mannwhitneyu(said[k, others], said[k, outside]).pvalue)
             assert roc_auc_score(~learned.member[k], -said[k]) > 0.4
     assert min(p) > 1e-3 / 8
+
+
+@dataclass(frozen=True)
+class Guarded(MLP):
+    """Networks that write down whether another thread could seed torch's generator while they are built."""
+
+    free: list = field(default_factory=list, compare=False)
+
+    def _built(self, network):
+        with ThreadPoolExecutor(1) as other:
+            self.free.append(other.submit(stack._CHANCE.acquire, blocking=False).result())
+        return network
+
+    def critic(self, shape, n_classes):
+        """Build a critic."""
+        return self._built(super().critic(shape, n_classes))
+
+    def generator(self, shape, n_classes):
+        """Build a generator."""
+        return self._built(super().generator(shape, n_classes))
+
+
+def test_networks_are_built_while_no_other_thread_draws_from_torchs_generator(tmp_path):
+    nets = Guarded((4,), latent=2)
+    gan.play(
+        toys.pool("image", n=20),
+        nets,
+        gan.defenses.DPCritic(noise_multiplier=30.0),
+        training=gan.Training(steps=2, batch_size=4),
+        n_models=2,
+        samples=6,
+        fakes=2,
+        store=tmp_path,
+    )
+    assert len(nets.free) > 8
+    assert not any(nets.free)

@@ -17,7 +17,6 @@ from typing import Any, Literal, Self
 
 import numpy as np
 import torch
-from torch import nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from mialab.classifiers.augmentation import flip_and_shift
@@ -31,6 +30,7 @@ from mialab.training.options import OPTIMIZERS, Training
 from mialab.training.stack import (
     Forward,
     _tensor,
+    batched_mlp,
     channels_last,
     initialize,
     is_plain_mlp,
@@ -149,14 +149,7 @@ class Run:
         )
 
     def _batched(self, parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        x = prepare(x)
-        for name, layer in self.network.named_children():
-            if isinstance(layer, nn.Linear):
-                weight, bias = parameters[f"{name}.weight"], parameters[f"{name}.bias"]
-                x = torch.baddbmm(bias[:, None], x, weight.mT)
-            else:
-                x = x.flatten(2) if isinstance(layer, nn.Flatten) else layer(x)
-        return x
+        return batched_mlp(self.network, parameters, prepare(x))
 
     def _inputs(self, x: torch.Tensor) -> torch.Tensor:
         return prepare(x).contiguous(memory_format=self._layout)

@@ -28,7 +28,7 @@ from mialab.gan.networks import GAN
 from mialab.gan.networks import make as make_networks
 from mialab.gan.probes import PROBES, Probe
 from mialab.gan.probes import make as make_probes
-from mialab.gan.run import mode, sample_labels, train_group
+from mialab.gan.run import examples, mode, sample_labels, train_group
 from mialab.gan.training import Training
 from mialab.queries import Queries
 from mialab.queries import make as make_queries
@@ -176,10 +176,10 @@ class GeneratorPlan(Plan):
 
     def _try_networks(self) -> None:
         shape, n_classes = self.pool.x.shape[1:], self.pool.n_classes
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        critic, maker = examples(self.networks, self.pool)
+        with stack.seeded(0), torch.no_grad():
             y = torch.nn.functional.one_hot(torch.arange(2) % n_classes, n_classes).float()
-            made = self.networks.generator(shape, n_classes)(torch.zeros(2, self.networks.latent), y)
-            said = self.networks.critic(shape, n_classes)(torch.zeros(2, *shape), y)
+            made, said = maker(torch.zeros(2, self.networks.latent), y), critic(torch.zeros(2, *shape), y)
         for what, answer, right in (("generator", made, (2, *shape)), ("critic", said, (2,))):
             if tuple(answer.shape) != right:
                 raise ValueError(
@@ -226,9 +226,7 @@ class GeneratorPlan(Plan):
 
     def seconds_of_work(self) -> float:
         """Estimate how long one processor core takes for one model: ten passes of the networks for each step."""
-        shape, n_classes = self.pool.x.shape[1:], self.pool.n_classes
-        with torch.random.fork_rng(devices=[]):
-            critic = self.networks.critic(shape, n_classes)
+        shape, (critic, _) = self.pool.x.shape[1:], examples(self.networks, self.pool)
         places = (
             int(np.prod(shape[1:])) / 4
             if len(shape) > 1 and any(isinstance(m, torch.nn.Conv2d) for m in critic.modules())
@@ -270,21 +268,16 @@ def _form(*, pool: Pool, networks: GAN, defense: Defense, training: Training, de
     """Say how this machine trains such networks, and how many models in a group at most."""
     if mode(networks, pool, device) == "sequential":
         return "sequential", 1
-    shape = pool.x.shape[1:]
-    with torch.random.fork_rng(devices=[]):
-        sizes = [
-            n * stack.count_parameters(make(shape, pool.n_classes))
-            for n, make in (
-                (defense.n_critics, networks.critic),
-                (defense.n_generators, networks.generator),
-            )
-        ]
+    numbers = (defense.n_critics, defense.n_generators)
+    size = sum(
+        n * stack.count_parameters(made) for n, made in zip(numbers, examples(networks, pool), strict=True)
+    )
     if device == "cpu":
-        return "stacked", max(1, min(GROUP_MODELS, stack.GROUP_PARAMETERS // sum(sizes)))
+        return "stacked", max(1, min(GROUP_MODELS, stack.GROUP_PARAMETERS // size))
     free, _ = torch.cuda.mem_get_info()
     # Weight, gradient, two numbers of optimizer state; a batch's values, several times for gradients of gradients.
-    values = 4 * training.batch_size * defense.n_critics * int(np.prod(shape)) * 200
-    return "stacked", max(1, int(stack.GPU_FRACTION * free / (16 * sum(sizes) + values)))
+    values = 4 * training.batch_size * defense.n_critics * int(np.prod(pool.x.shape[1:])) * 200
+    return "stacked", max(1, int(stack.GPU_FRACTION * free / (16 * size + values)))
 
 
 def play(

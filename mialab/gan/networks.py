@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from mialab._validation import as_integers, check_integer, choose
+from mialab.training.stack import is_plain_mlp
 
 if TYPE_CHECKING:
     from mialab.data.pool import Pool
@@ -95,12 +96,20 @@ class Critic(nn.Module):
         self.label = nn.Linear(n_classes, width, bias=False) if n_classes else None
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Judge records, (batch, ...), with labels as rows of weights: (batch,)."""
+        """Evaluate records, (batch, ...), with labels as rows of weights: (batch,)."""
         out = self.first(x)
         if self.label is not None:
             said = self.label(y)
             out = out + said.reshape(*said.shape, *(1,) * (out.dim() - said.dim()))
         return self.rest(out).flatten()
+
+
+def is_linear(network: nn.Module) -> bool:
+    """Whether this is a critic or generator of `MLP`, or made alike: linear layers, once each, on rows of numbers."""
+    if type(network) is Generator:
+        return is_plain_mlp(network.layers)
+    plain = type(network) is Critic and is_plain_mlp(network.first, network.rest)
+    return plain and type(network.first[0]) is nn.Flatten
 
 
 class _Pixels(nn.Module):

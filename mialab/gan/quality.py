@@ -136,8 +136,7 @@ def distances(
             feature=features, subsets=-(-n // size), subset_size=size, normalize=True
         )
     fid = FrechetInceptionDistance(feature=features, normalize=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with stack.seeded(seed):
         for metric in (fid, kid):
             metric.update(real, real=True)
             metric.update(generated, real=False)

@@ -20,11 +20,11 @@ from torch.nn.functional import one_hot
 
 from mialab.data.pool import Pool
 from mialab.gan.defenses.base import Defense
-from mialab.gan.networks import Critic, Generator
+from mialab.gan.networks import Generator, is_linear
 from mialab.gan.utility import train_on_synthetic
 from mialab.queries import Queries, mixtures, pairing
 from mialab.training import stack
-from mialab.training.stack import prepare
+from mialab.training.stack import batched_mlp, prepare
 from mialab.training.streams import Streams, generator
 
 if TYPE_CHECKING:
@@ -46,21 +46,23 @@ class Networks:
         How they are computed.
     parameters : dict of str to torch.Tensor
         What is trained; in the stacked mode with a leading dimension over networks.
+    network : torch.nn.Module
+        One of them, in the stacked mode without numbers.
     optimizer : torch.optim.Adam
     """
 
     def __init__(
         self, networks: Sequence[nn.Module], mode: Literal["stacked", "sequential"], training: Training
     ) -> None:
-        self.mode, self.n = mode, len(networks)
+        self.mode = mode
         if mode == "stacked":
             self.parameters, _ = stack_module_state(list(networks))
-            self._network = networks[0].to("meta")
-            # For chains of linear layers, batched matrix products without vmap take two thirds of its time.
-            plain = _is_plain(self._network)
-            self._forward = self._batched if plain else vmap(self._call, randomness="different")
+            self.network = networks[0].to("meta")
+            self._forward = (
+                self._batched if is_linear(self.network) else vmap(self._call, randomness="different")
+            )
         else:
-            self._networks = nn.ModuleList(networks)
+            self.network, self._networks = networks[0], nn.ModuleList(networks)
             self.parameters = dict(self._networks.named_parameters())
         self.optimizer = torch.optim.Adam(
             self.parameters.values(), lr=training.lr, betas=training.betas, fused=True
@@ -73,74 +75,42 @@ class Networks:
         return torch.stack([net(*own) for net, *own in zip(self._networks, *inputs, strict=True)])
 
     def _call(self, parameters: dict[str, torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-        return functional_call(self._network, parameters, inputs)
+        return functional_call(self.network, parameters, inputs)
 
     def _batched(self, parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        network = self._network
-
-        def chain(name: str, x: torch.Tensor) -> torch.Tensor:
-            for number, layer in getattr(network, name).named_children():
-                if isinstance(layer, nn.Linear):
-                    weight, bias = (parameters[f"{name}.{number}.{part}"] for part in ("weight", "bias"))
-                    x = torch.baddbmm(bias[:, None], x, weight.mT)
-                elif isinstance(layer, nn.Flatten):
-                    x = x.flatten(2)
-                else:
-                    x = (
-                        x.unflatten(2, layer.unflattened_size)
-                        if isinstance(layer, nn.Unflatten)
-                        else layer(x)
-                    )
-            return x
-
+        network = self.network
         if isinstance(network, Generator):
-            return chain("layers", torch.cat([x, y], 2) if network.conditional else x)
-        out = chain("first", x)
+            x = torch.cat([x, y], 2) if network.conditional else x
+            return batched_mlp(network.layers, parameters, x, "layers.")
+        out = batched_mlp(network.first, parameters, x, "first.")
         if network.label is not None:
             out = torch.baddbmm(out, y, parameters["label.weight"].mT)
-        return chain("rest", out).flatten(1)
+        return batched_mlp(network.rest, parameters, out, "rest.").flatten(1)
 
-    def functional(self) -> tuple[Callable[..., torch.Tensor], list[dict[str, torch.Tensor]]]:
-        """Return a function of one network's parameters and inputs, and the parameters of each network."""
+    def stacked(self) -> dict[str, torch.Tensor]:
+        """Return the parameters with a leading dimension over networks, without gradient."""
         if self.mode == "stacked":
-            return self._call, [{k: v[i] for k, v in self.parameters.items()} for i in range(self.n)]
-        network = self._networks[0]
-        return (
-            lambda parameters, *inputs: functional_call(network, parameters, inputs),
-            [dict(net.named_parameters()) for net in self._networks],
-        )
+            return {name: value.detach() for name, value in self.parameters.items()}
+        each = [dict(net.named_parameters()) for net in self._networks]
+        return {name: torch.stack([own[name].detach() for own in each]) for name in each[0]}
 
-    def set_gradients(self, gradients: Sequence[dict[str, torch.Tensor]]) -> None:
-        """Set the gradients of all parameters, given those of each network, for the optimizer's next step."""
+    def set_gradients(self, gradients: dict[str, torch.Tensor]) -> None:
+        """Set the gradients of all parameters for the optimizer's next step, given as `stacked` gives these."""
         for name, parameter in self.parameters.items():
             if self.mode == "stacked":
-                parameter.grad = torch.stack([own[name] for own in gradients])
+                parameter.grad = gradients[name].contiguous()
             else:
                 index, _, own_name = name.partition(".")
-                parameter.grad = gradients[int(index)][own_name]
+                parameter.grad = gradients[own_name][int(index)].contiguous()
 
     def train(self, mode: bool = True) -> None:
         """Switch between training and evaluation."""
-        (self._network if self.mode == "stacked" else self._networks).train(mode)
+        (self.network if self.mode == "stacked" else self._networks).train(mode)
 
     def requires_grad_(self, mode: bool) -> None:
         """Say whether gradients with respect to the parameters are wanted."""
         for parameter in self.parameters.values():
             parameter.requires_grad_(mode)
-
-
-def _is_plain(network: nn.Module) -> bool:
-    """Whether a network is a critic or generator of `mialab.gan.networks.MLP`, or made alike."""
-    if type(network) not in (Critic, Generator):
-        return False
-    parts = [network.layers] if isinstance(network, Generator) else [network.first, network.rest]
-    plain = {nn.Linear, nn.LeakyReLU, nn.ReLU, nn.Sigmoid, nn.Flatten, nn.Unflatten}
-    return all(
-        type(part) is nn.Sequential
-        and {type(layer) for layer in part} <= plain
-        and all(getattr(layer, "bias", 0) is not None for layer in part)
-        for part in parts
-    )
 
 
 def mode(gan: GAN, pool: Pool, device: str) -> Literal["stacked", "sequential"]:
@@ -155,13 +125,17 @@ def mode(gan: GAN, pool: Pool, device: str) -> Literal["stacked", "sequential"]:
     device : str
         ``"cpu"`` or ``"cuda"``.
     """
-    shape, n_classes = pool.x.shape[1:], pool.n_classes
-    with torch.random.fork_rng(devices=[]):
-        critic, maker = gan.critic(shape, n_classes), gan.generator(shape, n_classes)
-    y = torch.zeros(2, n_classes)
-    inputs = ((critic, (torch.zeros(2, *shape), y)), (maker, (torch.zeros(2, gan.latent), y)))
-    modes = {stack.mode(network, given, device) for network, given in inputs}
+    y = torch.zeros(2, pool.n_classes)
+    inputs = (torch.zeros(2, *pool.x.shape[1:]), torch.zeros(2, gan.latent))
+    modes = {
+        stack.mode(network, (x, y), device) for network, x in zip(examples(gan, pool), inputs, strict=True)
+    }
     return "stacked" if modes == {"stacked"} else "sequential"
+
+
+def examples(gan: GAN, pool: Pool) -> tuple[nn.Module, nn.Module]:
+    """Build a critic and a generator, as examples."""
+    return stack.initialize(gan.critic, pool, 0, 0), stack.initialize(gan.generator, pool, 0, 0)
 
 
 class Run:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -25,6 +25,10 @@ Forward = Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]
 
 #: On a CPU, larger networks are faster one at a time: stacked, their weights fall out of the cache.
 STACKED_PARAMETERS = 50_000
+
+
+#: Layers of `is_plain_mlp`.
+PLAIN = {nn.Flatten, nn.LeakyReLU, nn.Linear, nn.ReLU, nn.Sigmoid, nn.Tanh, nn.Unflatten}
 
 
 #: Larger ones are trained in bfloat16 where the processor has it.
@@ -47,7 +51,7 @@ STEP_SECONDS, OPERATIONS_PER_SECOND = 2e-4, 1e11
 
 
 #: Threads share torch's random numbers and its default number of threads.
-_CHANCE, _COUNT = threading.Lock(), threading.Lock()
+_CHANCE, _COUNT = threading.RLock(), threading.Lock()
 
 
 _running: list[None] = []
@@ -89,13 +93,41 @@ def _has(network: nn.Module, *kinds: type[nn.Module]) -> bool:
     return any(isinstance(module, kinds) for module in network.modules())
 
 
-def is_plain_mlp(network: nn.Module) -> bool:
-    """Whether a network is a chain of linear layers, each with weights of its own, tanh, and ReLU."""
-    plain = {nn.Flatten, nn.Linear, nn.Tanh, nn.ReLU}
-    if type(network) is not nn.Sequential or len({*network}) < len(network):
+def is_plain_mlp(*parts: nn.Module) -> bool:
+    """Whether networks are chains of linear layers, each with weights of its own, and of functions of numbers."""
+    if not all(type(part) is nn.Sequential for part in parts):
         return False
-    alike = all(type(layer) in plain and getattr(layer, "bias", 0) is not None for layer in network)
-    return alike and len([*network.parameters()]) == 2 * sum(type(layer) is nn.Linear for layer in network)
+    layers = [layer for part in parts for layer in part]
+    linear = [layer for layer in layers if type(layer) is nn.Linear]
+    own = {parameter for layer in linear for parameter in layer.parameters()}
+    return {*map(type, layers)} <= PLAIN and len({*layers}) == len(layers) and len(own) == 2 * len(linear)
+
+
+def batched_mlp(
+    network: nn.Sequential, parameters: dict[str, torch.Tensor], x: torch.Tensor, prefix: str = ""
+) -> torch.Tensor:
+    """Compute networks of `is_plain_mlp` by batched matrix products, in two thirds of the time that `vmap` takes.
+
+    Parameters
+    ----------
+    network : torch.nn.Sequential
+        One of the networks; its own parameters are not looked at.
+    parameters : dict of str to torch.Tensor, shapes (network, ...)
+        Parameters of all networks.
+    x : torch.Tensor, shape (network, batch, ...)
+        Inputs of each.
+    prefix : str
+        What the names of its parameters begin with.
+    """
+    for number, layer in network.named_children():
+        if isinstance(layer, nn.Linear):
+            weight, bias = (parameters[f"{prefix}{number}.{part}"] for part in ("weight", "bias"))
+            x = torch.baddbmm(bias[:, None], x, weight.mT)
+        elif isinstance(layer, nn.Flatten):
+            x = x.flatten(2)
+        else:
+            x = x.unflatten(2, layer.unflattened_size) if isinstance(layer, nn.Unflatten) else layer(x)
+    return x
 
 
 def channels_last(network: nn.Module) -> bool:
@@ -231,8 +263,7 @@ def initialize(
 
     The defense may change the network, see `mialab.defenses.Defense.network`.
     """
-    with _CHANCE, torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(generator(seed, purpose + "weights", model).integers(2**63)))
+    with seeded(int(generator(seed, purpose + "weights", model).integers(2**63))):
         network = build(pool.x.shape[1:], pool.n_classes)
     return network if defense is None else defense.network(network)
 
@@ -269,10 +300,22 @@ def one_thread() -> Iterator[None]:
                 torch.set_num_threads(_threads)
 
 
+def torch_rng(seed: int, model: int) -> AbstractContextManager[None]:
+    """Give networks that draw from torch's own generator, such as those with dropout, numbers of ``(seed, model)``."""
+    return seeded(int(generator(seed, "torch", model).integers(2**63)), devices=None)
+
+
 @contextmanager
-def torch_rng(seed: int, model: int) -> Iterator[None]:
-    """Give networks numbers from torch's own generator that depend on ``(seed, model)`` alone."""
-    # For networks that draw from torch's own generator, such as those with dropout.
-    with torch.random.fork_rng():
-        torch.manual_seed(int(generator(seed, "torch", model).integers(2**63)))
+def seeded(seed: int, devices: Sequence[int] | None = ()) -> Iterator[None]:
+    """Seed torch's own generator for a while, in which no other thread does.
+
+    Parameters
+    ----------
+    seed : int
+        The seed.
+    devices : sequence of int, optional
+        GPUs whose generators get their state back; None for all.
+    """
+    with _CHANCE, torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
         yield

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import nn
-from torch.func import functional_call, grad, vmap
 from torch.nn.functional import softplus
 
 from mialab._validation import check_number
 from mialab.gan.defenses.base import Defense, register
-from mialab.gan.networks import Critic
+from mialab.gan.networks import is_linear
+from mialab.training import dp
 from mialab.training.stack import initialize, prepare
 
 if TYPE_CHECKING:
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
 
 #: Above this, a guarantee is a number only: exp(10) times any false-positive rate of interest is more than 1.
 LARGE_EPSILON = 10.0
-#: Orders of the Rényi divergence that the accountant tries besides its own, which begin at 1.1 and end at 63.
-MORE_ORDERS = (1.001, 1.003, 1.01, 1.02, 1.05, 80, 96, 128, 192, 256, 512)
 
 
 @register
@@ -109,223 +105,43 @@ class DPCritic(Defense):
         """
         rate = min(training.batch_size, members) / members
         return {
-            "epsilon": epsilon(self.noise_multiplier, rate, training.last, self.delta),
+            "epsilon": dp.epsilon(self.noise_multiplier, rate, training.last, self.delta),
             "delta": self.delta,
             "sample_rate": rate,
         }
 
     def start(self, run: Run) -> None:
         """Refuse critics that know more of a record's batch than the record (ValueError)."""
-        critic = initialize(run.networks.critic, run.pool, run.seed, 0).train()
-        state = [type(m).__name__ for m in critic.modules() if any(True for _ in m.buffers(recurse=False))]
-        if state or not _apart(critic, run.pool.x.shape[1:], run.n_classes):
-            raise ValueError(
-                "defense='dp_critic' needs critics that evaluate each record by itself and keep no statistics of "
-                f"records; these do not ({', '.join(state) or 'what they say depends on the batch'}): "
-                "use group or instance norm instead of batch norm."
-            )
-        run.memory["critic"] = critic.to("meta")
+        rng = torch.Generator().manual_seed(0)
+        x, y = (torch.rand(6, *shape, generator=rng) for shape in (run.pool.x.shape[1:], (run.n_classes,)))
+        dp.check_network(initialize(run.networks.critic, run.pool, run.seed, 0).train(), x, y)
 
     def critic_step(self, run: Run) -> torch.Tensor:
         """Update the critics once; return labels drawn uniformly, (model, critic, batch, classes)."""
-        members = run.members
-        chosen = run.streams["defense"].uniform(*members.shape[1:]) < run.batch_size / members.shape[2]
-        index, weight = poisson_batch(members, chosen)
+        rng, members, critic = run.streams["defense"], run.members, run.critics.network
+        index, weight = dp.poisson_batch(members, run.batch_size / members.shape[2], rng)
         x, y = prepare(run.x[index]), run.onehot(run.y[index])
-        labels = run.onehot(run.streams["defense"].integers(run.n_classes, members.shape[1], run.batch_size))
+        labels = run.onehot(rng.integers(run.n_classes, members.shape[1], run.batch_size))
         with torch.no_grad():
             fake = run.generate(labels)
 
-        _, own = run.critics.functional()
-        stack = {name: torch.stack([p[name].detach() for p in own]) for name in own[0]}
-        batches = ((x, y, weight, -1), (fake, labels, torch.ones_like(labels[..., 0]), 1))
-        real, made = (
-            clipped_sum(
-                run.memory["critic"], stack, *(t.flatten(0, 1) for t in batch), sign, self.max_grad_norm
+        parameters, linear = run.critics.stacked(), is_linear(critic)
+
+        def gradients(sign: int, weight: torch.Tensor, *records: torch.Tensor) -> dict[str, torch.Tensor]:
+            records, weight = tuple(r.flatten(0, 1) for r in records), weight.flatten(0, 1)
+            return dp.clipped_sum(
+                critic,
+                lambda critic, x, y: softplus(sign * critic(x, y)),
+                parameters,
+                records,
+                weight,
+                self.max_grad_norm,
+                linear=linear,
             )
-            for *batch, sign in batches
-        )
-        sizes = [p[0].numel() for p in stack.values()]
-        noise = run.streams["defense"].normal(members.shape[1], sum(sizes)).flatten(0, 1).split(sizes, 1)
-        scale = self.noise_multiplier * self.max_grad_norm
-        for (name, total), drawn in zip(real.items(), noise, strict=True):
-            total += scale * drawn.view_as(total) + made[name]
-            total /= run.batch_size
-        run.critics.set_gradients([{name: p[i] for name, p in real.items()} for i in range(len(own))])
+
+        real, made = gradients(-1, weight, x, y), gradients(1, torch.ones_like(labels[..., 0]), fake, labels)
+        noise = dp.noise(real, self.noise_multiplier * self.max_grad_norm, rng, per_model=members.shape[1])
+        total = {name: (value + (noise[name] + made[name])) / run.batch_size for name, value in real.items()}
+        run.critics.set_gradients(total)
         run.critics.optimizer.step()
         return labels
-
-
-def poisson_batch(members: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Collect the chosen members of every critic, padded to the largest number of them.
-
-    Parameters
-    ----------
-    members : torch.Tensor of int, shape (model, critic, member)
-        Positions of members in the pool.
-    chosen : torch.Tensor of bool, shape (model, critic, member)
-        Which of them are in the batch.
-
-    Returns
-    -------
-    index : torch.Tensor of int, shape (model, critic, width)
-        Positions of the chosen members, then of others.
-    weight : torch.Tensor, shape (model, critic, width)
-        1 for the chosen members, 0 for the others.
-    """
-    width = max(1, int(chosen.sum(-1).max()))
-    place = chosen.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :width]
-    return members.gather(-1, place), chosen.gather(-1, place).float()
-
-
-def clipped_sum(
-    critic: nn.Module,
-    parameters: dict[str, torch.Tensor],
-    x: torch.Tensor,
-    y: torch.Tensor,
-    weight: torch.Tensor,
-    sign: int,
-    max_norm: float,
-) -> dict[str, torch.Tensor]:
-    """Sum of the gradients of softplus(sign D(x, y)), that of each record clipped.
-
-    Parameters
-    ----------
-    critic : torch.nn.Module
-        The network; its own parameters are not looked at.
-    parameters : dict of str to torch.Tensor, shapes (critic, ...)
-        Parameters of all critics.
-    x, y : torch.Tensor, shapes (critic, batch, ...) and (critic, batch, classes)
-        Records of each critic, and labels as rows of weights.
-    weight : torch.Tensor, shape (critic, batch)
-        Weight of each record in the sum, at most 1.
-    sign : {-1, 1}
-        -1 for the loss of members, 1 for that of generated records.
-    max_norm : float
-        Norm over all parameters to which a record's gradient is clipped.
-
-    Returns
-    -------
-    dict of str to torch.Tensor, shapes (critic, ...)
-    """
-    gradients = _linear_gradients if _is_linear(critic) else _any_gradients
-    return gradients(critic, parameters, x, y, weight, sign, max_norm)
-
-
-def _fraction(weight: torch.Tensor, squares: list[torch.Tensor], max_norm: float) -> torch.Tensor:
-    return weight / (torch.stack(squares).sum(0).sqrt() / max_norm).clamp(min=1)
-
-
-def _any_gradients(
-    critic: nn.Module,
-    parameters: dict[str, torch.Tensor],
-    x: torch.Tensor,
-    y: torch.Tensor,
-    weight: torch.Tensor,
-    sign: int,
-    max_norm: float,
-) -> dict[str, torch.Tensor]:
-    """`clipped_sum` by the gradient of each record."""
-
-    def loss(parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return softplus(sign * functional_call(critic, parameters, (x[None], y[None])))[0]
-
-    each = vmap(vmap(grad(loss), (None, 0, 0)))(parameters, x, y)
-    fraction = _fraction(weight, [g.flatten(2).square().sum(2) for g in each.values()], max_norm)
-    return {name: torch.einsum("nb,nb...->n...", fraction, g) for name, g in each.items()}
-
-
-def _linear_gradients(
-    critic: nn.Module,
-    parameters: dict[str, torch.Tensor],
-    x: torch.Tensor,
-    y: torch.Tensor,
-    weight: torch.Tensor,
-    sign: int,
-    max_norm: float,
-) -> dict[str, torch.Tensor]:
-    """`clipped_sum` for linear layers: a record's gradient is the outer product of a layer's input and what comes back.
-
-    Its norm is then known without it (Goodfellow, 2015, "Efficient per-example gradient computations").
-    """
-    layers = {name: m for name, m in critic.named_modules() if isinstance(m, nn.Linear)}
-    shifts = {name: x.new_zeros(*x.shape[:2], m.out_features) for name, m in layers.items()}
-
-    def loss(
-        shifts: dict[str, torch.Tensor], parameters: dict[str, torch.Tensor], x: torch.Tensor, y: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        inputs = {}
-
-        def shifted(name: str, given: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-            inputs[name] = given
-            return out + shifts[name]
-
-        with ExitStack() as hooks:
-            for name, m in layers.items():
-                hook = m.register_forward_hook(lambda _, given, out, name=name: shifted(name, given[0], out))
-                hooks.callback(hook.remove)
-            return softplus(sign * functional_call(critic, parameters, (x, y))).sum(), inputs
-
-    back, inputs = vmap(grad(loss, has_aux=True))(shifts, parameters, x, y)
-    squares = [
-        back[name].square().sum(2) * (inputs[name].square().sum(2) + (m.bias is not None))
-        for name, m in layers.items()
-    ]
-    fraction = _fraction(weight, squares, max_norm)[..., None]
-    total = {}
-    for name, m in layers.items():
-        total[f"{name}.weight"] = (fraction * back[name]).mT @ inputs[name]
-        if m.bias is not None:
-            total[f"{name}.bias"] = (fraction * back[name]).sum(1)
-    return {name: total[name] for name in parameters}
-
-
-def _is_linear(critic: nn.Module) -> bool:
-    """Whether this is the critic of `MLP`: linear layers, each used once, on rows of numbers."""
-    if type(critic) is not Critic or not type(critic.first) is type(critic.rest) is nn.Sequential:
-        return False
-    chain = [*critic.first, *critic.rest]
-    known = all(type(layer) in (nn.Flatten, nn.Linear, nn.LeakyReLU) for layer in chain)
-    return known and type(chain[0]) is nn.Flatten and len({*chain}) == len(chain)
-
-
-def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
-    """Return epsilon of subsampled Gaussian mechanisms, by Opacus' accountant of Rényi divergences.
-
-    Neighbors differ in one record, added or removed (Mironov et al., 2019; conversion by Balle et al., 2020).
-
-    Parameters
-    ----------
-    noise_multiplier : float
-        Standard deviation of the noise, as a multiple of the largest norm of one record's part.
-    sample_rate : float
-        Probability of each record to be in a step's batch.
-    steps : int
-        Steps.
-    delta : float
-        Probability, roughly, with which the guarantee may fail.
-
-    Raises
-    ------
-    ImportError
-        If Opacus is not installed.
-    """
-    try:
-        from opacus.accountants import RDPAccountant
-    except ImportError as error:
-        raise ImportError("defense='dp_critic' needs Opacus for epsilon: pip install opacus.") from error
-    accountant = RDPAccountant()
-    accountant.history = [(noise_multiplier, sample_rate, steps)]
-    with warnings.catch_warnings():
-        # The bound holds at every order; a best one at the end of the list means a looser bound.
-        warnings.filterwarnings("ignore", "Optimal order is the")
-        return accountant.get_epsilon(delta, alphas=sorted({*RDPAccountant.DEFAULT_ALPHAS, *MORE_ORDERS}))
-
-
-def _apart(critic: nn.Module, shape: tuple[int, ...], n_classes: int) -> bool:
-    """Whether a critic says the same of records together as in parts."""
-    rng = torch.Generator().manual_seed(0)
-    x, y = torch.rand(6, *shape, generator=rng), torch.rand(6, n_classes, generator=rng)
-    with torch.no_grad():
-        parts = [critic(a, b) for a, b in zip(x.split(3), y.split(3), strict=True)]
-        return torch.allclose(critic(x, y), torch.cat(parts), rtol=1e-3, atol=1e-4)
