@@ -1,5 +1,6 @@
 from copy import deepcopy
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,9 +40,18 @@ def a_run(defense, models=(0, 1), networks=SMALL, *, pool=None, members=30, seed
     )
 
 
+def a_plan(members, networks=SMALL, **training):
+    """Make what a defense sees of a plan."""
+    pool = toys.pool("image", n=60)
+    return SimpleNamespace(
+        pool=pool, networks=networks, training=Training(**training), n_members=members, seed=0
+    )
+
+
 def stepped(run):
     """Labels and flat gradients, (model, parameter), of one step of the critics."""
-    labels = run.defense.critic_step(run)
+    run.memory.setdefault("batches", run.defense.batches(run))
+    labels = run.defense.step(run, next(run.memory["batches"]))
     return labels, torch.cat(
         [p.grad.reshape(len(run.models), -1) for p in run.critics.parameters.values()], 1
     )
@@ -104,7 +114,7 @@ def test_only_chosen_members_matter():
     pool = toys.pool("image", n=60)
     defense = DPCritic()
     run = a_run(defense, pool=pool)
-    chosen = run.streams["defense"].uniform(1, 30) < 10 / 30  # the first numbers of a step
+    chosen = run.streams("defense").uniform(1, 30) < 10 / 30  # the first numbers of a step
     out = run.members[0, 0][~chosen[0, 0]]
     x = pool.x.copy()
     x[out] = 1 - x[out]
@@ -169,11 +179,11 @@ def test_noise(monkeypatch):
 # --------------------------------------------------------------------------------------------- epsilon
 
 
-def test_about_counts_the_steps_that_are_made():
+def test_the_report_counts_the_steps_that_are_made():
     defense = DPCritic(noise_multiplier=2.0)
-    about = defense.about(Training(steps=500, stop=100, batch_size=20), 400)
+    about = defense.report(a_plan(400, steps=500, stop=100, batch_size=20))
     assert about == {"epsilon": epsilon(2.0, 0.05, 100, 1e-5), "delta": 1e-5, "sample_rate": 0.05}
-    few = defense.about(Training(steps=100, batch_size=64), 40)
+    few = defense.report(a_plan(40, steps=100, batch_size=64))
     assert few["sample_rate"] == 1
     assert few["epsilon"] == epsilon(2.0, 1.0, 100, 1e-5)
 
@@ -204,7 +214,7 @@ def separation(defense):
     pool, networks = toys.pool("image", n=40), MLP((64,), latent=8)
     run = a_run(defense, range(8), networks, members=20, pool=pool, steps=300, lr=5e-3, objective="bce")
     run.train()
-    said = run.judge(run.x, run.onehot(run.y))[:, 0].numpy()
+    said = run.evaluate_records(run.x, run.onehot(run.y))[:, 0].numpy()
     member = np.zeros((8, 40), bool)
     np.put_along_axis(member, run.members[:, 0].numpy(), True, 1)
     return np.mean(
@@ -234,14 +244,14 @@ def test_delta():
     with pytest.raises(ValueError, match=r"delta=1.0 must be less than 1\."):
         DPCritic(delta=1.0)
     with pytest.raises(ValueError, match=r"delta=0.02 must be less than 1 / members = 0.02"):
-        DPCritic(delta=0.02).check(toys.pool("image"), Training(), 50)
+        DPCritic(delta=0.02).check(a_plan(50))
 
 
 def test_a_large_epsilon_is_called_so(recwarn):
-    DPCritic(noise_multiplier=30.0).check(toys.pool("image"), Training(steps=100), 500)
+    DPCritic(noise_multiplier=30.0).check(a_plan(500, steps=100))
     assert not recwarn.list
     with pytest.warns(UserWarning, match=r"epsilon = .* \(delta = 1e-05\) bounds no attack"):
-        DPCritic(noise_multiplier=0.5).check(toys.pool("image"), Training(steps=100), 500)
+        DPCritic(noise_multiplier=0.5).check(a_plan(500, steps=100))
 
 
 class Centerd(nn.Module):
@@ -269,10 +279,8 @@ class Odd(MLP):
     ids=repr,
 )
 def test_critics_that_tie_records_together(layer, message):
-    defense = DPCritic()
-    run = a_run(defense, [0], Odd((12,), latent=4, layer=layer))
     with pytest.raises(ValueError, match=f"answer each record by itself.*{message}"):
-        defense.start(run)
+        DPCritic().check(a_plan(500, networks=Odd((12,), latent=4, layer=layer)))
 
 
 def test_critics_of_ones_own():
@@ -295,6 +303,5 @@ def test_game():
             samples=30,
             fakes=4,
         )
-    about = game.attrs["about_defense"]
-    assert about == defense.about(Training(steps=4, batch_size=10), 20)
+    assert game.attrs["report"] == defense.report(a_plan(20, steps=4, batch_size=10))
     assert np.isfinite(game.critic).all()

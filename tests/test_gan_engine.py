@@ -122,11 +122,12 @@ class Watched(Defense):
         """Generators."""
         return self.generators
 
-    def start(self, run):
+    def fit(self, run):
         """Write the weights down."""
         self.first["critics"], self.first["generators"] = weights(run.critics), weights(run.generators)
+        run.fit()
 
-    def mix(self, x, y, *, rng):
+    def mix(self, x, y, *, progress, rng):
         """Write the batch down."""
         self.log.append(SimpleNamespace(x=x.clone(), y=y.clone(), generator=None))
         return x, y
@@ -344,7 +345,7 @@ def test_training_against_plain_torch(stacked, critics, generators, objective):
     nets, models = Plain(stacked=stacked), (1, 4) if stacked else (4,)
     options = {"objective": objective, "penalty": 3.0, "lr": 0.01, "betas": (0.3, 0.9), "n_critic": 3}
     _, run = train(models, nets=nets, defense=watched, steps=7, batch_size=4, **options)
-    assert run.step == len(watched.log) == 7
+    assert run.iteration == len(watched.log) == 7
     prefix = "" if stacked else "network."
     ours = weights(run.critics), weights(run.generators)
     for m in range(len(models)):
@@ -430,7 +431,7 @@ def test_training_that_stops_early_is_the_beginning_of_a_longer_one():
     short, long = Watched(), Watched()
     stopped, run = train(nets=SMALL, defense=short, steps=9, stop=5)
     train(nets=SMALL, defense=long, steps=9)
-    assert run.step == 5
+    assert run.iteration == 5
     assert run.training.steps == 9  # by which schedules of defenses go
     assert [len(short.log), len(long.log)] == [5, 9]
     for one, other in zip(short.log, long.log[:5], strict=True):
@@ -673,14 +674,25 @@ def test_a_gan_on_samples_is_trained_on_these_alone():
     _, run = train(defense=ParGAN(critics=2))
     labels = torch.arange(12) % 3
     x = run.sample(labels)
-    shadow = run.shadow(x, labels)
+
+    def forked(x, **options):
+        fork = run.fork(
+            data=(x.flatten(0, 1), labels.repeat(2)),
+            members=torch.arange(24).view(2, 12),
+            defense=Defense(),
+            **options,
+        )
+        fork.train()
+        return fork
+
+    shadow = forked(x)
     assert (shadow.n_critics, shadow.n_generators, shadow.models) == (1, 1, [0, 1])
-    assert shadow.step == run.training.steps
+    assert shadow.iteration == run.training.steps
     changed = x.clone()
     changed[1] = 1 - changed[1]
-    other = run.shadow(changed, labels, gan.Training(steps=6, batch_size=8, n_critic=2))
+    other = forked(changed, training=gan.Training(steps=6, batch_size=8, n_critic=2))
     records, y = run.x, run.onehot(run.y)
-    before, after = shadow.judge(records, y), other.judge(records, y)
+    before, after = shadow.evaluate_records(records, y), other.evaluate_records(records, y)
     torch.testing.assert_close(before[0], after[0])
     assert not torch.allclose(before[1], after[1])
-    assert not torch.allclose(before, run.judge(records, y))
+    assert not torch.allclose(before, run.evaluate_records(records, y))

@@ -327,11 +327,11 @@ def test_a_critic_trained_on_samples_that_are_members_tells_members():
 
 def test_steps_of_the_shadow_are_those_asked_for(monkeypatch):
     run, made = trained(toys.pool("image", test=0)), []
-    shadow = run.shadow
-    monkeypatch.setattr(run, "shadow", lambda *args: made.append(shadow(*args)) or made[-1])
+    fork = run.fork
+    monkeypatch.setattr(run, "fork", lambda **options: made.append(fork(**options)) or made[-1])
     ShadowCritic(samples=12)(run)
     ShadowCritic(samples=12, steps=3)(run)
-    assert [one.step for one in made] == [10, 3]
+    assert [one.iteration for one in made] == [10, 3]
 
 
 def test_games_keep_what_probes_measure(tmp_path):

@@ -139,7 +139,7 @@ def test_a_class_that_is_defined_again_replaces_the_first():
             {"answer": lambda self, run, logits, x, record, query: logits[..., :1]},
             r"answer returns shape \(\d, 40, 1\); it must be that of the logits, \(\d, 40, 3\)",
         ),
-        ({"adapt": lambda self, training: None}, "adapt returns None; it must be a mialab.Training"),
+        ({"adapt": lambda self, training: None}, "adapt returns None; it must be a Training"),
     ],
 )
 def test_wrong_shapes(changes, message):

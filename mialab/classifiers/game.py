@@ -180,12 +180,6 @@ class ClassifierPlan(Plan):
         check_integer("canaries", self.canaries)
         object.__setattr__(self, "canaries", int(self.canaries))
         super().__post_init__()
-        training = self.defense.adapt(self.training)
-        if not isinstance(training, Training):
-            raise TypeError(
-                f"defense={self.defense.name!r}: adapt returns {training!r}; it must be a mialab.Training."
-            )
-        object.__setattr__(self, "training", training)
         if self.canaries and (self.members is not None or self.candidates is not None):
             raise ValueError(f"canaries={self.canaries} do not go with members or candidates.")
         n = len(self.pool)
@@ -274,7 +268,6 @@ class ClassifierPlan(Plan):
             "keep": self.keep,
             "answers": self.answers,
             "layers": self.layers(),
-            "report": dict(self.defense.report(self)),
         }
 
     def layers(self) -> list[str]:

@@ -52,6 +52,13 @@ class Plan(ABC):
         check_integer("seed", self.seed)
         for name in ("n_models", "seed"):
             object.__setattr__(self, name, int(getattr(self, name)))
+        training = self.defense.adapt(self.training)
+        if type(training) is not type(self.training):
+            raise TypeError(
+                f"defense={self.defense.name!r}: adapt returns {training!r}; it must be a "
+                f"{type(self.training).__name__}."
+            )
+        object.__setattr__(self, "training", training)
         n = len(self.pool)
         if self.candidates is not None:
             self._check_candidates()
@@ -165,6 +172,7 @@ class Plan(ABC):
             "n_candidates": None if self.candidates is None else int(self.candidates.sum()),
             "seed": self.seed,
             "n_classes": self.pool.n_classes,
+            "report": dict(self.defense.report(self)),
             "probes": [probe.name for probe in self.probes],
             "probe_parameters": {probe.name: dataclasses.asdict(probe) for probe in self.probes},
         }

@@ -172,11 +172,11 @@ class GeneratorPlan(Plan):
             )
         self.networks.check(self.pool)
         self._try_networks()
-        self.defense.check(self.pool, self.training, self.n_members)
+        self.defense.check(self)
 
     def _try_networks(self) -> None:
         shape, n_classes = self.pool.x.shape[1:], self.pool.n_classes
-        critic, maker = examples(self.networks, self.pool)
+        critic, maker = examples(self.networks, self.pool, self.defense)
         with stack.seeded(0), torch.no_grad():
             y = torch.nn.functional.one_hot(torch.arange(2) % n_classes, n_classes).float()
             made, said = maker(torch.zeros(2, self.networks.latent), y), critic(torch.zeros(2, *shape), y)
@@ -226,7 +226,7 @@ class GeneratorPlan(Plan):
 
     def seconds_of_work(self) -> float:
         """Estimate how long one processor core takes for one model: ten passes of the networks for each step."""
-        shape, (critic, _) = self.pool.x.shape[1:], examples(self.networks, self.pool)
+        shape, (critic, _) = self.pool.x.shape[1:], examples(self.networks, self.pool, self.defense)
         places = (
             int(np.prod(shape[1:])) / 4
             if len(shape) > 1 and any(isinstance(m, torch.nn.Conv2d) for m in critic.modules())
@@ -260,17 +260,17 @@ class GeneratorPlan(Plan):
             "fakes": self.fakes,
             "n_critics": self.defense.n_critics,
             "n_generators": self.defense.n_generators,
-            "about_defense": self.defense.about(self.training, self.n_members),
         }
 
 
 def _form(*, pool: Pool, networks: GAN, defense: Defense, training: Training, device: str) -> tuple[str, int]:
     """Say how this machine trains such networks, and how many models in a group at most."""
-    if mode(networks, pool, device) == "sequential":
+    if mode(networks, pool, device, defense) == "sequential":
         return "sequential", 1
     numbers = (defense.n_critics, defense.n_generators)
     size = sum(
-        n * stack.count_parameters(made) for n, made in zip(numbers, examples(networks, pool), strict=True)
+        n * stack.count_parameters(made)
+        for n, made in zip(numbers, examples(networks, pool, defense), strict=True)
     )
     if device == "cpu":
         return "stacked", max(1, min(GROUP_MODELS, stack.GROUP_PARAMETERS // size))

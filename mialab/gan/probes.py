@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,11 +16,9 @@ import torch
 from mialab._registry import Registry
 from mialab._validation import check_integer, check_number
 from mialab.arrays import ArraySpec
+from mialab.gan.defenses.base import Defense, Run
 from mialab.training.stack import prepare
 from mialab.training.streams import Streams, generator
-
-if TYPE_CHECKING:
-    from mialab.gan.run import Run
 
 #: Differences of arguments and of gradients, and the inverse of their product or 0.
 Pairs = deque[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
@@ -109,8 +107,16 @@ class ShadowCritic(Probe):
         x = run.sample(labels, "samples for a shadow")
         x = x.round() if run.pool.kind == "binary" else x
         training = run.training if self.steps is None else replace(run.training, steps=self.steps, stop=None)
-        shadow = run.shadow(x, labels, training)
-        said = shadow.judge(prepare(run.x), run.onehot(run.y)).mean(1)
+        n = len(run.models)
+        shadow = run.fork(
+            data=(x.flatten(0, 1), labels.repeat(n)),
+            members=torch.arange(n * self.samples, device=run.device).view(n, -1),
+            defense=Defense(),
+            training=training,
+            purpose="shadow ",
+        )
+        shadow.train()
+        said = shadow.evaluate_records(prepare(run.x), run.onehot(run.y)).mean(1)
         return {self.array.name: said.cpu().numpy().astype(np.float32)}
 
 

@@ -8,9 +8,10 @@ float32: networks of this size gain nothing from bfloat16.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Literal, Self
+from functools import cache
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -20,18 +21,14 @@ from torch.nn.functional import one_hot
 
 from mialab.data.pool import Pool
 from mialab.gan.defenses.base import Defense
-from mialab.gan.networks import Generator, is_linear
+from mialab.gan.networks import GAN, Generator, is_linear
+from mialab.gan.probes import Probe
+from mialab.gan.training import Training
 from mialab.gan.utility import train_on_synthetic
 from mialab.queries import Queries, mixtures, pairing
 from mialab.training import stack
 from mialab.training.stack import batched_mlp, prepare
 from mialab.training.streams import Streams, generator
-
-if TYPE_CHECKING:
-    from mialab.gan.networks import GAN
-    from mialab.gan.probes import Probe
-    from mialab.gan.training import Training
-
 
 #: Records that networks are given at a time when training is over.
 BATCH = 1024
@@ -113,7 +110,9 @@ class Networks:
             parameter.requires_grad_(mode)
 
 
-def mode(gan: GAN, pool: Pool, device: str) -> Literal["stacked", "sequential"]:
+def mode(
+    gan: GAN, pool: Pool, device: str, defense: Defense | None = None
+) -> Literal["stacked", "sequential"]:
     """Decide how GANs of this kind are trained, by the rule of `mialab.training.stack.mode` for both their networks.
 
     Parameters
@@ -124,18 +123,22 @@ def mode(gan: GAN, pool: Pool, device: str) -> Literal["stacked", "sequential"]:
         The records.
     device : str
         ``"cpu"`` or ``"cuda"``.
+    defense : Defense, optional
+        May change the networks.
     """
     y = torch.zeros(2, pool.n_classes)
     inputs = (torch.zeros(2, *pool.x.shape[1:]), torch.zeros(2, gan.latent))
     modes = {
-        stack.mode(network, (x, y), device) for network, x in zip(examples(gan, pool), inputs, strict=True)
+        stack.mode(network, (x, y), device)
+        for network, x in zip(examples(gan, pool, defense), inputs, strict=True)
     }
     return "stacked" if modes == {"stacked"} else "sequential"
 
 
-def examples(gan: GAN, pool: Pool) -> tuple[nn.Module, nn.Module]:
+def examples(gan: GAN, pool: Pool, defense: Defense | None = None) -> tuple[nn.Module, nn.Module]:
     """Build a critic and a generator, as examples."""
-    return stack.initialize(gan.critic, pool, 0, 0), stack.initialize(gan.generator, pool, 0, 0)
+    critic, maker = (stack.initialize(make, pool, 0, 0, defense) for make in (gan.critic, gan.generator))
+    return critic, maker
 
 
 class Run:
@@ -149,8 +152,12 @@ class Run:
         Records as the pool has them, and labels.
     members : torch.Tensor, shape (model, critic, member)
         Positions of the members that each critic sees.
-    step : int
-        Steps of the critics so far.
+    iteration : int
+        Number of the critics' step that goes on, counted from 1.
+    progress : float or None
+        Fraction of the steps that is over, from 0 in the first one to 1 in the last one; None when training is over.
+    streams : callable
+        Gives the random numbers for a purpose, a stream a model; they go on where they were left.
     critics, generators : Networks
         Networks in the order of models, and of critics within each model.
     n_critics, n_generators : int
@@ -183,23 +190,22 @@ class Run:
         part = members.shape[1] // self.n_critics
         self.members = members[:, : part * self.n_critics].unflatten(1, (self.n_critics, part))
         self.batch_size = min(training.batch_size, part)
-        self.mode = mode(networks, pool, device)
+        self.mode = mode(networks, pool, device, defense)
         if self.mode == "sequential" and len(self.models) > 1:
             raise ValueError("Networks that cannot be stacked are trained one at a time.")
         self.critics = self._build(networks.critic, "critic", self.n_critics)
         self.generators = self._build(networks.generator, "generator", self.n_generators)
-        names = ("batches", "mix", "latents", "penalty", "defense")
-        self.streams = {name: Streams(seed, self.models, purpose + name, device) for name in names}
-        self.memory: dict = {}
-        self.step = 0
-        self._index: list[torch.Tensor] = []
+        self.streams = cache(lambda purpose: Streams(seed, self.models, self.purpose + purpose, device))
+        self.memory: dict[str, Any] = {}
+        self.iteration = 0
+        self.progress: float | None = 0.0
 
     def _build(self, make: Callable[..., nn.Module], what: str, n: int) -> Networks:
         built = []
         for k in self.models:
             for i in range(n):
                 key = int(generator(self.seed, self.purpose + what, k, i).integers(2**31))
-                built.append(stack.initialize(make, self.pool, key, 0).to(self.device))
+                built.append(stack.initialize(make, self.pool, key, 0, self.defense).to(self.device))
         return Networks(built, self.mode, self.training)
 
     # ------------------------------------------------------------------------------------------ networks
@@ -210,7 +216,7 @@ class Run:
 
     def latents(self, *size: int) -> torch.Tensor:
         """Draw Gaussian latent vectors, (model, *size, latent)."""
-        return self.streams["latents"].normal(*size, self.latent)
+        return self.streams("latents").normal(*size, self.latent)
 
     def generate(self, y: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
         """Generate records.
@@ -252,43 +258,77 @@ class Run:
     # ------------------------------------------------------------------------------------------ training
 
     def train(self) -> None:
-        """Train the group."""
-        self.defense.start(self)
-        self.critics.train()
-        self.generators.train()
-        for step in range(1, self.training.last + 1):
-            self.step = step
-            y = self.defense.critic_step(self)
-            if self.step % self.training.n_critic == 0:
-                self.generator_step(y)
-        self.critics.train(False)
-        self.generators.train(False)
-        self.critics.requires_grad_(False)
-        self.generators.requires_grad_(False)
+        """Train the group as its defense does."""
+        self.defense.fit(self)
+        self._end()
+        self.defense.finish(self)
 
-    def next_batch(self) -> torch.Tensor:
-        """Return positions of the next batch of each critic's members, (model, critic, batch)."""
-        if not self._index:
-            part = self.members.shape[2]
-            order = self.streams["batches"].permutation(part)[:, None].expand_as(self.members)
+    def fit(self) -> None:
+        """Make all steps; what `mialab.gan.defenses.Defense.fit` does by default."""
+        for networks in (self.critics, self.generators):
+            networks.train()
+            networks.requires_grad_(True)
+        training, defense = self.training, self.defense
+        batches = defense.batches(self)
+        for self.iteration in range(1, training.last + 1):
+            self.progress = (self.iteration - 1) / max(1, training.steps - 1)
+            y = defense.step(self, next(batches))
+            if self.iteration % training.n_critic == 0:
+                defense.generator_step(self, y)
+        self._end()
+
+    def _end(self) -> None:
+        self.progress = None
+        for networks in (self.critics, self.generators):
+            networks.train(False)
+            networks.requires_grad_(False)
+
+    def shuffled(self) -> Iterator[torch.Tensor]:
+        """Yield batches without end, (model, critic, batch): each critic's members in a new order for each pass."""
+        part = self.members.shape[2]
+        while True:
+            order = self.streams("batches").permutation(part)[:, None].expand_as(self.members)
             whole = part // self.batch_size * self.batch_size
-            self._index = list(self.members.gather(2, order)[..., :whole].split(self.batch_size, dim=2))[::-1]
-        return self._index.pop()
+            yield from self.members.gather(2, order)[..., :whole].split(self.batch_size, dim=2)
 
-    def critic_step(self) -> torch.Tensor:
-        """Update the critics once with a batch of members; return the labels of the batch as they were mixed."""
-        index = self.next_batch()
-        x, y = prepare(self.x[index]), self.onehot(self.y[index])
-        x, y = self.defense.mix(x, y, rng=self.streams["mix"])
+    def step(self, batch: torch.Tensor) -> torch.Tensor:
+        """Update the critics once with a batch of members; return the labels of the batch as they were mixed.
+
+        Parameters
+        ----------
+        batch : torch.Tensor of int64, shape (model, critic, batch)
+            Positions of records in the data.
+
+        Raises
+        ------
+        ValueError
+            If the batch, or what the defense's `critic_loss` returns, has another shape.
+        """
+        each = (len(self.models), self.n_critics)
+        if batch.shape[:-1] != each or batch.dtype != torch.int64:
+            raise ValueError(
+                f"defense={self.defense.name!r}: a batch of shape {tuple(batch.shape)} and {batch.dtype}; it must hold "
+                f"positions of records, int64 (model, critic, batch) for {each} critics, or `step` be overridden."
+            )
+        x, y = prepare(self.x[batch]), self.onehot(self.y[batch])
+        x, y = self.defense.mix(x, y, progress=self.progress, rng=self.streams("mix"))
         with torch.no_grad():
             fake = self.generate(y)
         loss = self.defense.critic_loss(self.evaluate(x, y), self.evaluate(fake, y), run=self)
+        self._check_loss("critic_loss", loss)
         if self.objective == "wgan-gp" and self.training.penalty:
             loss = loss + self.training.penalty * self.gradient_penalty(x, fake, y)
         self.critics.optimizer.zero_grad()
         loss.sum().backward()
         self.critics.optimizer.step()
         return y
+
+    def _check_loss(self, hook: str, loss: torch.Tensor) -> None:
+        if loss.shape != (len(self.models), self.n_critics):
+            raise ValueError(
+                f"defense={self.defense.name!r}: {hook} returns shape {tuple(loss.shape)}; it must be one number for "
+                f"each critic, {(len(self.models), self.n_critics)}."
+            )
 
     def gradient_penalty(self, x: torch.Tensor, fake: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Mean of ``(||grad_x D|| - 1)^2`` on straight lines between records (Gulrajani et al., 2017, section 4).
@@ -304,21 +344,22 @@ class Run:
         -------
         torch.Tensor, shape (model, critic)
         """
-        fraction = self.streams["penalty"].uniform(*x.shape[1:3]).view(*x.shape[:3], *(1,) * (x.dim() - 3))
+        fraction = self.streams("penalty").uniform(*x.shape[1:3]).view(*x.shape[:3], *(1,) * (x.dim() - 3))
         between = (fraction * x + (1 - fraction) * fake).requires_grad_()
         (gradient,) = torch.autograd.grad(self.evaluate(between, y).sum(), between, create_graph=True)
         return ((gradient.flatten(3).norm(dim=-1) - 1) ** 2).mean(-1)
 
-    def generator_step(self, y: torch.Tensor) -> None:
-        """Update the generators once, for the labels of a batch."""
+    def generator_step(self, y: torch.Tensor) -> torch.Tensor:
+        """Update the generators once, for the labels of a batch; return the generated records, without gradient."""
         self.critics.requires_grad_(False)
         fake = self.generate(y)
         loss = self.defense.generator_loss(self.evaluate(fake, y), fake, run=self)
+        self._check_loss("generator_loss", loss)
         self.generators.optimizer.zero_grad()
         (loss.mean(1) if self.n_generators == 1 else loss.sum(1)).sum().backward()
         self.generators.optimizer.step()
         self.critics.requires_grad_(True)
-        self.defense.after_generator_step(self, fake.detach())
+        return fake.detach()
 
     # ------------------------------------------------------------------------------------- after training
 
@@ -352,8 +393,8 @@ class Run:
         return out
 
     @torch.no_grad()
-    def judge(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Ask all critics about the same records after training.
+    def evaluate_records(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return what all critics say of the same records after training.
 
         Parameters
         ----------
@@ -396,39 +437,45 @@ class Run:
             parts.append(said.unflatten(2, (len(rows), fakes)).mean(-1))
         return torch.cat(parts, dim=-1)
 
-    def shadow(self, x: torch.Tensor, labels: torch.Tensor, training: Training | None = None) -> Self:
-        """Train undefended GANs of the same networks on other records, those of each model on its own.
+    def fork(
+        self,
+        *,
+        members: torch.Tensor | None = None,
+        data: tuple[torch.Tensor, torch.Tensor] | None = None,
+        defense: Defense | None = None,
+        training: Training | None = None,
+        purpose: str = "fork ",
+    ) -> Self:
+        """Return new GANs of the same networks, to be trained apart by ``fork.train()``.
 
         Parameters
         ----------
-        x : torch.Tensor, shape (model, n, ...)
-            Records in [0, 1], such as samples of the models.
-        labels : torch.Tensor of int, shape (n,)
-            Their labels.
-        training : Training, optional
-            How; as the models themselves by default.
-
-        Returns
-        -------
-        Run
-            Trained, with the same models.
+        members : torch.Tensor of int64, shape (model, member), optional
+            Positions of the records that each model is trained on; by default the same as here, or all of ``data``.
+        data : tuple of torch.Tensor, optional
+            Other records and their labels.
+        defense, training : optional
+            By default the same.
+        purpose : str
+            What random numbers are for: forks for other purposes have others.
         """
-        m, n = x.shape[:2]
-        run = type(self)(
-            x.flatten(0, 1).detach(),
-            labels.repeat(m),
-            torch.arange(m * n, device=self.device).view(m, n),
+        x, y = (self.x, self.y) if data is None else data
+        if members is None:
+            everyone = torch.arange(len(y), device=self.device).expand(len(self.models), -1)
+            members = self.members.flatten(1) if data is None else everyone
+        return type(self)(
+            x,
+            y,
+            members,
             self.models,
             pool=self.pool,
             networks=self.networks,
-            defense=Defense(),
-            training=training or self.training,
+            defense=self.defense if defense is None else defense,
+            training=self.training if training is None else training,
             seed=self.seed,
             device=self.device,
-            purpose="shadow ",
+            purpose=self.purpose + purpose,
         )
-        run.train()
-        return run
 
 
 def train_group(
@@ -447,7 +494,7 @@ def train_group(
     device: str = "cpu",
     probes: Sequence[Probe] = (),
 ) -> dict[str, np.ndarray]:
-    """Train a group of GANs, evaluate their critics on every record of the pool, and draw samples.
+    """Train a group of GANs, let their critics evaluate every record of the pool, and draw samples.
 
     Parameters
     ----------
@@ -524,7 +571,7 @@ def _queried(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
         if not run.networks.conditional:
             rows = torch.zeros_like(rows)
         x = prepare(torch.as_tensor(np.array(queries(query, run.pool.x)), device=run.device))
-        said = run.judge(x, labels)
+        said = run.evaluate_records(x, labels)
         if not torch.isfinite(said).all():
             k = run.models[int((~torch.isfinite(said)).flatten(1).any(1).nonzero()[0])]
             raise FloatingPointError(

@@ -2,23 +2,67 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch.nn.functional import softplus
 
-from mialab._validation import choose
+from mialab._registry import Registry
+from mialab.gan.networks import GAN
+from mialab.training.hooks import AnyRun, Hooks
+from mialab.training.streams import Streams
 
-if TYPE_CHECKING:
-    from mialab.data.pool import Pool
-    from mialab.gan.run import Run
-    from mialab.gan.training import Training
-    from mialab.training.streams import Streams
+
+class Run(AnyRun, Protocol):
+    """What hooks and probes see of a group of GANs in training; see `mialab.gan.run.Run`."""
+
+    networks: GAN
+    objective: str
+    purpose: str
+    iteration: int
+    batch_size: int
+    n_classes: int
+    latent: int
+    n_critics: int
+    n_generators: int
+    critics: Any
+    generators: Any
+    x: torch.Tensor
+    y: torch.Tensor
+    members: torch.Tensor
+
+    def shuffled(self) -> Iterator[torch.Tensor]:
+        """Yield batches: passes over each critic's members in random order, without end."""
+
+    def step(self, batch: torch.Tensor) -> torch.Tensor:
+        """Update the critics once with a batch; return its labels."""
+
+    def generator_step(self, y: torch.Tensor) -> torch.Tensor:
+        """Update the generators once for given labels; return the generated records."""
+
+    def onehot(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return labels as rows of weights."""
+
+    def generate(self, y: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
+        """Generate records, from latent vectors that are drawn by default."""
+
+    def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return what each critic says of records of its own."""
+
+    def evaluate_records(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return what all critics say of the same records."""
+
+    def sample(self, labels: torch.Tensor, purpose: str = "samples") -> torch.Tensor:
+        """Generate records with given labels after training."""
+
+    def fork(self, **changes: Any) -> Self:
+        """Return new networks of the same kind, with other members or data."""
 
 
 @dataclass(frozen=True)
-class Defense:
+class Defense(Hooks):
     """No defense: a plain conditional GAN. Base class of every defense, which overrides what it changes.
 
     A model may have several critics, each of which sees a part of the members of its own, and one generator for all of
@@ -41,33 +85,27 @@ class Defense:
         """Generators of a model: 1, or one for each critic."""
         return 1
 
-    def check(self, pool: Pool, training: Training, members: int) -> None:
-        """Refuse, before any training, what this defense cannot protect (ValueError).
+    def batches(self, run: Run) -> Iterator[torch.Tensor]:
+        """Yield batches without end, each of which `step` is given; by default passes over members in random order.
 
-        Parameters
-        ----------
-        pool : Pool
-            The records.
-        training : Training
-            How models are trained.
-        members : int
-            Members of each model.
+        Yields
+        ------
+        torch.Tensor of int64, shape (model, critic, batch)
+            Positions of the batch's records in the data; another thing if `step` is overridden to take it.
         """
+        yield from run.shuffled()
 
-    def about(self, training: Training, members: int) -> dict[str, float]:
-        """Return values that follow from the parameters, such as epsilon, for the game's attributes."""
-        return {}
-
-    def start(self, run: Run) -> None:
-        """Look at or change the training before its first step; ``run.memory`` keeps what a defense remembers."""
-
-    def mix(self, x: torch.Tensor, y: torch.Tensor, *, rng: Streams) -> tuple[torch.Tensor, torch.Tensor]:
+    def mix(
+        self, x: torch.Tensor, y: torch.Tensor, *, progress: float, rng: Streams
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Change a batch of members before the critics see it, given as (model, critic, batch, ...).
 
         Parameters
         ----------
         x, y : torch.Tensor
             The batch: records, and labels as rows of weights.
+        progress : float
+            Fraction of the steps that is over, from 0 in the first step to 1 in the last one.
         rng : Streams
             Random numbers, a stream a model.
         """
@@ -85,9 +123,9 @@ class Defense:
         """
         return critic_loss(run.objective, real, fake)
 
-    def critic_step(self, run: Run) -> torch.Tensor:
-        """Update the critics once; return the labels of the batch, (model, critic, batch, classes)."""
-        return run.critic_step()
+    def step(self, run: Run, batch: torch.Tensor) -> torch.Tensor:
+        """Update the critics once; return labels for the generators, (model, critic, batch, classes)."""
+        return run.step(batch)
 
     def generator_loss(self, said: torch.Tensor, fake: torch.Tensor, *, run: Run) -> torch.Tensor:
         """Return the loss of the generators, one number for each critic, shape (model, critic).
@@ -103,8 +141,9 @@ class Defense:
         """
         return generator_loss(run.objective, said)
 
-    def after_generator_step(self, run: Run, fake: torch.Tensor) -> None:
-        """Look at the generated records (without gradient) after the generators were updated with them."""
+    def generator_step(self, run: Run, y: torch.Tensor) -> torch.Tensor:
+        """Update the generators once for labels ``y``; return the generated records, without gradient."""
+        return run.generator_step(y)
 
 
 def critic_loss(objective: str, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
@@ -143,14 +182,9 @@ def generator_loss(objective: str, said: torch.Tensor) -> torch.Tensor:
     return -said.mean(-1) if objective == "wgan-gp" else softplus(-said).mean(-1)
 
 
-DEFENSES: dict[str, type[Defense]] = {}
-
-
-def register(defense: type[Defense]) -> type[Defense]:
-    """Make a defense known by its name (class decorator)."""
-    DEFENSES[defense.name] = defense
-    return defense
-
+#: Every defense by name.
+DEFENSES = Registry("defense", Defense)
+register, available = DEFENSES.register, DEFENSES.available
 
 register(Defense)
 
@@ -162,14 +196,10 @@ def make(defense: str | Defense | None) -> Defense:
     ----------
     defense : str, Defense or None
         A name of ``mialab.gan.defenses.available()``, an instance such as ``Mixup(alpha=0.2)``, or None for none.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, or a class of your own has no name of its own.
     """
-    if isinstance(defense, Defense):
-        return defense
-    if isinstance(defense, type) and issubclass(defense, Defense):
-        return defense()
-    return DEFENSES[choose("defense", "none" if defense is None else defense, DEFENSES)]()
-
-
-def available() -> list[str]:
-    """Return the names of all defenses of generative models."""
-    return sorted(DEFENSES)
+    return DEFENSES.make("none" if defense is None else defense)

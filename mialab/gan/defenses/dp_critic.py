@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import softplus
 
 from mialab._validation import check_number
-from mialab.gan.defenses.base import Defense, register
+from mialab.gan.defenses.base import Defense, Run, register
 from mialab.gan.networks import is_linear
 from mialab.training import dp
+from mialab.training.hooks import AnyPlan
 from mialab.training.stack import initialize, prepare
-
-if TYPE_CHECKING:
-    from mialab.data.pool import Pool
-    from mialab.gan.run import Run
-    from mialab.gan.training import Training
 
 #: Above this, a guarantee is a number only: exp(10) times any false-positive rate of interest is more than 1.
 LARGE_EPSILON = 10.0
@@ -78,14 +75,17 @@ class DPCritic(Defense):
         if self.delta >= 1:
             raise ValueError(f"delta={self.delta!r} must be less than 1.")
 
-    def check(self, pool: Pool, training: Training, members: int) -> None:
-        """Refuse a ``delta`` that allows to publish a member (ValueError); warn of an epsilon that says nothing."""
-        if self.delta * members >= 1:
+    def check(self, plan: Any) -> None:
+        """Refuse a delta or critics that leave nothing protected (ValueError); warn of an epsilon that says nothing."""
+        if self.delta * plan.n_members >= 1:
             raise ValueError(
-                f"delta={self.delta!r} must be less than 1 / members = {1 / members:.3g}: "
+                f"delta={self.delta!r} must be less than 1 / members = {1 / plan.n_members:.3g}: "
                 "publishing one member at random would satisfy it."
             )
-        spent = self.about(training, members)["epsilon"]
+        rng = torch.Generator().manual_seed(0)
+        x, y = (torch.rand(6, *s, generator=rng) for s in (plan.pool.x.shape[1:], (plan.pool.n_classes,)))
+        dp.check_network(initialize(plan.networks.critic, plan.pool, plan.seed, 0, self).train(), x, y)
+        spent = self.report(plan)["epsilon"]
         if spent > LARGE_EPSILON:
             warnings.warn(
                 f"epsilon = {spent:.3g} (delta = {self.delta:g}) bounds no attack: what this defense does here is "
@@ -93,33 +93,24 @@ class DPCritic(Defense):
                 stacklevel=2,
             )
 
-    def about(self, training: Training, members: int) -> dict[str, float]:
-        """Return epsilon, delta, and the sample rate.
-
-        Parameters
-        ----------
-        training : Training
-            How models are trained.
-        members : int
-            Members of each model.
-        """
-        rate = min(training.batch_size, members) / members
+    def report(self, plan: AnyPlan) -> dict[str, float]:
+        """Return epsilon, delta, and the sample rate."""
+        rate = min(plan.training.batch_size, plan.n_members) / plan.n_members
         return {
-            "epsilon": dp.epsilon(self.noise_multiplier, rate, training.last, self.delta),
+            "epsilon": dp.epsilon(self.noise_multiplier, rate, plan.training.last, self.delta),
             "delta": self.delta,
             "sample_rate": rate,
         }
 
-    def start(self, run: Run) -> None:
-        """Refuse critics that know more of a record's batch than the record (ValueError)."""
-        rng = torch.Generator().manual_seed(0)
-        x, y = (torch.rand(6, *shape, generator=rng) for shape in (run.pool.x.shape[1:], (run.n_classes,)))
-        dp.check_network(initialize(run.networks.critic, run.pool, run.seed, 0).train(), x, y)
+    def batches(self, run: Run) -> Iterator[Any]:
+        """Yield positions of members, each chosen at random, and their weights."""
+        while True:
+            yield dp.poisson_batch(run.members, run.batch_size / run.members.shape[2], run.streams("defense"))
 
-    def critic_step(self, run: Run) -> torch.Tensor:
+    def step(self, run: Run, batch: Any) -> torch.Tensor:
         """Update the critics once; return labels drawn uniformly, (model, critic, batch, classes)."""
-        rng, members, critic = run.streams["defense"], run.members, run.critics.network
-        index, weight = dp.poisson_batch(members, run.batch_size / members.shape[2], rng)
+        rng, members, critic = run.streams("defense"), run.members, run.critics.network
+        index, weight = batch
         x, y = prepare(run.x[index]), run.onehot(run.y[index])
         labels = run.onehot(rng.integers(run.n_classes, members.shape[1], run.batch_size))
         with torch.no_grad():

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch.nn.functional import softplus
 
 from mialab._validation import check_number
-from mialab.gan.defenses.base import Defense, generator_loss, register
-
-if TYPE_CHECKING:
-    from mialab.gan.run import Run
+from mialab.gan.defenses.base import Defense, Run, generator_loss, register
 
 
 def binary_entropy(logits: torch.Tensor) -> torch.Tensor:

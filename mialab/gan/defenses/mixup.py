@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
 from mialab._validation import check_number, choose
 from mialab.gan.defenses.base import Defense, register
-
-if TYPE_CHECKING:
-    from mialab.training.streams import Streams
+from mialab.training.streams import Streams
 
 
 @register
@@ -71,7 +69,9 @@ class Mixup(Defense):
         size = (1, 1) if self.per == "batch" else (critics, batch)
         return rng.beta(self.alpha, self.alpha, *size)
 
-    def mix(self, x: torch.Tensor, y: torch.Tensor, *, rng: Streams) -> tuple[torch.Tensor, torch.Tensor]:
+    def mix(
+        self, x: torch.Tensor, y: torch.Tensor, *, progress: float, rng: Streams
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mixtures and their labels, of the shapes of ``x`` and ``y``."""
         critics, batch = y.shape[1:3]
         partner = torch.stack([rng.permutation(batch) for _ in range(critics)], dim=1)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch.nn.functional import cross_entropy, leaky_relu
 
 from mialab._validation import check_integer, check_number
-from mialab.gan.defenses.base import Defense, register
+from mialab.gan.defenses.base import Defense, Run, register
 from mialab.training.stack import prepare
-
-if TYPE_CHECKING:
-    from mialab.gan.run import Run
-    from mialab.training.streams import Streams
+from mialab.training.streams import Streams
 
 #: Hidden units of the privacy classifier.
 WIDTH = 128
@@ -137,9 +134,9 @@ class PrivGAN(Defense):
         """Generators of a model."""
         return self.generators
 
-    def start(self, run: Run) -> None:
-        """Train the privacy classifier on the parts of the members; it stays in ``run.memory["privacy"]``."""
-        rng, training = run.streams["defense"], run.training
+    def fit(self, run: Any) -> None:
+        """Train the privacy classifier on the parts of the members, ``run.memory["privacy"]``; then all networks."""
+        rng, training = run.streams("defense"), run.training
         features = run.x[0].numel()
         classifier = PrivacyClassifier(features, self.generators, rng, lr=training.lr, betas=training.betas)
         run.memory["privacy"] = classifier
@@ -149,15 +146,18 @@ class PrivGAN(Defense):
             )
             for index in run.members.gather(2, order).split(training.batch_size, dim=2):
                 classifier.learn(prepare(run.x[index]))
+        run.fit()
 
     def generator_loss(self, said: torch.Tensor, fake: torch.Tensor, *, run: Run) -> torch.Tensor:
         """Return the loss against the critics plus the weighted privacy loss; shape (model, generator)."""
         loss = super().generator_loss(said, fake, run=run)
-        shift = 1 + run.streams["defense"].integers(self.generators - 1, *said.shape[1:])
+        shift = 1 + run.streams("defense").integers(self.generators - 1, *said.shape[1:])
         other = (own(fake) + shift) % self.generators
         return loss + self.weight * run.memory["privacy"].loss(fake, other).mean(-1)
 
-    def after_generator_step(self, run: Run, fake: torch.Tensor) -> None:
-        """Let the classifier learn from the generated records, once the delay is over."""
-        if self.delay < 1 and run.step >= self.delay * run.training.steps:
+    def generator_step(self, run: Run, y: torch.Tensor) -> torch.Tensor:
+        """Update the generators, and let the classifier learn from their records once the delay is over."""
+        fake = super().generator_step(run, y)
+        if self.delay < 1 and run.iteration >= self.delay * run.training.steps:
             run.memory["privacy"].learn(fake)
+        return fake

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 
 from mialab._validation import check_number
-from mialab.gan.defenses.base import Defense, register
-
-if TYPE_CHECKING:
-    from mialab.data.pool import Pool
-    from mialab.gan.game import GeneratorGame
-    from mialab.gan.run import Run
-    from mialab.gan.training import Training
+from mialab.games.base import Game
+from mialab.gan.defenses.base import Defense, Run, register
+from mialab.training.hooks import AnyPlan
 
 
 @register
@@ -54,7 +50,7 @@ class RelaxLoss(Defense):
         if self.level is not None:
             check_number("level", self.level)
 
-    def check(self, pool: Pool, training: Training, members: int) -> None:
+    def check(self, plan: AnyPlan) -> None:
         """Refuse a missing level (ValueError)."""
         if self.level is None:
             raise ValueError(
@@ -68,7 +64,7 @@ class RelaxLoss(Defense):
         return torch.where(loss < self.level, -loss, loss)
 
 
-def reference_level(game: GeneratorGame) -> float:
+def reference_level(game: Game) -> float:
     """Return the mean loss of a game's critics on records that they were not trained on, as a level for `RelaxLoss`.
 
     Parameters
