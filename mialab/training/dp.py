@@ -19,6 +19,8 @@ from mialab.training.streams import Streams
 
 #: The losses of records, (batch,), as a function of a network, given as a callable, and of its inputs (batch, ...).
 Loss = Callable[..., torch.Tensor]
+#: The weighted sum of records' gradients, given the weights (network, batch).
+Total = Callable[[torch.Tensor], dict[str, torch.Tensor]]
 #: Orders of the Rényi divergence that the accountant tries besides its own, which begin at 1.1 and end at 63.
 MORE_ORDERS = (1.001, 1.003, 1.01, 1.02, 1.05, 80, 96, 128, 192, 256, 512)
 
@@ -88,45 +90,35 @@ def clipped_sum(
     -------
     dict of str to torch.Tensor, shapes (network, ...)
     """
-    gradients = _linear_gradients if linear else _any_gradients
-    return gradients(network, loss, parameters, inputs, weight, max_norm)
+    squares, total = (_by_outer_products if linear else _by_record)(network, loss, parameters, inputs)
+    return total(weight / (torch.stack(squares).sum(0).sqrt() / max_norm).clamp(min=1))
 
 
-def _fraction(weight: torch.Tensor, squares: list[torch.Tensor], max_norm: float) -> torch.Tensor:
-    return weight / (torch.stack(squares).sum(0).sqrt() / max_norm).clamp(min=1)
-
-
-def _any_gradients(
-    network: nn.Module,
-    loss: Loss,
-    parameters: dict[str, torch.Tensor],
-    inputs: tuple[torch.Tensor, ...],
-    weight: torch.Tensor,
-    max_norm: float,
-) -> dict[str, torch.Tensor]:
-    """`clipped_sum` by the gradient of each record."""
+def _by_record(
+    network: nn.Module, loss: Loss, parameters: dict[str, torch.Tensor], inputs: tuple[torch.Tensor, ...]
+) -> tuple[list[torch.Tensor], Total]:
+    """Return squared norms of each record's gradient, and its weighted sum, by the gradients themselves."""
 
     def of_one(parameters: dict[str, torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
         return loss(lambda *x: functional_call(network, parameters, x), *(i[None] for i in inputs))[0]
 
     each = vmap(vmap(grad(of_one), (None, *(0 for _ in inputs))))(parameters, *inputs)
-    fraction = _fraction(weight, [g.flatten(2).square().sum(2) for g in each.values()], max_norm)
-    return {name: torch.einsum("nb,nb...->n...", fraction, g) for name, g in each.items()}
+
+    def total(fraction: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: torch.einsum("nb,nb...->n...", fraction, g) for name, g in each.items()}
+
+    return [g.flatten(2).square().sum(2) for g in each.values()], total
 
 
-def _linear_gradients(
-    network: nn.Module,
-    loss: Loss,
-    parameters: dict[str, torch.Tensor],
-    inputs: tuple[torch.Tensor, ...],
-    weight: torch.Tensor,
-    max_norm: float,
-) -> dict[str, torch.Tensor]:
-    """`clipped_sum` from the inputs of linear layers and the gradients with respect to their outputs."""
+def _by_outer_products(
+    network: nn.Module, loss: Loss, parameters: dict[str, torch.Tensor], inputs: tuple[torch.Tensor, ...]
+) -> tuple[list[torch.Tensor], Total]:
+    """Do the same from the inputs of linear layers and the gradients with respect to their outputs."""
     layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear)}
-    shifts = {name: weight.new_zeros(*weight.shape, m.out_features) for name, m in layers.items()}
+    like, size = next(iter(parameters.values())), inputs[0].shape[:2]
+    shifts = {name: like.new_zeros(*size, m.out_features) for name, m in layers.items()}
 
-    def total(
+    def summed(
         shifts: dict[str, torch.Tensor], parameters: dict[str, torch.Tensor], *inputs: torch.Tensor
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         seen = {}
@@ -141,18 +133,22 @@ def _linear_gradients(
                 hooks.callback(hook.remove)
             return loss(lambda *x: functional_call(network, parameters, x), *inputs).sum(), seen
 
-    back, seen = vmap(grad(total, has_aux=True))(shifts, parameters, *inputs)
+    back, seen = vmap(grad(summed, has_aux=True))(shifts, parameters, *inputs)
+
+    def total(fraction: torch.Tensor) -> dict[str, torch.Tensor]:
+        sums = {}
+        for name, m in layers.items():
+            scaled = fraction[..., None] * back[name]
+            sums[f"{name}.weight"] = scaled.mT @ seen[name]
+            if m.bias is not None:
+                sums[f"{name}.bias"] = scaled.sum(1)
+        return {name: sums[name] for name in parameters}
+
     squares = [
         back[name].square().sum(2) * (seen[name].square().sum(2) + (m.bias is not None))
         for name, m in layers.items()
     ]
-    fraction = _fraction(weight, squares, max_norm)[..., None]
-    sums = {}
-    for name, m in layers.items():
-        sums[f"{name}.weight"] = (fraction * back[name]).mT @ seen[name]
-        if m.bias is not None:
-            sums[f"{name}.bias"] = (fraction * back[name]).sum(1)
-    return {name: sums[name] for name in parameters}
+    return squares, total
 
 
 def noise(
