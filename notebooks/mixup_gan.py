@@ -66,6 +66,7 @@ save_as = ""  # keep the tables as results/NAME-*.csv
 # %% tags=["hide-input"]
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import itables
 import matplotlib.pyplot as plt
@@ -318,8 +319,12 @@ others = {label: arm for label, arm in others.items() if not arms or label in ar
 games |= mixup_gan.play_each(main, others, n_models=n_others, seed=seed, **common)
 
 # %% tags=["hide-cell"]
-members = games["none"].member[0].sum()
-promise = private.about(replace(main.training, **cross_entropy), members)
+promise = private.report(
+    SimpleNamespace(
+        training=replace(main.training, **cross_entropy),
+        n_members=int(games["none"].member[0].sum()),
+    )
+)
 glue("gan_noise", noise_multiplier, display=False)
 glue("gan_epsilon", float(promise["epsilon"]), display=False)
 glue("gan_delta", float(promise["delta"]), display=False)
