@@ -42,6 +42,7 @@ SOURCES = classifiers.SOURCES | {
     "GAN defense": "gan.defenses.base",
     "GAN networks": "gan.networks",
     "GAN probes": "gan.probes",
+    "private gradients": "training.dp",
 }
 
 
