@@ -510,7 +510,7 @@ def test_games_without_what_is_needed_are_refused():
     with pytest.raises(RequirementsNotMet, match=r"probes=\['white_box'\]"):
         Reconstruction().run(bare)
     nothing = GeneratorGame.from_arrays(member=member, reconstruction=np.full((8, N), np.nan))
-    with pytest.raises(RequirementsNotMet, match="records that all models were queried"):
+    with pytest.raises(RequirementsNotMet, match="queried no record of this game that could be scored"):
         Reconstruction().run(nothing)
     with pytest.raises(RequirementsNotMet, match="on generators"):
         Reconstruction().run(toys.random_game())
