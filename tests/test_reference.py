@@ -24,7 +24,7 @@ from mialab.attacks import (
     base,
     shadows,
 )
-from mialab.attacks.calibrated import STATISTICS, calibrated
+from mialab.attacks.calibrated import calibrated
 from mialab.attacks.quantile import PENALTIES, features, gaussian_score, pinball_score
 from mialab.attacks.reference import attack_p, attack_r, percentile
 from mialab.classifiers import signals
@@ -69,7 +69,7 @@ def test_calibration_worked_by_hand():
 
 
 @pytest.mark.parametrize("design", DESIGNS)
-@pytest.mark.parametrize("statistic", STATISTICS)
+@pytest.mark.parametrize("statistic", ["loss", "confidence", "entropy", "modified_entropy", "scaled_logit"])
 @given(seed=st.integers(0, 10_000), n_models=st.sampled_from([6, 8, 10]), signal=st.sampled_from([0, 3]))
 @settings(max_examples=5)
 def test_calibration_against_plain_loops(design, statistic, seed, n_models, signal):
@@ -440,7 +440,7 @@ def test_quantile_regression_wants_the_records_of_the_game(fresh_cache):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Calibrated(statistic="correctness"), "statistic='correctness' is unknown"),
+        (lambda: Calibrated(statistic="correctness"), "statistic='correctness' has too few values"),
         (lambda: AttackR(alpha=0), "alpha=0 must be greater than 0"),
         (lambda: AttackP(alpha=1.5), "alpha=1.5 must be greater than 0 and at most 1"),
         (lambda: AttackR(per_class=True), "per_class=True needs thresholds that are calibrated"),
