@@ -19,6 +19,7 @@ import mialab as mia
 
 ALARM = 1e-3
 N_GAMES = 20
+N_LEARNED = 8  # games for attacks that train networks; Student's limits allow for it
 DESIGNS = ["paired", "balanced", "random"]
 ATTACKS = {
     f"{attack.name}-{calibrate}": dataclasses.replace(attack, calibrate=calibrate)
@@ -69,7 +70,8 @@ def excess(values) -> float:
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_nothing_is_found_where_there_is_nothing(attack, design):
     attack = ATTACKS[attack]
-    auc, accuracy = zip(*(measure(attack, game) for game in null_games(attack, design)), strict=True)
+    games = null_games(attack, design)[: N_LEARNED if attack.name.startswith(("nasr", "shokri")) else None]
+    auc, accuracy = zip(*(measure(attack, game) for game in games), strict=True)
     assert excess(auc) <= 1, f"AUC {np.mean(auc):.3f}"
     assert excess(accuracy) <= 1, f"balanced accuracy {np.mean(accuracy):.3f}"
 

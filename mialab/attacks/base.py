@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -124,20 +124,21 @@ class Attack(ABC):
 
     def check_pool(self, game: Game) -> None:
         """Refuse a pool that is not there or is not that of the game."""
-        if self.pool is None:
+        pool: Pool | None = getattr(self, "pool", None)
+        if pool is None:
             raise RequirementsNotMet(
                 f"Attack {self.name!r} needs the features of the records, which a game does not hold: "
                 f"give it the game's pool, {type(self).__name__}(pool=pool)."
             )
-        fingerprint, shape = game.attrs.get("fingerprint"), list(self.pool.x.shape[1:])
+        fingerprint, shape = game.attrs.get("fingerprint"), list(pool.x.shape[1:])
         if (
-            len(self.pool) != game.n_records
-            or (self.pool.y != game.y)[~game.canary].any()
+            len(pool) != game.n_records
+            or (pool.y != game.y)[~game.canary].any()
             or shape != list(game.attrs.get("shape", shape))
-            or (fingerprint and fingerprint != self.pool.fingerprint)
+            or (fingerprint and fingerprint != pool.fingerprint)
         ):
             raise RequirementsNotMet(
-                f"Attack {self.name!r}: {self.pool!r} is not the pool of {game!r}. Give the one it was played with."
+                f"Attack {self.name!r}: {pool!r} is not the pool of {game!r}. Give the one it was played with."
             )
 
     def run(self, game: Game) -> Outcome:
@@ -173,7 +174,7 @@ class Attack(ABC):
         """Attack every target; records of which no pair can be scored are left out."""
         if game.shadow.any():
             return self._with_separate_shadows(game, scorable)
-        seen = scorable.any(0)
+        seen = np.asarray(scorable.any(0))
         if seen.all():
             return self.of_targets(game, scorable)
         return _spread(self.of_targets(game.of_records(seen), scorable[:, seen]), seen)
@@ -187,7 +188,7 @@ class Attack(ABC):
             seen &= scorable.any(0) & game.candidate
         alone = self.needs.shadows == "none" and self.calibrate != "shadows"
         for k in np.flatnonzero(scorable.any(1)):
-            part = game.against(k, alone=alone).of_records(seen)
+            part = game.against(int(k), alone=alone).of_records(seen)
             found = _spread(self.of_targets(part, self.needs.enough(part)), seen)
             for array, own in zip(whole, found, strict=True):
                 array[k] = own[0]
@@ -274,7 +275,8 @@ def best_threshold(score: np.ndarray, member: np.ndarray, without: Iterable[np.n
     # Cut c is below score c. Equal scores cannot be told apart, and below the last one nothing is gained.
     no_cut = np.append(score[:-1] == score[1:], True)
     least = np.iinfo(np.int64).min // 2
-    counts, gain, out, thresholds = None, members, None, []
+    counts, gain, thresholds = None, members, []
+    out: np.ndarray | None = None
     for indices in without:
         before, out = out, np.sort(position[indices])
         if before is not None and np.array_equal(before, out):  # the targets are partners
@@ -350,9 +352,9 @@ def shadow_thresholds(
         if not counts.any():
             continue
         place = np.cumsum(counts) - 1
-        flat = (a[:, records].ravel()[counts] for a in (score, member))
+        scores, members = (a[:, records].ravel()[counts] for a in (score, member))
         without = (place[cells[counts[cells]]] for cells in _excluded_cells(excluded_models[:, records]))
-        threshold[:, records] = best_threshold(*flat, without)[:, None]
+        threshold[:, records] = best_threshold(scores, members, without)[:, None]
     return threshold
 
 
@@ -440,17 +442,22 @@ def make(attack: str | Attack | Callable[[Game], ArrayLike], pool: Pool | None =
                 "game to scores."
             )
         attack = Function(function=attack)
-    if pool is not None and attack.needs.pool and attack.pool is None:
-        attack = dataclasses.replace(attack, pool=pool)
+    if pool is not None and attack.needs.pool and getattr(attack, "pool", None) is None:
+        changed: Any = {"pool": pool}  # a field of every attack that needs it
+        attack = dataclasses.replace(attack, **changed)
     return attack
 
 
 #: What names of attacks may end in, and the parameters that this stands for.
-ENDINGS = (("", {}), ("_known_half", {"calibrate": "known_half"}), ("_per_class", {"per_class": True}))
+ENDINGS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("", {}),
+    ("_known_half", {"calibrate": "known_half"}),
+    ("_per_class", {"per_class": True}),
+)
 
 
 def _by_name(name: str) -> Attack:
-    stem, changes = name, {}
+    stem, changes = name, dict[str, Any]()
     for ending, change in ENDINGS:
         if stem.endswith(ending):
             stem, changes = stem.removesuffix(ending), changes | change

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -194,7 +194,7 @@ class LiRA(Attack):
         """Return the log likelihood ratio, or the offline score, (model, record)."""
         phi = game.signal(self.statistic)
         first, *others = game.unmixed if self.queries == "all" else [0]
-        options = {"online": self.online, "variance": self.variance, "offline": self.offline}
+        options: dict[str, Any] = {"online": self.online, "variance": self.variance, "offline": self.offline}
         score = lira(phi[:, first], game.member, game.excluded_models, **options)
         for query in others:
             score += lira(phi[:, query], game.member, game.excluded_models, **options)

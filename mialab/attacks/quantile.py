@@ -185,6 +185,7 @@ class QuantileRegression(Attack):
     def scores(self, game: Game) -> np.ndarray:
         """Return how far the statistic is above what is expected, (model, record)."""
         fit = gaussian_score if self.form == "gaussian" else partial(pinball_score, alpha=self.alpha)
+        assert self.pool is not None  # checked before
         x = features(self.pool, game.y)
         phi = game.signal(self.statistic)[:, 0]
         known = known_half(game.member) & ~game.member

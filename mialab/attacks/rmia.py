@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -177,7 +177,12 @@ class RMIA(Attack):
         log_p = game.signal("loss")
         first, *others = game.unmixed if self.queries == "all" else [0]
         drawn = generator(0, "population").permutation(game.n_records)[: self.population]
-        options = {"online": self.online, "gamma": self.gamma, "a": self.a, "population": drawn}
+        options: dict[str, Any] = {
+            "online": self.online,
+            "gamma": self.gamma,
+            "a": self.a,
+            "population": drawn,
+        }
         score = rmia(log_p[:, first], game.member, game.excluded_models, **options)
         for query in others:
             score += rmia(log_p[:, query], game.member, game.excluded_models, **options)

@@ -176,7 +176,7 @@ def _audit(
     for i, attack in enumerate(attacks, 1):
         _progress.note(f"{label}: attack {i} of {len(attacks)}, {attack.name}")
         try:
-            if attack.needs.pool and attack.pool is None:
+            if attack.needs.pool and getattr(attack, "pool", None) is None:
                 raise RequirementsNotMet(f"Attack {attack.name!r} looks at the records: pass pool=.")
             tables.append(audit(game, [attack], **options))
         except Exception as error:  # whatever it is, it becomes part of the table, and the others go on

@@ -135,7 +135,7 @@ def audit_scores(
     targets = GeneratorGame.from_arrays(critic_loss=loss, member=member, name=name)
     done = [
         Outcome(
-            *(np.stack([getattr(o, field)[0] for o in outcomes]) for field in Scored._fields),
+            **{field: np.stack([getattr(o, field)[0] for o in outcomes]) for field in Scored._fields},
             member=member,
             partner=targets.partner,
             attack=attack,

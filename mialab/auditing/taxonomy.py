@@ -170,7 +170,7 @@ def applicable(
     able, refused = [], []
     for attack in _all(attacks, pool, game.victim):
         try:
-            if attack.needs.pool and attack.pool is None:
+            if attack.needs.pool and getattr(attack, "pool", None) is None:
                 raise RequirementsNotMet(f"Attack {attack.name!r} looks at the records: pass pool=.")
             attack.check(game)
             able.append(attack)

@@ -475,7 +475,7 @@ def _check_partners(partner: np.ndarray, member: np.ndarray) -> None:
             )
 
 
-def _check_models(n_models: object) -> None:
+def _check_models(n_models: Any) -> None:
     check_integer("n_models", n_models, low=2)
     if n_models % 2:
         raise ValueError(

@@ -101,8 +101,10 @@ class Plan(ABC):
 
     def member(self, canary: np.ndarray) -> np.ndarray:
         """Draw who is a member of which model, bool (model, record)."""
-        n, options = len(self.pool), {"candidate": self.candidates, "members": self.members}
-        return membership(self.n_models, n, self.seed, canary, **options)
+        n = len(self.pool)
+        return membership(
+            self.n_models, n, self.seed, canary, candidate=self.candidates, members=self.members
+        )
 
     @abstractmethod
     def resolve(self, team: Team, device: str) -> tuple[str, Self]:

@@ -42,6 +42,7 @@ class Signal:
 
     def __call__(self, values: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Compute the signal of float64 values of ``source``."""
+        assert self.compute is not None
         return self.compute(values, y)
 
     def stored(self, values: np.ndarray, y: np.ndarray) -> np.ndarray:

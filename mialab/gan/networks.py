@@ -299,7 +299,7 @@ def _check_flag(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r} must be True or False.")
 
 
-NETWORKS: dict[str, type[MLP] | type[Conv]] = {"conv": Conv, "mlp": MLP}
+NETWORKS: dict[str, Callable[..., GAN]] = {"conv": Conv, "mlp": MLP}
 
 
 def make(networks: str | GAN) -> GAN:

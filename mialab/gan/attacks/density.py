@@ -94,6 +94,7 @@ class Domias(OnSamples):
 
     def statistic(self, game: Game) -> np.ndarray:
         """Return the log ratios of densities, (model, record)."""
+        assert self.pool is not None  # checked before
         project = projection(self.pool, self.components, whiten=True)
         x, reference = (project(flat(a)) for a in (self.pool.x, self.pool.x_val))
         expected = log_density(x, reference)
@@ -139,6 +140,7 @@ class NeighborRatio(OnSamples):
 
     def statistic(self, game: Game) -> np.ndarray:
         """Return the log ratios of distances, (model, record)."""
+        assert self.pool is not None  # checked before
         x, reference = flat(self.pool.x), flat(self.pool.x_val)
         least = ROUNDING * spread(reference)
 
@@ -195,6 +197,7 @@ class LoganAuxiliary(OnSamples):
 
     def statistic(self, game: Game) -> np.ndarray:
         """Return the networks' log odds of a sample, (model, record)."""
+        assert self.pool is not None  # checked before
         project = projection(self.pool, self.components, whiten=True)
         x, reference = (project(flat(a)).astype(np.float32) for a in (self.pool.x, self.pool.x_val))
         return np.array([self._log_odds(x, project(s).astype(np.float32), reference) for s in released(game)])

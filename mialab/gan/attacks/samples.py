@@ -185,6 +185,7 @@ class OnSamples(Attack):
                 f"has {game.n_samples}: play it with samples=1000, or give some to GeneratorGame.from_arrays."
             )
         super().check_pool(game)
+        assert self.pool is not None  # checked before
         if len(self.pool.x_val) < self.fewest["reference"]:
             raise RequirementsNotMet(
                 f"Attack {self.name!r} needs at least {self.fewest['reference']} reference records, the validation "
@@ -258,7 +259,7 @@ class MonteCarlo(OnSamples):
         return {"samples": 1, "reference": 2}
 
     def _by_class(self, game: Game) -> bool:
-        return game.conditional if self.class_conditional is None else self.class_conditional
+        return bool(game.conditional if self.class_conditional is None else self.class_conditional)
 
     def check_pool(self, game: Game) -> None:
         """Refuse games with classes of which there are no samples, too."""
@@ -273,6 +274,7 @@ class MonteCarlo(OnSamples):
 
     def statistic(self, game: Game) -> np.ndarray:
         """Return how many samples are near each record, (model, record)."""
+        assert self.pool is not None  # checked before
         project = projection(self.pool, self.components)
         x = project(flat(self.pool.x))
         groups = (game.y, game.sample_y) if self._by_class(game) else (None, None)
@@ -329,6 +331,7 @@ class GanLeaks(OnSamples):
 
     def statistic(self, game: Game) -> np.ndarray:
         """Return minus the distance to the nearest sample, plus that to the nearest reference record if asked."""
+        assert self.pool is not None  # checked before
         x = flat(self.pool.x)
         values = -np.array([nearest(x, s)[:, 0] for s in released(game)])
         return values + nearest(x, flat(self.pool.x_val))[:, 0] if self.reference == "records" else values
