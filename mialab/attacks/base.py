@@ -275,7 +275,8 @@ def best_threshold(score: np.ndarray, member: np.ndarray, without: Iterable[np.n
     # Cut c is below score c. Equal scores cannot be told apart, and below the last one nothing is gained.
     no_cut = np.append(score[:-1] == score[1:], True)
     least = np.iinfo(np.int64).min // 2
-    counts, gain, thresholds = None, members, []
+    counts, gain = None, members
+    thresholds: list[np.ndarray] = []
     out: np.ndarray | None = None
     for indices in without:
         before, out = out, np.sort(position[indices])

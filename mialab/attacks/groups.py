@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -272,7 +272,8 @@ def mixed_label_loss(game: Game) -> np.ndarray:
     mixed = [kind == "mixed" for kind in game.query_kinds]
     fraction = np.array(game.attrs["mixed"]["fractions"])[:, None]
     own = game.signal("loss")[:, mixed]
-    other = by_chunks(SIGNALS["loss"], game.lazy_logits, game.y[game.mixed_with])[:, mixed]
+    logits: Any = game.lazy_logits
+    other = by_chunks(SIGNALS["loss"], logits, game.y[game.mixed_with])[:, mixed]
     return (fraction * own + (1 - fraction) * other).mean(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -60,8 +61,9 @@ def changed_predictions(game: Game, *, confidence: float = 0.95) -> Interval:
     confidence : float
         Of the Clopper-Pearson interval.
     """
+    after: Any = game
     released, own = (
-        by_chunks(lambda z, _: z.argmax(-1), g.lazy_logits, g.y) for g in (game, game.before_output_step())
+        by_chunks(lambda z, _: z.argmax(-1), g.lazy_logits, g.y) for g in (after, after.before_output_step())
     )
     changed = released != own
     return intervals.proportion(int(changed.sum()), changed.size, confidence)

@@ -416,11 +416,10 @@ class Game:
         shared = [v for v in both[0].variables if v in both[1].variables]
         varying = [v for v in shared if "model" in both[0][v].dims]
         both = [part[varying] for part in both]
-        dataset = xr.concat(both, "model").assign(
-            **{v: self.dataset[v] for v in shared if v not in varying},
-            shadow=("model", np.repeat([False, True], [self.n_models, shadows.n_models])),
-            candidate=("record", self.varied),
-        )
+        fixed: dict[Any, Any] = {v: self.dataset[v] for v in shared if v not in varying}
+        fixed["shadow"] = ("model", np.repeat([False, True], [self.n_models, shadows.n_models]))
+        fixed["candidate"] = ("record", self.varied)
+        dataset = xr.concat(both, "model").assign(fixed)
         about = {
             key: shadows.attrs.get(key)
             for key in ("model", "defense", "defense_parameters", "training", "seed")

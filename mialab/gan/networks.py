@@ -42,8 +42,13 @@ class GAN(Protocol):
         Whether labels matter; if not, networks are given labels all the same and ignore them.
     """
 
-    latent: int
-    conditional: bool
+    @property
+    def latent(self) -> int:
+        """Dimension of the generator's input."""
+
+    @property
+    def conditional(self) -> bool:
+        """Whether labels matter."""
 
     def check(self, pool: Pool) -> None:
         """Refuse a pool whose records do not fit (ValueError)."""
@@ -299,7 +304,7 @@ def _check_flag(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r} must be True or False.")
 
 
-NETWORKS: dict[str, Callable[..., GAN]] = {"conv": Conv, "mlp": MLP}
+NETWORKS: dict[str, type[MLP] | type[Conv]] = {"conv": Conv, "mlp": MLP}
 
 
 def make(networks: str | GAN) -> GAN:

@@ -331,6 +331,7 @@ class PartialBlackBox(Reconstruction):
         self, residuals: Residuals, start: torch.Tensor, directions: torch.Tensor | None
     ) -> torch.Tensor:
         """Return the least errors found by Gauss-Newton steps; see `Reconstruction.search`."""
+        assert directions is not None  # drawn above
         return gauss_newton(residuals, start, directions)[1]
 
 

@@ -94,7 +94,7 @@ def extractor(pool: Pool, seed: int = 0) -> Extractor:
     network = classifier(pool)(pool.x.shape[1:], pool.n_classes)
     assert isinstance(network, nn.Sequential)
     network.load_state_dict(run.function(0)[1])
-    return Extractor(nn.Sequential(*network[:-1]), _records(pool.x_val))
+    return Extractor(nn.Sequential(*list(network)[:-1]), _records(pool.x_val))
 
 
 def distances(

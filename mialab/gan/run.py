@@ -564,6 +564,7 @@ def _queried(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
     for query in range(len(queries)):
         labels, rows = y, run.y
         if kinds[query] == "mixed":
+            assert mixed is not None  # there is a mixed query
             fraction, other = mixed.fractions[mixed_number], torch.as_tensor(pairing(n, mixed.seed))
             labels = fraction * y + (1 - fraction) * y[other]
             rows = run.y * run.n_classes + run.y[other]

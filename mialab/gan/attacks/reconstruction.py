@@ -17,7 +17,7 @@ from mialab.gan.probes import PartialBlackBox, WhiteBox
 if TYPE_CHECKING:
     from mialab.gan.game import GeneratorGame
 
-PROBES = {"white_box": WhiteBox, "partial": PartialBlackBox}
+PROBES: dict[str, type[WhiteBox | PartialBlackBox]] = {"white_box": WhiteBox, "partial": PartialBlackBox}
 
 
 @dataclass(frozen=True, kw_only=True)

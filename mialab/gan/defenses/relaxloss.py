@@ -61,6 +61,7 @@ class RelaxLoss(Defense):
     def critic_loss(self, real: torch.Tensor, fake: torch.Tensor, *, run: Run) -> torch.Tensor:
         """Return the loss of each critic, with its sign changed where it is below the level; shape (model, critic)."""
         loss = super().critic_loss(real, fake, run=run)
+        assert self.level is not None  # checked before training
         return torch.where(loss < self.level, -loss, loss)
 
 
