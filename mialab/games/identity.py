@@ -73,7 +73,9 @@ def describe(value: object, _within: tuple[object, ...] = ()) -> str:
             if str(value.__module__).startswith("mialab."):
                 return f"mialab.{value.__qualname__}{_file_hash(value)}"
             return f"{value.__module__}.{value.__qualname__}"
-        return parts(*(_class_parts(value) if isinstance(value, type) else _function_parts(value)))  # type: ignore[arg-type]  # built-in functions are never the user's own
+        if isinstance(value, type):
+            return parts(*_class_parts(value))
+        return parts(*_function_parts(value))  # type: ignore[arg-type]  # the user has no built-in functions
     state = vars(value) if hasattr(value, "__dict__") else value.__reduce_ex__(4)
     return parts(type(value), state)
 
