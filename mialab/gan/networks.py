@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from math import gcd, prod
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import nn
@@ -113,8 +113,10 @@ def is_linear(network: nn.Module) -> bool:
     """Whether this is a critic or generator of `MLP`, or made alike: linear layers, once each, on rows of numbers."""
     if type(network) is Generator:
         return is_plain_mlp(network.layers)
-    plain = type(network) is Critic and is_plain_mlp(network.first, network.rest)
-    return plain and type(network.first[0]) is nn.Flatten
+    if type(network) is not Critic or not is_plain_mlp(network.first, network.rest):
+        return False
+    first: Any = network.first
+    return type(first[0]) is nn.Flatten
 
 
 class _Pixels(nn.Module):

@@ -311,7 +311,8 @@ class Run:
                 f"positions of records, int64 (model, critic, batch) for {each} critics, or `step` be overridden."
             )
         x, y = prepare(self.x[batch]), self.onehot(self.y[batch])
-        x, y = self.defense.mix(x, y, progress=self.progress, rng=self.streams("mix"))
+        progress = 1.0 if self.progress is None else self.progress
+        x, y = self.defense.mix(x, y, progress=progress, rng=self.streams("mix"))
         with torch.no_grad():
             fake = self.generate(y)
         loss = self.defense.critic_loss(self.evaluate(x, y), self.evaluate(fake, y), run=self)

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -97,14 +97,15 @@ def is_plain_mlp(*parts: nn.Module) -> bool:
     """Whether networks are chains of linear layers, each with weights of its own, and of functions of numbers."""
     if not all(type(part) is nn.Sequential for part in parts):
         return False
-    layers = [layer for part in parts for layer in part]
+    chains: tuple[Any, ...] = parts
+    layers = [layer for part in chains for layer in part]
     linear = [layer for layer in layers if type(layer) is nn.Linear]
     own = {parameter for layer in linear for parameter in layer.parameters()}
     return {*map(type, layers)} <= PLAIN and len({*layers}) == len(layers) and len(own) == 2 * len(linear)
 
 
 def batched_mlp(
-    network: nn.Sequential, parameters: dict[str, torch.Tensor], x: torch.Tensor, prefix: str = ""
+    network: Any, parameters: dict[str, torch.Tensor], x: torch.Tensor, prefix: str = ""
 ) -> torch.Tensor:
     """Compute networks of `is_plain_mlp` by batched matrix products, in two thirds of the time that `vmap` takes.
 

@@ -57,8 +57,19 @@ class Run(AnyRun, Protocol):
     def sample(self, labels: torch.Tensor, purpose: str = "samples") -> torch.Tensor:
         """Generate records with given labels after training."""
 
-    def fork(self, **changes: Any) -> Self:
+    def fork(
+        self,
+        *,
+        members: torch.Tensor | None = None,
+        data: tuple[torch.Tensor, torch.Tensor] | None = None,
+        defense: Any = None,
+        training: Any = None,
+        purpose: str = "",
+    ) -> Self:
         """Return new networks of the same kind, with other members or data."""
+
+    def train(self) -> None:
+        """Train for as many steps as the training says."""
 
 
 @dataclass(frozen=True)
