@@ -1,5 +1,6 @@
 """The built book: whole, silent, and asking nothing of other servers. Needs `make book`."""
 
+import ast
 import json
 import pkgutil
 import re
@@ -8,7 +9,11 @@ from html.parser import HTMLParser
 import browser
 import pytest
 
+from mialab import defenses, gan
 from mialab.book import execution, extension
+from mialab.training import hooks
+
+ROOT = execution.ROOT
 
 HTML = execution.ROOT / "_build" / "html"
 needs_book = pytest.mark.skipif(
@@ -82,6 +87,24 @@ def test_provenance_lists_every_chapter():
     assert [r["notebook"] for r in extension.runs()] == execution.chapters()
     for name in execution.chapters():
         assert f'href="chapters/{name}.html"' in html
+
+
+def test_the_page_on_the_design_lists_the_hooks():
+    """Each table of hooks holds those of its class, none missing and none made up."""
+    text = (ROOT / "book" / "how_built.md").read_text()
+    tables = [re.findall(r"^\| `(\w+)` \|", part, re.M) for part in text.split("| hook |")[1:]]
+    common = set(hooks.hooks(hooks.Hooks))
+    of_classifiers, of_generators = (
+        set(hooks.hooks(d)) - common for d in (defenses.Defense, gan.defenses.Defense)
+    )
+    assert [sorted(names) for names in tables] == [sorted(h) for h in (common, of_classifiers, of_generators)]
+
+
+def test_a_defense_and_an_attack_are_short():
+    source = ast.parse((ROOT / "notebooks" / "write_your_own.py").read_text())
+    lines = {node.name: node.end_lineno - node.lineno + 1 for node in source.body if hasattr(node, "name")}
+    assert lines["NoiseAndRounding"] <= 20
+    assert lines["mean_over_copies"] <= 10
 
 
 @needs_book
