@@ -225,5 +225,5 @@ def test_epsilon_of_abadi_et_al():
 
 def test_without_opacus_there_is_a_message(monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus.accountants", None)
-    with pytest.raises(ImportError, match=r"epsilon is computed by Opacus.*pip install opacus"):
+    with pytest.raises(ImportError, match=r"opacus.* pip install 'mialab\[dp\]'"):
         epsilon(1.0, 0.1, 10, 1e-5)

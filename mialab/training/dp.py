@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
+from mialab._validation import extra
 from mialab.training.stack import seeded
 from mialab.training.streams import Streams
 
@@ -220,15 +221,11 @@ def epsilon(noise_multiplier: float, sample_rate: float, steps: int, delta: floa
 
     Raises
     ------
-    ImportError
+    ModuleNotFoundError
         If Opacus is not installed.
     """
-    try:
+    with extra("dp"):
         from opacus.accountants import RDPAccountant
-    except ImportError as error:
-        raise ImportError(
-            "epsilon is computed by Opacus, which is not installed: pip install opacus."
-        ) from error
     accountant = RDPAccountant()
     accountant.history = [(noise_multiplier, sample_rate, steps)]
     with warnings.catch_warnings():
