@@ -24,6 +24,7 @@ SLOW = frozenset(
         "gan_defenses",
         "gan_engine",
         "gan_game",
+        "gan_hooks",
         "gan_probes",
         "gan_quality",
         "hooks",
