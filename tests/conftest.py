@@ -27,6 +27,7 @@ SLOW = frozenset(
         "gan_hooks",
         "gan_probes",
         "gan_quality",
+        "growth",
         "hooks",
         "learned",
         "notebooks",
@@ -66,3 +67,19 @@ def fresh_cache(monkeypatch, tmp_path):
     """Give a test a cache folder of its own."""
     monkeypatch.setenv("MIALAB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Count the models that are trained."""
+    from mialab.classifiers import run as classifier_run
+
+    models = []
+    train = classifier_run.train_group
+
+    def counted(group, **options):
+        models.extend(group)
+        return train(group, **options)
+
+    monkeypatch.setattr(classifier_run, "train_group", counted)
+    return models

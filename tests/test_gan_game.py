@@ -270,7 +270,6 @@ CHANGES = {
             "betas": (0.0, 0.9),
         }.items()
     },
-    "n_models": {"n_models": 4},
     "seed": {"seed": 1},
     "queries": {"queries": queries.Mixed()},
     "fractions": {"queries": queries.Mixed((0.4,))},
@@ -287,6 +286,7 @@ def test_every_parameter_makes_another_game():
     keys = {name: key(**changes) for name, changes in CHANGES.items()} | {"": key()}
     assert len(set(keys.values())) == len(keys)
     assert key() == key(defense="none", probes=[], queries=queries.Original())
+    assert key() == key(n_models=4)
     assert key(probes=["white_box", "shadow_critic"]) == key(probes=["shadow_critic", WhiteBox()])
     assert all(k.startswith("gan-toy-") for k in keys.values())
     assert keys["defense"].startswith("gan-toy-mixup-")

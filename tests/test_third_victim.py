@@ -69,7 +69,7 @@ class RegressorPlan(Plan):
         return 1e-3
 
     def _parts(self):
-        about = [self.pool.fingerprint, str(self.n_models), str(self.seed)]
+        about = [self.pool.fingerprint, str(self.seed)]
         return ["regressors", *about, _describe(self.training), _describe(train_group)]
 
 

@@ -252,7 +252,7 @@ class ClassifierPlan(Plan):
         sources = SOURCES | (SIGNAL_SOURCES if self.keep == "scores" else {})
         parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, identity.code_hash(**sources)]
         parts += [_describe(v) for v in (self.model, self.defense, self.training, self.queries)]
-        parts += [str(v) for v in (self.n_models, self.canaries, self.seed, self.keep, self.answers)]
+        parts += [str(v) for v in (self.canaries, self.seed, self.keep, self.answers)]
         parts += [
             str(self.members),
             "" if self.candidates is None else np.packbits(self.candidates).tobytes().hex(),
@@ -302,7 +302,9 @@ def play(
 ) -> Game:
     """Train K models under one defense, each on a random half of a pool, and collect their answers.
 
-    A game that was played before is read from the store; one that was interrupted goes on where it stopped.
+    A game that was played before is read from the store; one that was interrupted goes on where it stopped. With more
+    models than are stored, the game grows: the others are trained. Of models that are trained in groups, the last bits
+    may then differ (by up to 1e-7 or so, relatively) from those of a game that was played in one go.
 
     Parameters
     ----------

@@ -51,7 +51,7 @@ def execute(
     kept = Store(games, plan.key())
     with kept.lock():
         kept.create(plan.arrays(), plan.sizes(), plan.fixed(), plan.attrs())
-        absent, damaged = kept.missing()
+        absent, damaged = kept.missing(range(plan.n_models))
         if damaged:
             warnings.warn(
                 f"Stored answers of models {damaged} are damaged; they are trained again.", stacklevel=3
@@ -59,7 +59,7 @@ def execute(
         todo = sorted(absent + damaged)
         if todo:
             _train(kept, plan, todo, team, device)
-    return kept.open()
+    return kept.open(plan.n_models)
 
 
 def device_here(device: str) -> str:

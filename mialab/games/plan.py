@@ -18,6 +18,7 @@ from mialab.data.pool import Pool
 from mialab.games.backends import Team
 from mialab.games.base import _check_models
 from mialab.games.identity import describe
+from mialab.games.store import ROOM
 from mialab.queries import Queries, kinds, mixtures
 from mialab.training.membership import membership
 
@@ -49,6 +50,10 @@ class Plan(ABC):
 
     def __post_init__(self) -> None:
         _check_models(self.n_models)
+        if self.n_models > ROOM:
+            raise ValueError(
+                f"n_models={self.n_models} must be at most {ROOM}: stored games have no room for more."
+            )
         check_integer("seed", self.seed)
         for name in ("n_models", "seed"):
             object.__setattr__(self, name, int(getattr(self, name)))
@@ -146,13 +151,14 @@ class Plan(ABC):
         """Estimate how long one processor core takes for one model."""
 
     def key(self) -> str:
-        """Name and hash under which the game is stored."""
-        digest = hashlib.sha256("\0".join(self._parts()).encode()).hexdigest()[:16]
+        """Name and hash under which the game is stored, the same for any number of models."""
+        parts = [*self._parts(), *(f"{array.name} {array.dtype}" for array in self.arrays())]
+        digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
         return f"{self.pool.name}-{self.defense.name}-{digest}"
 
     @abstractmethod
     def _parts(self) -> list[str]:
-        """Return what the key is a hash of."""
+        """Return what the key is a hash of, besides names and types of arrays."""
 
     def attrs(self) -> dict:
         """Return what the game is, JSON-friendly."""
@@ -169,7 +175,6 @@ class Plan(ABC):
             "queries": repr(self.queries),
             "query_kinds": list(kinds(self.queries)),
             "mixed": pairs,
-            "n_models": self.n_models,
             "members": self.members,
             "n_candidates": None if self.candidates is None else int(self.candidates.sum()),
             "seed": self.seed,

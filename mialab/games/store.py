@@ -27,13 +27,17 @@ from mialab.arrays import ArraySpec
 DIGEST = hashlib.sha256().digest_size
 
 
+#: Models that a stored game has room for, so that it can grow; what was never written takes no space.
+ROOM = 2**16
+
+
 #: Bytes of a chunk, at most: blocks of records can be read without reading whole models.
 CHUNK_BYTES = 16 * 2**20
 
 
 def _chunks(spec: ArraySpec, shape: tuple[int, ...]) -> tuple[int, ...] | Literal["auto"]:
-    """Cut arrays over records into chunks of one model and as many records as fit, about the same in each."""
-    if spec.known:
+    """Cut arrays into chunks of one model and as many records as fit, about the same in each."""
+    if "model" not in spec.dims:
         return "auto"
     if "record" not in spec.dims:
         return (1, *shape[1:])
@@ -88,12 +92,13 @@ def _unwritable(root: str, error: Exception) -> OSError:
 
 
 class Store:
-    """One game in a folder, or at any URL that fsspec knows.
+    """One game with any number of models, in a folder or at any URL that fsspec knows.
 
     A model counts as done once its checksum is there, and the checksum is written last; so a run that was killed
     resumes with the models that are missing. All writes can be repeated: at a URL, where nothing keeps two processes
     from playing the same game at once, they may do the same work twice, and both get the same game (of a file system
-    whose files appear whole or not at all, as those of object stores do).
+    whose files appear whole or not at all, as those of object stores do). Every array has room for `ROOM` models from
+    the start, and chunks of one model, so a game grows without a change to anything that others read or write.
 
     Parameters
     ----------
@@ -155,7 +160,7 @@ class Store:
         fixed: dict[str, np.ndarray],
         attrs: dict,
     ) -> None:
-        """Lay the game out: room for everything, and what is known beforehand.
+        """Lay the game out: room for more models than are ever asked for, and what is known beforehand of these.
 
         What is there already is left alone; what is known beforehand is compared, and written anew where it is
         damaged.
@@ -165,9 +170,9 @@ class Store:
         specs : iterable of ArraySpec
             All arrays.
         sizes : mapping of str to int
-            Sizes of their dimensions.
+            Sizes of their dimensions besides ``"model"``.
         fixed : dict of str to numpy.ndarray
-            Values of those that are known before training.
+            Values of those that are known before training, for the first models.
         attrs : dict
             What the game is, JSON-friendly.
         """
@@ -179,7 +184,10 @@ class Store:
             try:
                 group = zarr.open_group(self.url, mode="a", attributes=_plain(attrs))
                 for spec in missing:
-                    shape, is_float = spec.shape({**sizes, "byte": DIGEST}), np.dtype(spec.dtype).kind == "f"
+                    shape, is_float = (
+                        spec.shape({**sizes, "model": ROOM, "byte": DIGEST}),
+                        np.dtype(spec.dtype).kind == "f",
+                    )
                     with suppress(ContainsArrayError):  # another process was faster
                         group.create_array(
                             spec.name,
@@ -198,12 +206,13 @@ class Store:
     def _restore(self, fixed: dict[str, np.ndarray]) -> None:
         _, arrays = self._open("r+")
         for name, value in fixed.items():
+            rows = slice(len(value))
             try:
-                intact = np.array_equal(arrays[name][:], value)
+                intact = np.array_equal(arrays[name][rows], value)
             except Exception:  # whatever a codec raises on a truncated chunk
                 intact = False
             if not intact:
-                self._write(arrays[name], slice(None), value, f"Array {name!r}")
+                self._write(arrays[name], rows, value, f"Array {name!r}")
 
     def _write(self, array: zarr.Array, rows: slice, value: np.ndarray, what: str) -> None:
         try:
@@ -227,10 +236,9 @@ class Store:
             for name, values in (results | {"checksum": checksums}).items():
                 self._write(arrays[name], slice(first, last + 1), values[group], what)
 
-    def missing(self, models: Sequence[int] | None = None) -> tuple[list[int], list[int]]:
-        """Return the models still to train, of some or of all: those never finished, and those that are damaged."""
+    def missing(self, models: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Return which of some models are still to train: those never finished, and those that are damaged."""
         _, arrays = self._open()
-        models = range(arrays["member"].shape[0]) if models is None else models
 
         def state(model: int) -> str:
             try:
@@ -260,9 +268,10 @@ class Store:
         """Add attributes to the game."""
         self._open("r+")[0].attrs.update(_plain(attrs))
 
-    def open(self) -> xr.Dataset:
-        """Open the game; arrays are read when they are used."""
-        return xr.open_zarr(self.url, consolidated=False, chunks=None).drop_vars("checksum")
+    def open(self, n_models: int) -> xr.Dataset:
+        """Open the game of the first models; arrays are read when they are used."""
+        dataset = xr.open_zarr(self.url, consolidated=False, chunks=None).drop_vars("checksum")
+        return dataset.isel(model=slice(n_models)).assign_attrs(n_models=n_models)
 
 
 def _checksum(values: Mapping[str, Any], index: int, arrays: Mapping[str, zarr.Array]) -> np.ndarray:

@@ -241,7 +241,7 @@ class GeneratorPlan(Plan):
     def _parts(self) -> list[str]:
         parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, identity.code_hash(**SOURCES)]
         parts += [_describe(v) for v in (self.networks, self.defense, self.training, self.queries)]
-        parts += [str(v) for v in (self.n_models, self.seed, self.samples, self.fakes, self.members)]
+        parts += [str(v) for v in (self.seed, self.samples, self.fakes, self.members)]
         parts += ["" if self.candidates is None else np.packbits(self.candidates).tobytes().hex()]
         return ["generators", *parts, *(_describe(probe) for probe in self.probes)]
 
@@ -301,7 +301,7 @@ def play(
 ) -> GeneratorGame:
     """Train K GANs under one defense, each on a random half of a pool, evaluate their critics, and draw samples.
 
-    Membership, storage, resuming and workers are those of `mialab.play`, which see.
+    Membership, storage, resuming, growth and workers are those of `mialab.play`, which see.
 
     Parameters
     ----------
