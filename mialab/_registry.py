@@ -24,10 +24,12 @@ class Registry(dict[str, type[Kind]], Generic[Kind]):
         What messages call a value that names one of them, e.g. ``"defense"``.
     base : type
         What all of them derive from.
+    *classes : type
+        Those that are known at once.
     """
 
-    def __init__(self, parameter: str, base: type[Kind]) -> None:
-        super().__init__()
+    def __init__(self, parameter: str, base: type[Kind], *classes: type[Kind]) -> None:
+        super().__init__({cls.name: cls for cls in classes})
         self.parameter, self.base = parameter, base
 
     def register(self, cls: type[Kind]) -> type[Kind]:
@@ -60,14 +62,17 @@ class Registry(dict[str, type[Kind]], Generic[Kind]):
 
         Parameters
         ----------
-        value : str, instance, class
-            A name of `available`, an instance, or a class that can be made without parameters.
+        value : str, instance, class or None
+            A name of `available`, an instance such as ``HAMP(gamma=0.5)``, or a class that can be made without
+            parameters. None stands for ``"none"`` where that is a name.
 
         Raises
         ------
         ValueError
             If the name is unknown, or the class has none of its own.
         """
+        if value is None and "none" in self:
+            value = "none"
         if isinstance(value, type) and issubclass(value, self.base):
             value = value()
         if isinstance(value, self.base):
@@ -77,6 +82,11 @@ class Registry(dict[str, type[Kind]], Generic[Kind]):
 
     def several(self, values: object) -> tuple[Kind, ...]:
         """Return what is named or given, once each, in the order of their names; one of them may be given alone.
+
+        Parameters
+        ----------
+        values : str, instance, or iterable of these
+            Names of `available`, instances or classes, see `make`.
 
         Raises
         ------

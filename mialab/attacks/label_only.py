@@ -94,6 +94,7 @@ class LabelOnly(Attack):
         See `Attack`; the score's own threshold is even odds.
     """
 
+    base_name: ClassVar[str] = "label_only"
     needs: ClassVar[Requirements] = Requirements(sees="label", shadows="IN and OUT", queries=2)
     calibrations: ClassVar[tuple[str, ...]] = ("ratio", "known_half")
     source: ClassVar[str] = "Aerni et al. (2024); Choquette-Choo et al. (2021), section 4"
@@ -103,11 +104,6 @@ class LabelOnly(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("penalty", self.penalty, above=0)
-
-    @property
-    def base_name(self) -> str:
-        """Name of the attack."""
-        return "label_only"
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log odds of membership, (model, record)."""

@@ -30,14 +30,10 @@ class Ranking(Attack):
         See `Attack`; the threshold of a likelihood ratio is 1.
     """
 
+    base_name: ClassVar[str] = "ranking"
     needs: ClassVar[Requirements] = Requirements(sees="ranking", shadows="IN and OUT", pooled=True)
     calibrations: ClassVar[tuple[str, ...]] = ("ratio", "known_half")
     source: ClassVar[str] = "this study, after Carlini et al. (2022)"
-
-    @property
-    def base_name(self) -> str:
-        """Name of the attack."""
-        return "ranking"
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log likelihood ratio of the label's rank, (model, record)."""

@@ -150,6 +150,7 @@ class AttackR(_Percentile):
         See `Attack`.
     """
 
+    base_name: ClassVar[str] = "attack_r"
     needs: ClassVar[Requirements] = Requirements(shadows="OUT")
     calibrations: ClassVar[tuple[str, ...]] = ("level", "known_half")
     source: ClassVar[str] = "Ye et al. (2022), Attack R"
@@ -160,11 +161,6 @@ class AttackR(_Percentile):
             raise ValueError(
                 "per_class=True needs thresholds that are calibrated: give calibrate='known_half'."
             )
-
-    @property
-    def base_name(self) -> str:
-        """Name of the attack."""
-        return "attack_r"
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the fractions of the reference models, (model, record)."""
@@ -191,14 +187,10 @@ class AttackP(_Percentile):
         See `Attack`.
     """
 
+    base_name: ClassVar[str] = "attack_p"
     needs: ClassVar[Requirements] = Requirements(known_half=2)
     calibrations: ClassVar[tuple[str, ...]] = ("level",)
     source: ClassVar[str] = "Ye et al. (2022), Attack P"
-
-    @property
-    def base_name(self) -> str:
-        """Name of the attack."""
-        return "attack_p"
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the fractions of the population, (model, record)."""

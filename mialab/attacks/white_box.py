@@ -83,6 +83,7 @@ class WhiteBox(Attack):
         See `Attack`; the threshold of the log odds is 0, for all classes.
     """
 
+    base_name: ClassVar[str] = "white_box"
     needs: ClassVar[Requirements] = Requirements(sees="gradients", probe="gradient", known_half=4)
     calibrations: ClassVar[tuple[str, ...]] = ("ratio",)
     source: ClassVar[str] = "Nasr et al. (2019), section III, on norms of gradients"
@@ -96,11 +97,6 @@ class WhiteBox(Attack):
             )
         super().__post_init__()
         check_number("penalty", self.penalty, above=0)
-
-    @property
-    def base_name(self) -> str:
-        """Name of the attack."""
-        return "white_box"
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log odds of membership, (model, record)."""

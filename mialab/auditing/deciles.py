@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
@@ -42,9 +45,8 @@ def risk_by_decile(
     *,
     metric: str = "auc",
     n: int = 10,
-    confidence: float = 0.95,
     n_resamples: int = 200,
-    seed: int = 0,
+    **options: Any,
 ) -> pd.DataFrame:
     """Measure an attack on the records of each decile of a distance apart.
 
@@ -62,8 +64,9 @@ def risk_by_decile(
         ``"auc"``, or ``"tpr@0.01"`` at any rate; NaN where it allows fewer than ten false alarms.
     n : int
         Number of parts.
-    confidence, n_resamples, seed
-        Of the intervals over targets and records, see `mialab.metrics.pooled_bootstrap`.
+    n_resamples, **options
+        ``n_resamples``, ``confidence`` and ``seed`` of the intervals over targets and records, see
+        `mialab.metrics.pooled_bootstrap`.
 
     Returns
     -------
@@ -73,27 +76,18 @@ def risk_by_decile(
     _check(metric)
     part, distance = _parts(distance, game.n_records, n)
     outcome = game.outcome(attack)
-    options = {"n_resamples": n_resamples, "confidence": confidence, "seed": seed}
-    rows = []
-    for decile in range(1, n + 1):
-        inside = part == decile
-        found = outcome.among(inside).interval(metric, **options)
-        rows.append((decile, float(np.median(distance[inside])), int(inside.sum()), *found))
-    table = pd.DataFrame(rows, columns=["decile", "distance", "records", "value", "low", "high"])
+    table = _table(
+        part,
+        distance,
+        n,
+        lambda inside, _: outcome.among(inside).interval(metric, n_resamples=n_resamples, **options),
+    )
     table.attrs = {"attack": outcome.attack, "metric": metric}
     return table
 
 
 def risk_difference(
-    game: Game,
-    attack: Attacking,
-    distance: ArrayLike,
-    *,
-    metric: str = "auc",
-    n: int = 10,
-    confidence: float = 0.95,
-    n_resamples: int = 1000,
-    seed: int = 0,
+    game: Game, attack: Attacking, distance: ArrayLike, *, metric: str = "auc", n: int = 10, **options: Any
 ) -> Interval:
     """Return the risk in the nearest decile minus the risk in the farthest one, with an interval.
 
@@ -101,14 +95,14 @@ def risk_difference(
     ----------
     game, attack, distance, metric, n
         As in `risk_by_decile`.
-    confidence, n_resamples, seed
-        Of the interval, for which targets and the records of both deciles are resampled together; see
-        `mialab.metrics.pooled_difference`.
+    **options
+        ``n_resamples``, ``confidence`` and ``seed`` of the interval, for which targets and the records of both
+        deciles are resampled together; see `mialab.metrics.pooled_difference`.
     """
     _check(metric)
     part, _ = _parts(distance, game.n_records, n)
     nearest, farthest = (game.outcome(attack).among(part == decile) for decile in (1, n))
-    return nearest.minus(farthest, metric, n_resamples=n_resamples, confidence=confidence, seed=seed)
+    return nearest.minus(farthest, metric, **options)
 
 
 def decisions(game: Game, attack: Attacking, side: str) -> np.ndarray:
@@ -134,14 +128,7 @@ def decisions(game: Game, attack: Attacking, side: str) -> np.ndarray:
     return np.where(counted, outcome.predicted_member, np.nan)
 
 
-def mean_by_decile(
-    values: ArrayLike,
-    distance: ArrayLike,
-    *,
-    partner: ArrayLike | None = None,
-    n: int = 10,
-    confidence: float = 0.95,
-) -> pd.DataFrame:
+def mean_by_decile(values: ArrayLike, distance: ArrayLike, *, n: int = 10, **options: Any) -> pd.DataFrame:
     """Average a number that each model has for each record over the records of each decile of a distance.
 
     Parameters
@@ -150,12 +137,10 @@ def mean_by_decile(
         E.g. confidences; NaN where a record does not count.
     distance : array_like of float, shape (record,)
         E.g. from `neighbor_distance`.
-    partner : array_like of int, shape (model,), optional
-        Which models have complementary members.
     n : int
         Number of parts.
-    confidence : float
-        Of the intervals over models, see `mialab.metrics.over_targets`.
+    **options
+        ``partner`` and ``confidence`` of the intervals over models, see `mialab.metrics.over_targets`.
 
     Returns
     -------
@@ -163,35 +148,19 @@ def mean_by_decile(
         Columns as in `risk_by_decile`.
     """
     means, part, distance = _means(values, distance, n)
-    rows = [
-        (
-            decile,
-            float(np.median(distance[part == decile])),
-            int((part == decile).sum()),
-            *intervals.over_targets(means[:, decile - 1], partner=partner, confidence=confidence),
-        )
-        for decile in range(1, n + 1)
-    ]
-    return pd.DataFrame(rows, columns=["decile", "distance", "records", "value", "low", "high"])
+    return _table(part, distance, n, lambda inside, i: intervals.over_targets(means[:, i], **options))
 
 
-def mean_difference(
-    values: ArrayLike,
-    distance: ArrayLike,
-    *,
-    partner: ArrayLike | None = None,
-    n: int = 10,
-    confidence: float = 0.95,
-) -> Interval:
+def mean_difference(values: ArrayLike, distance: ArrayLike, *, n: int = 10, **options: Any) -> Interval:
     """Return the mean in the nearest decile minus the mean in the farthest one, with an interval over models.
 
     Parameters
     ----------
-    values, distance, partner, n, confidence
+    values, distance, n, **options
         As in `mean_by_decile`.
     """
     means, *_ = _means(values, distance, n)
-    return intervals.over_targets(means[:, 0] - means[:, -1], partner=partner, confidence=confidence)
+    return intervals.over_targets(means[:, 0] - means[:, -1], **options)
 
 
 def _parts(distance: ArrayLike, n_records: int, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -199,6 +168,17 @@ def _parts(distance: ArrayLike, n_records: int, n: int) -> tuple[np.ndarray, np.
     if distance.shape != (n_records,):
         raise ValueError(f"distance has shape {distance.shape}; it must be ({n_records},), one per record.")
     return deciles(distance, n=n), distance
+
+
+def _table(
+    part: np.ndarray, distance: np.ndarray, n: int, measure: Callable[[np.ndarray, int], Interval]
+) -> pd.DataFrame:
+    """Measure each decile, given the mask of its records and its number from 0."""
+    rows = []
+    for i in range(n):
+        inside = part == i + 1
+        rows.append((i + 1, float(np.median(distance[inside])), int(inside.sum()), *measure(inside, i)))
+    return pd.DataFrame(rows, columns=["decile", "distance", "records", "value", "low", "high"])
 
 
 def _means(values: ArrayLike, distance: ArrayLike, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

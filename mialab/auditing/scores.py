@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,10 +18,6 @@ from mialab.auditing.tables import AuditTable
 from mialab.gan.game import GeneratorGame
 from mialab.metrics import rates
 from mialab.metrics.outcomes import Outcome
-
-if TYPE_CHECKING:
-    pass
-
 
 #: The attacks of `audit_scores`, by name.
 ATTACKS: dict[str, Attack] = {

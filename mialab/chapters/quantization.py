@@ -274,6 +274,8 @@ def plot_widths(
     """
     import matplotlib.pyplot as plt  # when a figure is wanted, never by worker processes
 
+    from mialab.plots import theme
+
     panels = {metric: _figure(table, attack, metric), "test_accuracy": _figure(table, "", "test_accuracy")}
     arms = list(dict.fromkeys(table["arm"]))
     lines = [arm for arm in arms if arm.startswith(Quantization.name)]
@@ -291,7 +293,7 @@ def plot_widths(
                 continue
             own = own.sort_values("setting", key=lambda column: column.map(place))
             x = own["setting"].map(place).to_numpy() + shifts[lines.index(arm)]
-            ax.errorbar(x, own["value"], yerr=_bars(own), **looks)
+            ax.errorbar(x, own["value"], yerr=theme._bars(own), **looks)
         ax.set_xticks(range(len(order)), [_text(bits) for bits in order])
         ax.set(xlabel="Weights of the inner layers", ylabel=_label(name, attack))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
@@ -318,11 +320,13 @@ def plot_tradeoff(table: pd.DataFrame, attack: str, metric: str = "auc") -> Axes
     """
     import matplotlib.pyplot as plt  # when a figure is wanted, never by worker processes
 
+    from mialab.plots import theme
+
     strength, accuracy = _figure(table, attack, metric), _figure(table, "", "test_accuracy")
     figure, ax = plt.subplots(figsize=(7.2, 5.6), layout="constrained")
     for arm, looks in _looks(list(dict.fromkeys(table["arm"]))).items():
         y, x = (rows[rows["arm"] == arm] for rows in (strength, accuracy))
-        ax.errorbar(x["value"], y["value"], xerr=_bars(x), yerr=_bars(y), **looks)
+        ax.errorbar(x["value"], y["value"], xerr=theme._bars(x), yerr=theme._bars(y), **looks)
         if len(x) > 1:
             lowest = int(x["value"].argmin())
             at, setting = (x["value"].iloc[lowest], y["value"].iloc[lowest]), x["setting"].iloc[lowest]
@@ -344,18 +348,13 @@ def _intervals(rows: pd.DataFrame) -> list[intervals.Interval]:
     return [intervals.Interval(*row) for row in rows[["value", "low", "high"]].to_numpy(np.float64).tolist()]
 
 
-def _bars(rows: pd.DataFrame) -> np.ndarray:
-    return np.maximum(0, [rows["value"] - rows["low"], rows["high"] - rows["value"]])
-
-
 def _looks(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Color, marker and lines of each arm; the kinds of quantization share a color and differ in shade and marker."""
     from mialab.plots import theme
 
-    colors, own = theme._colors(dict.fromkeys(arms)), iter("PosDX^v")
+    looks, own = theme._looks(arms, markersize=6, elinewidth=1.2, linewidth=1.4), iter("PosDX^v")
     markers = {arm: next(own) if arm.startswith(Quantization.name) else theme.marker(arm) for arm in arms}
-    lines = {"markersize": 6, "elinewidth": 1.2, "linewidth": 1.4}
-    return {arm: {"color": colors[arm], "marker": markers[arm], "label": arm, **lines} for arm in arms}
+    return {arm: {**looks[arm], "marker": markers[arm]} for arm in arms}
 
 
 def _label(metric: str, attack: str) -> str:

@@ -1,6 +1,7 @@
 """Data sets of images: what each is, and how its files are read."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,108 +66,88 @@ IDX_MD5 = {
 }
 
 
-def _idx_archives(url: str, *facts: tuple[str, int]) -> tuple[Remote, ...]:
-    """Name the four archives of an MNIST-like set; `facts` are their md5 and sizes."""
-    return tuple(
-        Remote(f"{file}.gz", f"{url}/{file}.gz", f"md5:{md5}", size)
-        for file, (md5, size) in zip(IDX, facts, strict=True)
-    )
+# How sets with a large test part of their own are cut.
+LARGE = {"kind": "image", "size": 10_000, "validation": 1000, "test": 2000, "own_test": 10_000}
 
 
-@register(
-    "mnist",
-    kind="image",
-    records=60_000,
-    n_classes=10,
-    size=10_000,
-    validation=1000,
-    test=2000,
-    own_test=10_000,
-    origin="torchvision.datasets.MNIST",
-    license="CC BY-SA 3.0",
-    files=("MNIST/raw",),
-    remotes=_idx_archives(
-        "https://ossci-datasets.s3.amazonaws.com/mnist",
-        ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9_912_422),
-        ("d53e105ee54ea40749a09fcbcd1e9432", 28_881),
-        ("9fb629c4189551a2d022fa330f9573f3", 1_648_877),
-        ("ec29112dd5afa0611ce80d1b7f02629c", 4_542),
-    ),
-)
-def _mnist() -> Raw:
-    return _mnist_like("mnist", "MNIST")
+def _mnist_like(name: str, folder: str) -> Raw:
+    from mialab._torchvision import torchvision
+
+    # Its readers, not its classes: those prefer files of an older form that has no checksum.
+    reader = torchvision.datasets.mnist
+    raw = _unpacked(name, dict(zip(IDX, IDX_MD5[name], strict=True))) / folder / "raw"
+    x, x_test = (reader.read_image_file(raw / file).numpy()[:, None] for file in IDX[::2])
+    y, y_test = (reader.read_label_file(raw / file).numpy() for file in IDX[1::2])
+    names = getattr(torchvision.datasets, folder).classes
+    return Raw(x, y, x_test=x_test, y_test=y_test, label_names=tuple(names))
 
 
-@register(
-    "fashion_mnist",
-    kind="image",
-    records=60_000,
-    n_classes=10,
-    size=10_000,
-    validation=1000,
-    test=2000,
-    own_test=10_000,
-    origin="torchvision.datasets.FashionMNIST",
-    license="MIT",
-    files=("FashionMNIST/raw",),
-    remotes=_idx_archives(
-        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
-        ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", 26_421_880),
-        ("25c81989df183df01b3e8a0aad5dffbe", 29_515),
-        ("bef4ecab320f06d8554ea6380940ec79", 4_422_102),
-        ("bb300cfdad3c16e7a12a480ee83cd310", 5_148),
-    ),
-)
-def _fashion_mnist() -> Raw:
-    return _mnist_like("fashion_mnist", "FashionMNIST")
-
-
-@register(
-    "cifar10",
-    kind="image",
-    records=50_000,
-    n_classes=10,
-    size=10_000,
-    validation=1000,
-    test=2000,
-    own_test=10_000,
-    origin="torchvision.datasets.CIFAR10",
-    files=("cifar-10-batches-py",),
-    remotes=(
-        Remote(
-            "cifar-10-python.tar.gz",
-            "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
-            "md5:c58f30108f718f92721af3b95e74349a",
-            170_498_071,
+for _name, _folder, _license, _url, _archives in (
+    (
+        *("mnist", "MNIST", "CC BY-SA 3.0", "https://ossci-datasets.s3.amazonaws.com/mnist"),
+        (
+            ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9_912_422),
+            ("d53e105ee54ea40749a09fcbcd1e9432", 28_881),
+            ("9fb629c4189551a2d022fa330f9573f3", 1_648_877),
+            ("ec29112dd5afa0611ce80d1b7f02629c", 4_542),
         ),
     ),
-)
-def _cifar10() -> Raw:
-    return _cifar("cifar10", "CIFAR10")
-
-
-@register(
-    "cifar100",
-    kind="image",
-    records=50_000,
-    n_classes=100,
-    size=10_000,
-    validation=1000,
-    test=2000,
-    own_test=10_000,
-    origin="torchvision.datasets.CIFAR100",
-    files=("cifar-100-python",),
-    remotes=(
-        Remote(
-            "cifar-100-python.tar.gz",
-            "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
-            "md5:eb9058c3a382ffc7106e4002c42a8d85",
-            169_001_437,
+    (
+        *(
+            "fashion_mnist",
+            "FashionMNIST",
+            "MIT",
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        ),
+        (
+            ("8d4fb7e6c68d591d4c3dfef9ec88bf0d", 26_421_880),
+            ("25c81989df183df01b3e8a0aad5dffbe", 29_515),
+            ("bef4ecab320f06d8554ea6380940ec79", 4_422_102),
+            ("bb300cfdad3c16e7a12a480ee83cd310", 5_148),
         ),
     ),
-)
-def _cifar100() -> Raw:
-    return _cifar("cifar100", "CIFAR100")
+):
+    register(
+        _name,
+        **LARGE,
+        records=60_000,
+        n_classes=10,
+        origin=f"torchvision.datasets.{_folder}",
+        license=_license,
+        files=(f"{_folder}/raw",),
+        remotes=tuple(
+            Remote(f"{file}.gz", f"{_url}/{file}.gz", f"md5:{md5}", size)
+            for file, (md5, size) in zip(IDX, _archives, strict=True)
+        ),
+    )(partial(_mnist_like, _name, _folder))
+
+
+def _cifar(name: str, dataset: str) -> Raw:
+    from mialab._torchvision import torchvision
+
+    kind = getattr(torchvision.datasets, dataset)
+    files = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
+    root = _unpacked(name, dict(files))
+    train, test = (kind(root, train=part) for part in (True, False))
+    x, x_test = (part.data.transpose(0, 3, 1, 2) for part in (train, test))  # back to the order of the file
+    y, y_test = (np.array(part.targets, dtype=np.int64) for part in (train, test))
+    return Raw(x, y, x_test=x_test, y_test=y_test, label_names=tuple(train.classes))
+
+
+for _n, _md5, _size in (
+    (10, "c58f30108f718f92721af3b95e74349a", 170_498_071),
+    (100, "eb9058c3a382ffc7106e4002c42a8d85", 169_001_437),
+):
+    _file = f"cifar-{_n}-python.tar.gz"
+    register(
+        f"cifar{_n}",
+        **LARGE,
+        records=50_000,
+        n_classes=_n,
+        origin=f"torchvision.datasets.CIFAR{_n}",
+        files=(f"cifar-{_n}-batches-py" if _n == 10 else f"cifar-{_n}-python",),
+        remotes=(Remote(_file, f"https://www.cs.toronto.edu/~kriz/{_file}", f"md5:{_md5}", _size),),
+    )(partial(_cifar, f"cifar{_n}", f"CIFAR{_n}"))
 
 
 @register(
@@ -206,28 +187,13 @@ def _stl10() -> Raw:
     )
 
 
-def _mnist_like(name: str, folder: str) -> Raw:
-    from mialab._torchvision import torchvision
-
-    # Its readers, not its classes: those prefer files of an older form that has no checksum.
-    reader = torchvision.datasets.mnist
-    raw = _unpacked(name, dict(zip(IDX, IDX_MD5[name], strict=True))) / folder / "raw"
-    x, x_test = (reader.read_image_file(raw / file).numpy()[:, None] for file in IDX[::2])
-    y, y_test = (reader.read_label_file(raw / file).numpy() for file in IDX[1::2])
-    names = getattr(torchvision.datasets, folder).classes
-    return Raw(x, y, x_test=x_test, y_test=y_test, label_names=tuple(names))
-
-
-def _cifar(name: str, dataset: str) -> Raw:
-    from mialab._torchvision import torchvision
-
-    kind = getattr(torchvision.datasets, dataset)
-    files = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
-    root = _unpacked(name, dict(files))
-    train, test = (kind(root, train=part) for part in (True, False))
-    x, x_test = (part.data.transpose(0, 3, 1, 2) for part in (train, test))  # back to the order of the file
-    y, y_test = (np.array(part.targets, dtype=np.int64) for part in (train, test))
-    return Raw(x, y, x_test=x_test, y_test=y_test, label_names=tuple(train.classes))
+# The archive comes first; the lists of pairs are not needed, but scikit-learn wants to see them.
+LFW_SHA256 = (
+    "b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a",
+    "1d454dada7dfeca0e7eab6f65dc4e97a6312d44cf142207be28d688be92aabfa",
+    "7cb06600ea8b2814ac26e946201cdb304296262aad67d046a16a7ec85d0ff87c",
+    "ea42330c62c92989f9d7c03237ed5d591365e89b3e649747777b70e692dc1592",
+)
 
 
 @register(
@@ -239,31 +205,14 @@ def _cifar(name: str, dataset: str) -> Raw:
     origin="sklearn.datasets.fetch_lfw_people, people with 20 or more images",
     license="not stated; photographs of real people, for research on privacy only",
     files=("lfw_min20_48x48_gray.npz", "lfw_home/lfw_funneled"),
-    remotes=(
-        Remote(
-            "lfw-funneled.tgz",
-            "https://ndownloader.figshare.com/files/5976015",
-            "sha256:b47c8422c8cded889dc5a13418c4bc2abbda121092b3533a83306f90d900100a",
-            243_346_528,
-        ),
-        Remote(  # these three are not needed, but scikit-learn wants to see them
-            "pairsDevTrain.txt",
-            "https://ndownloader.figshare.com/files/5976012",
-            "sha256:1d454dada7dfeca0e7eab6f65dc4e97a6312d44cf142207be28d688be92aabfa",
-            None,
-        ),
-        Remote(
-            "pairsDevTest.txt",
-            "https://ndownloader.figshare.com/files/5976009",
-            "sha256:7cb06600ea8b2814ac26e946201cdb304296262aad67d046a16a7ec85d0ff87c",
-            None,
-        ),
-        Remote(
-            "pairs.txt",
-            "https://ndownloader.figshare.com/files/5976006",
-            "sha256:ea42330c62c92989f9d7c03237ed5d591365e89b3e649747777b70e692dc1592",
-            None,
-        ),
+    remotes=tuple(
+        Remote(file, f"https://ndownloader.figshare.com/files/{number}", f"sha256:{digest}", size)
+        for file, number, digest, size in (
+            ("lfw-funneled.tgz", 5976015, LFW_SHA256[0], 243_346_528),
+            ("pairsDevTrain.txt", 5976012, LFW_SHA256[1], None),
+            ("pairsDevTest.txt", 5976009, LFW_SHA256[2], None),
+            ("pairs.txt", 5976006, LFW_SHA256[3], None),
+        )
     ),
     into="lfw_home",
 )

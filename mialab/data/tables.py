@@ -109,38 +109,6 @@ def _read_csv(file: Any) -> np.ndarray:
     return np.loadtxt(file, dtype=np.uint8, delimiter=",", quotechar='"', ndmin=2)
 
 
-@register(
-    "purchase100",
-    kind="binary",
-    records=197_324,
-    n_classes=100,
-    size=36_000,  # HAMP's split: 18,000 members
-    validation=2000,
-    test=2000,
-    origin="github.com/privacytrustlab/datasets (Shokri et al., 2017)",
-    files=("purchase100.npz", "purchase.npy", "dataset_purchase", "dataset_purchase.tgz"),
-    remotes=(Remote("dataset_purchase.tgz", f"{SHOKRI_URL}/dataset_purchase.tgz", hash=None, size=None),),
-)
-def _purchase100() -> Raw:
-    return _shokri("purchase100", 600, inside=("dataset_purchase",))
-
-
-@register(
-    "texas100",
-    kind="binary",
-    records=67_330,
-    n_classes=100,
-    size=27_000,  # HAMP's split: 13,500 members
-    validation=1500,
-    test=1500,
-    origin="github.com/privacytrustlab/datasets (Shokri et al., 2017)",
-    files=("texas100.npz", "texas100-features.npy", "texas/100/feats", "dataset_texas.tgz"),
-    remotes=(Remote("dataset_texas.tgz", f"{SHOKRI_URL}/dataset_texas.tgz", hash=None, size=None),),
-)
-def _texas100() -> Raw:
-    return _shokri("texas100", 6169, inside=("texas/100/feats", "texas/100/labels"))
-
-
 def _shokri(name: str, n_features: int, inside: tuple[str, ...]) -> Raw:
     """Read a set of Shokri et al. (2017) in any of its usual forms; `inside` are the files in its archive.
 
@@ -192,6 +160,33 @@ def _read_shokri(path: Path, inside: tuple[str, ...]) -> tuple[np.ndarray, np.nd
         other = path.with_name(path.name.replace("features", "labels").replace("feats", "labels"))
         tables = [read(file) for file in ((path,) if other == path else (path, other))]
     return (tables[0], tables[1]) if len(tables) == 2 else (tables[0][:, 1:], tables[0][:, 0])
+
+
+# HAMP's splits: 18,000 members of Purchase100, 13,500 of Texas100.
+for _name, _records, _features, _size, _held_out, _files, _inside in (
+    ("purchase100", 197_324, 600, 36_000, 2000, ("purchase.npy", "dataset_purchase"), ("dataset_purchase",)),
+    (
+        *("texas100", 67_330, 6169, 27_000, 1500),
+        *(("texas100-features.npy", "texas/100/feats"), ("texas/100/feats", "texas/100/labels")),
+    ),
+):
+
+    def _make(name: str = _name, n: int = _features, inside: tuple[str, ...] = _inside) -> Raw:
+        return _shokri(name, n, inside=inside)
+
+    _archive = f"dataset_{_name.removesuffix('100')}.tgz"
+    register(
+        _name,
+        kind="binary",
+        records=_records,
+        n_classes=100,
+        size=_size,
+        validation=_held_out,
+        test=_held_out,
+        origin="github.com/privacytrustlab/datasets (Shokri et al., 2017)",
+        files=(f"{_name}.npz", *_files, _archive),
+        remotes=(Remote(_archive, f"{SHOKRI_URL}/{_archive}", hash=None, size=None),),
+    )(_make)
 
 
 ADULT_COLUMNS = {  # of the text files: True where the column holds numbers

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from mialab._validation import check_number, choose
-from mialab.defenses.base import Defense, Run, cross_entropy, register
+from mialab.defenses.base import Defense, cross_entropy, register
 from mialab.training.streams import Streams
 
 SCHEDULES = ("linear", "literal", "beta_decay", "beta", "constant")
@@ -97,14 +97,7 @@ class AdaMixup(Defense):
             return mixed, torch.where((r > 0.5)[:, None], other_y, y)
         return mixed, torch.stack([y.double(), other_y.double(), r.double()[:, None].expand(y.shape)], dim=-1)
 
-    def loss(
-        self,
-        logits: torch.Tensor,
-        target: torch.Tensor,
-        *,
-        run: Run | None = None,
-        index: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, target: torch.Tensor, **_: Any) -> torch.Tensor:
         """Cross-entropy with the dominant label, or with both, weighted by their fractions; shape (model, batch)."""
         if self.label == "dominant":
             return cross_entropy(logits, target)

@@ -223,23 +223,5 @@ class Defense(Hooks):
 
 
 #: Every defense by name.
-DEFENSES = Registry("defense", Defense)
-register, available = DEFENSES.register, DEFENSES.available
-
-register(Defense)
-
-
-def make(defense: str | Defense | None) -> Defense:
-    """Return the defense that is named, with its default parameters; an instance is returned as it is.
-
-    Parameters
-    ----------
-    defense : str, Defense or None
-        A name of ``mialab.defenses.available()``, an instance such as ``HAMP(gamma=0.5)``, or None for none.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or a class of your own has no name of its own.
-    """
-    return DEFENSES.make("none" if defense is None else defense)
+DEFENSES: Registry[Defense] = Registry("defense", Defense, Defense)
+register, available, make = DEFENSES.register, DEFENSES.available, DEFENSES.make

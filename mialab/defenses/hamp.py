@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -132,14 +132,7 @@ class HAMP(Defense):
         """Probability of the true class in the soft labels."""
         return label_probability(self.gamma, n_classes, step=0.01 if self.faithful else None)
 
-    def loss(
-        self,
-        logits: torch.Tensor,
-        target: torch.Tensor,
-        *,
-        run: Run | None = None,
-        index: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, target: torch.Tensor, **_: Any) -> torch.Tensor:
         """KL divergence from the soft labels minus ``alpha`` times the predictions' entropy, shape (model, batch)."""
         n_classes = logits.shape[-1]
         p = self.soft_label(n_classes)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
 from mialab._validation import check_number
-from mialab.defenses.base import Defense, Run, cross_entropy, register
+from mialab.defenses.base import Defense, cross_entropy, register
 
 
 @register
@@ -37,14 +37,7 @@ class LabelSmoothing(Defense):
         check_number("p", p, low=1 / n_classes, high=1)
         return cls(smoothing=(1 - p) * n_classes / (n_classes - 1))
 
-    def loss(
-        self,
-        logits: torch.Tensor,
-        target: torch.Tensor,
-        *,
-        run: Run | None = None,
-        index: torch.Tensor | None = None,
-    ) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, target: torch.Tensor, **_: Any) -> torch.Tensor:
         """Cross-entropy against the smoothed labels, shape (model, batch)."""
         uniform = -torch.log_softmax(logits, dim=-1).mean(-1)
         return (1 - self.smoothing) * cross_entropy(logits, target) + self.smoothing * uniform

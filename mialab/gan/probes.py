@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -459,23 +459,6 @@ def _of_one(values: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
     return values.take_along_dim(which[None, ..., None], 0)[0]
 
 
-PROBES = Registry("probes", Probe)  # type: ignore[type-abstract]
-for _probe in (PartialBlackBox, ShadowCritic, WhiteBox):
-    PROBES.register(_probe)
-available = PROBES.available
-
-
-def make(probes: str | Probe | Iterable[str | Probe]) -> tuple[Probe, ...]:
-    """Return probes by name, with their default parameters, or as given, in the order of their names.
-
-    Parameters
-    ----------
-    probes : str, Probe, or iterable of these
-        Names of `available`, or instances such as ``WhiteBox(records=500)``.
-
-    Raises
-    ------
-    ValueError
-        If a name is unknown, or a probe is given twice.
-    """
-    return PROBES.several(probes)
+#: Every probe by name.
+PROBES: Registry[Probe] = Registry("probes", Probe, PartialBlackBox, ShadowCritic, WhiteBox)  # type: ignore[type-abstract]
+available, make = PROBES.available, PROBES.several

@@ -124,17 +124,7 @@ def bootstrap(
 
 
 def pooled_bootstrap(
-    score: ArrayLike,
-    member: ArrayLike,
-    *,
-    evaluated: ArrayLike | None = None,
-    partner: ArrayLike | None = None,
-    predicted_member: ArrayLike | None = None,
-    fprs: Sequence[float] = FPRS,
-    fnrs: Sequence[float] = (),
-    n_resamples: int = 1000,
-    confidence: float = 0.95,
-    seed: int = 0,
+    score: ArrayLike, member: ArrayLike, *, confidence: float = 0.95, **options: Any
 ) -> dict[str, Interval]:
     """Bootstrap intervals of one ROC over all evaluated (target, record) pairs.
 
@@ -166,18 +156,8 @@ def pooled_bootstrap(
     dict of str to Interval
         Keys as in `bootstrap`.
     """
-    draws = pooled_draws(
-        score,
-        member,
-        evaluated=evaluated,
-        partner=partner,
-        predicted_member=predicted_member,
-        fprs=fprs,
-        fnrs=fnrs,
-        n_resamples=n_resamples,
-        seed=seed,
-    )
     check_fraction("confidence", confidence)
+    draws = pooled_draws(score, member, **options)
     return {name: percentile_interval(*both, confidence) for name, both in draws.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,17 +17,14 @@ from mialab.metrics import intervals
 from mialab.plots.theme import (
     _CHANCE,
     _axes,
+    _bars,
     _by_defense,
     _chance,
-    _colors,
     _legend_below,
-    _markers,
+    _looks,
     _title,
     color,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def strength(
@@ -48,7 +45,7 @@ def strength(
     matplotlib Axes
     """
     tables = _by_defense(tables)
-    colors, markers = _colors(tables), _markers(tables)
+    looks = _looks(tables, markersize=6, elinewidth=1.4, linestyle="none")
     names = list(dict.fromkeys(name for table in tables.values() for name in table["attack"]))
     if ax is None:
         height = 1.3 + len(names) * (0.16 + 0.13 * len(tables))
@@ -59,13 +56,8 @@ def strength(
         ax.errorbar(
             rows["value"],
             [names.index(name) + (i - (len(tables) - 1) / 2) * step for name in rows["attack"]],
-            xerr=np.maximum(0, [rows["value"] - rows["low"], rows["high"] - rows["value"]]),
-            color=colors[label],
-            marker=markers[label],
-            markersize=6,
-            elinewidth=1.4,
-            linestyle="none",
-            label=label,
+            xerr=_bars(rows),
+            **looks[label],
         )
     chance = _chance(metric)
     if chance is not None:
@@ -113,7 +105,7 @@ def privacy_utility(
     matplotlib Axes
     """
     ax, absent, tables = _axes(ax), [], _by_defense(tables)
-    colors, markers = _colors(tables), _markers(tables)
+    looks = _looks(tables, markersize=8, elinewidth=1.4, linestyle="none")
     for name, table in tables.items():
         rows = table.pooled(metric)
         if attack != "strongest":
@@ -138,12 +130,7 @@ def privacy_utility(
             row["value"],
             xerr=np.nan_to_num([[x.value - x.low], [x.high - x.value]]),
             yerr=np.maximum(0, [[row["value"] - row["low"]], [row["high"] - row["value"]]]),
-            color=colors[name],
-            marker=markers[name],
-            markersize=8,
-            elinewidth=1.4,
-            linestyle="none",
-            label=name,
+            **looks[name],
         )
     chance = _chance(metric)
     if chance is not None:
@@ -188,7 +175,7 @@ def trade_off(
     -------
     matplotlib Axes
     """
-    ax, colors, markers = _axes(ax), _colors(curves), _markers(curves)
+    ax, looks = _axes(ax), _looks(curves, markersize=7, elinewidth=1.2, linewidth=1.2)
     several = {name: tables for name, tables in curves.items() if not isinstance(tables, pd.DataFrame)}
     for name, tables in curves.items():
         ordered: dict[Any, Any] = dict(sorted(several[name].items())) if name in several else {None: tables}
@@ -206,13 +193,8 @@ def trade_off(
             y,
             xerr=np.nan_to_num([x - x_low, x_high - x]),
             yerr=np.maximum(0, [y - y_low, y_high - y]),
-            color=colors[name],
-            marker=markers[name],
-            markersize=7,
-            elinewidth=1.2,
-            linewidth=1.2,
             linestyle="-" if len(points) > 1 else "none",
-            label=name,
+            **looks[name],
         )
         if several and name == next(iter(several)):
             for value, *(across, up) in zip(ordered, x, y, strict=True):
@@ -254,18 +236,13 @@ def by_decile(
     -------
     matplotlib Axes
     """
-    ax, colors, markers = _axes(ax), _colors(tables), _markers(tables)
+    ax, looks = _axes(ax), _looks(tables, markersize=5, elinewidth=1.1, linewidth=1.3)
     for i, (name, table) in enumerate(tables.items()):
         ax.errorbar(
             table["decile"] + 0.5 * (i + 0.5 - len(tables) / 2) / len(tables),
             table["value"],
-            yerr=np.maximum(0, [table["value"] - table["low"], table["high"] - table["value"]]),
-            color=colors[name],
-            marker=markers[name],
-            markersize=5,
-            elinewidth=1.1,
-            linewidth=1.3,
-            label=name,
+            yerr=_bars(table),
+            **looks[name],
         )
     if chance is not None:
         ax.axhline(chance, **_CHANCE, linestyle="--", label="chance")
@@ -332,7 +309,7 @@ def by_dataset(
     """
     frame = frame[frame["epoch"] == frame.groupby("dataset")["epoch"].transform("max")]
     datasets, labels = (list(dict.fromkeys(frame[column])) for column in ("dataset", "defense"))
-    colors, markers = _colors(labels), _markers(labels)
+    looks = _looks(labels, markersize=6, elinewidth=1.4, linestyle="none")
     step = 0.6 / len(labels)
     figure, axes = plt.subplots(
         1,
@@ -349,13 +326,8 @@ def by_dataset(
             ax.errorbar(
                 own["value"],
                 [datasets.index(d) + (i - (len(labels) - 1) / 2) * step for d in own["dataset"]],
-                xerr=np.maximum(0, [own["value"] - own["low"], own["high"] - own["value"]]),
-                color=colors[name],
-                marker=markers[name],
-                markersize=6,
-                elinewidth=1.4,
-                linestyle="none",
-                label=name.replace("_", " "),
+                xerr=_bars(own),
+                **looks[name] | {"label": name.replace("_", " ")},
             )
         chance = _chance(metric)
         if chance is not None:

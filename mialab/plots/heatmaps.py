@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,9 +14,6 @@ from matplotlib.patches import Rectangle
 
 from mialab.auditing.taxonomy import families
 from mialab.plots.theme import _chance, _title
-
-if TYPE_CHECKING:
-    pass
 
 
 def matrix(table: pd.DataFrame, metric: str = "auc", *, label: str = "") -> Axes:

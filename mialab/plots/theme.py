@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,10 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 
 from mialab.games.base import Game
-
-if TYPE_CHECKING:
-    pass
-
 
 # The palette of Okabe and Ito (2008) for the undefended model and the papers, that of Tol (2021, "muted") for the
 # baselines. Both can be told apart with the common forms of color blindness; markers help where hues come close.
@@ -201,6 +197,20 @@ def _unlike(names: Iterable[str], known: Mapping[str, object], choices: Sequence
         free = [c for c in choices if c not in given.values()]
         given.setdefault(name, free[0] if free else choices[0])
     return given
+
+
+def _looks(labels: Iterable[str], **options: Any) -> dict[str, dict[str, Any]]:
+    """How the values of each label are drawn by ``errorbar``: its color, marker and name, and what all share."""
+    labels = list(labels)
+    colors, markers = _colors(labels), _markers(labels)
+    return {
+        name: {"color": colors[name], "marker": markers[name], "label": name, **options} for name in labels
+    }
+
+
+def _bars(rows: pd.DataFrame) -> np.ndarray:
+    """Return the lengths of error bars below and above values, (2, row)."""
+    return np.maximum(0, [rows["value"] - rows["low"], rows["high"] - rows["value"]])
 
 
 def _legend_below(ax: Axes, columns: int) -> None:

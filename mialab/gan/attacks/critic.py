@@ -93,13 +93,9 @@ class LoganBlackBox(Attack):
         See `mialab.attacks.Attack`.
     """
 
+    base_name: ClassVar[str] = "logan_black_box"
     needs: ClassVar[Requirements] = Requirements(victim="generator", sees="samples", probe="shadow_critic")
     source: ClassVar[str] = "Hayes et al. (2019), black box"
-
-    @property
-    def base_name(self) -> str:
-        """Name of the attack."""
-        return "logan_black_box"
 
     def usable(self, game: Game) -> np.ndarray:
         """Tell which records the probe queried, bool (record,)."""

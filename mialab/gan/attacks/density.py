@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -74,6 +75,9 @@ class Domias(OnSamples):
         See `mialab.attacks.Attack`.
     """
 
+    base_name: ClassVar[str] = "domias"
+    #: A covariance takes two of each.
+    fewest: ClassVar[Mapping[str, int]] = {"samples": 2, "reference": 2}
     source: ClassVar[str] = "van Breugel et al. (2023)"
 
     components: int = 16
@@ -81,16 +85,6 @@ class Domias(OnSamples):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("components", self.components, low=1)
-
-    @property
-    def base_name(self) -> str:
-        """Name of the attack."""
-        return "domias"
-
-    @property
-    def fewest(self) -> dict[str, int]:
-        """A covariance takes two of each."""
-        return {"samples": 2, "reference": 2}
 
     def statistic(self, game: Game) -> np.ndarray:
         """Return the log ratios of densities, (model, record)."""
@@ -120,6 +114,7 @@ class NeighborRatio(OnSamples):
         See `mialab.attacks.Attack`.
     """
 
+    base_name: ClassVar[str] = "neighbor_ratio"
     source: ClassVar[str] = "after van Breugel et al. (2023); Loftsgaarden and Quesenberry (1965)"
 
     k: int = 5
@@ -127,11 +122,6 @@ class NeighborRatio(OnSamples):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_integer("k", self.k, low=1)
-
-    @property
-    def base_name(self) -> str:
-        """Name of the attack."""
-        return "neighbor_ratio"
 
     @property
     def fewest(self) -> dict[str, int]:
@@ -173,6 +163,9 @@ class LoganAuxiliary(OnSamples):
         See `mialab.attacks.Attack`.
     """
 
+    base_name: ClassVar[str] = "logan_auxiliary"
+    #: A projection takes two reference records.
+    fewest: ClassVar[Mapping[str, int]] = {"samples": 2, "reference": 2}
     source: ClassVar[str] = "Hayes et al. (2019), with auxiliary knowledge; van Breugel et al. (2023)"
 
     components: int = 40
@@ -184,16 +177,6 @@ class LoganAuxiliary(OnSamples):
         check_integer("components", self.components, low=1)
         object.__setattr__(self, "hidden", as_integers("hidden", self.hidden, low=1))
         check_integer("epochs", self.epochs, low=1)
-
-    @property
-    def base_name(self) -> str:
-        """Name of the attack."""
-        return "logan_auxiliary"
-
-    @property
-    def fewest(self) -> dict[str, int]:
-        """A projection takes two reference records."""
-        return {"samples": 2, "reference": 2}
 
     def statistic(self, game: Game) -> np.ndarray:
         """Return the networks' log odds of a sample, (model, record)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
@@ -168,14 +168,11 @@ class OnSamples(Attack):
         See `mialab.attacks.Attack`.
     """
 
+    #: Least numbers of samples and of reference records.
+    fewest: ClassVar[Mapping[str, int]] = {"samples": 1, "reference": 0}
     needs: ClassVar[Requirements] = Requirements(victim="generator", sees="samples", pool=True, budget="none")
 
     pool: Pool | None = None
-
-    @property
-    def fewest(self) -> dict[str, int]:
-        """Least numbers of samples and of reference records."""
-        return {"samples": 1, "reference": 0}
 
     def check_pool(self, game: Game) -> None:
         """Refuse a game without samples or of other records, and a pool without reference records."""
@@ -235,6 +232,8 @@ class MonteCarlo(OnSamples):
         See `mialab.attacks.Attack`.
     """
 
+    #: Principal components take two reference records.
+    fewest: ClassVar[Mapping[str, int]] = {"samples": 1, "reference": 2}
     source: ClassVar[str] = "Hilprecht et al. (2019)"
 
     components: int = 40
@@ -252,11 +251,6 @@ class MonteCarlo(OnSamples):
     def base_name(self) -> str:
         """Name of the variant: ``"monte_carlo"`` or ``"monte_carlo_log"``."""
         return "monte_carlo" + "_log" * (self.score == "log")
-
-    @property
-    def fewest(self) -> dict[str, int]:
-        """Principal components take two reference records."""
-        return {"samples": 1, "reference": 2}
 
     def _by_class(self, game: Game) -> bool:
         return bool(game.conditional if self.class_conditional is None else self.class_conditional)

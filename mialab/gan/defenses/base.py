@@ -194,23 +194,5 @@ def generator_loss(objective: str, said: torch.Tensor) -> torch.Tensor:
 
 
 #: Every defense by name.
-DEFENSES = Registry("defense", Defense)
-register, available = DEFENSES.register, DEFENSES.available
-
-register(Defense)
-
-
-def make(defense: str | Defense | None) -> Defense:
-    """Return the defense that is named, with its default parameters; an instance is returned as it is.
-
-    Parameters
-    ----------
-    defense : str, Defense or None
-        A name of ``mialab.gan.defenses.available()``, an instance such as ``Mixup(alpha=0.2)``, or None for none.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown, or a class of your own has no name of its own.
-    """
-    return DEFENSES.make("none" if defense is None else defense)
+DEFENSES: Registry[Defense] = Registry("defense", Defense, Defense)
+register, available, make = DEFENSES.register, DEFENSES.available, DEFENSES.make
