@@ -85,13 +85,8 @@ def audit(
     check_integer("n_resamples", n_resamples, low=1)
     columns = _columns(records, game.n_records)
     chosen = _chosen(attacks, pool)
-    options: dict[str, Any] = {
-        "fprs": fprs,
-        "fnrs": fnrs,
-        "confidence": confidence,
-        "n_resamples": n_resamples,
-        "seed": seed,
-    }
+    options: dict[str, Any] = {"fprs": fprs, "fnrs": fnrs, "confidence": confidence}
+    options |= {"n_resamples": n_resamples, "seed": seed}
 
     for attack in chosen.values():
         if isinstance(attack, Attack):

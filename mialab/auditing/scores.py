@@ -141,13 +141,8 @@ def audit_scores(
         )
         for attack, outcomes in parts.items()
     ]
-    options: dict[str, Any] = {
-        "fprs": fprs,
-        "fnrs": fnrs,
-        "confidence": confidence,
-        "n_resamples": n_resamples,
-        "seed": seed,
-    }
+    options: dict[str, Any] = {"fprs": fprs, "fnrs": fnrs, "confidence": confidence}
+    options |= {"n_resamples": n_resamples, "seed": seed}
     return audit(targets, done, **options)
 
 

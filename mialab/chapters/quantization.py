@@ -27,10 +27,7 @@ if TYPE_CHECKING:
 
     from mialab.attacks.base import Attack
     from mialab.data.pool import Pool
-    from mialab.models import Model
-if TYPE_CHECKING:
-    from mialab.data.pool import Pool
-    from mialab.defenses.quantization import Bits, Quantization
+    from mialab.defenses.quantization import Bits
     from mialab.models import Model
     from mialab.training.options import Training
 
