@@ -1,8 +1,6 @@
 """Attacks: signals worked by hand, scores against plain loops, thresholds against trying all of them."""
 
 import dataclasses
-from decimal import Decimal, getcontext
-from itertools import pairwise
 from statistics import fmean, variance
 
 import numpy as np
@@ -10,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from scipy.stats import norm
+from reference.lira import lira_by_loops, shadows_of
+from reference.signals import exact
+from reference.thresholds import balanced_accuracy, best_by_trying
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from toys import random_game, remade
@@ -75,26 +75,6 @@ def test_true_rank_of_tied_classes_follows_the_class_index():
     assert signals.true_rank(logits, np.array([0, 1, 2, 3, 2])).tolist() == [0, -1, -2, -3, -2]
 
 
-def exact(name: str, logits: np.ndarray, label: int) -> Decimal:
-    """Return a signal of one answer from its textbook formula, with 500 digits."""
-    getcontext().prec = 500
-    z = [Decimal(float(v)) for v in logits]
-    e = [v.exp() for v in z]
-    p = [v / sum(e) for v in e]
-    others = [i for i in range(len(z)) if i != label]
-    return {
-        "loss": lambda: p[label].ln(),
-        "confidence": lambda: p[label],
-        "entropy": lambda: sum(q * q.ln() for q in p),
-        # Song and Mittal (2021), equation 8, with the sign turned
-        "modified_entropy": lambda: (
-            (1 - p[label]) * p[label].ln() + sum(p[i] * (1 - p[i]).ln() for i in others)
-        ),
-        "scaled_logit": lambda: (p[label] / (1 - p[label])).ln(),
-        "hinge": lambda: (p[label] / max(p[i] for i in others)).ln(),
-    }[name]()
-
-
 @pytest.mark.parametrize(
     "name", ["loss", "confidence", "entropy", "modified_entropy", "scaled_logit", "hinge"]
 )
@@ -144,50 +124,6 @@ def test_signals_of_float32_answers_are_computed_in_float64():
 
 # ----------------------------------------------------------------------------------------------------
 # LiRA, against the algorithm in plain loops
-
-
-def shadows_of(game, target: int, record: int) -> list[int]:
-    """Return a target's shadow models, found anew from the rule in words."""
-    out = {target}
-    if game.partner[target] >= 0:
-        out.add(int(game.partner[target]))
-    elif (2 * game.member.sum(0) == game.n_models).all():
-        extra = int(game.excluded_models[target, record])
-        assert game.member[extra, record] != game.member[target, record]
-        out.add(extra)
-    return [k for k in range(game.n_models) if k not in out]
-
-
-def lira_by_loops(
-    game, phi: np.ndarray, *, online: bool, pooled: bool, floor: float, offline: str = "z_score"
-) -> np.ndarray:
-    """Carlini et al. (2022), algorithm 1: a Gaussian for each target, record and side."""
-    score = np.empty(phi.shape)
-    for t in range(game.n_models):
-        sides = []
-        for inside in (True, False):
-            answers = [
-                [phi[k, i] for k in shadows_of(game, t, i) if game.member[k, i] == inside]
-                for i in range(game.n_records)
-            ]
-            squares = sum((len(a) - 1) * variance(a) for a in answers)
-            sides.append((answers, squares / sum(len(a) - 1 for a in answers)))
-        for i in range(game.n_records):
-            density = []
-            for answers, common in sides:
-                mean = fmean(answers[i])
-                var = common if pooled else max(variance(answers[i]), floor * common)
-                density.append((mean, var**0.5))
-            (mean_in, std_in), (mean_out, std_out) = density
-            if online:
-                score[t, i] = norm.logpdf(phi[t, i], mean_in, std_in) - norm.logpdf(
-                    phi[t, i], mean_out, std_out
-                )
-            elif offline == "density":
-                score[t, i] = -norm.logpdf(phi[t, i], mean_out, std_out)
-            else:
-                score[t, i] = (phi[t, i] - mean_out) / std_out
-    return score
 
 
 @pytest.mark.parametrize("design", DESIGNS)
@@ -299,16 +235,6 @@ def test_label_only_converges_on_separable_bits():
 
 # ----------------------------------------------------------------------------------------------------
 # Thresholds
-
-
-def balanced_accuracy(said: np.ndarray, member: np.ndarray) -> float:
-    return (np.mean(said[member]) + np.mean(~said[~member])) / 2
-
-
-def best_by_trying(score: np.ndarray, member: np.ndarray) -> float:
-    """Return the greatest balanced accuracy of all thresholds."""
-    cuts = [-np.inf, *(low + (high - low) / 2 for low, high in pairwise(np.unique(score))), np.inf]
-    return max(balanced_accuracy(score >= cut, member) for cut in cuts)
 
 
 @pytest.mark.parametrize("design", DESIGNS)

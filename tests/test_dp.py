@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from reference.dp import exact_epsilon
 from scipy import optimize, stats
 from torch import nn
 from torch.func import stack_module_state
@@ -189,16 +190,6 @@ def test_epsilon_is_opacus(sigma, rate, steps):
     assert epsilon(sigma, rate, 3, 1e-5) <= accountant.get_epsilon(1e-5) + 1e-9
     accountant.history = [(sigma, rate, steps)]
     assert epsilon(sigma, rate, steps, 1e-5) == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
-
-
-def exact_epsilon(sigma, steps, delta):
-    """Epsilon of ``steps`` Gaussian mechanisms together (Balle and Wang, 2018, theorem 8)."""
-    s = sigma / np.sqrt(steps)
-
-    def excess(e):
-        return stats.norm.cdf(0.5 / s - e * s) - np.exp(e + stats.norm.logcdf(-0.5 / s - e * s)) - delta
-
-    return optimize.brentq(excess, 0, 1e4)
 
 
 @pytest.mark.parametrize(("sigma", "steps"), [(1.0, 1), (5.0, 1), (10.0, 200), (3.0, 100)])

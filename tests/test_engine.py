@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import toys
+from reference.training import SEED, moved, plain_loop
 from torch import nn
 
 import mialab as mia
@@ -22,10 +23,9 @@ from mialab.training import stack
 from mialab.training.membership import membership
 from mialab.training.options import Training
 from mialab.training.stack import mode
-from mialab.training.streams import Streams, generator
+from mialab.training.streams import Streams
 
 SMALL, LARGE = MLP(hidden=(16,)), MLP(hidden=(256, 256))  # stacked and single on a CPU
-SEED = 3
 
 
 NONE, ONCE = Defense(), Original()
@@ -50,32 +50,6 @@ def train(
         device=device,
         **(stored or {}),
     )
-
-
-def plain_loop(
-    model, pool, build, criterion, make_optimizer, *, epochs=3, batch_size=8, shuffle=True, **changes
-):
-    """Train one model as a tutorial would, with the engine's initial weights and order of batches."""
-    network = stack.initialize(build, pool, SEED, model)
-    x, y = torch.as_tensor(pool.x), torch.as_tensor(pool.y)
-    members = np.flatnonzero(membership(8, len(pool), SEED)[model])
-    order = generator(SEED, "batches", model)
-    optimizer = make_optimizer(network.parameters())
-    milestones, decay = changes.get("milestones", []), changes.get("decay", 1)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, decay)
-    for _ in range(epochs):
-        if changes.get("new_optimizer"):
-            optimizer = make_optimizer(network.parameters())
-        visited = members[order.permutation(len(members))] if shuffle else members
-        for start in range(0, len(visited), batch_size):
-            batch = visited[start : start + batch_size]
-            optimizer.zero_grad()
-            criterion(network(x[batch]), y[batch]).backward()
-            optimizer.step()
-        if milestones:
-            scheduler.step()
-    with torch.no_grad():
-        return network.eval()(x).numpy()
 
 
 def assert_alike(ours, theirs):
@@ -604,17 +578,6 @@ def test_answers_do_not_depend_on_how_many_are_asked_for_at_a_time(monkeypatch):
 
 # ----------------------------------------------------------------------------------------------------
 # Data augmentation
-
-
-def moved(image, mirror, dy, dx):
-    """Mirror and move one image as numpy would pad and cut it."""
-    most = max(abs(dy), abs(dx), 1)
-    padded = np.pad(image, ((0, 0), (most, most), (most, most)), mode="reflect")
-    _, height, width = image.shape
-    cut = padded[:, most + dy : most + dy + height]
-    # Columns are mirrored first, then moved: what was at column j is looked up at its mirror image.
-    columns = np.arange(width)[::-1] if mirror else np.arange(width)
-    return cut[:, :, most + columns + dx]
 
 
 def test_augmentation_is_one_of_the_possible_moves_and_all_of_them_occur():

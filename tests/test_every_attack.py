@@ -1,118 +1,31 @@
 """What holds for every attack: equal to a plain version, and blind to what must not matter.
 
-New attacks are included by themselves: whatever `mialab.attacks.available` lists needs a plain version, here or with
-its family, and is checked for everything in the second part. Exceptions are in tables, with reasons.
+New attacks are included by themselves: whatever `mialab.attacks.available` lists needs a plain version in
+`reference`, compared with here or with its family, and is checked for everything in the second part. Exceptions are
+in tables, with reasons.
 """
 
 import dataclasses
 import importlib
-from math import exp, fsum, log
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import LogisticRegression
-from test_attacks import lira_by_loops, shadows_of
+from reference.label_only import label_only, robustness
+from reference.lira import lira_augmented, lira_hinge, ranking
+from reference.probes import gradient_norm
+from reference.signals import STATISTICS, of_answers
 from toys import pool, random_game
 
 import mialab as mia
-from mialab.attacks.lira import VARIANCE_FLOOR
 
 NAMES = list(mia.attacks.available().index)
 
 # ----------------------------------------------------------------------------------------------------
 # Plain versions: an answer at a time, a record at a time, a target at a time
 
-
-def posteriors(logits) -> list[float]:
-    top = max(logits)
-    e = [exp(z - top) for z in logits]
-    return [v / fsum(e) for v in e]
-
-
-def of_answers(function, game, query: int = 0) -> np.ndarray:
-    """Apply a function of one answer's logits and its label to all of them, (model, record)."""
-    return np.array(
-        [
-            [function([float(z) for z in answer], int(y)) for answer, y in zip(model, game.y, strict=True)]
-            for model in game.logits[:, query]
-        ]
-    )
-
-
-def modified_entropy(logits, y) -> float:
-    p = posteriors(logits)
-    return (1 - p[y]) * log(p[y]) + fsum(v * log(1 - v) for i, v in enumerate(p) if i != y)
-
-
-def log_odds(logits, y) -> float:
-    p = posteriors(logits)
-    return log(p[y] / fsum(v for i, v in enumerate(p) if i != y))
-
-
-def is_right(logits, y) -> float:
-    return float(logits.index(max(logits)) == y)
-
-
-STATISTICS = {
-    "loss": lambda logits, y: log(posteriors(logits)[y]),
-    "confidence": lambda logits, y: posteriors(logits)[y],
-    "entropy": lambda logits, y: fsum(v * log(v) for v in posteriors(logits)),
-    "modified_entropy": modified_entropy,
-    "correctness": is_right,
-}
-
-
-def lira_hinge(game) -> np.ndarray:
-    def margin(logits, y):
-        return logits[y] - max(z for i, z in enumerate(logits) if i != y)
-
-    return lira_by_loops(game, of_answers(margin, game), online=True, pooled=False, floor=VARIANCE_FLOOR)
-
-
-def lira_augmented(game) -> np.ndarray:
-    scores = [
-        lira_by_loops(
-            game, of_answers(log_odds, game, query), online=True, pooled=False, floor=VARIANCE_FLOOR
-        )
-        for query in range(game.n_queries)
-    ]
-    return sum(scores) / len(scores)
-
-
-def ranking(game) -> np.ndarray:
-    def statistic(logits, y):
-        return -log(1 + sum(z > logits[y] for z in logits))
-
-    return lira_by_loops(game, of_answers(statistic, game), online=True, pooled=True, floor=0)
-
-
-def label_only(game) -> np.ndarray:
-    """Fit scikit-learn's logistic regression for each target and record."""
-    right = np.stack([of_answers(is_right, game, query) for query in range(game.n_queries)], axis=-1)
-    score = np.empty(game.member.shape)
-    for t, i in np.ndindex(score.shape):
-        shadows = shadows_of(game, t, i)
-        fit = LogisticRegression(solver="newton-cholesky", tol=1e-12, max_iter=1000)
-        fit.fit(right[shadows, i], game.member[shadows, i])
-        score[t, i] = fit.decision_function(right[t, i][None])[0]
-    return score
-
-
-def robustness(kinds):
-    def fraction(game) -> np.ndarray:
-        asked = [query for query, kind in enumerate(game.query_kinds) if kind in kinds]
-        return sum(of_answers(is_right, game, query) for query in asked) / len(asked)
-
-    return fraction
-
-
-def gradient_norm(game) -> np.ndarray:
-    norms = game.gradient_norm
-    return np.array([[-log(sum(float(n) ** 2 for n in layers)) / 2 for layers in model] for model in norms])
-
-
+#: Plain versions that are compared with here.
 PLAIN = {
     **{
         name + suffix: lambda game, function=function: of_answers(function, game)
@@ -127,7 +40,7 @@ PLAIN = {
     "augmentation_robustness": robustness(["shift", "flip"]),
     "gradient_norm": gradient_norm,
 }
-#: Plain versions that are tested with the family.
+#: Tests that compare with a plain version, of attacks whose family has its own.
 WITH_FAMILY = {
     **dict.fromkeys(
         [

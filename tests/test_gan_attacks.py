@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 from gan_toys import game_of, ignorant, memorizing, pools
+from reference.gan_attacks import distances, monte_carlo_by_loops
 from scipy.spatial import cKDTree
 from scipy.stats import gaussian_kde
 from scipy.stats import t as student
@@ -128,11 +129,6 @@ def test_audit_tells_the_two_apart():
 # Against plain versions and scipy
 
 
-def distances(x, samples) -> np.ndarray:
-    rows = [a.reshape(len(a), -1).astype(np.float64) for a in (x, samples)]
-    return np.sqrt(((rows[0][:, None] - rows[1][None]) ** 2).sum(2))
-
-
 GAME = memorizing(POOL, noise=0.2)
 
 
@@ -204,26 +200,15 @@ def test_calibration_takes_models_without_the_record_less_the_one_left_out(desig
             assert score[k, i] == pytest.approx(plain[k, i] - np.mean(plain[others, i]))
 
 
-def by_loops(x, samples, y, sample_y, log) -> np.ndarray:
-    found = [
-        [d for d, c in zip(row, sample_y, strict=True) if c == own]
-        for row, own in zip(distances(x, samples), y, strict=True)
-    ]
-    epsilon = np.median([min(near) for near in found])
-    if log:
-        return np.array([sum(np.log(epsilon / d) for d in near if d < epsilon) / len(near) for near in found])
-    return np.array([sum(d <= epsilon * (1 + 1e-9) for d in near) / len(near) for near in found])
-
-
 @pytest.mark.parametrize("score", ["count", "log"])
 @pytest.mark.parametrize("n", [14, 15])  # the median of an odd number is one of the distances
 def test_monte_carlo_counts_samples_within_the_median_of_the_least_distances(n, score):
     rng = np.random.default_rng(n)
     x, samples, y, sample_y = rng.random((n, 3)), rng.random((40, 3)), np.arange(n) % 3, np.arange(40) % 3
-    expected = by_loops(x, samples, y, sample_y, score == "log")
+    expected = monte_carlo_by_loops(x, samples, y, sample_y, score == "log")
     assert monte_carlo(x, samples, y, sample_y, score=score) == pytest.approx(expected, abs=1e-8)
     one = np.zeros(n, int), np.zeros(40, int)
-    expected = by_loops(x, samples, *one, score == "log")
+    expected = monte_carlo_by_loops(x, samples, *one, score == "log")
     assert monte_carlo(x, samples, score=score) == pytest.approx(expected, abs=1e-8)
     assert np.count_nonzero(expected) == (n + 1) // 2 - (score == "log") * (n % 2)
 
@@ -237,7 +222,7 @@ def test_monte_carlo_is_class_conditional_if_generators_are(conditional):
     groups = (POOL.y, GAME.sample_y) if conditional in (None, True) else (np.zeros(40), np.zeros(150))
     for k in (0, 5):
         x, samples = ((a.reshape(len(a), -1) - mean) @ axes for a in (POOL.x, GAME.samples[k]))
-        assert score[k] == pytest.approx(by_loops(x, samples, *groups, False), abs=1e-9)
+        assert score[k] == pytest.approx(monte_carlo_by_loops(x, samples, *groups, False), abs=1e-9)
     unconditional = GeneratorGame.from_arrays(member=GAME.member, samples=GAME.samples, y=POOL.y)
     if conditional is None:
         plain = MonteCarlo(pool=POOL, components=5, class_conditional=False).run(GAME).score

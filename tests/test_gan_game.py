@@ -12,14 +12,15 @@ import pytest
 import torch
 import toys
 import zarr
-from scipy.stats import mannwhitneyu, norm
+from reference.gan_attacks import pairs_slowly
+from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
 import mialab as mia
 from mialab import gan, queries
 from mialab.attacks import CoMembership, LiRA, RequirementsNotMet
-from mialab.attacks.lira import VARIANCE_FLOOR, lira
+from mialab.attacks.lira import lira
 from mialab.chapters import mixup_gan
 from mialab.gan import GeneratorGame, Training
 from mialab.gan import game as game_module
@@ -669,45 +670,6 @@ def test_games_without_the_loss_of_critics_are_refused(name):
         match=f"^Attack '{name}' needs what the critics say of the records, .* no 'critic_loss'",
     ):
         mia.audit(GeneratorGame(dataset), [name])
-
-
-def pairs_slowly(game, *, pooled):
-    """Score the first record of each pair: mixtures, shadow models and Gaussians, one after the other."""
-    other, mixed = game.mixed_with, [q for q, kind in enumerate(game.query_kinds) if kind == "mixed"]
-    score = np.full(game.member.shape, np.nan)
-    for t in range(game.n_models):
-        used = {}
-        for i in np.flatnonzero(other > np.arange(game.n_records)):
-            phi = [
-                np.mean([-game.critic_loss[k, q, record] for q in mixed for record in (i, other[i])])
-                for k in range(game.n_models)
-            ]
-            sides = [
-                [
-                    phi[k]
-                    for k in range(game.n_models)
-                    if k not in (t, game.partner[t]) and game.member[k, [i, other[i]]].tolist() == 2 * [side]
-                ]
-                for side in (True, False)
-            ]
-            if min(map(len, sides)) >= 3:
-                used[i] = phi[t], sides
-        common = [
-            sum(len(sides[s]) * np.var(sides[s]) for _, sides in used.values())
-            / max(1, sum(len(sides[s]) - 1 for _, sides in used.values()))
-            for s in (0, 1)
-        ]
-        for i, (phi, sides) in used.items():
-            if game.member[t, i] == game.member[t, other[i]]:
-                var = [
-                    common[s] if pooled else max(np.var(sides[s], ddof=1), VARIANCE_FLOOR * common[s])
-                    for s in (0, 1)
-                ]
-                inside, outside = (norm.logpdf(phi, np.mean(sides[s]), var[s] ** 0.5) for s in (0, 1))
-                score[t, i] = inside - outside
-        if not all(np.isfinite(score[t, side]).any() for side in (game.member[t], ~game.member[t])):
-            score[t] = np.nan  # with pairs of one kind alone there is nothing to tell apart
-    return score
 
 
 @pytest.mark.parametrize("variance", ["per_record", "pooled"])

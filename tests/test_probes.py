@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 import toys
+from reference.probes import by_autograd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
-from torch.nn.functional import cross_entropy
 
 import mialab as mia
 from mialab import probes
@@ -50,19 +50,6 @@ def trained(pool, build, *, models=(0, 1), defense=None, training=FAST, y=None):
 
 # ----------------------------------------------------------------------------------------------------
 # Gradients
-
-
-def by_autograd(network, parameters, x, y, parts):
-    """Norms of the gradients of a layer's parameters, a record and a layer at a time, in float64."""
-    network = network.double().eval()
-    network.load_state_dict({name: value.double() for name, value in parameters.items()}, strict=False)
-    norms = []
-    for one, label in zip(x, y, strict=True):
-        network.zero_grad()
-        cross_entropy(network(one[None].double()), label[None]).backward()
-        gradient = {name: value.grad for name, value in network.named_parameters()}
-        norms.append([sum(gradient[n].square().sum() for n in names) ** 0.5 for names in parts])
-    return np.array(norms)
 
 
 def test_gradients_of_a_linear_model_in_closed_form():

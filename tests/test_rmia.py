@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.rmia import rmia_by_loops
 from toys import random_game
 
 import mialab as mia
 from mialab.attacks import RMIA, shadows
 from mialab.attacks.rmia import rmia
-from mialab.classifiers import signals
 
 DESIGNS = ["paired", "balanced", "random"]
 
@@ -46,25 +46,6 @@ PARTNER = np.broadcast_to(np.arange(6)[:, None] ^ 1, (6, 3))
 )
 def test_rmia_worked_by_hand(options, expected):
     np.testing.assert_allclose(rmia(np.log(P), MEMBER, PARTNER, **options)[0], expected, rtol=1e-12)
-
-
-def rmia_by_loops(game, *, online, gamma, a, population) -> np.ndarray:
-    """Zarifzadeh et al. (2024), algorithm 1, with a loop over targets, records and population."""
-    p = signals.confidence(game.logits[:, 0], game.y)
-    score = np.empty(p.shape)
-    for t in range(game.n_models):
-        ratio = []
-        for i in range(game.n_records):
-            shadow_models = [k for k in range(game.n_models) if k not in (t, game.excluded_models[t, i])]
-            mean_in, mean_out = (
-                np.mean([p[k, i] for k in shadow_models if game.member[k, i] == side])
-                for side in (True, False)
-            )
-            p_x = (mean_in + mean_out) / 2 if online else ((1 + a) * mean_out + (1 - a)) / 2
-            ratio.append(p[t, i] / p_x)
-        for i in range(game.n_records):
-            score[t, i] = np.mean([ratio[i] / ratio[j] >= gamma for j in population if j != i])
-    return score
 
 
 @pytest.mark.parametrize("design", DESIGNS)
