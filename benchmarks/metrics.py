@@ -12,8 +12,8 @@ import numpy as np
 from common import Row
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from mialab import metrics
 from mialab.metrics import intervals
+from mialab.metrics.rates import FPRS
 
 
 def simulated_game(n_models, n_records, seed=0):
@@ -30,7 +30,7 @@ def sklearn_bootstrap(score, member, n_resamples):
     for _ in range(n_resamples):
         drawn = np.concatenate([rng.choice(inside, len(inside)), rng.choice(outside, len(outside))])
         fpr, tpr, _ = roc_curve(member[drawn], score[drawn])
-        [tpr[np.searchsorted(fpr, f, side="right") - 1] for f in metrics.FPRS]
+        [tpr[np.searchsorted(fpr, f, side="right") - 1] for f in FPRS]
         roc_auc_score(member[drawn], score[drawn])
 
 
