@@ -73,6 +73,11 @@ class ArraySpec:
         """Return the same array before a defense's output step."""
         return replace(self, name=f"raw_{self.name}")
 
+    def at_checkpoints(self) -> Self:
+        """Return the same array after each of several epochs."""
+        first, *others = self.dims
+        return replace(self, name=f"checkpoint_{self.name}", dims=(first, "checkpoint", *others))
+
     def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """Return the shape for some sizes of dimensions."""
         return tuple(sizes[d] for d in self.dims)
@@ -176,6 +181,8 @@ ACCURACIES = tuple(
     ArraySpec(f"{part}_accuracy", ("model",), "float64", low=0, high=1, allows_nan=True)
     for part in ("train", "validation", "test")
 )
+#: Epochs after which answers were kept, besides the last one.
+CHECKPOINT = ArraySpec("checkpoint", ("checkpoint",), "int64", low=1, known=True)
 SECONDS = ArraySpec("seconds", ("model",), "float64", low=0)
 #: A checksum of all that was stored of a model, written last.
 CHECKSUM = ArraySpec("checksum", ("model", "byte"), "uint8")

@@ -555,7 +555,7 @@ def test_scores_are_the_signals_of_the_answers(defense):
             found = scores[prefix + name]
             assert found.dtype == np.float32
             assert found.shape == (2, 3, 60)
-            expected = signal(logits[f"{prefix}logits"].astype(np.float64), pool.y)
+            expected = signal.sign * signal(logits[f"{prefix}logits"].astype(np.float64), pool.y)
             np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6, err_msg=name)
 
 

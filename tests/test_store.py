@@ -438,7 +438,10 @@ def test_chunks_hold_whole_records_of_one_model(n_records, n_queries, n_classes,
     shape, dtype = (4, n_queries, n_records, n_classes), np.dtype(dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(store, "CHUNK_BYTES", 100_000)
-        chunks = store._chunks(spec("query", "record", "label", dtype=str(dtype)), shape)
+        answers = spec("query", "record", "label", dtype=str(dtype))
+        chunks = store._chunks(answers, shape)
+        of_checkpoints = store._chunks(answers.at_checkpoints(), (4, 7, *shape[1:]))
+    assert of_checkpoints == (1, *chunks), "a chunk holds one checkpoint"
     assert chunks[:2] == (1, n_queries)
     assert chunks[3] == n_classes
     assert 1 <= chunks[2] <= n_records
@@ -538,6 +541,7 @@ CHANGES = {
             "precision": "bfloat16",
         }.items()
     },
+    "training.checkpoints": {"training": mia.Training(epochs=2, optimizer="sgd", checkpoints=(1,))},
     "pool of images": {"pool": IMAGES},
     "training.flip": {"pool": IMAGES, "training": mia.Training(epochs=1, optimizer="sgd", flip=True)},
     "training.shift": {"pool": IMAGES, "training": mia.Training(epochs=1, optimizer="sgd", shift=1)},

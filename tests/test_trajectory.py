@@ -81,6 +81,19 @@ def test_figures_are_those_of_games_that_stop_there(pool, frame, stop):
         assert row[-3:] == pytest.approx(tuple(expected), abs=1e-12)
 
 
+def test_each_defense_is_trained_once(pool, monkeypatch):
+    played = []
+
+    def play(*arguments, **options):
+        played.append(options["training"])
+        return mia.play(*arguments, **options)
+
+    monkeypatch.setattr(mia.chapters.adamixup, "play", play)
+    arms = {"none": None, "adamixup": AdaMixup()}
+    mia.chapters.adamixup.trajectory(pool, MODEL, arms, stops=(2, 4), n_resamples=10, **OPTIONS)
+    assert played == 2 * [dataclasses.replace(TRAINING, checkpoints=(2, 4))]
+
+
 def test_the_same_accuracy():
     def rows(defense, accuracies):
         return [(defense, e, "", "test_accuracy", a, a, a) for e, a in accuracies.items()]
@@ -149,6 +162,7 @@ def test_fractions_over_the_epochs():
         ({"defenses": {}}, "defenses is empty"),
         ({"baseline": "nobody"}, "baseline"),
         ({"training": dataclasses.replace(TRAINING, stop=3)}, "stop=3"),
+        ({"training": dataclasses.replace(TRAINING, checkpoints=(3,))}, r"stops=\[3\]"),
         ({"n_resamples": 0}, "n_resamples"),
         ({"confidence": 1.5}, "confidence"),
         ({"attacks": ["los"]}, "loss"),

@@ -1,4 +1,4 @@
-"""Attack success over the epochs: a game for each epoch at which training might stop."""
+"""Attack success over the epochs: at each at which training might stop."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def trajectory(
 ) -> pd.DataFrame:
     """Measure attacks on models whose training stops after so many epochs, and after the last one.
 
-    Each stop is a game of its own, in which the shadow models stop there as well. Models that stop early are those of
-    the whole training at that epoch: schedules go by ``training.epochs``, and random numbers are the same. Games are
-    kept, so that only the first call trains.
+    Shadow models stop where their targets do. Models that stop early are those of the whole training at that epoch:
+    schedules go by ``training.epochs``, and random numbers are the same. So there is one game for each defense, with
+    checkpoints (`mialab.Game.at`), and only the first call trains it.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ def trajectory(
     defenses : dict of str to (str, Defense or None), optional
         Label to defense; the undefended training, as ``"none"``, by default.
     training : Training, optional
-        The whole training, ``Training()`` by default; without a ``stop`` of its own.
+        The whole training, ``Training()`` by default; without ``stop`` and ``checkpoints`` of its own.
     stops : sequence of int
         Epochs at which to measure, besides the last one: from 1 to ``training.epochs``.
     attacks : sequence of str or Attack
@@ -101,6 +101,10 @@ def trajectory(
         raise ValueError("defenses is empty; it must name at least one, e.g. {'none': None}.")
     if training.stop is not None:
         raise ValueError(f"training has stop={training.stop} of its own: give it as stops=[{training.stop}].")
+    if training.checkpoints:
+        raise ValueError(
+            f"training has checkpoints of its own: give them as stops={list(training.checkpoints)}."
+        )
     epochs = sorted({*as_integers("stops", stops, low=1), training.epochs})
     if epochs[-1] > training.epochs:
         raise ValueError(f"stops={stops!r} must be at most epochs={training.epochs}.")
@@ -113,12 +117,12 @@ def trajectory(
     options = {"fprs": tuple(fprs), "n_resamples": n_resamples, "seed": seed}
 
     measured: dict[tuple[str, int], _Measured] = {}
+    how = dataclasses.replace(training, checkpoints=tuple(epochs[:-1]))
     for label, defense in made.items():
+        game = play(pool, model, defense, training=how, n_models=n_models, queries=queries, seed=seed)
         for epoch in epochs:
             _progress.note(f"{label}, {epoch} of {training.epochs} epochs")
-            how = dataclasses.replace(training, stop=epoch if epoch < training.epochs else None)
-            game = play(pool, model, defense, training=how, n_models=n_models, queries=queries, seed=seed)
-            measured[label, epoch] = _measure(game, chosen, options)
+            measured[label, epoch] = _measure(game.at(epoch), chosen, options)
     rows: list[tuple] = []
     for (label, epoch), own in measured.items():
         rows += [(label, epoch, *row) for row in own.rows(confidence)]

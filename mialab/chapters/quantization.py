@@ -84,7 +84,8 @@ def join_answers(quantized: Game, full: Game) -> Game:
         raise ValueError("The full-precision models have other members than the quantized ones.")
     answers = [a.name for a in ANSWERS if a.name in quantized.dataset and a.name in full.dataset]
     joined = xr.concat([game.dataset[answers] for game in (quantized, full)], "query")
-    measured = [v for v in quantized.dataset.variables if {"query", "layer"} & {*quantized.dataset[v].dims}]
+    own = {"query", "layer", "checkpoint"}
+    measured = [v for v in quantized.dataset.variables if own & {*quantized.dataset[v].dims}]
     rest = quantized.dataset.drop_vars([*measured, "boundary_distance"], errors="ignore")
     kinds = [*quantized.query_kinds, *full.n_queries * ("full_precision",)]
     about = {"query_kinds": kinds, "probes": [], "layers": [], "queries": "quantized and full precision"}

@@ -216,8 +216,8 @@ def weight_spread(
     device = device_here(device)
     if not isinstance(defense, WeightedSmoothing):
         raise TypeError(f"defense={defense!r} must be a WeightedSmoothing.")
-    if not defense.sigma or (defense.warm_up or 0) >= (training.stop or training.epochs):
-        raise ValueError(f"{defense} adds no noise within {training.stop or training.epochs} epochs.")
+    if not defense.sigma or (defense.warm_up or 0) >= training.last:
+        raise ValueError(f"{defense} adds no noise within {training.last} epochs.")
     member = membership(n_models, len(pool), seed)
     factors: dict[int, list[np.ndarray]] = {}
 

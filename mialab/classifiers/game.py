@@ -14,7 +14,7 @@ import xarray as xr
 
 from mialab import defenses, models
 from mialab._validation import check_integer, choose
-from mialab.arrays import ACCURACIES, ArraySpec
+from mialab.arrays import ACCURACIES, CHECKPOINT, ArraySpec
 from mialab.classifiers import run as classifier_run
 from mialab.classifiers.signals import ANSWERS, LOGITS, SIGNALS
 from mialab.data.pool import Pool
@@ -134,9 +134,58 @@ class Game(base.Game):
         if not before:
             raise ValueError(f"The defense {self.attrs.get('defense')!r} has no output step to leave out.")
         released = [*before.values(), "boundary_distance"]
-        dataset = self.dataset.drop_vars(released, errors="ignore").rename(before)
+        dataset = self.dataset.drop_dims("checkpoint", errors="ignore")
+        dataset = dataset.drop_vars(released, errors="ignore").rename(before)
         probes = [name for name in self.probes if name != "boundary"]
         return type(self)(dataset.assign_attrs(output_step=False, probes=probes))
+
+    def at(self, epoch: int) -> Self:
+        """Return the game of models whose training stops after an epoch: the last one, or one of the checkpoints.
+
+        The same to the last bit as one played with ``Training(stop=epoch)``; models of earlier epochs are without what
+        probes measured and how long they took.
+
+        Parameters
+        ----------
+        epoch : int
+            One of ``Training(checkpoints=...)``, or the last one.
+
+        Raises
+        ------
+        ValueError
+            If the game holds no answers of that epoch.
+        """
+        check_integer("epoch", epoch, low=1)
+        known = self.__dict__.setdefault("_at", {})
+        if epoch not in known:
+            known[epoch] = type(self)(self._dataset_at(epoch))
+        return known[epoch]
+
+    def _dataset_at(self, epoch: int) -> xr.Dataset:
+        training = self.attrs.get("training") or {}
+        last = training.get("stop") or training.get("epochs")
+        earlier = self.dataset["checkpoint"].to_numpy().tolist() if "checkpoint" in self.dataset else []
+        if epoch not in (*earlier, last):
+            there = f"those after epochs {[*earlier, last]}" if last else "none of a known epoch"
+            raise ValueError(
+                f"epoch={epoch!r}: this game holds no such answers, but {there}. Play it with training="
+                "Training(..., checkpoints=...); views such as before_output_step() are taken after at(), not before."
+            )
+        if epoch == last:
+            final = self.dataset.drop_dims("checkpoint", errors="ignore")
+            return final.assign_attrs(training={**training, "checkpoints": []})
+        dataset = self.dataset.sel(checkpoint=epoch, drop=True)
+        variables = [str(v) for v in dataset.data_vars]
+        names = {v: v.removeprefix("checkpoint_") for v in variables if v.startswith("checkpoint_")}
+        measured = [spec.name for spec in self.arrays if spec.probe]
+        dataset = dataset.drop_vars(["seconds", *measured, *names.values()], errors="ignore").rename(names)
+        return dataset.assign_attrs(
+            training={**training, "stop": int(epoch), "checkpoints": []},
+            report=self.attrs["checkpoint_reports"][earlier.index(epoch)],
+            probes=[],
+            probe_parameters={},
+            layers=[],
+        )
 
 
 def stored_arrays(
@@ -145,6 +194,7 @@ def stored_arrays(
     *,
     raw: bool,
     probes: Iterable[Probe] = (),
+    checkpoints: bool = False,
 ) -> tuple[ArraySpec, ...]:
     """Return the arrays of a stored game.
 
@@ -158,9 +208,13 @@ def stored_arrays(
         Whether answers before the defense's output step are stored too.
     probes : iterable of Probe
         What else is measured.
+    checkpoints : bool
+        Whether answers and accuracies after earlier epochs are stored too.
     """
     kept = (dataclasses.replace(LOGITS, dtype=answers),) if keep == "logits" else ANSWERS[1:]
-    return (*STORED, *kept, *(array.raw() for array in kept if raw), *(p.array for p in probes), *ACCURACIES)
+    kept = (*kept, *(array.raw() for array in kept if raw), *ACCURACIES)
+    earlier = (CHECKPOINT, *(array.at_checkpoints() for array in kept)) if checkpoints else ()
+    return (*STORED, *kept, *(p.array for p in probes), *earlier)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,6 +244,11 @@ class ClassifierPlan(Plan):
         if self.keep == "scores" and self.answers != "float32":
             raise ValueError(f"answers={self.answers!r} goes with keep='logits': scores are float32 always.")
         self.training.check(self.pool)
+        if self.training.checkpoints and self.defense.uses("fit"):
+            raise ValueError(
+                f"checkpoints={self.training.checkpoints} are epochs of one plain training; defense="
+                f"{self.defense.name!r} has a procedure of its own (`fit`): play it with stop=... for each of them."
+            )
         for probe in self.probes:
             probe.check(self.pool)
         self._try_model()
@@ -222,11 +281,18 @@ class ClassifierPlan(Plan):
 
     def arrays(self) -> tuple[ArraySpec, ...]:
         """Return the arrays of the game."""
-        return stored_arrays(self.keep, self.answers, raw=self.defense.uses("answer"), probes=self.probes)
+        raw, checkpoints = self.defense.uses("answer"), bool(self.training.checkpoints)
+        return stored_arrays(self.keep, self.answers, raw=raw, probes=self.probes, checkpoints=checkpoints)
+
+    def fixed(self) -> dict[str, np.ndarray]:
+        """Return what is known before training besides who is a member."""
+        epochs = self.training.checkpoints
+        return super().fixed() | ({"checkpoint": np.array(epochs)} if epochs else {})
 
     def sizes(self) -> dict[str, int]:
         """Return the sizes of all dimensions."""
-        return super().sizes() | {"label": self.pool.n_classes, "layer": len(self.layers())}
+        sizes = {"label": self.pool.n_classes, "layer": len(self.layers())}
+        return super().sizes() | sizes | {"checkpoint": len(self.training.checkpoints)}
 
     @property
     def train_group(self) -> Callable[..., dict[str, np.ndarray]]:
@@ -268,6 +334,10 @@ class ClassifierPlan(Plan):
             "keep": self.keep,
             "answers": self.answers,
             "layers": self.layers(),
+            "checkpoint_reports": [
+                dict(self.defense.report(dataclasses.replace(self, training=self.training.ending_at(epoch))))
+                for epoch in self.training.checkpoints
+            ],
         }
 
     def layers(self) -> list[str]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from copy import copy
+from contextlib import ExitStack, contextmanager, nullcontext
+from copy import copy, deepcopy
+from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -118,6 +119,7 @@ class Run:
         self.progress: float | None = 0.0
         self._streams: dict[str, Streams] = {}
         self._observe: Callable[[Run], None] | None = None
+        self._keep: Callable[[Run], None] | None = None
         self._forks = 0
         networks = [initialize(build, pool, seed, k, defense, purpose).to(device) for k in self.models]
         self.training = resolve(training, networks[0], device)
@@ -173,7 +175,9 @@ class Run:
 
     # ------------------------------------------------------------------------------------------ training
 
-    def train(self, observe: Callable[[Run], None] | None = None) -> None:
+    def train(
+        self, observe: Callable[[Run], None] | None = None, keep: Callable[[Run], None] | None = None
+    ) -> None:
         """Train the group as its defense does.
 
         Parameters
@@ -181,8 +185,11 @@ class Run:
         observe : callable, optional
             Called with this object before each epoch, after the defense's `before_epoch`, and when training is over
             (``progress`` is None then).
+        keep : callable, optional
+            Called with this object after each of ``training.checkpoints``, in the state in which it would be if
+            training had ended there; what is changed then does not last.
         """
-        self._observe = observe
+        self._observe, self._keep = observe, keep
         self.defense.fit(self)
         self._end()
         self.defense.finish(self)
@@ -193,7 +200,7 @@ class Run:
         """Train for all epochs and keep the selected weights; what `mialab.defenses.Defense.fit` does by default."""
         training, defense = self.training, self.defense
         best, kept = None, None
-        for self.epoch in range(training.stop or training.epochs):
+        for self.epoch in range(training.last):
             for group in self.optimizer.param_groups:
                 group["lr"] = training.lr_at(self.epoch)
             self.progress = self.epoch / max(1, training.epochs - 1)
@@ -205,9 +212,34 @@ class Run:
                 defense.step(self, batch)
             if training.select == "best_validation":
                 best, kept = self._keep_best(best, kept)
+            if self._keep and self.epoch + 1 in training.checkpoints:
+                with self._set_aside():
+                    self.training = training.ending_at(self.epoch + 1)
+                    if kept is not None:
+                        self._restore(kept)
+                    self._end()
+                    defense.finish(self)
+                    self._keep(self)
         if kept is not None:
             self._restore(kept)
         self._end()
+
+    @contextmanager
+    def _set_aside(self) -> Iterator[None]:
+        """Let everything be changed for a while: weights, memory, optimizer and random numbers."""
+        before, values = dict(vars(self)), {name: v.detach().clone() for name, v in self.state().items()}
+        optimizer = deepcopy(self.optimizer.state_dict())
+        shared = (self, self.pool, self.x, self.y, self.members, self.targets)
+        self.memory, self._streams = deepcopy(
+            (self.memory, self._streams), {id(part): part for part in shared}
+        )
+        self.parameters = dict(self.parameters)
+        # Stacked networks draw no numbers of torch's, and other threads may do so meanwhile.
+        with torch.random.fork_rng() if self.mode == "sequential" else nullcontext(), self.evaluating():
+            yield
+        vars(self).update(before)
+        self._restore(values)
+        self.optimizer.load_state_dict(optimizer)
 
     def _end(self) -> None:
         self.progress = None
@@ -497,6 +529,7 @@ def train_group(
         before the defense's output step, if it has one; with ``keep="scores"`` instead of each of them its signals
         (model, query, record) float32, e.g. ``loss`` and ``raw_loss``; ``train_accuracy``, ``validation_accuracy``,
         ``test_accuracy`` and ``seconds`` (each model's fraction of the group's time); and the arrays of the probes.
+        With checkpoints, all but the last two also (model, checkpoint, ...), e.g. ``checkpoint_logits``.
 
     Raises
     ------
@@ -521,24 +554,20 @@ def train_group(
             run.mode == "sequential"
         ):  # stacked ones draw no numbers of torch's: other threads may train meanwhile
             stack.enter_context(torch_rng(seed, models[0]))
-        run.train(observe)
-        arrays, correct = _answers(run, queries, keep, np.dtype(answers))
+        outputs = partial(_outputs, queries=queries, keep=keep, dtype=np.dtype(answers))
+        earlier: list[dict[str, np.ndarray]] = []
+        run.train(observe, lambda run: earlier.append(outputs(run)))
+        arrays = outputs(run)
+        for name in list(arrays) if earlier else ():
+            arrays[f"checkpoint_{name}"] = np.stack([one.pop(name) for one in earlier], axis=1)
         for probe in probes:
             arrays |= probe(run)
-        accuracies = {
-            "train_accuracy": correct.gather(1, run.members).double().mean(1),
-            "validation_accuracy": run.accuracy(pool.x_val, pool.y_val),
-            "test_accuracy": run.accuracy(pool.x_test, pool.y_test),
-        }
-    arrays |= {name: value.cpu().numpy() for name, value in accuracies.items()}
     arrays["seconds"] = np.full(len(models), (time.perf_counter() - began) / len(models))
     return arrays
 
 
-def _answers(
-    run: Run, queries: Queries, keep: str, dtype: np.dtype
-) -> tuple[dict[str, np.ndarray], torch.Tensor]:
-    """Ask all queries, a block of records at a time; also return whether query 0 is answered correctly."""
+def _outputs(run: Run, *, queries: Queries, keep: str, dtype: np.dtype) -> dict[str, np.ndarray]:
+    """Ask all queries, a block of records at a time, and measure accuracies; see `train_group`."""
     n, defense = len(run.pool), run.defense
     shape = (len(run.models), len(queries), n)
     arrays: dict[str, np.ndarray] = {}
@@ -565,7 +594,12 @@ def _answers(
                     arrays[prefix + name][:, query, block] = values
             if query == 0:
                 correct[:, block] = raw.argmax(-1) == run.y[block]
-    return arrays, correct
+    accuracies = {
+        "train_accuracy": correct.gather(1, run.members).double().mean(1),
+        "validation_accuracy": run.accuracy(run.pool.x_val, run.pool.y_val),
+        "test_accuracy": run.accuracy(run.pool.x_test, run.pool.y_test),
+    }
+    return arrays | {name: value.cpu().numpy() for name, value in accuracies.items()}
 
 
 def _kept(logits: torch.Tensor, run: Run, block: slice, keep: str, dtype: np.dtype) -> dict[str, np.ndarray]:

@@ -417,7 +417,8 @@ class Quantization(Defense):
     def before_epoch(self, run: Run) -> None:
         """Set the highest levels of activations, and scales and thresholds when quantization begins."""
         training, first = run.training, self.full_precision_epochs(run.training.epochs)
-        begin = min(first, (training.stop or training.epochs) - 1)
+        end = next(end for end in (*training.checkpoints, training.last) if end > run.epoch)
+        begin = min(first, end - 1)
         if begin <= run.epoch < begin + CALIBRATIONS:
             self._calibrate(run)
         if run.epoch == begin:

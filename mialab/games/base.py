@@ -411,7 +411,10 @@ class Game:
             )
         probes = [name for name in self.probes if _measured_alike(name, self.attrs, shadows.attrs)]
         dropped = ["shadow", *(s.name for s in self.specs().values() if s.probe and s.probe not in probes)]
-        both = [game.dataset.drop_vars(dropped, errors="ignore") for game in (self, shadows)]
+        both = [
+            game.dataset.drop_dims("checkpoint", errors="ignore").drop_vars(dropped, errors="ignore")
+            for game in (self, shadows)
+        ]
         both[1] = both[1].assign(partner=both[1]["partner"] + self.n_models * (both[1]["partner"] >= 0))
         shared = [v for v in both[0].variables if v in both[1].variables]
         varying = [v for v in shared if "model" in both[0][v].dims]

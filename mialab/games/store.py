@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,13 +37,14 @@ CHUNK_BYTES = 16 * 2**20
 
 
 def _chunks(spec: ArraySpec, shape: tuple[int, ...]) -> tuple[int, ...] | Literal["auto"]:
-    """Cut arrays into chunks of one model and as many records as fit, about the same in each."""
+    """Cut arrays into chunks of one model and checkpoint and as many records as fit, about the same in each."""
     if "model" not in spec.dims:
         return "auto"
     if "record" not in spec.dims:
         return (1, *shape[1:])
     along = spec.dims.index("record")
-    before, (records, *after) = shape[1:along], shape[along:]
+    (records, *after) = shape[along:]
+    before = [1 if d == "checkpoint" else n for d, n in zip(spec.dims[1:along], shape[1:along], strict=True)]
     most = max(1, CHUNK_BYTES // (math.prod(before) * math.prod(after) * np.dtype(spec.dtype).itemsize))
     return (1, *before, math.ceil(records / math.ceil(records / most)), *after)
 
@@ -288,10 +290,7 @@ def _dims(array: zarr.Array) -> tuple[Any, ...]:
     return getattr(array.metadata, "dimension_names", None) or ()
 
 
-def _blocks(array: zarr.Array) -> list[tuple[slice, ...]]:
-    """Where the chunks of a model are."""
-    if "record" not in _dims(array):
-        return [()]
-    along = _dims(array).index("record")
-    before, step = (slice(None),) * (along - 1), array.chunks[along]
-    return [(*before, slice(start, start + step)) for start in range(0, array.shape[along], step)]
+def _blocks(array: zarr.Array) -> Iterator[tuple[slice, ...]]:
+    """Yield where the chunks of a model are."""
+    sizes = zip(array.shape[1:], array.chunks[1:], strict=True)
+    yield from product(*([slice(i, i + step) for i in range(0, n, step)] for n, step in sizes))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import torch
 
@@ -23,6 +23,10 @@ class Training:
         Passes over the members.
     stop : int, optional
         Epochs after which training ends early; schedules of learning rates and defenses still go by ``epochs``.
+    checkpoints : tuple of int
+        Epochs after which answers and accuracies are kept besides those of the last one, each from 1 to the last one
+        minus 1, increasing: `mialab.Game.at` gives the game of models whose training stops there, the same to the last
+        bit as with ``stop``. What probes measure is measured after the last epoch only.
     batch_size : int
         Records in a batch; the last, smaller batch of an epoch is used as well.
     optimizer : {"adam", "adamw", "sgd"}
@@ -53,6 +57,7 @@ class Training:
 
     epochs: int = 50
     stop: int | None = None
+    checkpoints: tuple[int, ...] = ()
     batch_size: int = 64
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     lr: float = 1e-3
@@ -72,6 +77,13 @@ class Training:
             check_integer("stop", self.stop, low=1)
             if self.stop > self.epochs:
                 raise ValueError(f"stop={self.stop} must be at most epochs={self.epochs}.")
+        object.__setattr__(self, "checkpoints", as_integers("checkpoints", self.checkpoints, low=1))
+        increasing = list(self.checkpoints) == sorted({*self.checkpoints})
+        if not increasing or max(self.checkpoints, default=0) >= self.last:
+            raise ValueError(
+                f"checkpoints={self.checkpoints} must be distinct epochs in increasing order before the last one, "
+                f"{self.last}, after which answers are always kept."
+            )
         check_integer("batch_size", self.batch_size, low=1)
         choose("optimizer", self.optimizer, OPTIMIZERS)
         check_number("lr", self.lr, above=0)
@@ -97,6 +109,15 @@ class Training:
             )
         if self.shift and self.shift >= min(pool.x.shape[-2:]):
             raise ValueError(f"shift={self.shift} moves images of {pool.x.shape[-2:]} pixels out of sight.")
+
+    @property
+    def last(self) -> int:
+        """Number of epochs after which training ends."""
+        return self.stop or self.epochs
+
+    def ending_at(self, epoch: int) -> Self:
+        """Return the same training, but ending after an epoch."""
+        return replace(self, stop=epoch, checkpoints=())
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate of an epoch, counted from 0."""

@@ -200,9 +200,7 @@ def seconds_of_work(network: nn.Module, pool: Pool, training: Training) -> float
         hook.remove()
     members = len(pool) // 2
     steps = -(-members // training.batch_size)
-    return (training.stop or training.epochs) * (
-        steps * STEP_SECONDS + 6 * multiplications * members / OPERATIONS_PER_SECOND
-    )
+    return training.last * (steps * STEP_SECONDS + 6 * multiplications * members / OPERATIONS_PER_SECOND)
 
 
 def models_per_group(network: nn.Module, pool: Pool, training: Training, device: str = "cpu") -> int:
