@@ -616,9 +616,9 @@ def resume(peers: dict[str, str], quick: bool) -> tuple[list[Row], list[dict[str
         with tempfile.TemporaryDirectory() as alone, tempfile.TemporaryDirectory() as folder:
             with FreshProcess() as process:
                 (whole, answers, built), _ = process.run(resumed, who, job, alone, 0)
-            with FreshProcess() as process, suppress(BrokenProcessPool):
-                process.run(resumed, who, job, folder, built * 3 // 4)
-                raise RuntimeError(f"{who} was to be killed and was not")
+                with suppress(BrokenProcessPool):
+                    process.run(resumed, who, job, folder, built * 3 // 4)
+                    raise RuntimeError(f"{who} was to be killed and was not")
             with FreshProcess() as process:
                 (rest, again, _), _ = process.run(resumed, who, job, folder, 0)
                 (_, _, built_changed), _ = process.run(resumed, who, job, folder, 0, True)

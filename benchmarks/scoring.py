@@ -407,9 +407,9 @@ def attack_rows(quick: bool, repeats: int) -> tuple[list[Row], list[dict[str, An
     size = (8, 200, 3) if quick else (64, 10_000, 30)
     common.default_threads()
     rows, families = [], []
-    for workload in WORKLOADS:
-        with common.FreshProcess() as process:
-            seconds, _ = process.run(fastest_attacks, workload, size, repeats)
+    with common.fresh_processes(quick) as fresh:
+        found = {workload: fresh(fastest_attacks, workload, size, repeats)[0] for workload in WORKLOADS}
+    for workload, seconds in found.items():
         total = sum(wall for wall, _ in seconds.values())
         rows.append(Row(f"{workload}, {size[0]} x {size[1]:,} x {size[2]}", "mialab, wall clock", total))
         print(f"{rows[-1].workload}: {total:.3g} s", flush=True)
