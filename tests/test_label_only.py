@@ -18,7 +18,7 @@ def asked(kinds, logits, **given):
 
 def test_fractions_counted_by_hand():
     predicted = np.array([[[0, 1], [0, 1], [1, 1], [0, 0], [1, 0]], [[1, 1], [1, 1], [1, 1], [1, 0], [0, 1]]])
-    logits = (np.arange(2) == predicted[..., None]).astype(float)
+    logits = 3.0 * (np.arange(2) == predicted[..., None])
     game = asked(
         ["original", "noise", "noise", "noise", "shift"],
         logits,
