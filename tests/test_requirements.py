@@ -137,7 +137,12 @@ def test_one_model_with_a_known_half():
 
 def test_requirements_are_what_the_table_of_attacks_says():
     assert attacks.make("critic_lira").needs == Requirements(
-        victim="generator", sees="critic", arrays=("critic_loss",), shadows="IN and OUT", models=2
+        victim="generator",
+        sees="critic",
+        arrays=("critic_loss",),
+        signal="critic_loss",
+        shadows="IN and OUT",
+        models=2,
     )
     assert attacks.CoMembership(of="rmia").needs is not None
     assert attacks.CoMembership(of="rmia").needs == attacks.RMIA().needs
