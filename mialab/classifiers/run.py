@@ -136,7 +136,7 @@ class Run:
         elif len(networks) == 1:
             if channels_last(self.network):
                 self._layout = torch.channels_last
-                self.network.to(memory_format=self._layout)  # type: ignore[call-overload]
+                self.network.to(memory_format=self._layout)  # type: ignore[call-overload]  # unknown to its types
             self.parameters = dict(self.network.named_parameters())
             self._forward = lambda parameters, x: self._call(parameters, x[0])[None]
             if plain:

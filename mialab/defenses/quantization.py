@@ -451,7 +451,7 @@ def _is_clip(name: str) -> bool:
 def _quantize_output(
     module: nn.Module, _: object, out: torch.Tensor, *, n: int, signed: bool
 ) -> torch.Tensor | None:
-    log_clip: torch.Tensor = module.log_clip  # type: ignore[assignment]
+    log_clip: torch.Tensor = module.log_clip  # type: ignore[assignment]  # typed as a module too
     if not log_clip.numel():
         return None
     return quantized_activations(out, log_clip.exp(), n, signed=signed)

@@ -460,5 +460,6 @@ def _of_one(values: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
 
 
 #: Every probe by name.
+# The abstract base is compared with, never made.
 PROBES: Registry[Probe] = Registry("probes", Probe, PartialBlackBox, ShadowCritic, WhiteBox)  # type: ignore[type-abstract]
 available, make = PROBES.available, PROBES.several
