@@ -78,14 +78,8 @@ def fresh_cache(monkeypatch, tmp_path):
 @pytest.fixture
 def trained(monkeypatch):
     """Count the models that are trained."""
+    import toys
+
     from mialab.classifiers import run as classifier_run
 
-    models = []
-    train = classifier_run.train_group
-
-    def counted(group, **options):
-        models.extend(group)
-        return train(group, **options)
-
-    monkeypatch.setattr(classifier_run, "train_group", counted)
-    return models
+    return toys.count_trained(monkeypatch, classifier_run)

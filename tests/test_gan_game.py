@@ -41,15 +41,7 @@ QUICK = {"networks": SMALL, "training": SHORT, "n_models": 2, "samples": 6, "fak
 @pytest.fixture
 def trained(monkeypatch):
     """Count the models that are trained."""
-    models = []
-    train = game_module.train_group
-
-    def counted(group, **options):
-        models.extend(group)
-        return train(group, **options)
-
-    monkeypatch.setattr(game_module, "train_group", counted)
-    return models
+    return toys.count_trained(monkeypatch, game_module)
 
 
 def assert_same(game, expected):

@@ -110,3 +110,15 @@ def asked(game: Game, queries: Queries) -> Game:
     mixed = mixtures(queries)
     pairs = mixed and {"fractions": mixed.fractions, "seed": mixed.seed, "n_records": game.n_records}
     return Game(game.dataset.assign_attrs(query_kinds=list(kinds(queries)), mixed=pairs))
+
+
+def count_trained(monkeypatch, module):
+    """Return a list that grows by the models that ``module.train_group`` trains from now on."""
+    models, train = [], module.train_group
+
+    def counted(group, **options):
+        models.extend(group)
+        return train(group, **options)
+
+    monkeypatch.setattr(module, "train_group", counted)
+    return models
