@@ -5,6 +5,7 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -53,51 +54,87 @@ def assert_same(game, expected):
 # A played game
 
 
-@pytest.mark.parametrize("kind", ["image", "binary", "bytes"])
-@pytest.mark.parametrize("conditional", [True, False])
-def test_a_game_has_what_it_says(kind, conditional, trained):
+PLAYED = [(kind, conditional) for conditional in (True, False) for kind in ("image", "binary", "bytes")]
+
+
+@pytest.fixture(
+    scope="module", params=PLAYED, ids=[f"{kind}-{'un' * (not c)}conditional" for kind, c in PLAYED]
+)
+def played(request, tmp_path_factory):
+    """A played game with its pool, the kind of its records, whether classes are known, and the trained models."""
+    kind, conditional = request.param
     pool = toys.pool("image" if kind == "bytes" else kind, test=0 if conditional else 20)
     if kind == "bytes":
         x = np.rint(255 * pool.x).astype(np.uint8)
         pool = dataclasses.replace(pool, x=x, x_val=x[:0], x_test=x[: len(pool.x_test)])
-    networks = dataclasses.replace(SMALL, conditional=conditional)
-    game = gan.play(pool, **QUICK | {"networks": networks, "samples": 7}, queries=queries.Mixed((0.4,)))
-    assert trained == [0, 1]
-    assert (game.victim, game.n_models, game.n_queries, game.n_records, game.n_samples) == (
-        "generator",
-        2,
-        2,
-        40,
-        7,
-    )
-    assert game.member.sum(1).tolist() == [20, 20]
-    assert (game.member.sum(0) == 1).all()
-    assert game.partner.tolist() == [1, 0]
-    np.testing.assert_array_equal(game.y, pool.y)
-    for name in ("critic", "critic_max", "critic_loss"):
-        said = getattr(game, name)
-        assert (said.shape, said.dtype) == ((2, 2, 40), np.float64)
-        assert np.isfinite(said).all()
-        assert said is getattr(game, name)
-        np.testing.assert_array_equal(game.signal(name), -said if name == "critic_loss" else said)
-    assert game.query_kinds == ("original", "mixed")
-    np.testing.assert_array_equal(game.mixed_with, queries.pairing(40))
-    assert game.dataset["samples"].dtype == pool.x.dtype
-    assert (game.samples.shape, game.samples.dtype) == ((2, 7, *pool.x.shape[1:]), np.float32)
-    stored = game.dataset["samples"].to_numpy().reshape(game.samples.shape)
-    np.testing.assert_array_equal(game.samples, stored / np.float32(255) if kind == "bytes" else stored)
-    if kind == "binary":
-        assert set(np.unique(game.samples)) <= {0, 1}
-    else:
-        assert len(np.unique(game.samples)) > 10
-        assert 0 <= game.samples.min() <= game.samples.max() <= 1
-    assert game.conditional == conditional
-    assert game.sample_y.tolist() == ([0, 1, 2, 0, 1, 2, 0] if conditional else 7 * [0])
-    assert np.isnan(game.test_accuracy).all()  # without test records, or without labels
+    options = {"networks": dataclasses.replace(SMALL, conditional=conditional), "samples": 7}
+    store = tmp_path_factory.mktemp("played")
+    with pytest.MonkeyPatch.context() as patch:
+        trained = toys.count_trained(patch, game_module)
+        game = gan.play(pool, **QUICK | options, queries=queries.Mixed((0.4,)), store=store)
+    return SimpleNamespace(game=game, pool=pool, kind=kind, conditional=conditional, trained=trained)
+
+
+def test_a_game_is_as_large_as_was_asked_for(played):
+    game = played.game
+    assert game.victim == "generator"
+    assert (game.n_models, game.n_queries, game.n_records, game.n_samples) == (2, 2, 40, 7)
     assert game.n_classes == 3
+    assert played.trained == [0, 1]
+
+
+def test_models_are_trained_on_complementary_halves(played):
+    assert played.game.member.sum(1).tolist() == [20, 20]
+    assert (played.game.member.sum(0) == 1).all()
+    assert played.game.partner.tolist() == [1, 0]
+    np.testing.assert_array_equal(played.game.y, played.pool.y)
+
+
+@pytest.mark.parametrize(("name", "sign"), [("critic", 1), ("critic_max", 1), ("critic_loss", -1)])
+def test_critics_evaluate_every_record_and_query(played, name, sign):
+    evaluated = getattr(played.game, name)
+    assert (evaluated.shape, evaluated.dtype) == ((2, 2, 40), np.float64)
+    assert np.isfinite(evaluated).all()
+    assert evaluated is getattr(played.game, name), "read once"
+    np.testing.assert_array_equal(played.game.signal(name), sign * evaluated)
+
+
+def test_a_game_knows_its_queries(played):
+    assert played.game.query_kinds == ("original", "mixed")
+    np.testing.assert_array_equal(played.game.mixed_with, queries.pairing(40))
+
+
+def test_samples_are_stored_like_records_and_read_as_numbers(played):
+    game, shape = played.game, (2, 7, *played.pool.x.shape[1:])
+    assert game.dataset["samples"].dtype == played.pool.x.dtype
+    assert (game.samples.shape, game.samples.dtype) == (shape, np.float32)
+    stored = game.dataset["samples"].to_numpy().reshape(shape)
+    expected = stored / np.float32(255) if played.kind == "bytes" else stored
+    np.testing.assert_array_equal(game.samples, expected)
+
+
+def test_samples_have_the_range_of_records(played):
+    samples = played.game.samples
+    if played.kind == "binary":
+        assert set(np.unique(samples)) <= {0, 1}
+    else:
+        assert len(np.unique(samples)) > 10
+        assert 0 <= samples.min() <= samples.max() <= 1
+
+
+def test_samples_are_of_all_classes_in_turn_where_these_are_known(played):
+    assert played.game.conditional == played.conditional
+    assert played.game.sample_y.tolist() == ([0, 1, 2, 0, 1, 2, 0] if played.conditional else 7 * [0])
+
+
+def test_accuracy_is_unknown_without_test_records_or_without_labels(played):
+    assert np.isnan(played.game.test_accuracy).all()
+
+
+def test_a_game_describes_itself(played):
     about = {"n_samples": 7, "fakes": 3, "objective": "wgan-gp", "n_critics": 1, "dataset": "toy"}
-    assert about.items() <= game.attrs.items()
-    assert repr(game) == (
+    assert about.items() <= played.game.attrs.items()
+    assert repr(played.game) == (
         "GeneratorGame(toy, defense=none: 2 models x 2 queries x 40 records x 3 classes, 7 samples each)"
     )
 
@@ -798,31 +835,54 @@ def test_settings_that_are_unknown_or_wrong(changes, message):
         mixup_gan.settings({"digits": DIGITS | changes})
 
 
-def test_parameters_reach_the_games(trained, tmp_path):
-    setting = mixup_gan.Setting(IMAGES, SMALL, SHORT)
-    arms = {
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory):
+    """Games of several arms, and the folder where they are stored."""
+    store = tmp_path_factory.mktemp("arms")
+    given = {
         "none": None,
         "mixup": Mixup(alpha=0.5),
         "par_gan": "par_gan",
         "longer": {"training": {"steps": 6}, "networks": {"latent": 5}},
         "own": {"defense": "mixup", "training": Training(steps=3), "samples": 8, "seed": 1},
     }
-    games = mixup_gan.play_each(setting, arms, n_models=2, samples=6, fakes=3, workers=1, store=tmp_path)
-    assert list(games) == list(arms)
+    setting = mixup_gan.Setting(IMAGES, SMALL, SHORT)
+    games = mixup_gan.play_each(setting, given, n_models=2, samples=6, fakes=3, workers=1, store=store)
+    assert list(games) == list(given)
+    return games, store
+
+
+def test_an_arm_has_its_defense(arms):
+    games, _ = arms
     assert [g.attrs["defense"] for g in games.values()] == ["none", "mixup", "par_gan", "none", "mixup"]
+    assert games["mixup"].attrs["defense_parameters"]["alpha"] == 0.5
+
+
+def test_an_arm_has_its_training_and_networks(arms):
+    games, _ = arms
     assert [g.attrs["training"]["steps"] for g in games.values()] == [4, 4, 4, 6, 3]
     assert [g.attrs["training"]["batch_size"] for g in games.values()] == [8, 8, 8, 8, 64]
-    assert games["mixup"].attrs["defense_parameters"]["alpha"] == 0.5
-    assert [g.n_samples for g in games.values()] == [6, 6, 6, 6, 8]
-    assert [g.attrs["seed"] for g in games.values()] == [0, 0, 0, 0, 1]
     assert "latent=5" in games["longer"].attrs["model"]
     assert games["own"].attrs["model"] == repr(SMALL)
+
+
+def test_an_arm_has_its_samples_and_seed(arms):
+    games, _ = arms
+    assert [g.n_samples for g in games.values()] == [6, 6, 6, 6, 8]
+    assert [g.attrs["seed"] for g in games.values()] == [0, 0, 0, 0, 1]
     assert {g.attrs["fakes"] for g in games.values()} == {3}
+
+
+def test_arms_share_their_memberships(arms):
+    games, _ = arms
     for label in ("mixup", "par_gan", "longer"):
         np.testing.assert_array_equal(games[label].member, games["none"].member)
-    del trained[:]
+
+
+def test_an_arm_is_the_game_that_its_parameters_play(arms, trained):
+    games, store = arms
     options = QUICK | {"training": dataclasses.replace(SHORT, steps=6), "networks": MLP((8,), latent=5)}
-    again = gan.play(IMAGES, **options, store=tmp_path)
+    again = gan.play(IMAGES, **options, store=store)
     np.testing.assert_array_equal(again.critic_loss, games["longer"].critic_loss)
     assert not trained, "the same game"
 

@@ -197,23 +197,35 @@ def test_a_defense_that_changes_nothing_shifts_no_ratio():
         assert row["high"] - row["low"] < 0.2
 
 
-def test_shifts_of_members_and_of_non_members_are_told_apart():
+@pytest.fixture(scope="module")
+def shifts():
+    """Shifts under a defense by which members' losses rise by 2 and those of non-members fall by 1, and members."""
     loss, member = losses(shift=2.0)
     natural = game(loss, member, partner=np.arange(16) ^ 1)
-    # Members' losses rise by 2, those of non-members fall by 1.
     defended = game(loss + np.where(member, 2.0, -1.0), member)
     table = mixup_gan.ratio_shifts({"d": defended}, natural, variance="pooled", n_resamples=100)
     assert len(table) == 2 * 11 * 3
-    value = table.set_index(["of", "part", "quantity"])["value"]
+    return table.set_index(["of", "part", "quantity"]), member
+
+
+def test_shifts_of_losses_are_told_apart(shifts):
+    value = shifts[0]["value"]
     assert value["members", 0, "loss rises"] == 1
     assert value["non-members", 0, "loss rises"] == 0
+
+
+def test_shifts_of_ratios_are_told_apart(shifts):
+    value = shifts[0]["value"]
     # Separations are about 2 with errors of about 0.6; variances are about the same on both sides.
     assert value["members", 0, "ratio falls"] > 0.9
     assert value["members", 10, "ratio falls"] == 1
     assert value["non-members", 10, "ratio falls"] == 0
     assert value["members", 0, "ratio falls if loss rises"] == value["members", 0, "ratio falls"]
     assert np.isnan(value["non-members", 0, "ratio falls if loss rises"])
-    pairs = table.set_index(["of", "part", "quantity"])["pairs"]
+
+
+def test_pairs_of_shifts_are_counted(shifts):
+    pairs, member = shifts[0]["pairs"], shifts[1]
     assert pairs["members", 0, "ratio falls"] == member.sum()
     assert sum(pairs[of, 10, "loss rises"] for of in ("members", "non-members")) == 16 * 20
     assert pairs["non-members", 0, "ratio falls if loss rises"] == 0

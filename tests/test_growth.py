@@ -31,17 +31,27 @@ def whole(tmp_path_factory):
     return play(store=tmp_path_factory.mktemp("whole")).dataset.load()
 
 
-def test_a_game_grows_by_the_new_models_and_shrinks_to_the_first(fresh_cache, trained, whole):
+@pytest.fixture
+def grown(fresh_cache, trained):
+    """A game of 4 models that has grown to 8: arrays and attributes of before, and the game."""
     four = play(n_models=4)
     first, before = four.dataset.load(), four.attrs
     assert trained == [0, 1, 2, 3]
-    eight = play()
+    return first, before, play()
+
+
+def test_a_game_grows_by_the_new_models(grown, trained, whole):
+    _, before, eight = grown
     assert trained == list(range(8))
     assert eight.attrs["mode"] == "sequential"
     assert_same(eight, whole)
     assert eight.attrs["n_models"] == eight.n_models == 8
     assert eight.attrs["seconds"] > before["seconds"]
     assert eight.attrs["peak_mb"] >= before["peak_mb"]
+
+
+def test_a_grown_game_shrinks_to_the_first_models(grown, trained, fresh_cache):
+    first, before, eight = grown
     again = play(n_models=4)
     assert again.dataset.equals(first)
     anew = dict.fromkeys(("seconds", "peak_mb", "date"))

@@ -166,33 +166,39 @@ def test_strongest_of_each_family():
     assert list(alone.columns) == ["unknown"]
 
 
-def test_settings():
-    made = mia.chapters.settings.settings(
-        {
-            "digits": {
-                "size": 100,
-                "model": "cnn",
-                "channels": [4, 8],
-                "hidden": 16,
-                "epochs": 3,
-                "lr": 0.01,
-            },
-            "clusters": {"size": 60, "hidden": [8], "other_model": {"hidden": [4, 4]}},
-        },
-        seed=1,
-    )
+@pytest.fixture(scope="module")
+def made():
+    """Settings of images and of a table."""
+    digits = {"size": 100, "model": "cnn", "channels": [4, 8], "hidden": 16, "epochs": 3, "lr": 0.01}
+    clusters = {"size": 60, "hidden": [8], "other_model": {"hidden": [4, 4]}}
+    return mia.chapters.settings.settings({"digits": digits, "clusters": clusters}, seed=1)
+
+
+def test_settings_name_model_and_training(made):
+    assert isinstance(made["clusters"], Setting)
     assert made["digits"].model == mia.models.CNN(channels=(4, 8), hidden=16)
     assert made["digits"].training == mia.Training(epochs=3, lr=0.01)
-    assert made["digits"].other_model is None
-    assert len(made["digits"].pool) == 100
-    assert made["clusters"].other_model == mia.models.MLP(hidden=(4, 4))
     assert made["clusters"].training == mia.Training()
-    assert isinstance(made["clusters"], Setting)
+
+
+def test_settings_may_name_another_model(made):
+    assert made["digits"].other_model is None
+    assert made["clusters"].other_model == mia.models.MLP(hidden=(4, 4))
+
+
+def test_settings_load_the_pool(made):
+    assert len(made["digits"].pool) == 100
+    np.testing.assert_array_equal(made["clusters"].pool.y, mia.load("clusters", size=60, seed=1).y)
+
+
+def test_settings_choose_queries_and_probes_for_the_records(made):
     assert set(made["digits"].queries.kinds) == {"original", "shift", "noise", "mixed"}
     assert set(made["clusters"].queries.kinds) == {"original", "noise", "mixed"}
     assert made["clusters"].probes == ("boundary", "gradient")
     assert list(made["clusters"].options()) == ["model", "training", "queries", "probes"]
-    np.testing.assert_array_equal(made["clusters"].pool.y, mia.load("clusters", size=60, seed=1).y)
+
+
+def test_settings_that_are_unknown():
     with pytest.raises(ValueError, match=r"datasets\['clusters'\]: the parameter='hiden'.*'hidden'"):
         mia.chapters.settings.settings({"clusters": {"hiden": [8]}})
     with pytest.raises(ValueError, match="Did you mean 'cnn'"):

@@ -9,6 +9,7 @@ import time
 import tomllib
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -128,8 +129,9 @@ def test_unknown_names_are_refused_with_the_near_miss(tmp_path):
 # ---- the runner -----------------------------------------------------------------------------------------------
 
 
-def test_page_of_a_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("MPLBACKEND", "Agg")  # would drop figures without a word
+@pytest.fixture(scope="module")
+def run_page(tmp_path_factory):
+    """Run a notebook that shows progress, prints over a line and draws: what came of it."""
     progress = (
         "import json, os, pathlib, time\n"
         "file = pathlib.Path(os.environ['MIALAB_PROGRESS'])\n"
@@ -138,23 +140,49 @@ def test_page_of_a_run(tmp_path, monkeypatch):
         "file.unlink()\n"
         "for i in range(3):\n    print(seed, end='\\r')"
     )
-    notebook = write(tmp_path, "one", progress, "import matplotlib.pyplot as plt\nplt.plot([1, 2])")
-    lines = []
-    record = execution.run(notebook, tmp_path / "one.ipynb", {"seed": 7}, profile="tiny", report=lines.append)
+    folder, lines = tmp_path_factory.mktemp("page"), []
+    notebook = write(folder, "one", progress, "import matplotlib.pyplot as plt\nplt.plot([1, 2])")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLBACKEND", "Agg")  # would drop figures without a word
+        record = execution.run(
+            notebook, folder / "one.ipynb", {"seed": 7}, profile="tiny", report=lines.append
+        )
+    page = nbformat.read(folder / "one.ipynb", as_version=4)
+    return SimpleNamespace(folder=folder, record=record, lines=lines, page=page)
 
-    page = nbformat.read(tmp_path / "one.ipynb", as_version=4)
-    assert any(line.startswith("cell 4/5 · training 3/8, 1:15 left") for line in lines), lines
-    assert page.metadata["mialab"] == record
+
+def test_a_run_reports_its_progress(run_page):
+    assert any(line.startswith("cell 4/5 · training 3/8, 1:15 left") for line in run_page.lines), (
+        run_page.lines
+    )
+
+
+def test_a_page_holds_the_record_of_its_run(run_page):
+    record = run_page.record
+    assert run_page.page.metadata["mialab"] == record
     assert record["notebook"] == "one"
     assert (record["profile"], record["parameters"]) == ("tiny", {"seed": 7})
-    assert "papermill" not in page.metadata
-    injected = [c for c in page.cells if "injected-parameters" in c.metadata.get("tags", [])]
+
+
+def test_a_page_holds_nothing_of_the_machinery(run_page):
+    assert "papermill" not in run_page.page.metadata
+    assert not any("papermill" in c.metadata or "execution" in c.metadata for c in run_page.page.cells)
+
+
+def test_a_page_hides_its_parameters(run_page):
+    injected = [c for c in run_page.page.cells if "injected-parameters" in c.metadata.get("tags", [])]
     assert len(injected) == 1
     assert "hide-input" in injected[0].metadata.tags
-    assert not any("papermill" in c.metadata or "execution" in c.metadata for c in page.cells)
-    assert "7" in page.cells[3].outputs[0].text
-    assert any("image/png" in o.get("data", {}) for o in page.cells[4].outputs), "the figure is missing"
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.ipynb", "one.py"]
+
+
+def test_a_page_shows_texts_and_figures(run_page):
+    cells = run_page.page.cells
+    assert "7" in cells[3].outputs[0].text
+    assert any("image/png" in o.get("data", {}) for o in cells[4].outputs), "the figure is missing"
+
+
+def test_a_run_leaves_its_page_alone(run_page):
+    assert sorted(p.name for p in run_page.folder.iterdir()) == ["one.ipynb", "one.py"]
 
 
 @pytest.mark.parametrize(
@@ -285,9 +313,8 @@ def test_the_examples_for_own_answers_run():
 # ---- the pipeline ---------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def checkout(tmp_path):
-    """A copy of the toolchain with two small notebooks, a package that imports fast, and a one-page book."""
+def copy_checkout(tmp_path):
+    """Make a copy of the toolchain with two small notebooks, a package that imports fast, and a one-page book."""
     for name in (
         "dodo.py",
         "_config.yml",
@@ -326,59 +353,88 @@ def doit(checkout):
     return done.returncode, done.stdout
 
 
-def test_pipeline(checkout):
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory):
+    """Builds of one book after one change after another: exit code, output, and the page of the first chapter."""
+    checkout = copy_checkout(tmp_path_factory.mktemp("checkout"))
     page, html = checkout / "book/chapters/one.ipynb", checkout / "_build/html/book/chapters/one.html"
-    one = checkout / "notebooks" / "one.py"
+    one, profile = checkout / "notebooks" / "one.py", checkout / "profiles" / "quick.yml"
+    made = {}
 
-    code, said = doit(checkout)
-    assert code == 0, said
-    assert said.index("done    one") < said.index("done    two"), "two is to run after one"
-    assert "one 1" in html.read_text()
+    def build(name):
+        began = time.monotonic()
+        code, output = doit(checkout)
+        made[name] = SimpleNamespace(
+            code=code,
+            output=output,
+            seconds=time.monotonic() - began,
+            page=page.exists(),
+            html=html.read_text() if html.exists() else None,
+        )
 
-    began = time.monotonic()
-    code, said = doit(checkout)
-    assert code == 0, said
-    assert [line.split() for line in said.splitlines()] == [["current", n] for n in ("one", "two", "book")]
-    assert time.monotonic() - began < 10
-
-    # A page that some other run left in the book's place does not pass for this one.
+    build("first")
+    build("again")
     other = nbformat.read(page, as_version=4)
     other.metadata["mialab"]["key"] = "of another run"
     nbformat.write(other, page)
-    (checkout / "profiles" / "quick.yml").write_text("one: {seed: 2}\n")
-    code, said = doit(checkout)
-    assert code == 0, said
-    assert "done    one" in said
-    assert "one 2" in html.read_text()
-
-    # Reference results that a chapter may show.
+    profile.write_text("one: {seed: 2}\n")
+    build("page of another run")
     (checkout / "results").mkdir()
     (checkout / "results" / "one.csv").write_text("auc\n0.5\n")
-    code, said = doit(checkout)
-    assert code == 0, said
-    assert "done    one" in said
-    code, said = doit(checkout)
-    assert "current one" in said
-
-    # A failing notebook: no page, no old page in the built book, its last line, and a failing build.
+    build("reference results")
+    build("reference results again")
     one.write_text(one.read_text() + "\n# %%\nraise RuntimeError('broken on purpose')\n")
-    code, said = doit(checkout)
-    assert code != 0
-    assert "FAILED  one" in said
-    assert "RuntimeError: broken on purpose" in said
-    assert not page.exists()
-    assert not html.exists()
-
-    # A parameter that the notebook does not know stops everything before anything runs.
-    (checkout / "profiles" / "quick.yml").write_text("one: {sed: 2}\n")
-    code, said = doit(checkout)
-    assert code != 0
-    assert "Did you mean 'seed'?" in said
+    build("failing notebook")
+    profile.write_text("one: {sed: 2}\n")
+    build("unknown parameter")
+    return made
 
 
-def test_a_warning_fails_the_build_every_time(checkout):
+def succeeded(build):
+    assert build.code == 0, build.output
+    return build.output
+
+
+def test_a_book_is_built_in_order(builds):
+    output = succeeded(builds["first"])
+    assert output.index("done    one") < output.index("done    two"), "two is to run after one"
+    assert "one 1" in builds["first"].html
+
+
+def test_what_is_current_is_not_built_again(builds):
+    lines = succeeded(builds["again"]).splitlines()
+    assert [line.split() for line in lines] == [["current", n] for n in ("one", "two", "book")]
+    assert builds["again"].seconds < 10
+
+
+def test_a_page_that_another_run_left_in_the_books_place_does_not_pass_for_this_one(builds):
+    assert "done    one" in succeeded(builds["page of another run"])
+    assert "one 2" in builds["page of another run"].html
+
+
+def test_a_chapter_runs_again_when_its_reference_results_change(builds):
+    assert "done    one" in succeeded(builds["reference results"])
+    assert "current one" in builds["reference results again"].output
+
+
+def test_a_failing_notebook_fails_the_build_and_leaves_no_page(builds):
+    build = builds["failing notebook"]
+    assert build.code != 0
+    assert "FAILED  one" in build.output
+    assert "RuntimeError: broken on purpose" in build.output, "its last line"
+    assert not build.page
+    assert build.html is None, "an old page in the built book"
+
+
+def test_an_unknown_parameter_stops_everything_before_anything_runs(builds):
+    assert builds["unknown parameter"].code != 0
+    assert "Did you mean 'seed'?" in builds["unknown parameter"].output
+
+
+def test_a_warning_fails_the_build_every_time(tmp_path):
+    checkout = copy_checkout(tmp_path)
     (checkout / "book" / "index.md").write_text("# Index\n\nSee {doc}`missing`.\n")
     for _ in range(2):
-        code, said = doit(checkout)
+        code, output = doit(checkout)
         assert code != 0
-        assert "missing" in said
+        assert "missing" in output
