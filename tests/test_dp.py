@@ -214,6 +214,23 @@ def test_epsilon_of_abadi_et_al():
     assert 0.9 < epsilon(4.0, 0.01, 10_000, 1e-5) < 1.26
 
 
+@pytest.mark.parametrize(("sigma", "steps"), [(1.0, 1), (5.0, 1), (10.0, 200), (3.0, 100)])
+def test_the_accountant_of_privacy_losses_is_tight(sigma, steps):
+    exact = exact_epsilon(sigma, steps, 1e-5)
+    assert exact <= epsilon(sigma, 1.0, steps, 1e-5, accountant="prv") <= exact + 0.02
+
+
+@pytest.mark.parametrize("accountant", ["rdp", "prv"])
+def test_epsilon_is_never_below_zero(accountant):
+    assert epsilon(100.0, 0.01, 10, 0.3, accountant=accountant) == 0
+    assert epsilon(1.0, 0.01, 1000, 1e-5, accountant=accountant) > 1.8
+
+
+def test_unknown_accountants_are_refused():
+    with pytest.raises(ValueError, match=r"accountant='pld' is unknown.*prv, rdp"):
+        epsilon(1.0, 0.1, 10, 1e-5, accountant="pld")
+
+
 def test_without_opacus_there_is_a_message(monkeypatch):
     monkeypatch.setitem(sys.modules, "opacus.accountants", None)
     with pytest.raises(ImportError, match=r"opacus.* pip install 'mialab\[dp\]'"):
