@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from numbers import Integral, Real
+from typing import Any
 
 
 @contextmanager
@@ -80,3 +81,13 @@ def as_integers(name: str, value: object, *, low: int = 0) -> tuple[int, ...]:
     for number in numbers:
         check_integer(name, number, low=low)
     return numbers
+
+
+def select(table: Any, **values: object) -> Any:
+    """Return the rows of a table that have these values in the columns of these names, each of which must be there."""
+    rows = table
+    for column, value in values.items():
+        if isinstance(value, str) and value:
+            choose(column, value, set(table[column]) - {""})
+        rows = rows[rows[column] == value]
+    return rows

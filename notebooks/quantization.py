@@ -349,7 +349,7 @@ quantization.overview(
 )
 
 # %% mystnb={"figure": {"caption": "The shadow-model attack and the test accuracy against the width of the inner layers' weights, with 95 % intervals. Dashed, with bands: full precision, trained as long or stopped early.", "name": "fig-quantization-widths"}, "image": {"alt": "Two panels with a line for each way to quantize over the widths from wide to narrow, and two horizontal lines for the models in full precision: the attack's accuracy on the left and the test accuracy on the right."}} tags=["hide-input"]
-quantization.plot_widths(table, "shokri_sorted", "balanced_accuracy", controls=drawn)
+mia.plots.widths(table, "shokri_sorted", "balanced_accuracy", controls=drawn)
 plt.show()
 # %% [markdown]
 # How the attack's values change against full precision, in points (as fractions) and relative to what they were:
@@ -380,7 +380,7 @@ mia.compare(tables).summary(f"tpr@{fpr:g}").T
 mia.plots.roc(main, "lira_pooled", n_resamples=n_resamples)
 plt.show()
 # %% mystnb={"figure": {"caption": "LiRA and the test accuracy against the width of the inner layers' weights, as above.", "name": "fig-quantization-lira"}, "image": {"alt": "Two panels as in the figure before, with LiRA's AUC on the left and the test accuracy on the right."}} tags=["hide-input"]
-quantization.plot_widths(table, "lira_pooled", "auc", controls=drawn)
+mia.plots.widths(table, "lira_pooled", "auc", controls=drawn)
 plt.show()
 # %% [markdown]
 # ### Both answers
@@ -460,7 +460,7 @@ chosen = {
 chosen_table = quantization.widths(
     chosen, ["lira_pooled"], pool=pool, model=model, **measuring
 )
-quantization.plot_tradeoff(pd.concat([table, chosen_table]), "lira_pooled")
+mia.plots.trade_off(pd.concat([table, chosen_table]), "lira_pooled")
 plt.show()
 # %% [markdown]
 # ## Verdicts
@@ -552,7 +552,7 @@ reference["verdicts"]
 mia.plots.strength(reference["audit"], metric="auc")
 plt.show()
 # %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: LiRA against test accuracy, a line for each way of quantizing over the widths, and early stopping.", "name": "fig-quantization-reference-tradeoff"}, "image": {"alt": "Lines of the AUC of LiRA over test accuracy, one for each way of quantizing, their points labeled by width, and one of early stopping."}} tags=["hide-input"]
-quantization.plot_tradeoff(reference["widths"], "lira_pooled")
+mia.plots.trade_off(reference["widths"], "lira_pooled")
 plt.show()
 # %% tags=["hide-input"]
 reference["facts"]

@@ -296,10 +296,10 @@ sweep = {
 rest = {name: table for name, table in tables.items() if name not in swept}
 
 # %% mystnb={"figure": {"caption": "Privacy against utility over sigma, which is written beside the points of weighted smoothing: LiRA's AUC and the test accuracy, with 95 % intervals. Arms without a curve are shown at the sigma of the verdicts. For label smoothing, each point has the loss floor of one sigma.", "name": "fig-ws-sweep"}, "image": {"alt": "LiRA's AUC against test accuracy: curves over sigma for weighted smoothing, uniform noise and label smoothing, and single points for the other arms and the undefended models."}} tags=["hide-input"]
-mia.plots.trade_off({**sweep, **rest}, attack="lira_pooled")
+mia.plots.privacy_utility({**sweep, **rest}, attack="lira_pooled")
 plt.show()
 # %% mystnb={"figure": {"caption": "The same for the modified entropy with a threshold per class.", "name": "fig-ws-sweep-entropy"}, "image": {"alt": "The modified entropy's AUC against test accuracy, with the same curves and points."}} tags=["hide-input"]
-mia.plots.trade_off({**sweep, **rest}, attack="modified_entropy_per_class")
+mia.plots.privacy_utility({**sweep, **rest}, attack="modified_entropy_per_class")
 plt.show()
 # %% [markdown]
 # ## A harder evaluation
@@ -500,7 +500,7 @@ print(other.pool)
 auditing.accuracy(other_games)
 
 # %% mystnb={"figure": {"caption": "The second data set: privacy against utility, LiRA's AUC and the test accuracy of all arms.", "name": "fig-ws-second"}, "image": {"alt": "LiRA's AUC against test accuracy, one point with intervals for each arm."}} tags=["hide-input"]
-mia.plots.trade_off(other_tables, attack="lira_pooled")
+mia.plots.privacy_utility(other_tables, attack="lira_pooled")
 plt.show()
 # %% mystnb={"figure": {"caption": "The second data set: LiRA's AUC on the records of each decile of the distance to a cluster, for all arms.", "name": "fig-ws-second-deciles"}, "image": {"alt": "Lines with error bars over ten deciles of the distance, one for each arm, of LiRA's AUC."}} tags=["hide-input"]
 mia.plots.by_decile(

@@ -400,14 +400,14 @@ def test_the_trade_off_joins_values_in_order(closed):
         table.attrs["test_accuracy"] = np.linspace(0.5, 0.6, 8) + k / 10
     curves = {"none": tables[0], "weighted_smoothing": {1.0: tables[3], 0.1: tables[1], 0.3: tables[2]}}
     for metric in ("auc", "tpr@0.1"):
-        ax = comparisons.trade_off(curves, attack="loss", metric=metric)
+        ax = comparisons.privacy_utility(curves, attack="loss", metric=metric)
         value = {k: table.interval("loss", metric).value for k, table in tables.items()}
         np.testing.assert_allclose(drawn(ax)["none"], [[0.55, value[0]]])
         expected = [[0.65, value[1]], [0.75, value[2]], [0.85, value[3]]]
         np.testing.assert_allclose(drawn(ax)["weighted_smoothing"], expected)
         assert [text.get_text() for text in ax.texts] == ["0.1", "0.3", "1"]
     with pytest.raises(ValueError, match="attack='lira'"):
-        comparisons.trade_off(curves, attack="lira")
+        comparisons.privacy_utility(curves, attack="lira")
 
 
 def test_deciles_are_drawn_beside_each_other(closed):

@@ -157,7 +157,7 @@ def test_privacy_utility(game):
     games = {"none": game, "hamp": make_game(1, strength=0.2), "mine": make_game(2)}
     tables = {k: mia.audit(g, ["loss", "lira"], n_resamples=20, fprs=(0.1,)) for k, g in games.items()}
     ax = comparisons.privacy_utility(tables)
-    assert texts(ax) == list(games)
+    assert texts(ax) == [*games, "chance"]
     point = ax.containers[1].lines[0]
     table = tables["hamp"]
     best = table[(table.target == "pooled") & (table.metric == "auc")].value.max()
@@ -169,7 +169,7 @@ def test_privacy_utility(game):
         tables, dict.fromkeys(tables, [0.5, 0.7] * 3), attack="loss", metric="tpr@0.1"
     )
     assert given.containers[0].lines[0].get_xdata()[0] == 0.6
-    assert given.get_ylabel() == "TPR at FPR 0.1 (attack: loss)"
+    assert given.get_ylabel() == "TPR at FPR 0.1 (loss)"
     with pytest.raises(ValueError, match=r"accuracy\['none'\] has shape \(1,\)"):
         comparisons.privacy_utility(tables, {key: [0.5] for key in tables})
 
@@ -180,7 +180,7 @@ def test_privacy_utility_names_what_it_cannot_show(game):
         "hamp": mia.audit(game, ["loss"], records=np.arange(100), n_resamples=20, fprs=(0.01,)),
     }
     ax = comparisons.privacy_utility(tables, metric="tpr@0.01")
-    assert texts(ax) == ["none"]
+    assert texts(ax) == ["none", "chance"]
     assert ax.get_title(loc="left") == "Not resolvable: hamp"
     with pytest.raises(ValueError, match=r"Did you mean 'tpr@0\.01'"):
         comparisons.privacy_utility(tables, metric="tpr@0.001")

@@ -521,7 +521,7 @@ def test_a_table_of_widths(games):
     aucs = [mia.audit(game, ["loss"], n_resamples=10).interval("loss", "auc") for game in (quantized, full)]
     assert list(page["auc"]) == [f"{auc:.3f}" for auc in (*aucs, *aucs[::-1])]
 
-    figure = mia.chapters.quantization.plot_widths(table, "loss", controls={"none": "others"})
+    figure = mia.plots.widths(table, "loss", controls={"none": "others"})
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["32 bits", "ternary"]
     handles, labels = figure.axes[0].get_legend_handles_labels()
     assert set(labels) == {"quantization", "none"}
@@ -529,12 +529,12 @@ def test_a_table_of_widths(games):
     drawn = handles[labels.index("quantization")].lines[0].get_ydata()
     np.testing.assert_array_equal(drawn, [aucs[1].value, aucs[0].value])
 
-    ax = mia.chapters.quantization.plot_tradeoff(table, "loss")
+    ax = mia.plots.trade_off(table, "loss")
     handles, labels = ax.get_legend_handles_labels()
     line = handles[labels.index("quantization")].lines[0]
     np.testing.assert_array_equal(line.get_xdata(), [g.test_accuracy.mean() for g in (quantized, full)])
     np.testing.assert_array_equal(line.get_ydata(), [auc.value for auc in aucs])
-    for draw in (mia.chapters.quantization.plot_widths, mia.chapters.quantization.plot_tradeoff):
+    for draw in (mia.plots.widths, mia.plots.trade_off):
         with pytest.raises(ValueError, match="attack='lira' is unknown"):
             draw(table, "lira")
 

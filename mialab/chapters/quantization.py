@@ -11,20 +11,18 @@ import pandas as pd
 import xarray as xr
 
 from mialab import attacks, metrics, models
-from mialab._validation import check_integer, check_number, choose
+from mialab._validation import check_integer, check_number, choose, select
 from mialab.auditing.measure import audit
 from mialab.classifiers.game import play
 from mialab.classifiers.signals import ANSWERS
 from mialab.defenses.base import Defense
-from mialab.defenses.quantization import Quantization, steps
+from mialab.defenses.quantization import Quantization
 from mialab.games.base import Game
 from mialab.metrics import intervals
+from mialab.metrics.intervals import Interval
 from mialab.training.stack import initialize
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
     from mialab.attacks.base import Attack
     from mialab.data.pool import Pool
     from mialab.defenses.quantization import Bits
@@ -242,129 +240,14 @@ def overview(table: pd.DataFrame, attack: str, measures: Sequence[str] = ("auc",
     """
     sought = {"test_accuracy": "", **dict.fromkeys(measures, attack)}
     parts = {
-        metric: _figure(table, of, metric).set_index(["arm", "setting"]) for metric, of in sought.items()
+        metric: select(table, attack=of, metric=metric).set_index(["arm", "setting"])
+        for metric, of in sought.items()
     }
     cells = {"kbit": [f"{size / 1000:,.1f}" for size in parts["test_accuracy"]["size"]]}
     for metric, rows in parts.items():
-        cells[metric.replace("_", " ")] = [f"{interval:.3f}" for interval in _intervals(rows)]
+        values = rows[["value", "low", "high"]].itertuples(index=False)
+        cells[metric.replace("_", " ")] = [f"{Interval(*value):.3f}" for value in values]
     return pd.DataFrame(cells, index=parts["test_accuracy"].index)
-
-
-def plot_widths(
-    table: pd.DataFrame, attack: str, metric: str = "auc", *, controls: Mapping[str, Any] | None = None
-) -> Figure:
-    """Draw a measure of an attack, and beside it the test accuracy, against the width of weights.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `widths`. Arms that are no quantization are drawn as horizontal lines with their intervals.
-    attack : str
-        The attack.
-    metric : str
-        The metric.
-    controls : dict, optional
-        Which setting of those arms is drawn; the first one by default.
-
-    Returns
-    -------
-    matplotlib Figure
-    """
-    import matplotlib.pyplot as plt  # when a figure is wanted, never by worker processes
-
-    from mialab.plots import theme
-
-    panels = {metric: _figure(table, attack, metric), "test_accuracy": _figure(table, "", "test_accuracy")}
-    arms = list(dict.fromkeys(table["arm"]))
-    lines = [arm for arm in arms if arm.startswith(Quantization.name)]
-    order = sorted(set(table.loc[table["arm"].isin(lines), "setting"]), key=steps, reverse=True)
-    place, shifts = {bits: i for i, bits in enumerate(order)}, np.linspace(-0.12, 0.12, max(2, len(lines)))
-    figure, axes = plt.subplots(1, 2, figsize=(10.4, 4.6), layout="constrained")
-    for ax, (name, rows) in zip(axes, panels.items(), strict=True):
-        for arm, looks in _looks(arms).items():
-            own = rows[rows["arm"] == arm]
-            if arm not in lines:
-                chosen = (controls or {}).get(arm, own["setting"].iloc[0])
-                value, low, high = _intervals(own[own["setting"] == chosen])[0]
-                ax.axhline(value, color=looks["color"], linewidth=1.4, linestyle=(0, (5, 2)), label=arm)
-                ax.axhspan(low, high, color=looks["color"], alpha=0.1, linewidth=0)
-                continue
-            own = own.sort_values("setting", key=lambda column: column.map(place))
-            x = own["setting"].map(place).to_numpy() + shifts[lines.index(arm)]
-            ax.errorbar(x, own["value"], yerr=theme._bars(own), **looks)
-        ax.set_xticks(range(len(order)), [_text(bits) for bits in order])
-        ax.set(xlabel="Weights of the inner layers", ylabel=_label(name, attack))
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return figure
-
-
-def plot_tradeoff(table: pd.DataFrame, attack: str, metric: str = "auc") -> Axes:
-    """Draw a measure of an attack against the test accuracy, a line through the settings of each arm.
-
-    The setting of each line with the lowest accuracy is named.
-
-    Parameters
-    ----------
-    table : DataFrame
-        From `widths`.
-    attack : str
-        The attack.
-    metric : str
-        The metric.
-
-    Returns
-    -------
-    matplotlib Axes
-    """
-    import matplotlib.pyplot as plt  # when a figure is wanted, never by worker processes
-
-    from mialab.plots import theme
-
-    strength, accuracy = _figure(table, attack, metric), _figure(table, "", "test_accuracy")
-    figure, ax = plt.subplots(figsize=(7.2, 5.6), layout="constrained")
-    for arm, looks in _looks(list(dict.fromkeys(table["arm"]))).items():
-        y, x = (rows[rows["arm"] == arm] for rows in (strength, accuracy))
-        ax.errorbar(x["value"], y["value"], xerr=theme._bars(x), yerr=theme._bars(y), **looks)
-        if len(x) > 1:
-            lowest = int(x["value"].argmin())
-            at, setting = (x["value"].iloc[lowest], y["value"].iloc[lowest]), x["setting"].iloc[lowest]
-            ax.annotate(_text(setting), at, xytext=(5, 5), textcoords="offset points", fontsize="small")
-    ax.set(xlabel="Test accuracy", ylabel=_label(metric, attack))
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
-    return ax
-
-
-def _figure(table: pd.DataFrame, attack: str, metric: str) -> pd.DataFrame:
-    """Return the rows of one figure."""
-    if attack:
-        choose("attack", attack, set(table["attack"]) - {""})
-    choose("metric", metric, set(table["metric"]))
-    return table[(table["attack"] == attack) & (table["metric"] == metric)]
-
-
-def _intervals(rows: pd.DataFrame) -> list[intervals.Interval]:
-    return [intervals.Interval(*row) for row in rows[["value", "low", "high"]].to_numpy(np.float64).tolist()]
-
-
-def _looks(arms: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Color, marker and lines of each arm; the kinds of quantization share a color and differ in shade and marker."""
-    from mialab.plots import theme
-
-    looks, own = theme._looks(arms, markersize=6, elinewidth=1.2, linewidth=1.4), iter("PosDX^v")
-    markers = {arm: next(own) if arm.startswith(Quantization.name) else theme.marker(arm) for arm in arms}
-    return {arm: {**looks[arm], "marker": markers[arm]} for arm in arms}
-
-
-def _label(metric: str, attack: str) -> str:
-    from mialab.plots import theme
-
-    if metric == "test_accuracy":
-        return "Test accuracy"
-    return f"{theme._title(metric)} ({attack.replace('_', ' ')})"
-
-
-def _text(setting: Any) -> str:
-    return f"{setting} bits" if isinstance(setting, int) else str(setting)
 
 
 @dataclass(frozen=True)

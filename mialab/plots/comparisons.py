@@ -5,25 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from mialab._validation import choose
+from mialab._validation import select
+from mialab.defenses.quantization import Quantization, steps
 from mialab.metrics import intervals
+from mialab.metrics.intervals import Interval
 from mialab.plots.theme import (
-    _CHANCE,
     _axes,
-    _bars,
     _by_defense,
     _chance,
+    _draw_chance,
+    _draw_intervals,
     _legend_below,
     _looks,
+    _of,
+    _panels,
+    _shared_legend,
     _title,
     color,
+    marker,
 )
 
 
@@ -45,36 +50,18 @@ def strength(
     matplotlib Axes
     """
     tables = _by_defense(tables)
-    looks = _looks(tables, markersize=6, elinewidth=1.4, linestyle="none")
     names = list(dict.fromkeys(name for table in tables.values() for name in table["attack"]))
-    if ax is None:
-        height = 1.3 + len(names) * (0.16 + 0.13 * len(tables))
-        ax = plt.subplots(layout="constrained", figsize=(6.4, height))[1]
-    step = 0.7 / len(tables)
-    for i, (label, table) in enumerate(tables.items()):
-        rows = table.pooled(metric).dropna(subset=["value"])
-        ax.errorbar(
-            rows["value"],
-            [names.index(name) + (i - (len(tables) - 1) / 2) * step for name in rows["attack"]],
-            xerr=_bars(rows),
-            **looks[label],
-        )
-    chance = _chance(metric)
-    if chance is not None:
-        ax.axvline(chance, **_CHANCE, linestyle="--", label="chance")
-    ax.set(xlabel=_title(metric), yticks=range(len(names)), yticklabels=[n.replace("_", " ") for n in names])
-    ax.set_ylim(len(names) - 0.5, -0.5)  # the first attack on top
-    ax.grid(axis="y", visible=False)
+    ax = _axes(ax, figsize=(6.4, 1.3 + len(names) * (0.16 + 0.13 * len(tables))))
+    rows = {label: table.pooled(metric).dropna(subset=["value"]) for label, table in tables.items()}
+    _draw_rows(ax, rows, "attack", names, metric, depth=0.7)
     for line in np.arange(len(names) - 1) + 0.5:
         ax.axhline(line, color="0.92", linewidth=1, zorder=0)
-    labels = [*tables, *(["chance"] if chance is not None else [])]
-    known = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
-    ax.figure.legend([known[label] for label in labels], labels, loc="outside upper center", ncols=2)
+    _shared_legend(ax, 2, "outside upper center")
     return ax
 
 
 def privacy_utility(
-    tables: pd.DataFrame | Mapping[str, pd.DataFrame],
+    tables: pd.DataFrame | Mapping[str, pd.DataFrame | Mapping[float, pd.DataFrame]],
     accuracy: Mapping[str, ArrayLike] | None = None,
     *,
     attack: str = "strongest",
@@ -82,12 +69,13 @@ def privacy_utility(
     confidence: float = 0.95,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the strength of an attack against the test accuracy, one marker per defense, intervals both ways.
+    """Draw the strength of an attack against the test accuracy: a marker, or a curve, for each defense.
 
     Parameters
     ----------
-    tables : DataFrame or dict of str to DataFrame
-        From `mialab.compare`, or for each defense its table from `mialab.audit`.
+    tables : DataFrame or dict of str to (DataFrame or dict of float to DataFrame)
+        From `mialab.compare`, or for each defense its table from `mialab.audit`, or one for each value of a parameter.
+        A curve joins these in the order of the values, which are written beside the points of the first curve.
     accuracy : dict of str to (n_models,) float, optional
         Test accuracy of each model; by default as noted in the tables' ``attrs``.
     attack : str
@@ -104,109 +92,31 @@ def privacy_utility(
     -------
     matplotlib Axes
     """
-    ax, absent, tables = _axes(ax), [], _by_defense(tables)
-    looks = _looks(tables, markersize=8, elinewidth=1.4, linestyle="none")
-    for name, table in tables.items():
-        rows = table.pooled(metric)
-        if attack != "strongest":
-            rows = rows[rows["attack"] == choose("attack", attack, set(rows["attack"]))]
-        rows = rows.dropna(subset=["value"])
-        if rows.empty:
+    ax, absent, labeled, of_defense = _axes(ax), [], False, _by_defense(tables)
+    looks = _looks(of_defense, markersize=8, elinewidth=1.4, linewidth=1.2)
+    for name, given in of_defense.items():
+        several = not isinstance(given, pd.DataFrame)
+        varied: dict[Any, Any] = dict(sorted(given.items())) if several else {None: given}
+        found = {value: _best(table, attack, metric) for value, table in varied.items()}
+        found = {value: row for value, row in found.items() if len(row)}
+        if not found:
             absent.append(name)
             continue
-        row = rows.loc[rows["value"].idxmax()]
-        given = table.attrs.get("test_accuracy") if accuracy is None else accuracy.get(name)
-        given = np.array([] if given is None else given, dtype=np.float64)
-        partner = table.attrs.get("partner")
-        if given.size and partner is not None and given.shape != (len(partner),):
-            raise ValueError(
-                f"accuracy[{name!r}] has shape {given.shape}; it must be ({len(partner)},), one per model."
-            )
-        x = intervals.over_targets(given, partner=partner if given.size else None, confidence=confidence)
-        if np.isnan(x.value):
-            raise ValueError(f"The test accuracy of {name!r} is not known; pass accuracy={{{name!r}: ...}}.")
-        ax.errorbar(
-            x.value,
-            row["value"],
-            xerr=np.nan_to_num([[x.value - x.low], [x.high - x.value]]),
-            yerr=np.maximum(0, [[row["value"] - row["low"]], [row["high"] - row["value"]]]),
-            **looks[name],
-        )
-    chance = _chance(metric)
-    if chance is not None:
-        ax.axhline(chance, **_CHANCE)
-        place: dict[str, Any] = {
-            "xy": (0, chance),
-            "xycoords": ("axes fraction", "data"),
-            "textcoords": "offset points",
-        }
-        ax.annotate("chance", **place, xytext=(4, 3), color="0.45", fontsize="small")
-    who = "strongest attack" if attack == "strongest" else f"attack: {attack}"
+        noted = None if accuracy is None else accuracy.get(name, ())
+        x = pd.DataFrame([_reached(name, varied[value], noted, confidence) for value in found])
+        y = pd.DataFrame([row.iloc[0] for row in found.values()])
+        _draw_intervals(ax, x, y, linestyle="-" if len(x) > 1 else "none", **looks[name])
+        if several and not labeled:
+            labeled = True
+            for value, across, up in zip(found, x["value"], y["value"], strict=True):
+                _write(ax, f"{value:g}", across, up)
+    _draw_chance(ax, _chance(metric))
+    who = "strongest attack" if attack == "strongest" else _of(attack)
     ax.set(xlabel="Test accuracy", ylabel=f"{_title(metric)} ({who})")
     ax.margins(0.1)
     if absent:
         ax.set_title(f"Not resolvable: {', '.join(absent)}", fontsize="small", loc="left")
-    _legend_below(ax, 3)
-    return ax
-
-
-def trade_off(
-    curves: Mapping[str, pd.DataFrame | Mapping[float, pd.DataFrame]],
-    *,
-    attack: str,
-    metric: str = "auc",
-    confidence: float = 0.95,
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw an attack's strength against the test accuracy: a curve for each defense, over one of its parameters.
-
-    Parameters
-    ----------
-    curves : dict of str to (DataFrame or dict of float to DataFrame)
-        For each defense its table from `mialab.audit`, or one for each value of a parameter; these are joined in the
-        order of the values, which are written beside the points of the first curve.
-    attack, metric : str
-        Such as ``"lira"`` and ``"auc"``, pooled over targets; what is not resolvable is not drawn.
-    confidence : float
-        Of the interval of the mean accuracy over targets, see `metrics.over_targets`.
-    ax : matplotlib Axes, optional
-
-    Returns
-    -------
-    matplotlib Axes
-    """
-    ax, looks = _axes(ax), _looks(curves, markersize=7, elinewidth=1.2, linewidth=1.2)
-    several = {name: tables for name, tables in curves.items() if not isinstance(tables, pd.DataFrame)}
-    for name, tables in curves.items():
-        ordered: dict[Any, Any] = dict(sorted(several[name].items())) if name in several else {None: tables}
-        points = []
-        for table in ordered.values():
-            rows = table.pooled(metric)
-            row = rows[rows["attack"] == choose("attack", attack, set(rows["attack"]))].iloc[0]
-            x = intervals.over_targets(
-                table.attrs["test_accuracy"], partner=table.attrs["partner"], confidence=confidence
-            )
-            points.append((*x, row["value"], row["low"], row["high"]))
-        x, x_low, x_high, y, y_low, y_high = np.array(points).T
-        ax.errorbar(
-            x,
-            y,
-            xerr=np.nan_to_num([x - x_low, x_high - x]),
-            yerr=np.maximum(0, [y - y_low, y_high - y]),
-            linestyle="-" if len(points) > 1 else "none",
-            **looks[name],
-        )
-        if several and name == next(iter(several)):
-            for value, *(across, up) in zip(ordered, x, y, strict=True):
-                ax.annotate(
-                    f"{value:g}", (across, up), xytext=(5, 5), textcoords="offset points", fontsize="small"
-                )
-    chance = _chance(metric)
-    if chance is not None:
-        ax.axhline(chance, **_CHANCE, linestyle="--", label="chance")
-    ax.set(xlabel="Test accuracy", ylabel=f"{_title(metric)} ({attack.replace('_', ' ')})")
-    ax.margins(0.1)
-    _legend_below(ax, 2)
+    _legend_below(ax)
     return ax
 
 
@@ -238,18 +148,12 @@ def by_decile(
     """
     ax, looks = _axes(ax), _looks(tables, markersize=5, elinewidth=1.1, linewidth=1.3)
     for i, (name, table) in enumerate(tables.items()):
-        ax.errorbar(
-            table["decile"] + 0.5 * (i + 0.5 - len(tables) / 2) / len(tables),
-            table["value"],
-            yerr=_bars(table),
-            **looks[name],
-        )
-    if chance is not None:
-        ax.axhline(chance, **_CHANCE, linestyle="--", label="chance")
-    last = max(int(table["decile"].max()) for table in tables.values())
-    ax.set_xticks(range(1, last + 1))
+        beside = 0.5 * (i + 0.5 - len(tables) / 2) / len(tables)  # lest bars overlap
+        _draw_intervals(ax, table["decile"] + beside, table, **looks[name])
+    _draw_chance(ax, chance)
+    ax.set_xticks(range(1, 1 + max(int(table["decile"].max()) for table in tables.values())))
     ax.set(xlabel="Decile of the distance: nearest to a cluster first", ylabel=ylabel, title=label)
-    _legend_below(ax, 2)
+    _legend_below(ax)
     return ax
 
 
@@ -267,31 +171,22 @@ def spread(tables: Mapping[str, pd.DataFrame], *, ylabel: str) -> Figure:
     -------
     matplotlib Figure
     """
-    colors = {name: color(name) for name in tables}
-    figure, axes = plt.subplots(
-        1, len(tables), sharey=True, squeeze=False, layout="constrained", figsize=(6.4, 3.6)
-    )
-    for ax, (name, table) in zip(axes[0], tables.items(), strict=True):
+    figure, axes = _panels(1, len(tables), 6.4, 3.6, sharey=True)
+    for ax, (name, table) in zip(axes, tables.items(), strict=True):
         wide = table.pivot(index="epoch", columns="quantile", values="value")
-        below = sorted(q for q in wide if q < 0.5)
-        for i, q in enumerate(below):
+        for i, q in enumerate(sorted(q for q in wide if q < 0.5)):
             above = wide.columns[np.abs(wide.columns - (1 - q)).argmin()]
-            looks = {"color": colors[name], "alpha": 0.15 + 0.15 * i, "linewidth": 0}
+            looks: dict[str, Any] = {"color": color(name), "alpha": 0.15 + 0.15 * i, "linewidth": 0}
             ax.fill_between(wide.index, wide[q], wide[above], **looks, label=f"{q:.0%} to {above:.0%}")
         if 0.5 in wide:
-            ax.plot(wide.index, wide[0.5], color=colors[name], label="median")
+            ax.plot(wide.index, wide[0.5], color=color(name), label="median")
         ax.set(title=name, xlabel="Epoch")
-    axes[0, 0].set_ylabel(ylabel)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    axes[0].set_ylabel(ylabel)
+    _shared_legend(axes[0], 4)
     return figure
 
 
-def by_dataset(
-    frame: pd.DataFrame,
-    measures: Mapping[str, tuple[str, str]] | Sequence[tuple[str, str]],
-    *,
-    title: str = "",
-) -> Figure:
+def by_dataset(frame: pd.DataFrame, measures: Sequence[tuple[str, str]], *, title: str = "") -> Figure:
     """Draw several data sets after the last epoch: a panel for each measure, a row for each data set.
 
     Parameters
@@ -309,46 +204,139 @@ def by_dataset(
     """
     frame = frame[frame["epoch"] == frame.groupby("dataset")["epoch"].transform("max")]
     datasets, labels = (list(dict.fromkeys(frame[column])) for column in ("dataset", "defense"))
-    looks = _looks(labels, markersize=6, elinewidth=1.4, linestyle="none")
-    step = 0.6 / len(labels)
-    figure, axes = plt.subplots(
-        1,
-        len(measures),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
-        figsize=(1.2 + 3.6 * len(measures), 1.6 + len(datasets) * (0.3 + 0.16 * len(labels))),
-    )
-    for ax, (attack, metric) in zip(axes[0], measures, strict=True):
-        part = frame[(frame["attack"] == attack) & (frame["metric"] == metric)]
-        for i, name in enumerate(labels):
-            own = part[part["defense"] == name]
-            ax.errorbar(
-                own["value"],
-                [datasets.index(d) + (i - (len(labels) - 1) / 2) * step for d in own["dataset"]],
-                xerr=_bars(own),
-                **looks[name] | {"label": name.replace("_", " ")},
-            )
-        chance = _chance(metric)
-        if chance is not None:
-            ax.axvline(chance, **_CHANCE, linestyle="--")
-        ax.set(xlabel=_title(metric), title=attack.replace("_", " "))
-        ax.grid(axis="y", visible=False)
-    axes[0, 0].set_yticks(range(len(datasets)), datasets)
-    axes[0, 0].set_ylim(len(datasets) - 0.5, -0.5)
+    height = 1.6 + len(datasets) * (0.3 + 0.16 * len(labels))
+    figure, axes = _panels(1, len(measures), 1.2 + 3.6 * len(measures), height, sharey=True)
+    for ax, (attack, metric) in zip(axes, measures, strict=True):
+        part = select(frame, attack=attack, metric=metric)
+        rows = {label: part[part["defense"] == label] for label in labels}
+        _draw_rows(ax, rows, "dataset", datasets, metric, depth=0.6)
+        ax.set_title(_of(attack))
     figure.suptitle(title)
-    handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    _shared_legend(axes[0], 4)
     return figure
 
 
-def _draw_path(
-    ax: Axes, accuracy: pd.DataFrame, privacy: pd.DataFrame, look: dict, dash: object, shape: object
+def widths(
+    table: pd.DataFrame, attack: str, metric: str = "auc", *, controls: Mapping[str, Any] | None = None
+) -> Figure:
+    """Draw a measure of an attack, and beside it the test accuracy, against the width of weights.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `mialab.chapters.quantization.widths`. Arms that are no quantization are drawn as horizontal lines with
+        their intervals.
+    attack, metric : str
+        What to draw.
+    controls : dict, optional
+        Which setting of those arms is drawn; the first one by default.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    lines = [arm for arm in dict.fromkeys(table["arm"]) if arm.startswith(Quantization.name)]
+    order = sorted(set(table.loc[table["arm"].isin(lines), "setting"]), key=steps, reverse=True)
+    place, beside = {bits: i for i, bits in enumerate(order)}, np.linspace(-0.12, 0.12, max(2, len(lines)))
+    figure, axes = _panels(1, 2, 10.4, 4.6)
+    for ax, of, shown in zip(axes, (attack, ""), (metric, "test_accuracy"), strict=True):
+        rows = select(table, attack=of, metric=shown)
+        for arm, looks in _arms(table).items():
+            own = rows[rows["arm"] == arm]
+            if arm in lines:
+                own = own.sort_values("setting", key=lambda column: column.map(place))
+                _draw_intervals(ax, own["setting"].map(place) + beside[lines.index(arm)], own, **looks)
+                continue
+            chosen = (controls or {}).get(arm, own["setting"].iloc[0])
+            value, low, high = own.loc[own["setting"] == chosen, ["value", "low", "high"]].to_numpy(float)[0]
+            ax.axhline(value, color=looks["color"], linewidth=1.4, linestyle=(0, (5, 2)), label=arm)
+            ax.axhspan(low, high, color=looks["color"], alpha=0.1, linewidth=0)
+        ax.set_xticks(range(len(order)), map(_setting, order))
+        ax.set(xlabel="Weights of the inner layers", ylabel=_title(shown) + f" ({_of(of)})" * bool(of))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def trade_off(table: pd.DataFrame, attack: str, metric: str = "auc") -> Axes:
+    """Draw a measure of an attack against the test accuracy, a line through the settings of each arm.
+
+    The setting of each line with the lowest accuracy is named.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `mialab.chapters.quantization.widths`.
+    attack, metric : str
+        What to draw.
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    both = select(table, attack="", metric="test_accuracy"), select(table, attack=attack, metric=metric)
+    ax = _axes(None, figsize=(7.2, 5.6))
+    for arm, looks in _arms(table).items():
+        x, y = (rows[rows["arm"] == arm] for rows in both)
+        _draw_intervals(ax, x, y, **looks)
+        if len(x) > 1:
+            lowest = int(x["value"].argmin())
+            _write(ax, _setting(x["setting"].iloc[lowest]), x["value"].iloc[lowest], y["value"].iloc[lowest])
+    ax.set(xlabel="Test accuracy", ylabel=f"{_title(metric)} ({_of(attack)})")
+    _shared_legend(ax, 2)
+    return ax
+
+
+def _draw_rows(
+    ax: Axes, tables: Mapping[str, pd.DataFrame], column: str, names: list[str], metric: str, *, depth: float
 ) -> None:
-    """Draw values (a row for each epoch) against the accuracy at the same epochs; the last one stands out."""
-    across, up = (table[["value", "low", "high"]].to_numpy().T for table in (accuracy, privacy))
-    ax.plot(across[0], up[0], linestyle=dash, marker=".", markersize=5, linewidth=1.2, color=look["color"])
-    ends = [[[value[-1] - low[-1]], [high[-1] - value[-1]]] for value, low, high in (across, up)]
-    xerr, yerr = np.nan_to_num(np.maximum(0, ends))
-    end: dict[str, Any] = {"marker": shape, "markersize": 7, "linestyle": dash, "elinewidth": 1.4}
-    ax.errorbar(across[0, -1:], up[0, -1:], xerr=xerr, yerr=yerr, **end, **look)
+    """Draw a row for each of the names in a column, and in it a dot with its interval for each table."""
+    looks = _looks(tables, markersize=6, elinewidth=1.4, linestyle="none")
+    for i, (label, rows) in enumerate(tables.items()):
+        beside = (i - (len(tables) - 1) / 2) * depth / len(tables)
+        y = [names.index(name) + beside for name in rows[column]]
+        _draw_intervals(ax, rows, y, **looks[label])
+    _draw_chance(ax, _chance(metric), upright=True)
+    ax.set(xlabel=_title(metric), yticks=range(len(names)), yticklabels=map(_of, names))
+    ax.set_ylim(len(names) - 0.5, -0.5)  # the first one on top
+    ax.grid(axis="y", visible=False)
+
+
+def _best(table: pd.DataFrame, attack: str, metric: str) -> pd.DataFrame:
+    """Return the row of an attack, or of the strongest one; none if the metric is not resolvable."""
+    rows = table.pooled(metric)
+    if attack != "strongest":
+        rows = select(rows, attack=attack)
+    return rows.dropna(subset=["value"]).nlargest(1, "value")
+
+
+def _reached(name: str, table: pd.DataFrame, given: ArrayLike | None, confidence: float) -> Interval:
+    """Return the mean test accuracy of the models of a table."""
+    noted = table.attrs.get("test_accuracy") if given is None else given
+    accuracy = np.array([] if noted is None else noted, np.float64)
+    partner = table.attrs.get("partner")
+    if accuracy.size and partner is not None and accuracy.shape != (len(partner),):
+        raise ValueError(
+            f"accuracy[{name!r}] has shape {accuracy.shape}; it must be ({len(partner)},), one per model."
+        )
+    mean = intervals.over_targets(accuracy, partner=partner if accuracy.size else None, confidence=confidence)
+    if np.isnan(mean.value):
+        raise ValueError(f"The test accuracy of {name!r} is not known; pass accuracy={{{name!r}: ...}}.")
+    return mean
+
+
+def _write(ax: Axes, text: str, x: float, y: float) -> None:
+    ax.annotate(text, (x, y), xytext=(5, 5), textcoords="offset points", fontsize="small")
+
+
+def _arms(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Return how each arm is drawn; kinds of quantization share a color and differ in shade and marker."""
+    looks = _looks(dict.fromkeys(table["arm"]), markersize=6, elinewidth=1.2, linewidth=1.4)
+    own = iter("PosDX^v")
+    return {
+        arm: look | {"marker": next(own) if arm.startswith(Quantization.name) else marker(arm)}
+        for arm, look in looks.items()
+    }
+
+
+def _setting(value: Any) -> str:
+    return f"{value} bits" if isinstance(value, int) else str(value)

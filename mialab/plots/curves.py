@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,11 +14,10 @@ from matplotlib.ticker import NullLocator
 from numpy.typing import ArrayLike
 
 from mialab import metrics
-from mialab._validation import choose
+from mialab._validation import choose, select
 from mialab.auditing.measure import _columns
 from mialab.auditing.taxonomy import Attacking, _chosen, applicable, families, family, one_of_each
 from mialab.games.base import Game
-from mialab.plots.comparisons import _draw_path
 from mialab.plots.theme import (
     _ATTACKS,
     _CHANCE,
@@ -28,11 +27,16 @@ from mialab.plots.theme import (
     _axes,
     _chance,
     _colors,
+    _draw_chance,
+    _draw_intervals,
     _games,
     _legend_below,
-    _markers,
+    _looks,
     _mix,
+    _of,
+    _panels,
     _shades,
+    _shared_legend,
     _title,
     _unlike,
 )
@@ -73,10 +77,8 @@ def roc(
     -------
     matplotlib Axes
     """
-    games, chosen = (
-        _games(game),
-        _chosen(attacks if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks]),
-    )
+    games = _games(game)
+    chosen = _chosen(attacks if isinstance(attacks, Sequence) and not isinstance(attacks, str) else [attacks])
     colors, dashes = _colors(games), _unlike(chosen, _ATTACKS, list(_ATTACKS.values()))
     several = len(games) > 1 and len(chosen) > 1
     curves = []
@@ -92,7 +94,7 @@ def roc(
     ax = _axes(ax)
     _draw_curves(ax, curves)
     if len(curves) > 4:
-        _legend_below(ax, 2)
+        _legend_below(ax)
     else:
         ax.legend(loc="lower right")
     return ax
@@ -142,19 +144,16 @@ def roc_by_family(
         name: _curve(game, attack, every, confidence, n_resamples, seed)
         for name, attack in ({base: base_attack} | chosen).items()
     }
-    figure, axes = plt.subplots(
-        len(groups), 1, squeeze=False, layout="constrained", figsize=(6.4, 0.5 + 2.7 * len(groups))
-    )
-    for ax, (title, names) in zip(axes[:, 0], groups.items(), strict=True):
+    figure, axes = _panels(len(groups), 1, 6.4, 0.5 + 2.7 * len(groups))
+    for ax, (title, names) in zip(axes, groups.items(), strict=True):
+        looks: dict[str, Any] = {} if base in names else {base: ("0.55", (0, ()))}
+        looks |= dict(zip(names, zip(cycle(_COLORS), cycle(_ATTACKS.values()), strict=False), strict=False))
         drawn = []
-        if base not in names:
-            drawn.append((*curves[base][:2], f"{base} ({curves[base][2]:.3f})", "0.55", (0, ())))
-        looks = zip(_COLORS * 4, (*_ATTACKS.values(),) * 4, strict=False)
-        for name, (shade, dash) in zip(names, looks, strict=False):
+        for name, look in looks.items():
             grid, tpr, auc = curves[name]
-            drawn.append((grid, tpr, f"{name} ({auc:.3f})", shade, dash))
+            drawn.append((grid, tpr, f"{name} ({auc:.3f})", *look))
         _draw_curves(ax, drawn, hatch_label=None)
-        ax.set_xlabel("False-positive rate" if ax is axes[-1, 0] else "")
+        ax.set_xlabel("False-positive rate" if ax is axes[-1] else "")
         ax.set_ylabel("TPR")
         ax.set_title(title, loc="left", fontsize=12)
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=11, handlelength=2.2)
@@ -178,32 +177,24 @@ def against_shadows(table: pd.DataFrame, *, label: str = "") -> Figure:
     """
     metrics_, names = list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["attack"]))
     numbers = sorted(set(table["n_shadows"]))
-    figure, axes = plt.subplots(
-        len(metrics_),
-        1,
-        sharex=True,
-        squeeze=False,
-        layout="constrained",
-        figsize=(6.4, 3.3 * len(metrics_) + 0.16 * len(names) + 0.3),
-    )
-    for ax, metric in zip(axes[:, 0], metrics_, strict=True):
+    height = 3.3 * len(metrics_) + 0.16 * len(names) + 0.3
+    figure, axes = _panels(len(metrics_), 1, 6.4, height, sharex=True)
+    for ax, metric in zip(axes, metrics_, strict=True):
         for i, name in enumerate(sorted(names, key="loss".__eq__)):  # the loss comes last, and is gray
             rows = table[(table["metric"] == metric) & (table["attack"] == name)].sort_values("n_shadows")
             shade = "0.55" if name == "loss" else _COLORS[i % len(_COLORS)]
             ax.fill_between(rows["n_shadows"], rows["low"], rows["high"], color=shade, alpha=0.1, linewidth=0)
-            looks = {"color": shade, "marker": _MARKERS[i % len(_MARKERS)], "markersize": 6}
+            looks: dict[str, Any] = {"color": shade, "marker": _MARKERS[i % len(_MARKERS)], "markersize": 6}
             dash = list(_ATTACKS.values())[(i // len(_COLORS)) % len(_ATTACKS)]
-            ax.plot(rows["n_shadows"], rows["value"], **looks, linestyle=dash, label=name.replace("_", " "))
-        chance = _chance(metric)
-        if chance is not None:
-            ax.axhline(chance, **_CHANCE, linestyle="--", label="chance")
+            ax.plot(rows["n_shadows"], rows["value"], **looks, linestyle=dash, label=_of(name))
+        _draw_chance(ax, _chance(metric))
         ax.set_xscale("log", base=2)
         ax.set_xticks(numbers, [str(n) for n in numbers])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_ylabel(_title(metric))
-    axes[0, 0].set_title(label)
-    axes[-1, 0].set_xlabel("Number of shadow models")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    axes[0].set_title(label)
+    axes[-1].set_xlabel("Number of shadow models")
+    _shared_legend(axes[0], 2)
     return figure
 
 
@@ -271,15 +262,13 @@ def histograms(
     """
     games = _games(games)
     scores, colors = _scores(games, attack, None, records), _colors(games)
-    figure, axes = plt.subplots(
-        1, len(games), sharex=True, sharey=True, squeeze=False, layout="constrained", figsize=(6.4, 3.4)
-    )
-    edges = _bins(axes[0, 0], scores, bins)
-    for ax, label in zip(axes[0], games, strict=True):
+    figure, axes = _panels(1, len(games), 6.4, 3.4, sharex=True, sharey=True)
+    edges = _bins(axes[0], scores, bins)
+    for ax, label in zip(axes, games, strict=True):
         _draw_scores(ax, {label: scores[label]}, colors, edges)
         ax.set_title(label)
-    axes[0, 0].set_ylabel("Fraction of records")
-    axes[0, -1].legend()
+    axes[0].set_ylabel("Fraction of records")
+    axes[-1].legend()
     figure.supxlabel(f"Score of the attack {_name(games, attack)}, higher = member", fontsize=13)
     return figure
 
@@ -316,56 +305,51 @@ def trajectory(
     matplotlib Figure
     """
     choose("x", x, ("epoch", "test_accuracy"))
-    choose("metric", metric, set(frame["metric"]))
-    rows = frame[frame["metric"] == metric]
-    names = list(dict.fromkeys(rows["attack"])) if attacks is None else list(attacks)
-    for name in names:
-        choose("attacks", name, set(rows["attack"]))
+    rows = select(frame, metric=metric)
+    names = list(dict.fromkeys(rows["attack"])) if attacks is None else attacks
     base, _, minus = metric.partition(" minus ")
     ending = f", minus {minus}" if minus else ""
     of_accuracy = frame[frame["metric"] == metric.replace(base, "test_accuracy", 1)]
-    panels = [(name.replace("_", " "), _title(base) + ending, rows[rows["attack"] == name]) for name in names]
+    panels = [(_of(name), _title(base) + ending, select(rows, attack=name)) for name in names]
     if accuracy and x == "epoch" and not of_accuracy.empty and base != "test_accuracy":
         panels.append(("", f"Test accuracy{ending}", of_accuracy))
     labels = list(dict.fromkeys(frame["defense"]))
-    colors, markers = _colors(labels), _markers(labels)
     whole: dict[str, object] = {name: "-" for name in labels if name in DEFENSES}  # variants are dashed
     dashes = _unlike(labels, whole, list(_ATTACKS.values())[1:])
+    looks = _looks(labels)
     labels = [name for name in labels if name in set(rows["defense"])]
     wide = min(2, len(panels))
     deep = -(-len(panels) // wide)
-    figure, axes = plt.subplots(
-        deep,
-        wide,
-        squeeze=False,
-        layout="constrained",
-        figsize=(4.4 * wide if wide > 1 else 6.4, 3.3 * deep + 0.4 + 0.26 * -(-len(labels) // 2)),
-    )
-    for ax, (title, ylabel, part) in zip(axes.flat, panels, strict=False):
+    height = 3.3 * deep + 0.4 + 0.26 * -(-len(labels) // 2)
+    figure, axes = _panels(deep, wide, 8.8 if wide > 1 else 6.4, height)
+    for ax, (title, ylabel, part) in zip(axes, panels, strict=False):
         for name in labels:
             own = part[part["defense"] == name].sort_values("epoch")
-            look = {
-                "color": colors[name],
-                "label": name.replace("_", " "),
-                "zorder": 2 + (name in whole) / 2,
-            }
+            look = looks[name] | {"label": _of(name), "linestyle": dashes[name]}
+            look["zorder"] = 2 + (name in whole) / 2
             if x == "epoch":
-                ax.fill_between(own["epoch"], own["low"], own["high"], color=colors[name], alpha=0.1, lw=0)
-                if len(own) <= 12:
-                    look |= {"marker": markers[name], "markersize": 4.5}
-                ax.plot(own["epoch"], own["value"], linestyle=dashes[name], **look)
+                ax.fill_between(own["epoch"], own["low"], own["high"], color=look["color"], alpha=0.1, lw=0)
+                look["marker"] = look["marker"] if len(own) <= 12 else None
+                ax.plot(own["epoch"], own["value"], markersize=4.5, **look)
             else:
                 reached = frame[(frame["metric"] == "test_accuracy") & (frame["defense"] == name)]
-                _draw_path(ax, reached.sort_values("epoch"), own, look, dashes[name], markers[name])
-        level = 0.0 if minus else _chance(base)
-        if level is not None and x == "epoch" and ylabel.startswith(_title(base)):
-            ax.axhline(level, **_CHANCE, linestyle="--", label="no difference" if minus else "chance")
+                _draw_path(ax, reached.sort_values("epoch"), own, look)
+        if x == "epoch" and ylabel.startswith(_title(base)):
+            level, word = (0.0, "no difference") if minus else (_chance(base), "chance")
+            _draw_chance(ax, level, label=word)
         ax.set(title=title, ylabel=ylabel, xlabel="Test accuracy" if x != "epoch" else "Epochs of training")
-    for ax in axes.flat[len(panels) :]:
+    for ax in axes[len(panels) :]:
         ax.remove()
     figure.suptitle(label)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    _shared_legend(axes[0], 2)
     return figure
+
+
+def _draw_path(ax: Axes, accuracy: pd.DataFrame, privacy: pd.DataFrame, look: dict[str, Any]) -> None:
+    """Draw values (a row for each epoch) against the accuracy at the same epochs; the last one stands out."""
+    way = {"marker": ".", "markersize": 5, "linewidth": 1.2, "color": look["color"]}
+    ax.plot(accuracy["value"], privacy["value"], linestyle=look["linestyle"], **way)
+    _draw_intervals(ax, accuracy.tail(1), privacy.tail(1), markersize=7, elinewidth=1.4, **look)
 
 
 def _curve(
@@ -398,17 +382,8 @@ def _draw_curves(
     ax.set(xscale="log", yscale="log", xlim=(floor, 1), ylim=(floor, 1.05))
     ax.set(xlabel="False-positive rate", ylabel="True-positive rate")
     middle = np.sqrt(max(resolved, floor) * 0.02)
-    ax.text(
-        middle,
-        middle / 1.25,
-        "chance",
-        color="0.45",
-        fontsize="small",
-        rotation=45,
-        transform_rotates_text=True,
-        rotation_mode="anchor",
-        va="top",
-    )
+    turned: dict[str, Any] = {"rotation": 45, "transform_rotates_text": True, "rotation_mode": "anchor"}
+    ax.text(middle, middle / 1.25, "chance", color="0.45", fontsize="small", va="top", **turned)
 
 
 def _scores(

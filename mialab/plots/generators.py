@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mialab._validation import check_integer, choose
+from mialab._validation import check_integer, select
 from mialab.auditing.distances import auc_bound
-from mialab.plots.theme import _axes, _colors, _legend_below, _markers
+from mialab.plots.theme import (
+    _CHANCE,
+    _axes,
+    _bare,
+    _draw_intervals,
+    _legend_below,
+    _looks,
+    _panels,
+    _shared_legend,
+)
 
 if TYPE_CHECKING:
     from mialab.data.pool import Pool
@@ -73,28 +81,19 @@ def sample_grid(
     names = pool.label_names if pool is not None and pool.label_names else ()
     shown = [names[c] if names else str(c) for c in classes]
     longest = max(map(len, shown))
-    figure, axes = plt.subplots(
-        len(blocks),
-        1,
-        squeeze=False,
-        layout="constrained",
-        figsize=(6.4, len(blocks) * (0.35 + rows * 6.2 / len(classes)) + 0.12 * longest),
-    )
+    height = len(blocks) * (0.35 + rows * 6.2 / len(classes)) + 0.12 * longest
+    figure, axes = _panels(len(blocks), 1, 6.4, height)
     # Classes are named once, below the last block whose columns they are.
     last = next((label for label in reversed(blocks) if blocks[label][1] is not None), None)
-    for ax, (label, (x, labels)) in zip(axes[:, 0], blocks.items(), strict=True):
+    for ax, (label, (x, labels)) in zip(axes, blocks.items(), strict=True):
         image = _tiles(x, labels, classes, rows)
         ax.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
         ax.set_title(label, loc="left", fontsize=12)
-        ax.grid(False)
-        ax.spines[:].set_visible(False)
-        width = x.shape[-1] + 1
-        ticks = width * np.arange(len(classes)) + (width - 1) / 2
-        ax.set_xticks([])
-        ax.set_yticks([])
+        ax.set(xticks=[], yticks=[])
         if label == last:
+            ticks = (x.shape[-1] + 1) * np.arange(len(classes)) + x.shape[-1] / 2
             ax.set_xticks(ticks, shown, rotation=90 if longest > 3 else 0)
-        ax.tick_params(length=0)
+        _bare(ax)
     return figure
 
 
@@ -133,29 +132,19 @@ def bounds(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axe
     grid = np.linspace(0, 1, 101)
     ax.plot(grid, auc_bound(grid), color="0.3", label="bound 1/2 + D - D²/2")
     ax.fill_between(grid, auc_bound(grid), 1, color="0.93", linewidth=0, zorder=0)
-    colors, markers = _colors(tables), _markers(tables)
-    for label, table in tables.items():
-        of = table.set_index("quantity")
-        low, high = max(0.0, of.at["distance_cross_fitted", "value"]), of.at["distance_histogram", "value"]
-        middle, auc = of.at["distance_threshold", "value"], of.loc["auc"]
-        ends = np.nan_to_num([[auc["value"] - auc["low"]], [auc["high"] - auc["value"]]])
-        across = np.maximum(0, [[middle - low], [high - middle]])
-        ax.errorbar(
-            [middle],
-            [auc["value"]],
-            xerr=across,
-            yerr=np.maximum(0, ends),
-            color=colors[label],
-            marker=markers[label],
-            markersize=8,
-            linestyle="none",
-            label=label,
+    for label, look in _looks(tables, markersize=8, linestyle="none").items():
+        of = tables[label].set_index("quantity")
+        at, ends = (
+            of["value"],
+            [max(0.0, of.at["distance_cross_fitted", "value"]), of.at["distance_histogram", "value"]],
         )
-        ax.plot(middle, of.at["bound_gaussian", "value"], "x", color=colors[label], markersize=8, mew=2)
+        distance = pd.DataFrame([[at["distance_threshold"], *ends]], columns=["value", "low", "high"])
+        _draw_intervals(ax, distance, of.loc[["auc"]], **look)
+        ax.plot(at["distance_threshold"], at["bound_gaussian"], "x", color=look["color"], markersize=8, mew=2)
     ax.plot([], [], "x", color="0.4", mew=2, markersize=8, label="bound for Gaussians")
     ax.set(xlim=(0, 1), ylim=(0.4, 1.01), ylabel="AUC")
     ax.set_xlabel("Total variation distance D, members to non-members")
-    _legend_below(ax, 2)
+    _legend_below(ax)
     return ax
 
 
@@ -175,25 +164,17 @@ def shifts(table: pd.DataFrame, quantity: str = "ratio falls") -> Figure:
     -------
     matplotlib Figure
     """
-    choose("quantity", quantity, set(table["quantity"]))
-    rows = table[(table["quantity"] == quantity) & (table["part"] > 0)]
-    labels = list(dict.fromkeys(rows["defense"]))
-    colors, markers = _colors(labels), _markers(labels)
-    sides: Sequence[str] = ("members", "non-members")
-    figure, axes = plt.subplots(1, 2, sharex=True, sharey=True, layout="constrained", figsize=(6.4, 3.9))
-    for ax, side in zip(axes, sides, strict=True):
-        ax.axhline(0.5, color="0.55", linewidth=1, zorder=1)
-        for i, label in enumerate(labels):
+    rows = select(table, quantity=quantity).query("part > 0")
+    looks = _looks(dict.fromkeys(rows["defense"]), markersize=5, linewidth=1.2, elinewidth=1)
+    figure, axes = _panels(1, 2, 6.4, 3.9, sharex=True, sharey=True)
+    for ax, side in zip(axes, ("members", "non-members"), strict=True):
+        ax.axhline(0.5, **_CHANCE)
+        for i, (label, look) in enumerate(looks.items()):
             own = rows[(rows["of"] == side) & (rows["defense"] == label)]
-            ends = np.nan_to_num([own["value"] - own["low"], own["high"] - own["value"]])
-            place = own["part"] + 0.5 * (
-                (i + 0.5) / len(labels) - 0.5
-            )  # beside each other, lest bars overlap
-            looks = {"color": colors[label], "marker": markers[label], "markersize": 5, "linewidth": 1.2}
-            ax.errorbar(place, own["value"], yerr=np.maximum(0, ends), elinewidth=1, **looks, label=label)
+            beside = 0.5 * ((i + 0.5) / len(looks) - 0.5)  # lest bars overlap
+            _draw_intervals(ax, own["part"] + beside, own, **look)
         ax.set_title(side, loc="left")
-        ax.set_xticks([1, 4, 7, 10])
-        ax.set(ylim=(-0.02, 1.02), xlabel="Tenth by separation")
+        ax.set(xticks=[1, 4, 7, 10], ylim=(-0.02, 1.02), xlabel="Tenth by separation")
     axes[0].set_ylabel(f"Fraction: {quantity}")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    _shared_legend(axes[0], 3)
     return figure

@@ -13,7 +13,7 @@ from matplotlib.colors import Colormap, LogNorm, Normalize, to_rgb
 from matplotlib.patches import Rectangle
 
 from mialab.auditing.taxonomy import families
-from mialab.plots.theme import _chance, _title
+from mialab.plots.theme import _axes, _bare, _chance, _of, _title
 
 
 def matrix(table: pd.DataFrame, metric: str = "auc", *, label: str = "") -> Axes:
@@ -44,29 +44,25 @@ def matrix(table: pd.DataFrame, metric: str = "auc", *, label: str = "") -> Axes
     palette, norm, write = _scale(metric)
 
     lines = sum(len(names) + 1 for names in groups.values())
-    wide = max(4.0, 0.5 * len(defenses))
-    ax = plt.subplots(layout="constrained", figsize=(2.4 + wide, 1.6 + 0.27 * lines))[1]
+    ax = _axes(None, figsize=(2.4 + max(4.0, 0.5 * len(defenses)), 1.6 + 0.27 * lines))
     position, ticks = 0, {}
     for title, names in groups.items():
         place: dict[str, Any] = {"fontsize": 11, "style": "italic", "va": "center", "color": "0.3"}
         ax.text(-0.42, position + 0.08, f"{title}:", **place)
-        position += 1
         for name in names:
-            ticks[name] = position
+            position += 1
+            ticks[_of(name)] = position
             for j, defense in enumerate(defenses):
                 known = name in value.index and defense in value.columns and (name, defense) not in absent
                 _draw_cell(ax, j, position, value.at[name, defense] if known else None, palette, norm, write)
-            position += 1
+        position += 1
     ax.set(xlim=(-0.5, len(defenses) - 0.5), ylim=(position - 0.5, -0.5))
-    turned: dict[str, Any] = {"rotation": 90} if len(defenses) > 4 else {}
-    names = [
-        name.replace("_", " " if turned else "\n").replace(" ", " " if turned else "\n") for name in defenses
-    ]
-    ax.set_xticks(range(len(defenses)), names, **turned)
-    ax.set_yticks(list(ticks.values()), [name.replace("_", " ") for name in ticks])
-    ax.tick_params(length=0, top=False, bottom=False, labeltop=True, labelbottom=False)
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
+    many = len(defenses) > 4
+    names = [_of(name) if many else _of(name).replace(" ", "\n") for name in defenses]
+    ax.set_xticks(range(len(defenses)), names, rotation=90 if many else 0)
+    ax.set_yticks(list(ticks.values()), list(ticks))
+    ax.tick_params(top=False, bottom=False, labeltop=True, labelbottom=False)
+    _bare(ax)
     unit = ", in %" if "@" in metric else ""
     ax.set_title((f"{label}: " if label else "") + f"{_title(metric)}{unit}", loc="left")
     return ax
@@ -86,27 +82,20 @@ def agreement(table: pd.DataFrame, *, label: str = "") -> Axes:
     -------
     matplotlib Axes
     """
-    names = list(table.index)
-    n = len(names)
-    palette, norm = plt.get_cmap("Purples"), Normalize(0, 1.15)
-    size = 0.36 * n
-    ax = plt.subplots(layout="constrained", figsize=(max(5.0, 2.2 + size), max(3.0, 1.6 + size)))[1]
-    for i, a in enumerate(names):
-        for j, b in enumerate(names[:i]):
-            fraction = float(table.at[a, b])
-            _draw_cell(ax, j, i, fraction, palette, norm, lambda v: f"{100 * v:.0f}", fontsize=11)
-    shown = [name.replace("_", " ") for name in names]
-    ax.set_xticks(range(n - 1), shown[:-1], rotation=90)
-    ax.set_yticks(range(1, n), shown[1:])
+    names = [_of(name) for name in table.index]
+    n, palette, norm = len(names), plt.get_cmap("Purples"), Normalize(0, 1.15)
+    ax = _axes(None, figsize=(max(5.0, 2.2 + 0.36 * n), max(3.0, 1.6 + 0.36 * n)))
+    for i, a in enumerate(table.index):
+        for j, b in enumerate(table.index[:i]):
+            _draw_cell(ax, j, i, table.at[a, b], palette, norm, lambda v: f"{100 * v:.0f}", fontsize=11)
+    ax.set_xticks(range(n - 1), names[:-1], rotation=90)
+    ax.set_yticks(range(1, n), names[1:])
     ax.set(xlim=(-0.5, max(n - 1.5, 0.5)), ylim=(n - 0.5, 0.5))
-    ax.tick_params(length=0)
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
+    _bare(ax)
     rate = table.attrs.get("fpr")
     words = [label, "caught by both,", "in % of caught by either", "" if rate is None else f"(FPR {rate:g})"]
-    ax.text(
-        0.98, 0.97, "\n".join(filter(None, words)), transform=ax.transAxes, ha="right", va="top", fontsize=12
-    )
+    place: dict[str, Any] = {"transform": ax.transAxes, "ha": "right", "va": "top", "fontsize": 12}
+    ax.text(0.98, 0.97, "\n".join(filter(None, words)), **place)
     return ax
 
 
@@ -131,20 +120,16 @@ def _draw_cell(
     fontsize: float = 11.5,
 ) -> None:
     """Draw a cell of a heat map; hatched where there is no value at all (None)."""
-    fill: Any = "white"
-    text = "-" if value is None else "n/a"
-    known = False
-    if value is not None and np.isfinite(value):
-        known, text = True, write(value)
-        fill = palette(norm(np.clip(value, norm.vmin, None)))
-    frame: dict[str, Any] = (
-        {"edgecolor": "white", "linewidth": 1} if known else {"edgecolor": "0.88", "linewidth": 0}
-    )
-    ax.add_patch(
-        Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=fill, **frame, hatch=None if known else "////")
-    )
+    number = np.nan if value is None else value
+    known = np.isfinite(number)
+    text = write(number) if known else "-" if value is None else "n/a"
+    fill: Any = palette(norm(np.clip(number, norm.vmin, None))) if known else "white"
+    looks: dict[str, Any] = {"facecolor": fill, "edgecolor": "white", "linewidth": 1}
+    if not known:
+        looks |= {"edgecolor": "0.88", "linewidth": 0, "hatch": "////"}
+    ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **looks))
     dark = known and np.dot(to_rgb(fill), (0.299, 0.587, 0.114)) < 0.55
-    box = None if known else {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    ax.text(
-        x, y, text, ha="center", va="center", fontsize=fontsize, color="white" if dark else "0.1", bbox=box
-    )
+    place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": fontsize}
+    if not known:
+        place["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    ax.text(x, y, text, color="white" if dark else "0.1", **place)

@@ -15,6 +15,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
+from matplotlib.figure import Figure
 
 from mialab.games.base import Game
 
@@ -208,25 +209,66 @@ def _looks(labels: Iterable[str], **options: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def _bars(rows: pd.DataFrame) -> np.ndarray:
-    """Return the lengths of error bars below and above values, (2, row)."""
-    return np.maximum(0, [rows["value"] - rows["low"], rows["high"] - rows["value"]])
-
-
-def _legend_below(ax: Axes, columns: int) -> None:
-    """Put the legend under the axes, where it hides nothing; a figure of its own grows to hold it."""
-    handles = ax.get_legend_handles_labels()[0]
-    rows = -(-len(handles) // columns)
-    ax.legend(
-        loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=columns, fontsize="small", columnspacing=1.2
+def _draw_intervals(ax: Axes, x: Any, y: Any, **looks: Any) -> None:
+    """Draw points, with bars wherever `x` or `y` is a table of values with intervals."""
+    (x, across), (y, along) = (
+        (v["value"], _bars(v)) if isinstance(v, pd.DataFrame) else (v, None) for v in (x, y)
     )
+    ax.errorbar(x, y, xerr=across, yerr=along, **looks)
+
+
+def _bars(rows: pd.DataFrame) -> np.ndarray:
+    """Return the lengths of error bars below and above values, (2, row); 0 where an end is not known."""
+    return np.maximum(0, np.nan_to_num([rows["value"] - rows["low"], rows["high"] - rows["value"]]))
+
+
+def _draw_chance(ax: Axes, level: float | None, *, upright: bool = False, label: str = "chance") -> None:
+    """Draw a dashed line where there is nothing to tell members by, if that is one value."""
+    if level is not None:
+        (ax.axvline if upright else ax.axhline)(level, **_CHANCE, linestyle="--", label=label)
+
+
+def _entries(ax: Axes) -> tuple[list, list[str]]:
+    """Return what a legend names, handles and labels: each once, and last what everything is compared with."""
+    known = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    labels = sorted(known, key=("chance", "no difference").__contains__)
+    return [known[label] for label in labels], labels
+
+
+def _legend_below(ax: Axes) -> None:
+    """Put the legend under the axes, where it hides nothing; a figure of its own grows to hold it."""
+    handles, labels = _entries(ax)
+    columns = 3 if max(map(len, labels), default=0) < 18 else 2
+    looks: dict[str, Any] = {"fontsize": "small", "columnspacing": 1.2}
+    ax.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=columns, **looks)
     figure = ax.get_figure(root=True)
     if figure and len(figure.axes) == 1:
-        figure.set_figheight(figure.get_figheight() + 0.22 * rows)
+        figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(handles) // columns))
 
 
-def _axes(ax: Axes | None) -> Axes:
-    return plt.subplots(layout="constrained")[1] if ax is None else ax
+def _axes(ax: Axes | None, **options: Any) -> Axes:
+    return plt.subplots(layout="constrained", **options)[1] if ax is None else ax
+
+
+def _panels(
+    rows: int, columns: int, width: float, height: float, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a grid of panels, row by row."""
+    options |= {"figsize": (width, height), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(rows, columns, **options)
+    return figure, list(axes.flat)
+
+
+def _shared_legend(ax: Axes, columns: int, place: Any = "outside lower center") -> None:
+    """Put the legend of one panel outside of all of them."""
+    ax.figure.legend(*_entries(ax), loc=place, ncols=columns)
+
+
+def _bare(ax: Axes) -> None:
+    """Leave of the axes nothing but the names beside them."""
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.spines[:].set_visible(False)
 
 
 def _chance(metric: str) -> float | None:
@@ -236,8 +278,13 @@ def _chance(metric: str) -> float | None:
     )
 
 
+def _of(name: str) -> str:
+    """Return a name as it is written in figures."""
+    return name.replace("_", " ")
+
+
 def _title(metric: str) -> str:
     kind, _, rate = metric.partition("@")
     if rate:
         return f"{kind.upper()} at {'FPR' if kind == 'tpr' else 'FNR'} {float(rate):g}"
-    return {"auc": "AUC", "f1": "F1"}.get(kind, kind.replace("_", " ").capitalize())
+    return {"auc": "AUC", "f1": "F1"}.get(kind, _of(kind).capitalize())
