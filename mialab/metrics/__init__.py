@@ -1,5 +1,6 @@
 """Measures of attacks and their intervals; knows no attack and no victim."""
 
+from mialab.metrics.epsilon import EpsilonBound, epsilon_lower_bound, epsilon_of
 from mialab.metrics.intervals import (
     Interval,
     bootstrap,
@@ -24,12 +25,15 @@ from mialab.metrics.rates import (
 )
 
 __all__ = [
+    "EpsilonBound",
     "Interval",
     "Outcome",
     "auc",
     "balanced_accuracy",
     "bootstrap",
     "clopper_pearson",
+    "epsilon_lower_bound",
+    "epsilon_of",
     "f1",
     "over_targets",
     "pooled_bootstrap",
