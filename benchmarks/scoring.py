@@ -5,7 +5,7 @@
 plain    one target after the other, from its own shadow models, as careful NumPy code has it; for RMIA with the matrix
          of all records by all of the population. Where a run over all targets would take minutes, a few targets are
          timed, and the time is multiplied (the number of targets is given in the row)
-mialab   `mialab.attacks.lira.lira`, `mialab.attacks.rmia.rmia` and the thresholds of `mialab.attacks.base`
+mialab   `mialab.attacks.lira.lira`, `mialab.attacks.rmia.rmia` and the thresholds of `mialab.attacks.thresholds`
 
 Both get the same arrays, and the benchmark fails where their scores differ. Memory is what is allocated beyond the
 input, the scores included. The audit of a game on disk runs in a process of its own, with two limits for the memory
@@ -41,9 +41,9 @@ import zarr
 from common import Row
 
 import mialab as mia
-from mialab.attacks.base import shadow_thresholds
 from mialab.attacks.lira import VARIANCE_FLOOR, lira
 from mialab.attacks.rmia import rmia
+from mialab.attacks.thresholds import shadow_thresholds
 from mialab.classifiers.game import Game
 from mialab.classifiers.signals import LOGITS, SIGNALS
 from mialab.training.membership import membership

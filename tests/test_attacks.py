@@ -16,10 +16,9 @@ from sklearn.metrics import roc_auc_score
 from toys import random_game, remade
 
 import mialab as mia
-from mialab.attacks import base
+from mialab.attacks import thresholds
 from mialab.attacks.label_only import logistic_log_odds
-from mialab.attacks.lira import VARIANCE_FLOOR, LiRA
-from mialab.attacks.ranking import Ranking
+from mialab.attacks.lira import VARIANCE_FLOOR, LiRA, Ranking
 from mialab.attacks.threshold import SOURCES, Threshold
 from mialab.classifiers import signals
 
@@ -162,9 +161,9 @@ def test_lira_of_the_hinge_against_plain_loops():
     other = np.where(np.arange(game.n_classes) == game.y[:, None], -np.inf, game.logits[:, 0]).max(-1)
     margin = game.logits[:, 0, np.arange(game.n_records), game.y] - other
     expected = lira_by_loops(game, margin, online=True, pooled=False, floor=VARIANCE_FLOOR)
-    ours = LiRA(statistic="hinge").run(game).score
+    ours = LiRA(signal="hinge").run(game).score
     np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-6)
-    assert LiRA(statistic="hinge", online=False).name == "lira_hinge_offline"
+    assert LiRA(signal="hinge", online=False).name == "lira_hinge_offline"
 
 
 def test_ranking_against_plain_loops():
@@ -243,10 +242,10 @@ def test_label_only_converges_on_separable_bits():
 @pytest.mark.parametrize("seed", range(4))
 def test_shadow_thresholds_are_the_best_on_the_shadow_models(design, per_class, statistic, seed):
     game = random_game(design, n_classes=3, n_records=16, seed=seed, signal=1)
-    raw = Threshold(statistic=statistic).run(game).score
-    outcome = Threshold(statistic=statistic, per_class=per_class).run(game)
+    raw = Threshold(signal=statistic).run(game).score
+    outcome = Threshold(signal=statistic, per_class=per_class).run(game)
     groups = game.y if per_class else 0 * game.y
-    threshold = base.shadow_thresholds(raw, game.member, game.excluded_models, groups)
+    threshold = thresholds.shadow_thresholds(raw, game.member, game.excluded_models, groups)
     assert outcome.evaluated.all()
     np.testing.assert_array_equal(outcome.predicted_member, raw >= threshold)
     np.testing.assert_array_equal(outcome.score, raw - threshold if per_class else raw)
@@ -266,7 +265,7 @@ def test_shadow_thresholds_are_the_best_on_the_shadow_models(design, per_class, 
     npst.arrays(bool, (3, 12)),
 )
 def test_best_threshold_against_trying_all(score, member, use):
-    chosen = base.best_threshold(score / 7, member, map(np.flatnonzero, ~use))
+    chosen = thresholds.best_threshold(score / 7, member, map(np.flatnonzero, ~use))
     assert np.isfinite(chosen).all()
     for threshold, selected in zip(chosen, use, strict=True):
         s, m = score[selected] / 7, member[selected]
@@ -279,12 +278,12 @@ def test_best_threshold_against_trying_all(score, member, use):
 def test_threshold_lies_half_way_and_equal_scores_stay_together():
     score, member = np.array([1.0, 2, 2, 4]), np.array([False, False, True, True])
     everything = [np.array([], dtype=int)]
-    assert base.best_threshold(score, member, everything) == [3.0]
-    assert base.best_threshold(score, np.array([False, True, True, True]), everything) == [1.5]
+    assert thresholds.best_threshold(score, member, everything) == [3.0]
+    assert thresholds.best_threshold(score, np.array([False, True, True, True]), everything) == [1.5]
     # Neighboring floating-point numbers have no middle; the upper one must still be told from the lower one.
     step = np.nextafter(1.0, 2)
     for low, high in ((1.0, step), (step, np.nextafter(step, 2))):
-        (threshold,) = base.best_threshold(np.array([low, high]), np.array([False, True]), everything)
+        (threshold,) = thresholds.best_threshold(np.array([low, high]), np.array([False, True]), everything)
         assert low < threshold <= high
 
 
@@ -310,8 +309,10 @@ def test_known_half_thresholds_against_trying_all(design, per_class):
 
 def test_known_half_depends_on_the_target_alone():
     game = random_game(n_models=8, n_records=40)
-    np.testing.assert_array_equal(base.known_half(game.member)[:4], base.known_half(game.member[:4]))
-    assert (base.known_half(game.member, seed=1) != base.known_half(game.member)).any()
+    np.testing.assert_array_equal(
+        thresholds.known_half(game.member)[:4], thresholds.known_half(game.member[:4])
+    )
+    assert (thresholds.known_half(game.member, seed=1) != thresholds.known_half(game.member)).any()
 
 
 def test_likelihood_ratios_are_compared_with_one():
@@ -393,12 +394,12 @@ def test_attacks_are_made_by_name():
     ("make", "message"),
     [
         (
-            lambda: Threshold(statistic="losss").check(random_game()),
-            "statistic='losss' is unknown. Did you mean 'loss'?",
+            lambda: Threshold(signal="losss").check(random_game()),
+            "signal='losss' is unknown. Did you mean 'loss'?",
         ),
         (
-            lambda: LiRA(statistic="margin").check(random_game()),
-            "statistic='margin' is unknown. Known: boundary_distance, confidence, correctness, entropy, hinge, ",
+            lambda: LiRA(signal="margin").check(random_game()),
+            "signal='margin' is unknown. Known: boundary_distance, confidence, correctness, entropy, hinge, ",
         ),
         (lambda: LiRA(variance="pool"), "variance='pool' is unknown. Did you mean 'pooled'?"),
         (lambda: LiRA(queries="augmented"), "queries='augmented' is unknown."),
@@ -461,5 +462,5 @@ def test_a_game_without_two_sides_has_no_shadow_models():
     game = mia.Game.from_arrays(
         logits=np.random.default_rng(0).normal(size=(4, 10, 2)), member=member, y=np.zeros(10, int)
     )
-    with pytest.raises(base.RequirementsNotMet, match="member of all models or of none"):
+    with pytest.raises(mia.attacks.RequirementsNotMet, match="member of all models or of none"):
         mia.attacks.make("lira").run(game)

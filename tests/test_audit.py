@@ -10,8 +10,9 @@ from scipy import stats
 
 import mialab as mia
 from mialab import attacks, metrics
-from mialab.attacks.base import RequirementsNotMet, Scored
+from mialab.attacks.base import Scored
 from mialab.auditing import tables
+from mialab.exceptions import RequirementsNotMet
 
 METRICS = ["auc", "balanced_accuracy", "tpr@0.01", "tpr@0.1", "tnr@0.1", "precision", "recall", "f1"]
 OPTIONS = {"fprs": (0.01, 0.1), "fnrs": (0.1,), "n_resamples": 50}

@@ -9,8 +9,9 @@ import toys
 
 import mialab as mia
 from mialab import attacks, metrics
-from mialab.attacks.base import Attack, RequirementsNotMet
+from mialab.attacks.base import Attack
 from mialab.auditing import taxonomy
+from mialab.exceptions import RequirementsNotMet
 
 
 @pytest.fixture(scope="module")

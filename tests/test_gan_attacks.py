@@ -15,7 +15,7 @@ from toys import memberships, random_game
 
 import mialab as mia
 from mialab.attacks import RequirementsNotMet
-from mialab.attacks.base import known_half
+from mialab.attacks.thresholds import known_half
 from mialab.gan import GeneratorGame
 from mialab.gan.attacks import (
     Domias,

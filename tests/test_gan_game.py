@@ -533,7 +533,7 @@ def test_targets_with_shadow_models_of_another_game(targets):
     np.testing.assert_array_equal(both.sample_y, ours.sample_y)
     assert both.probes == ("shadow_critic",)
     assert both.shadow_critic.shape == (16, 40)
-    attack = LiRA(statistic="critic_loss", variance="pooled")
+    attack = LiRA(signal="critic_loss", variance="pooled")
     outcome = attack.run(both)
     phi = -both.critic_loss[:, 0]
     for k in (0, 5):
@@ -670,7 +670,7 @@ def critics(design="paired", *, n_models=8, n_records=40, n_queries=1, n_mixed=0
 @pytest.mark.parametrize("variance", ["per_record", "pooled"])
 def test_lira_takes_minus_the_loss_of_the_critic(design, online, variance):
     game = critics(design, signal=2.0)
-    attack = LiRA(statistic="critic_loss", online=online, variance=variance)
+    attack = LiRA(signal="critic_loss", online=online, variance=variance)
     suffix = "_offline" * (not online) + "_pooled" * (variance == "pooled")
     assert attack == mia.attacks.make(f"critic_lira{suffix}")
     phi, options = -game.critic_loss[:, 0], {"online": online, "variance": variance}
@@ -683,10 +683,10 @@ def test_lira_takes_minus_the_loss_of_the_critic(design, online, variance):
 def test_lira_of_several_queries_is_their_mean_without_mixtures():
     game = critics(n_queries=3, n_mixed=2)
     expected = [lira(-game.critic_loss[:, q], game.member, game.excluded_models) for q in range(3)]
-    attack = LiRA(statistic="critic_loss", queries="all")
+    attack = LiRA(signal="critic_loss", queries="all")
     assert attack.name == "critic_lira_augmented"
     np.testing.assert_allclose(attack.run(game).score, np.mean(expected, axis=0))
-    only_first = LiRA(statistic="critic_loss").run(game).score
+    only_first = LiRA(signal="critic_loss").run(game).score
     np.testing.assert_array_equal(only_first, expected[0])
 
 

@@ -67,7 +67,7 @@ def test_a_table_is_that_of_a_game_with_separate_shadow_models():
         member=np.concatenate([given["target_member"], given["reference_member"]]),
         shadow=np.arange(26) >= 2,
     )
-    attack = LiRA(statistic="critic_loss", variance="pooled")
+    attack = LiRA(signal="critic_loss", variance="pooled")
     expected = measure.audit(game, [attack], n_resamples=20).drop(columns="attack")
     found = audit_scores(**given, attacks=["lira_pooled"], n_resamples=20)
     pd.testing.assert_frame_equal(pd.DataFrame(found.drop(columns="attack")), pd.DataFrame(expected))

@@ -120,7 +120,7 @@ def test_without_any_distance_one_errs_upwards_and_one_downwards():
 def test_bounds_lie_above_what_is_measured():
     loss, member = losses()
     made = game(loss, member, partner=np.arange(16) ^ 1)
-    table = distances.bounds(made, LiRA(statistic="critic_loss", variance="pooled")).set_index("quantity")
+    table = distances.bounds(made, LiRA(signal="critic_loss", variance="pooled")).set_index("quantity")
     score = lira(-loss, member, made.excluded_models, variance="pooled")
     each = [metrics.auc(s, m) for s, m in zip(score, member, strict=True)]
     expected = intervals.over_targets(each, partner=made.partner)

@@ -13,7 +13,7 @@ from toys import memberships, pool, random_game
 
 import mialab as mia
 from mialab.attacks import Nasr, RequirementsNotMet, Shokri, learned
-from mialab.attacks.base import known_half
+from mialab.attacks.thresholds import known_half
 
 DESIGNS = ["paired", "balanced", "random"]
 FORMS = [

@@ -9,7 +9,7 @@ import pytest
 import toys
 
 import mialab as mia
-from mialab.attacks import base
+from mialab.attacks import registry
 from mialab.attacks.base import Attack
 from mialab.chapters.settings import Setting
 from mialab.defenses.base import DEFENSES, Defense
@@ -55,9 +55,9 @@ class Crash(Attack):
 def extended(monkeypatch):
     """Registries with a defense and an attack that fail, and a new attack that works."""
     monkeypatch.setitem(DEFENSES, "broken", Broken)
-    monkeypatch.setitem(base.ATTACKS, "crash", Crash)
+    monkeypatch.setitem(registry.ATTACKS, "crash", Crash())
     renamed = type("Renamed", (mia.attacks.LiRA,), {"base_name": "brand_new"})
-    monkeypatch.setitem(base.ATTACKS, "brand_new", renamed)
+    monkeypatch.setitem(registry.ATTACKS, "brand_new", renamed())
 
 
 def test_every_defense_and_every_attack_by_itself(extended):

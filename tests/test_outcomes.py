@@ -51,7 +51,7 @@ def test_no_attack_runs_twice_on_a_game(game, ran):
 
 def test_an_outcome_belongs_to_one_game_and_one_attack(game):
     first = game.outcome("loss")
-    assert game.outcome(attacks.Threshold(statistic="loss")) is first
+    assert game.outcome(attacks.Threshold(signal="loss")) is first
     assert game.outcome("loss_known_half") is not first
     assert game.outcome(first) is first
     again = mia.Game(game.dataset).outcome("loss")

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 import mialab as mia
 from mialab import probes
 from mialab.attacks import BoundaryDistance, GradientNorm, WhiteBox
-from mialab.attacks.base import known_half
+from mialab.attacks.thresholds import known_half
 from mialab.classifiers.run import Run
 from mialab.defenses import HAMP
 from mialab.defenses.base import Defense

@@ -17,16 +17,16 @@ import mialab as mia
 from mialab.attacks import (
     AttackP,
     AttackR,
-    Calibrated,
     LiRA,
     QuantileRegression,
     RequirementsNotMet,
-    base,
+    Threshold,
     shadows,
 )
 from mialab.attacks.calibrated import calibrated
 from mialab.attacks.quantile import features, gaussian_score, pinball_score
 from mialab.attacks.reference import attack_p, attack_r, percentile
+from mialab.attacks.thresholds import known_half
 from mialab.classifiers import signals
 
 DESIGNS = ["paired", "balanced", "random"]
@@ -79,7 +79,9 @@ def test_calibration_against_plain_loops(design, statistic, seed, n_models, sign
         [values[t, i] - fmean(values[shadows_of(game, t, i, False), i]) for i in range(game.n_records)]
         for t in range(game.n_models)
     ]
-    np.testing.assert_allclose(Calibrated(statistic=statistic).run(game).score, expected, atol=1e-6)
+    np.testing.assert_allclose(
+        Threshold(signal=statistic, calibrated=True).run(game).score, expected, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("design", DESIGNS)
@@ -93,7 +95,7 @@ def test_equal_answers_are_neither_easy_nor_hard(design, value):
 
 def test_calibrated_scaled_logits_rank_as_offline_lira_with_a_pooled_variance():
     game = random_game(n_records=60, signal=1.0)
-    ours = Calibrated(statistic="scaled_logit").run(game).score
+    ours = Threshold(signal="scaled_logit", calibrated=True).run(game).score
     theirs = LiRA(online=False, variance="pooled").run(game).score
     np.testing.assert_array_equal(ours.argsort(1), theirs.argsort(1))
 
@@ -252,9 +254,9 @@ def test_attack_p_makes_the_false_positives_it_allows(per_class, alpha):
 
 def test_blocks_of_records_change_nothing(monkeypatch):
     game = random_game("balanced", n_models=10, n_records=50, signal=1.0)
-    whole = [attack.run(game).score for attack in (Calibrated(), AttackR())]
+    whole = [attack.run(game).score for attack in (Threshold(calibrated=True), AttackR())]
     monkeypatch.setattr(shadows, "BLOCK", 70)  # 7 records
-    for attack, expected in zip((Calibrated(), AttackR()), whole, strict=True):
+    for attack, expected in zip((Threshold(calibrated=True), AttackR()), whole, strict=True):
         np.testing.assert_allclose(attack.run(game).score, expected, rtol=1e-12)
 
 
@@ -373,13 +375,13 @@ def test_quantile_regression_catches_a_model_that_memorizes(form):
 
 
 @pytest.mark.parametrize("form", ["gaussian", "pinball"])
-@pytest.mark.parametrize("statistic", ["scaled_logit", "hinge"])
+@pytest.mark.parametrize("statistic", ["scaled_logit", "hinge", "loss"])
 def test_quantile_regression_allows_for_difficulty(form, statistic):
     toy = pool(n=800)
     game = game_of(toy, signal=8, slope=8, n_models=4)
-    outcome = QuantileRegression(pool=toy, form=form, statistic=statistic).run(game)
-    loss = base.make("loss").scores(game)
-    np.testing.assert_array_equal(~outcome.evaluated, base.known_half(game.member))
+    outcome = QuantileRegression(pool=toy, form=form, signal=statistic).run(game)
+    loss = mia.attacks.make("loss").scores(game)
+    np.testing.assert_array_equal(~outcome.evaluated, known_half(game.member))
     for k, seen in enumerate(outcome.evaluated):
         ours, plain = (roc_auc_score(game.member[k, seen], s[k, seen]) for s in (outcome.score, loss))
         assert ours > plain + 0.1
@@ -398,7 +400,7 @@ def test_quantile_regression_wants_the_records_of_the_game(fresh_cache):
     game = mia.play(toy, n_models=2, canaries=10, training=mia.Training(epochs=1))
     QuantileRegression(pool=toy).check(game)
     with pytest.raises(RequirementsNotMet, match=r"'quantile' needs the features of the records.*pool=pool"):
-        base.make("quantile").check(game)
+        mia.attacks.make("quantile").check(game)
     others = {
         "other features": dataclasses.replace(toy, x=toy.x + 1),
         "other labels": dataclasses.replace(toy, y=np.roll(toy.y, 1)),
@@ -425,13 +427,13 @@ def test_quantile_regression_wants_the_records_of_the_game(fresh_cache):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Calibrated(statistic="correctness"), "statistic='correctness' has too few values"),
+        (lambda: Threshold(signal="correctness", calibrated=True), "signal='correctness' has too few values"),
         (lambda: AttackR(alpha=0), "alpha=0 must be greater than 0"),
         (lambda: AttackP(alpha=1.5), "alpha=1.5 must be greater than 0 and at most 1"),
         (lambda: AttackR(per_class=True), "per_class=True needs thresholds that are calibrated"),
         (lambda: AttackP(calibrate="shadows"), "calibrate='shadows' is unknown"),
         (lambda: QuantileRegression(form="normal"), "form='normal' is unknown"),
-        (lambda: QuantileRegression(statistic="loss"), "statistic='loss' is unknown"),
+        (lambda: QuantileRegression(signal="true_rank"), "signal='true_rank' has too few values"),
         (lambda: QuantileRegression(alpha=0.6), "alpha=0.6 must be greater than 0 and at most 0.5"),
         (lambda: QuantileRegression(per_class=True), "per_class=True has no use here"),
     ],

@@ -7,7 +7,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 import mialab as mia
-from mialab.attacks.base import RequirementsNotMet
+from mialab.exceptions import RequirementsNotMet
 from mialab.training.membership import membership
 
 SMALL = mia.models.MLP(hidden=(8,), activation="relu")

@@ -1,28 +1,19 @@
-"""What an attack is: what it needs, what it says, and how the attacker picks a threshold."""
+"""What an attack is: what it needs, what it says, and in which steps it is run."""
 
-from __future__ import annotations
-
-import dataclasses
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
-import pandas as pd
-from numpy.typing import ArrayLike
 
 from mialab._validation import choose
 from mialab.attacks.requirements import Requirements
+from mialab.attacks.thresholds import known_half, known_half_thresholds, shadow_thresholds
 from mialab.data.pool import Pool
 from mialab.exceptions import RequirementsNotMet
+from mialab.games.base import Game
 from mialab.metrics.outcomes import Outcome
-from mialab.training.streams import generator
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
 
 
 class Scored(NamedTuple):
@@ -108,8 +99,8 @@ class Attack(ABC):
         scorable = self.needs.scorable(game, self.name) & self.usable(game)
         if not scorable.any():
             raise RequirementsNotMet(
-                f"Attack {self.name!r}: the probe {self.needs.probe!r} queried no record of this game that could be "
-                "scored: give the probe more records."
+                f"Attack {self.name!r}: the probe {game.signals[self.needs.signal].array.probe!r} queried no record of "
+                "this game that could be scored: give the probe more records."
             )
         if self.calibrate == "shadows" and game.n_models < 2 + (game.excluded_models >= 0).any():
             raise RequirementsNotMet(
@@ -119,8 +110,11 @@ class Attack(ABC):
         return scorable
 
     def usable(self, game: Game) -> np.ndarray:
-        """Tell of which records there is what is looked at, bool (record,), such as those that a probe queried."""
-        return np.ones(game.n_records, bool)
+        """Tell of which records there is what is looked at, bool (record,): a probe may have left some out."""
+        signal = self.needs.signal
+        if not signal or not game.signals[signal].array.allows_nan:
+            return np.ones(game.n_records, bool)
+        return ~np.isnan(game.signal(signal)).any((0, 1))
 
     def check_pool(self, game: Game) -> None:
         """Refuse a pool that is not there or is not that of the game."""
@@ -234,294 +228,3 @@ def _spread(found: Scored, records: np.ndarray) -> Scored:
     for whole, part in zip(spread, found, strict=True):
         whole[:, records] = part
     return spread
-
-
-def known_half(member: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Draw a random half of each target's members and of its non-members, bool (model, record)."""
-    known = np.zeros_like(member)
-    for k, row in enumerate(member):
-        rng = generator(seed, "known half", k)
-        for side in (np.flatnonzero(row), np.flatnonzero(~row)):
-            known[k, rng.permutation(side)[: side.size // 2]] = True
-    return known
-
-
-def best_threshold(score: np.ndarray, member: np.ndarray, without: Iterable[np.ndarray]) -> np.ndarray:
-    """Thresholds of the greatest balanced accuracy on the same scores, each without some of them.
-
-    The scores are sorted once; then every threshold costs one pass over counts.
-
-    Parameters
-    ----------
-    score : numpy.ndarray, shape (n,)
-        Scores, higher = member.
-    member : numpy.ndarray of bool, shape (n,)
-        The truth.
-    without : iterable of numpy.ndarray of int
-        For each threshold the indices of the scores that do not count.
-
-    Returns
-    -------
-    numpy.ndarray, shape (thresholds,)
-        Half-way between two neighboring scores; a record is called a member from the threshold on. Where nothing
-        separates better than calling all records the same, the least score of all, or just above the greatest one.
-    """
-    n = len(score)
-    order = np.argsort(-score)
-    score, member = score[order], member[order]
-    position = np.empty(n, dtype=np.int64)
-    position[order] = np.arange(n)
-    members = np.cumsum(member, dtype=np.int64)
-    # Cut c is below score c. Equal scores cannot be told apart, and below the last one nothing is gained.
-    no_cut = np.append(score[:-1] == score[1:], True)
-    least = np.iinfo(np.int64).min // 2
-    counts, gain = None, members
-    thresholds: list[np.ndarray] = []
-    out: np.ndarray | None = None
-    for indices in without:
-        before, out = out, np.sort(position[indices])
-        if before is not None and np.array_equal(before, out):  # the targets are partners
-            thresholds.append(thresholds[-1])
-            continue
-        members_out = np.append(0, np.cumsum(member[out]))  # among the first j that are left out
-        n_member = int(members[-1] - members_out[-1])
-        n_other = n - out.size - n_member
-        if counts != (n_member, n_other):
-            counts = n_member, n_other
-            # (TPR - FPR) n_member n_other at each cut, but for what is left out above it; in integers, ties are exact.
-            gain = members * (n_member + n_other) - np.arange(1, n + 1) * n_member
-            gain[no_cut] = least
-        # From one score that is left out to the next, all cuts lack the same: the best of each stretch compete.
-        starts, ends = np.append(0, out), np.append(out, n)
-        best = np.maximum.reduceat(gain, starts)
-        best -= members_out * (n_member + n_other) - np.arange(starts.size) * n_member
-        best[starts == ends] = least
-        j = int(best.argmax())
-        if best[j] <= 0 or not n_member or not n_other:
-            # Nothing is gained by a cut: the better guess is the more frequent side, and on a tie "non-member".
-            thresholds.append(score[-1] if n_member > n_other else np.nextafter(score[0], np.inf))
-            continue
-        cut = starts[j] + int(gain[starts[j] : ends[j]].argmax())
-        above, below, i = cut, cut + 1, j
-        while i > 0 and out[i - 1] == above:
-            above, i = above - 1, i - 1
-        while j < out.size and out[j] == below:
-            below, j = below + 1, j + 1
-        low, high = score[below], score[above]
-        thresholds.append(max(low + (high - low) / 2, np.nextafter(low, high)))
-    return np.array(thresholds)
-
-
-def _excluded_cells(excluded_models: np.ndarray) -> Iterator[np.ndarray]:
-    """For each target the flat indices of the scores that are its own or of the model left out with it."""
-    records = np.arange(excluded_models.shape[1])
-    for k, models in enumerate(excluded_models):
-        other = models * records.size + records
-        yield np.append(k * records.size + records, other[models >= 0])
-
-
-def shadow_thresholds(
-    score: np.ndarray,
-    member: np.ndarray,
-    excluded_models: np.ndarray,
-    groups: np.ndarray,
-    scorable: np.ndarray | None = None,
-) -> np.ndarray:
-    """Thresholds for each target from its shadow models' scores, one per group of records.
-
-    Parameters
-    ----------
-    score, member : numpy.ndarray, shape (model, record)
-        Scores and truth of every model.
-    excluded_models : numpy.ndarray of int, shape (target, record)
-        The model that is no shadow besides the target itself, -1 for none; see `Game.excluded_models`.
-    groups : numpy.ndarray of int, shape (record,)
-        Group of each record, e.g. its class.
-    scorable : numpy.ndarray of bool, shape (model, record), optional
-        Which scores count; all by default.
-
-    Returns
-    -------
-    numpy.ndarray, shape (target, record)
-        The threshold that goes with each score.
-    """
-    threshold = np.zeros_like(score)
-    scorable = np.ones_like(member) if scorable is None else scorable
-    for group in np.unique(groups):
-        records = np.flatnonzero(groups == group)
-        counts = scorable[:, records].ravel()
-        if not counts.any():
-            continue
-        place = np.cumsum(counts) - 1
-        scores, members = (a[:, records].ravel()[counts] for a in (score, member))
-        without = (place[cells[counts[cells]]] for cells in _excluded_cells(excluded_models[:, records]))
-        threshold[:, records] = best_threshold(scores, members, without)[:, None]
-    return threshold
-
-
-def known_half_thresholds(
-    score: np.ndarray, member: np.ndarray, known: np.ndarray, groups: np.ndarray
-) -> np.ndarray:
-    """Thresholds for each target from its known records, shape (target, record); see `shadow_thresholds`."""
-    threshold = np.empty_like(score)
-    for group in np.unique(groups):
-        records = np.flatnonzero(groups == group)
-        for k in range(len(score)):
-            unknown = np.flatnonzero(~known[k, records])
-            threshold[k, records] = best_threshold(score[k, records], member[k, records], [unknown])[0]
-    return threshold
-
-
-@dataclass(frozen=True, kw_only=True)
-class Function(Attack):
-    """A plain function as an attack.
-
-    Parameters
-    ----------
-    function : callable
-        From a game to scores, float (model, record), higher = member.
-    per_class, calibrate
-        See `Attack`.
-    """
-
-    source: ClassVar[str] = "a function"
-    needs: ClassVar[Requirements] = Requirements(victim="")
-
-    function: Callable[[Game], ArrayLike]
-
-    @property
-    def base_name(self) -> str:
-        """Name of the function."""
-        return getattr(self.function, "__name__", type(self.function).__name__)
-
-    def scores(self, game: Game) -> np.ndarray:
-        """Return what the function returns, (model, record)."""
-        given = self.function(game)
-        try:
-            return np.asarray(given, np.float64)
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"Attack {self.name!r} gave a {type(given).__name__} that is no array of numbers; it must be of "
-                f"shape (model, record), here {game.member.shape}."
-            ) from error
-
-
-#: Attacks by name; those of other victims are registered when their modules are imported.
-ATTACKS: dict[str, Callable[[], Attack]] = {}
-MODULES = ("mialab.attacks", "mialab.gan.attacks")
-
-
-def register(make_one: Callable[[], Attack]) -> None:
-    """Make an attack known by its name, given a function that makes one."""
-    ATTACKS[make_one().name] = make_one
-
-
-def make(attack: str | Attack | Callable[[Game], ArrayLike], pool: Pool | None = None) -> Attack:
-    """Return an attack by its name, or of a function; an instance is returned as it is.
-
-    Parameters
-    ----------
-    attack : str, Attack or callable
-        A name of `available`, also followed by ``_per_class`` and ``_known_half`` for these thresholds, as tables
-        print them; an attack; or a function from a game to scores, float (model, record), higher = member.
-    pool : Pool, optional
-        For attacks that look at the records and have no pool yet.
-
-    Raises
-    ------
-    ValueError
-        If the name is unknown.
-    TypeError
-        If it is none of these.
-    """
-    if isinstance(attack, str):
-        attack = _by_name(attack)
-    elif not isinstance(attack, Attack):
-        if not callable(attack) or isinstance(attack, type):
-            raise TypeError(
-                f"attack={attack!r} must be a name of mialab.attacks.available(), an attack, or a function from a "
-                "game to scores."
-            )
-        attack = Function(function=attack)
-    if pool is not None and attack.needs.pool and getattr(attack, "pool", None) is None:
-        changed: Any = {"pool": pool}  # a field of every attack that needs it
-        attack = dataclasses.replace(attack, **changed)
-    return attack
-
-
-#: What names of attacks may end in, and the parameters that this stands for.
-ENDINGS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("", {}),
-    ("_known_half", {"calibrate": "known_half"}),
-    ("_per_class", {"per_class": True}),
-)
-
-
-def _by_name(name: str) -> Attack:
-    stem, changes = name, dict[str, Any]()
-    for ending, change in ENDINGS:
-        if stem.endswith(ending):
-            stem, changes = stem.removesuffix(ending), changes | change
-            for module in MODULES:
-                if stem not in ATTACKS:
-                    import_module(module)
-            if stem in ATTACKS:
-                return dataclasses.replace(ATTACKS[stem](), **changes)
-    return ATTACKS[choose("attack", name, ATTACKS)]()
-
-
-def _needed(for_score: bool, for_threshold: bool) -> str:
-    return "for the score" if for_score else "for the threshold" if for_threshold else "none"
-
-
-def _shadows_needed(attack: Attack) -> str:
-    kinds = {"OUT": "OUT", "IN and OUT": "IN and OUT", "any": "any, for the score"}
-    return kinds.get(attack.needs.shadows) or _needed(False, "shadows" in attack.calibrations)
-
-
-def _queries_needed(attack: Attack) -> str:
-    if attack.needs.kinds:
-        return f"1+ {' or '.join(attack.needs.kinds)}"
-    return attack.needs.budget or f"{attack.needs.queries}" + ("+" if attack.needs.queries > 1 else "")
-
-
-def available(victim: str = "classifier") -> pd.DataFrame:
-    """Return all attacks with what each needs: a row per attack, from the attacks' own statements.
-
-    Parameters
-    ----------
-    victim : {"classifier", "generator"}
-        What is attacked.
-
-    Returns
-    -------
-    DataFrame
-        ``sees``: what the attacker sees of the model; ``shadow models``: of which kind, for the score, or only for
-        the threshold; ``known half``: of the target's own members and non-members; ``features``: whether the records'
-        features are looked at; ``logits``: whether signals alone (``keep="scores"``) will not do; ``probe``: what must
-        have been measured while the models were at hand; ``threshold``: how it can be chosen, the default first;
-        ``queries`` per record; ``source``.
-    """
-    rows = []
-    choose("victim", victim, ("classifier", "generator"))
-    for module in MODULES:
-        import_module(module)
-    every = {name: make_one() for name, make_one in sorted(ATTACKS.items())}
-    for name, attack in every.items():
-        if attack.needs.victim != victim:
-            continue
-        rows.append(
-            {
-                "attack": name,
-                "sees": attack.needs.sees,
-                "shadow models": _shadows_needed(attack),
-                "known half": _needed(bool(attack.needs.known_half), attack.calibrations == ("known_half",)),
-                "features": _needed(attack.needs.pool, False),
-                "logits": _needed(attack.needs.logits, False),
-                "probe": attack.needs.probe or "none",
-                "threshold": " or ".join(attack.calibrations).replace("_", " "),
-                "queries": _queries_needed(attack),
-                "source": attack.source,
-            }
-        )
-    return pd.DataFrame(rows).set_index("attack")

@@ -1,23 +1,24 @@
-"""Difficulty calibration: a record's answer against what other models answer without it (Watson et al., 2022)."""
+"""Difficulty calibration: a score against what other models give without the record (Watson et al., 2022)."""
 
-from __future__ import annotations
-
+from abc import abstractmethod
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from mialab.attacks.base import Attack, register
-from mialab.attacks.requirements import Requirements
+from mialab.attacks.base import Attack
 from mialab.attacks.shadows import blocks, lost
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
+from mialab.games.base import Game
 
 #: Signals of few values: of so few different scores, the threshold from shadow models, whose score holds
 #: the target's answer where it is no member, would give memberships away.
 TOO_FEW = ("correctness", "true_rank")
+
+
+def check_values(signal: str) -> None:
+    """Refuse a signal whose differences from other models' are often equal (ValueError)."""
+    if signal in TOO_FEW:
+        raise ValueError(f"signal={signal!r} has too few values: take one such as 'loss'.")
 
 
 def calibrated(values: np.ndarray, member: np.ndarray, excluded_models: np.ndarray) -> np.ndarray:
@@ -26,11 +27,11 @@ def calibrated(values: np.ndarray, member: np.ndarray, excluded_models: np.ndarr
     Parameters
     ----------
     values : numpy.ndarray of float, shape (model, record)
-        A statistic of every model's answer to every record.
+        A number for every model and every record.
     member : numpy.ndarray of bool, shape (model, record)
         Which model was trained on which record. Without any shadow model not trained on it, a score means nothing.
     excluded_models : numpy.ndarray of int, shape (target, record)
-        The model that is no shadow besides the target itself, -1 for none; see `Game.excluded_models`.
+        See `Game.excluded_models`.
 
     Returns
     -------
@@ -47,46 +48,39 @@ def calibrated(values: np.ndarray, member: np.ndarray, excluded_models: np.ndarr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibrated(Attack):
-    """Call a record a member if one number of the answer is higher than models that never saw the record expect.
-
-    The score is ``s(x, y | target) - mean of s(x, y | OUT shadow models)``: the threshold on the statistic ``s`` is one
-    for each record, by its difficulty (Watson et al., 2022). Shadow models trained on the record (IN) are not
-    needed.
+class Calibratable(Attack):
+    """Base class of attacks whose score may be compared with that of other models: subclasses compute `plain`.
 
     Parameters
     ----------
-    statistic : str
-        The number: the name of a signal of the victim, see `Threshold`. With the loss, the score is a log ratio of
-        probabilities, close to offline RMIA's; with the scaled logit, it ranks a target's records as offline LiRA with
-        a pooled variance does.
+    calibrated : bool
+        Whether the mean score of the shadow models that were not trained on the record (OUT) is subtracted: records
+        differ in difficulty, and the threshold is then one for each (Watson et al., 2022). Shadow models that were
+        trained on the record (IN) are not needed.
     per_class, calibrate
         See `Attack`.
     """
 
-    source: ClassVar[str] = "Watson et al. (2022)"
+    #: Paper and equation of the score itself.
+    paper: ClassVar[str]
 
-    statistic: str = "loss"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.statistic in TOO_FEW:
-            raise ValueError(f"statistic={self.statistic!r} has too few values: take one such as 'loss'.")
+    calibrated: bool = False
 
     @property
-    def needs(self) -> Requirements:
-        """Shadow models that were not trained on the record."""
-        return Requirements.of_signal(self.statistic, shadows="OUT")
+    def source(self) -> str:
+        """Papers."""
+        return self.paper + "; Watson et al. (2022)" * self.calibrated
 
     @property
-    def base_name(self) -> str:
-        """Name of the variant, e.g. ``"calibrated_loss"``."""
-        return f"calibrated_{self.statistic}"
+    def shadows(self) -> str:
+        """Shadow models that the score needs."""
+        return "OUT" if self.calibrated else "none"
+
+    @abstractmethod
+    def plain(self, game: Game) -> np.ndarray:
+        """Return the scores before any comparison, float64 (model, record)."""
 
     def scores(self, game: Game) -> np.ndarray:
-        """Return the statistic less its mean over OUT shadow models, (model, record)."""
-        return calibrated(game.signal(self.statistic)[:, 0], game.member, game.excluded_models)
-
-
-for _statistic in ("loss", "confidence", "entropy", "modified_entropy"):
-    register(partial(Calibrated, statistic=_statistic))
+        """Return the scores, as they are or less their mean over OUT shadow models, (model, record)."""
+        score = self.plain(game)
+        return calibrated(score, game.member, game.excluded_models) if self.shadows == "OUT" else score

@@ -1,33 +1,23 @@
 """Attacks on records that are known to go together: either all of them were trained on, or none."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from mialab._validation import check_integer, choose
-from mialab.attacks.base import (
-    Attack,
-    Scored,
-    best_threshold,
-    check_finite,
-    known_half,
-    make,
-    register,
-)
+from mialab.attacks.base import Attack, Scored, check_finite
 from mialab.attacks.lira import VARIANCE_FLOOR
+from mialab.attacks.registry import make, register
 from mialab.attacks.requirements import Requirements
 from mialab.attacks.shadows import lost
+from mialab.attacks.thresholds import best_threshold, known_half
 from mialab.classifiers.signals import SIGNALS
 from mialab.exceptions import RequirementsNotMet
+from mialab.games.base import Game
 from mialab.games.signals import by_chunks
 from mialab.training.streams import generator
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,5 +316,4 @@ def pair_ratio(
     return np.where(enough, score, 0), enough
 
 
-register(CoMembership)
-register(MixedPairs)
+register(CoMembership(), MixedPairs())

@@ -1,22 +1,18 @@
 """Label-only attacks: several queries per record, and of each answer only whether it was right."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from mialab._validation import check_number, choose
-from mialab.attacks.base import Attack, register
+from mialab.attacks.base import Attack
+from mialab.attacks.registry import register
 from mialab.attacks.requirements import Requirements
+from mialab.games.base import Game
 from mialab.queries import MAKERS
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
 
 
 def logistic_log_odds(
@@ -157,6 +153,4 @@ class Robustness(Attack):
         return game.signal("correctness")[:, counted].mean(1)
 
 
-register(LabelOnly)
-register(Robustness)
-register(partial(Robustness, kinds=("shift", "flip")))
+register(LabelOnly(), Robustness(), Robustness(kinds=("shift", "flip")))

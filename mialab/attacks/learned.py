@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,15 +13,16 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, one_hot
 
 from mialab._validation import check_integer, choose
-from mialab.attacks.base import Attack, known_half, register
+from mialab.attacks.base import Attack
+from mialab.attacks.registry import register
 from mialab.attacks.requirements import Requirements
+from mialab.attacks.thresholds import known_half
+from mialab.games.base import Game
 from mialab.training.streams import Streams, generator
 
 if TYPE_CHECKING:
     from sklearn.base import ClassifierMixin
     from sklearn.pipeline import Pipeline
-
-    from mialab.games.base import Game
 
 #: Log-probabilities that are kept where they are sorted (Salem et al., 2019).
 TOP = 3
@@ -268,9 +268,7 @@ class Shokri(Attack):
         return models
 
 
-register(Shokri)
-register(partial(Shokri, posteriors="sorted"))
-register(partial(Shokri, posteriors="sorted", attack_models="one"))
+register(Shokri(), Shokri(posteriors="sorted"), Shokri(posteriors="sorted", attack_models="one"))
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -441,5 +439,4 @@ class Nasr(Attack):
         return score.double().clamp(-CLIP, CLIP).numpy()
 
 
-register(Nasr)
-register(partial(Nasr, posteriors="sorted"))
+register(Nasr(), Nasr(posteriors="sorted"))

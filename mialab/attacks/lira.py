@@ -1,24 +1,20 @@
 """The likelihood-ratio attack, LiRA (Carlini et al., 2022)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, register
+from mialab.attacks.base import Attack
+from mialab.attacks.registry import register
 from mialab.attacks.requirements import Requirements
-from mialab.attacks.shadows import blocks, lost
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
+from mialab.attacks.shadows import blocks, lost, over_queries
+from mialab.games.base import Game
 
 #: Least variance, as a fraction of the variance pooled over records: a few equal answers are no proof of certainty.
 VARIANCE_FLOOR = 1e-4
-#: What the attack is called with these statistics, else "lira" and the statistic's name.
+#: What the attack is called with these signals, else "lira" and the signal's name.
 NAMES = {"scaled_logit": "lira", "critic_loss": "critic_lira"}
 
 
@@ -127,11 +123,11 @@ class LiRA(Attack):
     ----------
     online : bool
         Whether the attacker has shadow models that were trained on the record.
-    statistic : str
-        What phi is: ``z_y - logsumexp(other z)``, the log odds of the label; or ``z_y - max(other z)``, by how much
-        the label is ahead of, or behind, the next class; see `mialab.classifiers.signals`. ``"critic_loss"`` is for
-        generative models,
-        what their critic says of the record minus what it says of generated ones (Ji et al.), see `mialab.gan`.
+    signal : str
+        What phi is: the name of a signal of the victim. ``"scaled_logit"`` is ``z_y - logsumexp(other z)``, the log
+        odds of the label; ``"hinge"`` is ``z_y - max(other z)``, by how much the label is ahead of, or behind, the next
+        class; see `mialab.classifiers.signals`. ``"critic_loss"`` is for generative models, what their critic says of
+        the record minus what it says of generated ones (Ji et al.), see `mialab.gan`.
     variance : {"per_record", "pooled"}
         A variance for each record, which takes 2 shadow models on each side that is needed, has a relative error of
         ``sqrt(2 / (n - 1))`` with n of them, and means little below about 10; or one shared by all records of a side,
@@ -151,7 +147,7 @@ class LiRA(Attack):
     source: ClassVar[str] = "Carlini et al. (2022), algorithm 1"
 
     online: bool = True
-    statistic: str = "scaled_logit"
+    signal: str = "scaled_logit"
     variance: str = "per_record"
     offline: str = "z_score"
     queries: str = "original"
@@ -171,7 +167,7 @@ class LiRA(Attack):
     def needs(self) -> Requirements:
         """Shadow models that were trained on the record are needed online only."""
         return Requirements.of_signal(
-            self.statistic,
+            self.signal,
             shadows="IN and OUT" if self.online else "OUT",
             models=1 if self.variance == "pooled" else 2,
             pooled=self.variance == "pooled",
@@ -181,33 +177,48 @@ class LiRA(Attack):
     @property
     def base_name(self) -> str:
         """Name of the variant, e.g. ``"lira_offline_pooled"``."""
-        parts = {
-            NAMES.get(self.statistic, f"lira_{self.statistic}"): True,
-            "offline": not self.online,
-            "density": not self.online and self.offline == "density",
-            "pooled": self.variance == "pooled",
-            "augmented": self.queries == "all",
-        }
-        return "_".join(part for part, applies in parts.items() if applies)
+        density = not self.online and self.offline == "density"
+        variant = (
+            "_offline" * (not self.online) + "_density" * density + "_pooled" * (self.variance == "pooled")
+        )
+        return (
+            NAMES.get(self.signal, f"lira_{self.signal}") + variant + "_augmented" * (self.queries == "all")
+        )
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log likelihood ratio, or the offline score, (model, record)."""
-        phi = game.signal(self.statistic)
-        first, *others = game.unmixed if self.queries == "all" else [0]
-        options: dict[str, Any] = {"online": self.online, "variance": self.variance, "offline": self.offline}
-        score = lira(phi[:, first], game.member, game.excluded_models, **options)
-        for query in others:
-            score += lira(phi[:, query], game.member, game.excluded_models, **options)
-        score /= 1 + len(others)
-        return score
+        options = {"online": self.online, "variance": self.variance, "offline": self.offline}
+        return over_queries(lira, game, self.signal, self.queries, **options)
 
 
-for _online in (True, False):
-    for _variance in ("per_record", "pooled"):
-        register(partial(LiRA, online=_online, variance=_variance))
+@dataclass(frozen=True, kw_only=True)
+class Ranking(Attack):
+    """Likelihood ratio of the label's rank among the classes, with shadow models as in LiRA.
+
+    The statistic is ``-log(1 + rank)``, rank 0 being the predicted class. For each record, Gaussians with a variance
+    pooled over records are fitted to it over the shadow models with and without the record; the score is the log
+    likelihood ratio of the target's rank. This attack is ours: HAMP's output step leaves exactly the ranking, so it is
+    what an attacker who knows the defense would turn to.
+
+    Parameters
+    ----------
+    calibrate
+        See `Attack`; the threshold of a likelihood ratio is 1.
+    """
+
+    base_name: ClassVar[str] = "ranking"
+    needs: ClassVar[Requirements] = Requirements(sees="ranking", shadows="IN and OUT", pooled=True)
+    calibrations: ClassVar[tuple[str, ...]] = ("ratio", "known_half")
+    source: ClassVar[str] = "this study, after Carlini et al. (2022)"
+
+    def scores(self, game: Game) -> np.ndarray:
+        """Return the log likelihood ratio of the label's rank, (model, record)."""
+        phi = -np.log1p(-game.signal("true_rank")[:, 0])
+        return lira(phi, game.member, game.excluded_models, variance="pooled")
+
+
 for _variance in ("per_record", "pooled"):
-    register(partial(LiRA, online=False, offline="density", variance=_variance))
-    for _online in (True, False):
-        register(partial(LiRA, statistic="critic_loss", online=_online, variance=_variance))
-register(partial(LiRA, statistic="hinge"))
-register(partial(LiRA, queries="all"))
+    for _signal in NAMES:
+        register(*(LiRA(signal=_signal, online=online, variance=_variance) for online in (True, False)))
+    register(LiRA(online=False, offline="density", variance=_variance))
+register(LiRA(signal="hinge"), LiRA(queries="all"), Ranking())

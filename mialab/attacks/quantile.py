@@ -1,22 +1,21 @@
 """The quantile-regression attack: an answer against what a regression on the record expects without membership."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from mialab._validation import check_number, choose
-from mialab.attacks.base import Attack, known_half, register
+from mialab.attacks.base import Attack
+from mialab.attacks.calibrated import check_values
+from mialab.attacks.registry import register
 from mialab.attacks.requirements import Requirements
+from mialab.attacks.thresholds import known_half
 from mialab.data.pool import Pool
 from mialab.exceptions import RequirementsNotMet
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
+from mialab.games.base import Game
 
 #: Ridge penalties to choose from, for standardized features: from hardly any to nothing but the mean.
 PENALTIES = np.logspace(0, 6, 13)
@@ -136,35 +135,40 @@ class QuantileRegression(Attack):
         regressions whose penalty is chosen by leave-one-out; or ``phi - q``, the quantile ``q`` at level
         ``1 - alpha`` being predicted by gradient-boosted trees with the pinball loss. The paper tunes the regression;
         we do not. Growing the trees takes many times as long as the ridge regressions.
-    statistic : {"scaled_logit", "hinge"}
-        What phi is, see `mialab.classifiers.signals`.
+    signal : str
+        What phi is: the name of a signal of the victim, see `Threshold`.
     alpha : float
         False-positive rate that the attacker allows.
     per_class, calibrate
         See `Attack`; the label is one of the features, and there is one kind of threshold.
     """
 
-    needs: ClassVar[Requirements] = Requirements(known_half=2, pool=True)
     calibrations: ClassVar[tuple[str, ...]] = ("level",)
     source: ClassVar[str] = "Bertran et al. (2023)"
 
     pool: Pool | None = None
     form: str = "gaussian"
-    statistic: str = "scaled_logit"
+    signal: str = "scaled_logit"
     alpha: float = 0.05
 
     def __post_init__(self) -> None:
         super().__post_init__()
         choose("form", self.form, ("gaussian", "pinball"))
-        choose("statistic", self.statistic, ("scaled_logit", "hinge"))
+        check_values(self.signal)
         check_number("alpha", self.alpha, above=0, high=0.5)
         if self.per_class:
             raise ValueError("per_class=True has no use here: the label is one of the features.")
 
     @property
+    def needs(self) -> Requirements:
+        """The features of the records, and a half of the target's that is known."""
+        return Requirements.of_signal(self.signal, known_half=2, pool=True)
+
+    @property
     def base_name(self) -> str:
         """Name of the variant, e.g. ``"quantile_pinball"``."""
-        return "quantile" + "_pinball" * (self.form == "pinball") + "_hinge" * (self.statistic == "hinge")
+        signal = f"_{self.signal}" * (self.signal != "scaled_logit")
+        return "quantile" + "_pinball" * (self.form == "pinball") + signal
 
     @property
     def own_threshold(self) -> float:
@@ -187,10 +191,9 @@ class QuantileRegression(Attack):
         fit = gaussian_score if self.form == "gaussian" else partial(pinball_score, alpha=self.alpha)
         assert self.pool is not None  # checked before
         x = features(self.pool, game.y)
-        phi = game.signal(self.statistic)[:, 0]
+        phi = game.signal(self.signal)[:, 0]
         known = known_half(game.member) & ~game.member
         return np.array([fit(x, *target) for target in zip(phi, known, strict=True)])
 
 
-for _form in ("gaussian", "pinball"):
-    register(partial(QuantileRegression, form=_form))
+register(QuantileRegression(), QuantileRegression(form="pinball"))

@@ -1,20 +1,17 @@
 """Attacks that compare a loss with its distribution without membership, Attack-R and Attack-P (Ye et al., 2022)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from mialab._validation import check_number
-from mialab.attacks.base import Attack, known_half, register
+from mialab.attacks.base import Attack
+from mialab.attacks.registry import register
 from mialab.attacks.requirements import Requirements
 from mialab.attacks.shadows import blocks, lost
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
+from mialab.attacks.thresholds import known_half
+from mialab.games.base import Game
 
 #: Log probabilities below this count as equal; the greatest is 0. Between these the percentile is interpolated.
 LEAST = -1000.0
@@ -198,6 +195,4 @@ class AttackP(_Percentile):
         return attack_p(game.signal("loss")[:, 0], known_half(game.member) & ~game.member, groups)
 
 
-register(AttackR)
-for _per_class in (False, True):
-    register(partial(AttackP, per_class=_per_class))
+register(AttackR(), AttackP(), AttackP(per_class=True))

@@ -1,9 +1,7 @@
 """What an attack needs of a game, and which (target, record) pairs have it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -11,10 +9,8 @@ from mialab._validation import choose
 from mialab.attacks.shadows import lost
 from mialab.classifiers.signals import SIGNALS
 from mialab.exceptions import RequirementsNotMet
+from mialab.games.base import Game
 from mialab.queries import MAKERS
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +91,7 @@ class Requirements:
         RequirementsNotMet
             Saying what is missing and how to get it.
         """
-        if self.victim not in ("", game.victim):
+        if self.victim not in ("", game.victim) and self.signal not in game.signals:
             raise RequirementsNotMet(
                 f"Attack {attack!r} is on {self.victim}s, but the models of this game are {game.victim}s: take one "
                 f"of mialab.attacks.available({game.victim!r})."
@@ -122,7 +118,7 @@ class Requirements:
                 f"probes=[{self.probe!r}]."
             )
         if self.signal:
-            choose("statistic", self.signal, game.signals)
+            choose("signal", self.signal, game.signals)
         missing = [name for name in self.arrays if name not in game.dataset]
         if missing:
             raise RequirementsNotMet(

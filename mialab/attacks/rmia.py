@@ -1,31 +1,29 @@
 """The robust membership inference attack, RMIA (Zarifzadeh et al., 2024)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from mialab._validation import check_integer, check_number, choose
-from mialab.attacks.base import Attack, register
+from mialab.attacks.base import Attack
+from mialab.attacks.calibrated import calibrated, check_values
+from mialab.attacks.registry import register
 from mialab.attacks.requirements import Requirements
-from mialab.attacks.shadows import blocks, lost
+from mialab.attacks.shadows import blocks, lost, over_queries
+from mialab.games.base import Game
 from mialab.training.streams import generator
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
 
 
 def rmia(
-    log_p: np.ndarray,
+    phi: np.ndarray,
     member: np.ndarray,
     excluded_models: np.ndarray,
     *,
     online: bool = True,
     gamma: float = 1.0,
     a: float = 0.3,
+    likelihood: bool = True,
     population: np.ndarray | None = None,
     targets: np.ndarray | slice = slice(None),
 ) -> np.ndarray:
@@ -35,8 +33,8 @@ def rmia(
 
     Parameters
     ----------
-    log_p : numpy.ndarray of float, shape (model, record)
-        Log of the probability that every model gives to every record's label.
+    phi : numpy.ndarray of float, shape (model, record)
+        Log of the probability that every model gives to every record's label, or another signal.
     member : numpy.ndarray of bool, shape (model, record)
         Which model was trained on which record. Records without a shadow model of each kind that is needed, for a
         target, are in no population of it, and their scores mean nothing.
@@ -44,6 +42,8 @@ def rmia(
         The model that is no shadow besides the target itself, -1 for none; see `Game.excluded_models`.
     online, gamma, a
         See `RMIA`.
+    likelihood : bool
+        Whether ``phi`` is a log-probability; else differences take the place of ratios, see `RMIA`.
     population : numpy.ndarray of int, shape (population,), optional
         Indices of the records that a record is compared with; all by default.
     targets : numpy.ndarray of int, shape (target,), optional
@@ -54,17 +54,21 @@ def rmia(
     numpy.ndarray of float64, shape (target, record)
         Fractions of the population, higher = member.
     """
-    ratio = _log_ratio(log_p, member, excluded_models, targets, None if online else a)
-    population = np.arange(log_p.shape[1]) if population is None else population
+    if likelihood:
+        ratio = _log_ratio(phi, member, excluded_models, targets, None if online else a)
+    else:  # the difference from the mean over OUT models, or the mean of the differences from both means
+        apart = [calibrated(phi, side, excluded_models)[targets] for side in (member, ~member)[: 1 + online]]
+        ratio = np.mean(apart, axis=0)
+    population = np.arange(phi.shape[1]) if population is None else population
     sides = [(member == inside).astype(np.float64) for inside in (True, False)[not online :]]
     known = [side.sum(0) - lost(side, excluded_models[targets], targets) > 0 for side in sides]
-    below = np.empty(log_p.shape[1])
+    below = np.empty(phi.shape[1])
     for row, enough in zip(ratio, np.logical_and.reduce(known), strict=True):
         compared = population[enough[population]]
         # No record is compared with itself; where it is one of the population, it would always reach a ratio of 1.
-        others = np.full(log_p.shape[1], float(compared.size))
+        others = np.full(phi.shape[1], float(compared.size))
         others[compared] -= 1
-        itself = np.zeros(log_p.shape[1])
+        itself = np.zeros(phi.shape[1])
         itself[compared] = gamma <= 1
         order = np.argsort(row)  # sorted keys are found several times as fast
         below[order] = np.searchsorted(np.sort(row[compared]), row[order] - np.log(gamma), side="right")
@@ -120,6 +124,10 @@ class RMIA(Attack):
     and without it (OUT), which count equally; offline it is ``((1 + a) mean_out + 1 - a) / 2``, as if the mean over IN
     models were ``a mean_out + 1 - a``. Probabilities are plain softmax; with several queries, the mean of the scores.
 
+    Other signals ``s`` are no log-probabilities, and there is no ratio of likelihoods. In its place stands a
+    difference: counted are records z with ``s(x | target) - s(x) >= s(z | target) - s(z)``, where ``s(x)`` is the mean
+    over OUT models, or online the mean of the means over IN and OUT models.
+
     The population are the other records of the pool, members of the target and others alike: the attacker has the pool
     and may query the target with all of it, but a population of non-members, for which the score would be one minus a
     p-value, could be picked only by who knows the memberships. The choice matters little: for one target the score
@@ -131,6 +139,9 @@ class RMIA(Attack):
     ----------
     online : bool
         Whether the attacker has shadow models that were trained on the record.
+    signal : str
+        What is compared: ``"loss"``, minus which is the log-probability, or the name of another signal of the victim,
+        see `Threshold`; ``gamma`` and ``a`` are about probabilities and have no meaning then.
     gamma : float
         Greater than 0. The paper has 2, which leaves many scores equal, and often 0, where models generalize well and
         most ratios are close to 1; with 1, the default, scores are ranks.
@@ -148,6 +159,7 @@ class RMIA(Attack):
     source: ClassVar[str] = "Zarifzadeh et al. (2024), algorithm 1"
 
     online: bool = True
+    signal: str = "loss"
     gamma: float = 1.0
     a: float = 0.3
     population: int | None = None
@@ -157,6 +169,13 @@ class RMIA(Attack):
         super().__post_init__()
         check_number("gamma", self.gamma, above=0)
         check_number("a", self.a, low=0, high=1)
+        check_values(self.signal)
+        for name in ("gamma", "a"):
+            if self.signal != "loss" and getattr(self, name) != getattr(RMIA, name):
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is about probabilities, and signal={self.signal!r} is none: leave "
+                    "it out, or take signal='loss'."
+                )
         if self.population is not None:
             check_integer("population", self.population, low=2)
         choose("queries", self.queries, ("original", "all"))
@@ -164,31 +183,25 @@ class RMIA(Attack):
     @property
     def needs(self) -> Requirements:
         """One shadow model of a kind will do; those that were trained on the record are needed online only."""
-        queries = 2 if self.queries == "all" else 1
-        return Requirements(shadows="IN and OUT" if self.online else "OUT", queries=queries)
+        shadows, queries = "IN and OUT" if self.online else "OUT", 2 if self.queries == "all" else 1
+        return Requirements.of_signal(self.signal, shadows=shadows, queries=queries)
 
     @property
     def base_name(self) -> str:
         """Name of the variant, e.g. ``"rmia_offline"``."""
-        return "rmia" + "_offline" * (not self.online) + "_augmented" * (self.queries == "all")
+        name = "rmia" + f"_{self.signal}" * (self.signal != "loss")
+        return name + "_offline" * (not self.online) + "_augmented" * (self.queries == "all")
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the fractions of the population, (model, record)."""
-        log_p = game.signal("loss")
-        first, *others = game.unmixed if self.queries == "all" else [0]
         drawn = generator(0, "population").permutation(game.n_records)[: self.population]
-        options: dict[str, Any] = {
+        options = {
             "online": self.online,
             "gamma": self.gamma,
             "a": self.a,
-            "population": drawn,
+            "likelihood": self.signal == "loss",
         }
-        score = rmia(log_p[:, first], game.member, game.excluded_models, **options)
-        for query in others:
-            score += rmia(log_p[:, query], game.member, game.excluded_models, **options)
-        score /= 1 + len(others)
-        return score
+        return over_queries(rmia, game, self.signal, self.queries, population=drawn, **options)
 
 
-for _online in (True, False):
-    register(partial(RMIA, online=_online))
+register(RMIA(), RMIA(online=False))

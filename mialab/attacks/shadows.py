@@ -1,10 +1,12 @@
 """What attacks with shadow models share: sums over each target's shadow models, for all targets at once."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import reduce
+from typing import Any
 
 import numpy as np
+
+from mialab.games.base import Game
 
 #: Values in a block, 256 kB in float64: the arrays that are computed from a block stay in the processor's cache.
 BLOCK = 2**15
@@ -70,3 +72,30 @@ def lost(
     )
     others += values[targets]
     return others
+
+
+def over_queries(
+    score: Callable[..., np.ndarray], game: Game, signal: str, queries: str, **options: Any
+) -> np.ndarray:
+    """Mean of scores over queries.
+
+    Parameters
+    ----------
+    score : callable
+        From a signal (model, record), ``member`` and ``excluded_models`` of the game to scores (target, record).
+    game : Game
+    signal : str
+        Name of the signal.
+    queries : {"original", "all"}
+        The record itself alone, or all queries but mixed ones.
+    **options
+        Of ``score``.
+
+    Returns
+    -------
+    numpy.ndarray of float64, shape (target, record)
+    """
+    phi = game.signal(signal)
+    chosen = game.unmixed if queries == "all" else [0]
+    parts = (score(phi[:, query], game.member, game.excluded_models, **options) for query in chosen)
+    return reduce(np.add, parts) / len(chosen)

@@ -1,18 +1,13 @@
 """Attacks that compare one number per record with a threshold, as read off a single answer."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mialab.attacks.base import Attack, register
+from mialab.attacks.calibrated import Calibratable, check_values
+from mialab.attacks.registry import register
 from mialab.attacks.requirements import Requirements
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
+from mialab.games.base import Game
 
 SOURCES = {
     "loss": "Yeom et al. (2018), adversary 1",
@@ -24,43 +19,50 @@ SOURCES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Threshold(Attack):
+class Threshold(Calibratable):
     """Call a record a member if one number of the answer to it is high.
 
     Parameters
     ----------
-    statistic : str
+    signal : str
         The number: the name of a signal of the victim, e.g. ``"loss"`` or ``"entropy"`` of a classifier (see
         `mialab.classifiers.signals`), ``"critic_loss"`` of a generator.
+    calibrated : bool
+        Whether it is compared with that of other models (Watson et al., 2022), see `Calibratable`; of the loss, the
+        difference is a log ratio of probabilities, close to offline RMIA's; of the scaled logit, it ranks a target's
+        records as offline LiRA with a pooled variance does.
     per_class, calibrate
         See `Attack`.
     """
 
-    statistic: str = "loss"
+    signal: str = "loss"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.calibrated:
+            check_values(self.signal)
 
     @property
     def base_name(self) -> str:
-        """Name of the statistic."""
-        return self.statistic
+        """Name of the signal, e.g. ``"loss"`` or ``"calibrated_loss"``."""
+        return "calibrated_" * self.calibrated + self.signal
 
     @property
     def needs(self) -> Requirements:
         """The gap attack needs the predicted label only."""
-        return Requirements.of_signal(self.statistic)
+        return Requirements.of_signal(self.signal, shadows=self.shadows)
 
     @property
-    def source(self) -> str:
+    def paper(self) -> str:
         """Paper and equation."""
-        return SOURCES.get(self.statistic, SOURCES["loss"])
+        return SOURCES.get(self.signal, SOURCES["loss"])
 
-    def scores(self, game: Game) -> np.ndarray:
-        """Return the statistic of the answer to the unchanged record, (model, record)."""
-        return game.signal(self.statistic)[:, 0]
+    def plain(self, game: Game) -> np.ndarray:
+        """Return the signal of the answer to the unchanged record, (model, record)."""
+        return game.signal(self.signal)[:, 0]
 
 
-for _statistic in SOURCES:
-    for _per_class in (False, True):
-        register(partial(Threshold, statistic=_statistic, per_class=_per_class))
+for _signal in SOURCES:
+    register(Threshold(signal=_signal), Threshold(signal=_signal, per_class=True))
+    if _signal != "correctness":
+        register(Threshold(signal=_signal, calibrated=True))

@@ -1,20 +1,17 @@
 """White-box attacks: the gradients of a record's loss, measured while the model was at hand."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from mialab._validation import check_number
-from mialab.attacks.base import Attack, known_half, register
-from mialab.attacks.calibrated import calibrated
+from mialab.attacks.base import Attack
+from mialab.attacks.calibrated import Calibratable
+from mialab.attacks.registry import register
 from mialab.attacks.requirements import Requirements
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
+from mialab.attacks.thresholds import known_half
+from mialab.games.base import Game
 
 #: Least number that a logarithm is taken of: float32 holds no smaller norms in full.
 TINY = float(np.finfo(np.float32).tiny)
@@ -26,42 +23,33 @@ def log_norms(game: Game) -> np.ndarray:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientNorm(Attack):
+class GradientNorm(Calibratable):
     """Call a record a member if the gradient of its loss is small: training has ended where members' gradients do.
 
     The score is minus the logarithm of the L2 norm over all parameters (Nasr et al., 2019, section III; Rezaei and
-    Liu, 2021, section 3). Where ``calibrated``, the mean score of the shadow models that were not trained on the record
-    (OUT) is subtracted, the difficulty calibration of Watson et al. (2022).
+    Liu, 2021, section 3).
 
     Parameters
     ----------
-    calibrated : bool
-        Whether the score is compared with that of OUT shadow models.
-    per_class, calibrate
-        See `Attack`.
+    calibrated, per_class, calibrate
+        See `Calibratable`.
     """
 
-    calibrated: bool = False
+    paper: ClassVar[str] = "Nasr et al. (2019); Rezaei and Liu (2021)"
 
     @property
     def needs(self) -> Requirements:
         """The probe, and models to compare with."""
-        return Requirements(sees="gradients", probe="gradient", shadows="OUT" if self.calibrated else "none")
-
-    @property
-    def source(self) -> str:
-        """Papers."""
-        return "Nasr et al. (2019); Rezaei and Liu (2021)" + "; Watson et al. (2022)" * self.calibrated
+        return Requirements(sees="gradients", probe="gradient", shadows=self.shadows)
 
     @property
     def base_name(self) -> str:
         """Name of the variant, ``"gradient_norm"`` or ``"calibrated_gradient_norm"``."""
         return "calibrated_" * self.calibrated + "gradient_norm"
 
-    def scores(self, game: Game) -> np.ndarray:
-        """Return minus the log norms, as they are or less their mean over OUT shadow models, (model, record)."""
-        score = -np.logaddexp.reduce(2 * log_norms(game), axis=-1) / 2
-        return calibrated(score, game.member, game.excluded_models) if self.calibrated else score
+    def plain(self, game: Game) -> np.ndarray:
+        """Return minus the log norms, (model, record)."""
+        return -np.logaddexp.reduce(2 * log_norms(game), axis=-1) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +104,4 @@ class WhiteBox(Attack):
         return score
 
 
-register(GradientNorm)
-register(partial(GradientNorm, calibrated=True))
-register(WhiteBox)
+register(GradientNorm(), GradientNorm(calibrated=True), WhiteBox())

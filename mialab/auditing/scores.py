@@ -21,11 +21,11 @@ from mialab.metrics.outcomes import Outcome
 
 #: The attacks of `audit_scores`, by name.
 ATTACKS: dict[str, Attack] = {
-    "loss": Threshold(statistic="critic_loss"),
+    "loss": Threshold(signal="critic_loss"),
     **{
         attack.base_name.replace("critic_", ""): attack
         for attack in (
-            LiRA(statistic="critic_loss", online=online, variance=variance)
+            LiRA(signal="critic_loss", online=online, variance=variance)
             for online in (True, False)
             for variance in ("per_record", "pooled")
         )

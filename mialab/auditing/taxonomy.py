@@ -88,7 +88,7 @@ def family(attack: str | Attack | Outcome) -> str:
     if isinstance(attack, Outcome):
         attack = attack.attack
     if isinstance(attack, str):
-        if attack not in _attacks.base.ATTACKS:
+        if attack not in _attacks.registry.ATTACKS:
             return "other"
         attack = _attacks.make(attack)
     return next((name for name, fits in FAMILIES.items() if fits(attack)), "other")

@@ -1,19 +1,15 @@
 """LOGAN: what a critic says of a record (Hayes et al., 2019)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, register
+from mialab.attacks.base import Attack
+from mialab.attacks.registry import register
 from mialab.attacks.requirements import Requirements
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
+from mialab.games.base import Game
 
 #: Which array of a game holds what the critics say.
 ARRAYS = {"mean": "critic", "max": "critic_max"}
@@ -94,12 +90,10 @@ class LoganBlackBox(Attack):
     """
 
     base_name: ClassVar[str] = "logan_black_box"
-    needs: ClassVar[Requirements] = Requirements(victim="generator", sees="samples", probe="shadow_critic")
+    needs: ClassVar[Requirements] = Requirements(
+        victim="generator", sees="samples", probe="shadow_critic", signal="shadow_critic"
+    )
     source: ClassVar[str] = "Hayes et al. (2019), black box"
-
-    def usable(self, game: Game) -> np.ndarray:
-        """Tell which records the probe queried, bool (record,)."""
-        return np.isfinite(game.shadow_critic).all(0)
 
     def scores(self, game: Game) -> np.ndarray:
         """Return what the critics that were trained on samples say, centered, (model, record)."""
@@ -107,5 +101,5 @@ class LoganBlackBox(Attack):
 
 
 for _critics in ARRAYS:
-    register(partial(Logan, critics=_critics))
-register(LoganBlackBox)
+    register(Logan(critics=_critics))
+register(LoganBlackBox())

@@ -1,11 +1,9 @@
 """Attacks on ratios of densities: a generator that fits its members too well has too much of its density there."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from scipy.special import logsumexp
@@ -14,11 +12,9 @@ from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neural_network import MLPClassifier
 
 from mialab._validation import as_integers, check_integer
-from mialab.attacks.base import register
+from mialab.attacks.registry import register
+from mialab.games.base import Game
 from mialab.gan.attacks.samples import ROUNDING, OnSamples, flat, nearest, projection, released, spread
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
 
 #: Least variance of samples along any direction, where reference records have variance 1: samples may all be equal.
 LEAST_VARIANCE = 1e-6
@@ -200,6 +196,6 @@ class LoganAuxiliary(OnSamples):
         return (x @ last[0] + last[1])[:, 0].astype(np.float64)
 
 
-register(Domias)
-register(NeighborRatio)
-register(LoganAuxiliary)
+register(Domias())
+register(NeighborRatio())
+register(LoganAuxiliary())

@@ -1,19 +1,14 @@
 """Attacks on pairs of records through the mixtures of the two: against generative models trained on mixtures."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from mialab.attacks.base import register
 from mialab.attacks.groups import CoMembership, MixedPairs
+from mialab.attacks.registry import register
 from mialab.attacks.requirements import Requirements
-
-if TYPE_CHECKING:
-    from mialab.gan.game import GeneratorGame
+from mialab.gan.game import GeneratorGame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +41,6 @@ class CriticMixedPairs(MixedPairs):
 
 
 for _variance in ("per_record", "pooled"):
-    register(partial(CriticMixedPairs, variance=_variance))
-register(partial(CoMembership, of="critic_lira"))
-register(partial(CoMembership, of="critic_lira_pooled"))
+    register(CriticMixedPairs(variance=_variance))
+register(CoMembership(of="critic_lira"))
+register(CoMembership(of="critic_lira_pooled"))

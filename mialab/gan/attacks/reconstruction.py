@@ -1,46 +1,36 @@
 """GAN-Leaks with the generator at hand: how well it can be made to generate a record."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mialab._validation import choose
-from mialab.attacks.base import Attack, register
-from mialab.attacks.calibrated import calibrated
+from mialab.attacks.calibrated import Calibratable
+from mialab.attacks.registry import register
 from mialab.attacks.requirements import Requirements
+from mialab.games.base import Game
 from mialab.gan.probes import PartialBlackBox, WhiteBox
-
-if TYPE_CHECKING:
-    from mialab.gan.game import GeneratorGame
 
 PROBES: dict[str, type[WhiteBox | PartialBlackBox]] = {"white_box": WhiteBox, "partial": PartialBlackBox}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reconstruction(Attack):
+class Reconstruction(Calibratable):
     """Call a record a member if the generator can be made to generate something close to it.
 
     The score is minus the error that `mialab.gan.probes.WhiteBox` or `PartialBlackBox` measured (Chen et al., 2020,
-    sections 5.4 and 5.3). Where ``calibrated``, the mean error of the shadow generators that were not trained on the
-    record (OUT) is subtracted from the error, as the paper does with a single reference generator (section 5.6). Only
-    records that were queried are evaluated.
+    sections 5.4 and 5.3); the paper calibrates it with a single reference generator (section 5.6). Only records that
+    were queried are evaluated.
 
     Parameters
     ----------
     access : {"white_box", "partial"}
         What the attacker has: the generator itself, or an interface that generates a record from a given z.
-    calibrated : bool
-        Whether the error is compared with that of OUT shadow generators.
-    per_class, calibrate
-        See `Attack`.
+    calibrated, per_class, calibrate
+        See `mialab.attacks.calibrated.Calibratable`.
     """
 
     access: str = "white_box"
-    calibrated: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,7 +44,8 @@ class Reconstruction(Attack):
             victim="generator",
             sees="generator" if white_box else "latents and samples",
             probe=PROBES[self.access].name,
-            shadows="OUT" if self.calibrated else "none",
+            signal=PROBES[self.access].array.name,
+            shadows=self.shadows,
             budget=str(WhiteBox().steps if white_box else PartialBlackBox().evaluations),
         )
 
@@ -69,19 +60,10 @@ class Reconstruction(Attack):
         """Name of the variant, e.g. ``"gan_leaks_white_box"`` or ``"gan_leaks_partial_calibrated"``."""
         return f"gan_leaks_{self.access}" + "_calibrated" * self.calibrated
 
-    def usable(self, game: GeneratorGame) -> np.ndarray:
-        """Tell which records all models were queried, bool (record,)."""
-        return ~np.isnan(self._errors(game)).any(0)
-
-    def _errors(self, game: GeneratorGame) -> np.ndarray:
-        return -game.signal(PROBES[self.access].array.name)[:, 0]
-
-    def scores(self, game: GeneratorGame) -> np.ndarray:
-        """Return minus the errors, as they are or compared with OUT shadow generators, (model, record)."""
-        score = -self._errors(game)
-        return calibrated(score, game.member, game.excluded_models) if self.calibrated else score
+    def plain(self, game: Game) -> np.ndarray:
+        """Return minus the errors, (model, record)."""
+        return game.signal(self.needs.signal)[:, 0]
 
 
 for _access in PROBES:
-    register(partial(Reconstruction, access=_access))
-    register(partial(Reconstruction, access=_access, calibrated=True))
+    register(Reconstruction(access=_access), Reconstruction(access=_access, calibrated=True))

@@ -1,13 +1,10 @@
 """Attacks on the distance of a record to released samples: Monte Carlo integration and GAN-Leaks."""
 
-from __future__ import annotations
-
 import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,15 +13,14 @@ from sklearn.metrics import pairwise_distances_chunked
 from sklearn.neighbors import NearestNeighbors
 
 from mialab._validation import check_integer, choose
-from mialab.attacks.base import Attack, Scored, register
-from mialab.attacks.calibrated import calibrated
+from mialab.attacks.base import Attack, Scored
+from mialab.attacks.calibrated import Calibratable
+from mialab.attacks.registry import register
 from mialab.attacks.requirements import Requirements
 from mialab.data.pool import Pool
 from mialab.exceptions import RequirementsNotMet
+from mialab.games.base import Game
 from mialab.training.stack import prepare
-
-if TYPE_CHECKING:
-    from mialab.games.base import Game
 
 #: Distances below this fraction of the records' spread are taken for zero: rounding.
 ROUNDING = 1e-6
@@ -276,7 +272,7 @@ class MonteCarlo(OnSamples):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GanLeaks(OnSamples):
+class GanLeaks(Calibratable, OnSamples):
     """Call a record a member if some sample is close to it: the full black-box attack of GAN-Leaks.
 
     The score is minus the Euclidean distance between the record and the nearest of all samples, of whatever class
@@ -298,7 +294,6 @@ class GanLeaks(OnSamples):
 
     source: ClassVar[str] = "Chen et al. (2020), full black box"
 
-    calibrated: bool = False
     reference: str = "models"
 
     def __post_init__(self) -> None:
@@ -313,10 +308,14 @@ class GanLeaks(OnSamples):
         return "gan_leaks" + "_calibrated" * self.calibrated + "_records" * (self.reference == "records")
 
     @property
-    def needs(self) -> Requirements:
+    def shadows(self) -> str:
         """Shadow models that were not trained on the record, if these calibrate."""
-        by_models = self.calibrated and self.reference == "models"
-        return dataclasses.replace(OnSamples.needs, shadows="OUT" if by_models else "none")
+        return "none" if self.reference == "records" else super().shadows
+
+    @property
+    def needs(self) -> Requirements:
+        """What all attacks on samples need, and shadow models."""
+        return dataclasses.replace(OnSamples.needs, shadows=self.shadows)
 
     @property
     def fewest(self) -> dict[str, int]:
@@ -330,16 +329,13 @@ class GanLeaks(OnSamples):
         values = -np.array([nearest(x, s)[:, 0] for s in released(game)])
         return values + nearest(x, flat(self.pool.x_val))[:, 0] if self.reference == "records" else values
 
-    def scores(self, game: Game) -> np.ndarray:
-        """Return the scores, less their mean over OUT shadow models if these calibrate, (model, record)."""
-        values = super().scores(game)
-        return (
-            calibrated(values, game.member, game.excluded_models) if self.needs.shadows == "OUT" else values
-        )
+    def plain(self, game: Game) -> np.ndarray:
+        """Return the scores before any comparison with shadow models, (model, record)."""
+        return OnSamples.scores(self, game)
 
 
 for _score in ("count", "log"):
-    register(partial(MonteCarlo, score=_score))
-register(GanLeaks)
+    register(MonteCarlo(score=_score))
+register(GanLeaks())
 for _reference in ("models", "records"):
-    register(partial(GanLeaks, calibrated=True, reference=_reference))
+    register(GanLeaks(calibrated=True, reference=_reference))
