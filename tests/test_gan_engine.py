@@ -603,6 +603,7 @@ def test_a_gan_on_samples_is_trained_on_these_alone():
             data=(x.flatten(0, 1), labels.repeat(2)),
             members=torch.arange(24).view(2, 12),
             defense=Defense(),
+            purpose="shadow ",
             **options,
         )
         fork.train()

@@ -27,7 +27,7 @@ from mialab.gan import GeneratorGame, Training
 from mialab.gan import game as game_module
 from mialab.gan.attacks.pairs import CriticMixedPairs
 from mialab.gan.defenses import Defense, Mixup, ParGAN, RelaxLoss
-from mialab.gan.game import make_plan
+from mialab.gan.game import GeneratorPlan
 from mialab.gan.networks import MLP, Conv
 from mialab.gan.probes import PartialBlackBox, ShadowCritic, WhiteBox
 from mialab.training import stack
@@ -276,7 +276,7 @@ def test_labels_of_samples_are_restored(fresh_cache, trained, undisturbed):
 
 def key(pool=IMAGES, **options):
     given = {name: value for name, value in QUICK.items() if name != "workers"}
-    return make_plan(pool, **given | {"seed": 0} | options).key()
+    return GeneratorPlan(pool=pool, **given | options).key()
 
 
 CHANGES = {

@@ -7,12 +7,13 @@ import pytest
 import toys
 
 from mialab.arrays import ArraySpec
-from mialab.defenses import Defense
+from mialab.defenses.base import DEFENSES
 from mialab.games.base import Game
 from mialab.games.execution import execute
-from mialab.games.plan import STORED, Plan, _describe
+from mialab.games.identity import describe
+from mialab.games.plan import STORED, Plan
 from mialab.games.signals import Signal
-from mialab.queries import Original
+from mialab.probes import PROBES
 
 LOSS = ArraySpec("squared_error", ("model", "query", "record"), low=0, optional="query")
 
@@ -32,7 +33,7 @@ class Ridge:
     penalty: float = 1e-6
 
 
-def train_group(models, *, pool, y, member, training):
+def train_group(models, *, pool, y, member, training, device):
     """Fit each model to the labels of its members."""
     x = np.c_[pool.x, np.ones(len(pool))].astype(np.float64)
     errors = np.empty((len(models), 1, len(pool)))
@@ -49,8 +50,11 @@ def train_group(models, *, pool, y, member, training):
 class RegressorPlan(Plan):
     """Everything that determines a game of regressors."""
 
-    def resolve(self, team, device):
-        return device, self
+    example = "Ridge"
+    options_class = Ridge
+    defenses = DEFENSES
+    known_probes = PROBES
+    needs = ("training",)
 
     def arrays(self):
         return (*STORED, LOSS)
@@ -59,28 +63,15 @@ class RegressorPlan(Plan):
     def train_group(self):
         return train_group
 
-    def options(self, device):
-        return {"training": self.training}
-
-    def mode(self, team, device):
-        return "sequential", 1
-
     def seconds_of_work(self):
         return 1e-3
 
-    def _parts(self):
-        about = [self.pool.fingerprint, str(self.seed)]
-        return ["regressors", *about, _describe(self.training), _describe(train_group)]
+    def code(self):
+        return describe(train_group)
 
 
 def play(store, **changes):
-    given = {
-        "pool": toys.pool(n=40, features=12),
-        "defense": Defense(),
-        "training": Ridge(),
-        "queries": Original(),
-    }
-    plan = RegressorPlan(**given | {"n_models": 6, "seed": 0} | changes)
+    plan = RegressorPlan(**{"pool": toys.pool(n=40, features=12), "n_models": 6} | changes)
     return RegressorGame(execute(plan, workers=1, device="cpu", store=store))
 
 

@@ -19,7 +19,7 @@ from mialab.auditing.tables import AuditTable
 from mialab.data import loading
 from mialab.data.pool import Pool
 from mialab.gan.defenses.base import Defense
-from mialab.gan.game import GeneratorGame, make_plan, play
+from mialab.gan.game import GeneratorGame, GeneratorPlan, play
 from mialab.gan.networks import GAN, NETWORKS
 from mialab.gan.training import Training
 from mialab.metrics import intervals
@@ -124,7 +124,7 @@ def play_each(
         options[label] = own
         whole = known.bind(setting.pool, **own)
         whole.apply_defaults()
-        make_plan(**{name: value for name, value in whole.arguments.items() if name not in HOW})
+        GeneratorPlan(**{name: value for name, value in whole.arguments.items() if name not in HOW})
     return {label: play(setting.pool, **own) for label, own in options.items()}
 
 

@@ -21,8 +21,8 @@ from mialab.classifiers.run import Run, train_group
 from mialab.data.pool import Pool
 from mialab.defenses import Defense, LabelSmoothing, WeightedSmoothing
 from mialab.defenses.hamp import label_probability
+from mialab.games.backends import device_here
 from mialab.games.base import Game
-from mialab.games.execution import device_here
 from mialab.models import Model
 from mialab.training.membership import membership
 from mialab.training.options import Training

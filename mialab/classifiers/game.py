@@ -12,26 +12,25 @@ import numpy as np
 import torch
 import xarray as xr
 
-from mialab import defenses, models
+from mialab import models
+from mialab._registry import Registry
 from mialab._validation import check_integer, choose
 from mialab.arrays import ACCURACIES, CHECKPOINT, ArraySpec
 from mialab.classifiers import run as classifier_run
 from mialab.classifiers.signals import ANSWERS, LOGITS, SIGNALS
 from mialab.data.pool import Pool
-from mialab.defenses.base import Defense
+from mialab.defenses.base import DEFENSES, Defense
 from mialab.exceptions import RequirementsNotMet
 from mialab.games import base, identity
-from mialab.games.backends import Team
-from mialab.games.execution import device_here, execute
-from mialab.games.plan import STORED, Plan, _describe
+from mialab.games.backends import Team, device_here
+from mialab.games.execution import execute
+from mialab.games.plan import STORED, Plan
 from mialab.games.signals import Signal
 from mialab.models import Model
 from mialab.probes import PROBES
-from mialab.probes import make as make_probes
 from mialab.probes.base import Probe
 from mialab.probes.gradient import layers
 from mialab.queries import Queries
-from mialab.queries import make as make_queries
 from mialab.training import stack
 from mialab.training.membership import mislabel
 from mialab.training.options import Training
@@ -44,6 +43,7 @@ SOURCES = {
     "stack": "training.stack",
     "options": "training.options",
     "hooks": "training.hooks",
+    "group": "training.group",
     "run": "classifiers.run",
     "augmentation": "classifiers.augmentation",
     "defense": "defenses.base",
@@ -221,19 +221,21 @@ def stored_arrays(
 class ClassifierPlan(Plan):
     """Everything that determines a game of classifiers, checked."""
 
-    model: Model
-    canaries: int
-    keep: Literal["logits", "scores"]
-    answers: Literal["float32", "float16"]
+    example: ClassVar[str] = "mialab.Training, e.g. Training(epochs=50)"
+    options_class: ClassVar[type] = Training
+    defenses: ClassVar[Registry[Any]] = DEFENSES
+    known_probes: ClassVar[Registry[Any]] = PROBES
+    needs: ClassVar[tuple[str, ...]] = (*Plan.needs, "keep", "answers")
+
+    model: Any = "mlp"
+    canaries: int = 0
+    keep: Literal["logits", "scores"] = "logits"
+    answers: Literal["float32", "float16"] = "float32"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.training, Training):
-            raise TypeError(
-                f"training={self.training!r} must be a mialab.Training, e.g. Training(epochs=50)."
-            )
         check_integer("canaries", self.canaries)
-        object.__setattr__(self, "canaries", int(self.canaries))
         super().__post_init__()
+        self._set(canaries=int(self.canaries), model=models.make(self.model))
         if self.canaries and (self.members is not None or self.candidates is not None):
             raise ValueError(f"canaries={self.canaries} do not go with members or candidates.")
         n = len(self.pool)
@@ -249,8 +251,6 @@ class ClassifierPlan(Plan):
                 f"checkpoints={self.training.checkpoints} are epochs of one plain training; defense="
                 f"{self.defense.name!r} has a procedure of its own (`fit`): play it with stop=... for each of them."
             )
-        for probe in self.probes:
-            probe.check(self.pool)
         self._try_model()
         self.defense.check(self)
 
@@ -301,29 +301,19 @@ class ClassifierPlan(Plan):
 
     def options(self, device: str) -> dict[str, Any]:
         """Return what `mialab.classifiers.run.train_group` needs besides."""
-        names = ("defense", "training", "queries", "seed", "keep", "answers", "probes")
-        return {name: getattr(self, name) for name in names} | {"build": self.model, "device": device}
+        return super().options(device) | {"build": self.model}
 
     def mode(self, team: Team, device: str) -> tuple[str, int]:
         """Let a machine that trains say how it does so."""
-        names = ("defense", "training", "seed")
-        options = {name: getattr(self, name) for name in names}
-        return team.ask_of_pool(_form, build=self.model, device=device, **options)
+        return team.ask_of_pool(_form, **self.options(device))
 
     def seconds_of_work(self) -> float:
         """Estimate by `mialab.training.stack.seconds_of_work`."""
         return stack.seconds_of_work(self.network(), self.pool, self.training)
 
-    def _parts(self) -> list[str]:
-        sources = SOURCES | (SIGNAL_SOURCES if self.keep == "scores" else {})
-        parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, identity.code_hash(**sources)]
-        parts += [_describe(v) for v in (self.model, self.defense, self.training, self.queries)]
-        parts += [str(v) for v in (self.canaries, self.seed, self.keep, self.answers)]
-        parts += [
-            str(self.members),
-            "" if self.candidates is None else np.packbits(self.candidates).tobytes().hex(),
-        ]
-        return parts + [_describe(probe) for probe in self.probes]
+    def code(self) -> str:
+        """Return a hash of all modules that decide what a trained model is."""
+        return identity.code_hash(**SOURCES | (SIGNAL_SOURCES if self.keep == "scores" else {}))
 
     def attrs(self) -> dict:
         """Return what the game is, JSON-friendly."""
@@ -436,18 +426,12 @@ def play(
     and group sizes are then those that suit the worker that answers first, so all should be alike. They load the
     pool by its name, from a ``MIALAB_DATA`` of their own, and write to the store themselves.
     """
-    device = choose("device", device, ("auto", "cpu", "cuda"))
-    if workers is not None:
-        check_integer("workers", workers, low=1)
-    if not isinstance(pool, Pool):
-        given = repr(pool) if isinstance(pool, str) else f"a {type(pool).__name__}"
-        raise TypeError(f"pool is {given}; it must be a Pool, e.g. mialab.load('digits').")
     plan = ClassifierPlan(
         pool=pool,
-        model=models.make(model),
-        defense=defenses.make(defense),
-        training=Training() if training is None else training,
-        queries=make_queries(queries, pool),
+        model=model,
+        defense=defense,
+        training=training,
+        queries=queries,
         n_models=n_models,
         canaries=canaries,
         members=members,
@@ -455,7 +439,7 @@ def play(
         seed=seed,
         keep=keep,
         answers=answers,
-        probes=make_probes(probes),
+        probes=probes,
     )
     return Game(execute(plan, workers=workers, device=device, store=store))
 
@@ -467,7 +451,7 @@ def _resolve(device: str, training: Training, network: torch.nn.Module) -> tuple
 
 
 def _form(
-    *, pool: Pool, build: Model, defense: Defense, training: Training, seed: int, device: str
+    *, pool: Pool, build: Model, defense: Defense, training: Training, seed: int, device: str, **others: Any
 ) -> tuple[str, int]:
     """Say how this machine trains such networks, and how many in a group at most."""
     network = stack.initialize(build, pool, seed, 0, defense)

@@ -9,11 +9,9 @@ busy and in an idle hour.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from copy import copy, deepcopy
-from functools import partial
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -23,25 +21,22 @@ from torch.func import functional_call, stack_module_state, vmap
 from mialab.classifiers.augmentation import flip_and_shift
 from mialab.classifiers.signals import SIGNALS
 from mialab.data.pool import Pool
-from mialab.defenses.base import Defense
 from mialab.models import Model
 from mialab.probes.base import Probe
 from mialab.queries import Queries
-from mialab.training.options import OPTIMIZERS, Training
+from mialab.training.group import Group
+from mialab.training.options import OPTIMIZERS
 from mialab.training.stack import (
     Forward,
-    _tensor,
+    as_tensor,
     batched_mlp,
     channels_last,
     initialize,
     is_plain_mlp,
     mode,
-    one_thread,
     prepare,
     resolve,
-    torch_rng,
 )
-from mialab.training.streams import Streams
 
 #: Records that a group answers at a time, all its models together.
 ANSWER_BATCH = 1024
@@ -50,79 +45,32 @@ ANSWER_BATCH = 1024
 CACHED_BATCH = 128
 
 
-def _positions(members: torch.Tensor, n_models: int, n_records: int) -> torch.Tensor:
-    """Return positions of each model's members, given these or a mask, after a look at them."""
-    if members.dtype == torch.bool and members.shape == (n_models, n_records):
-        sizes = members.sum(1)
-        if (sizes == sizes[0]).all():
-            members = members.nonzero()[:, 1].view(n_models, -1)
-    if members.dim() != 2 or len(members) != n_models or members.dtype != torch.int64 or not members.numel():
-        raise ValueError(
-            f"members has shape {tuple(members.shape)} and {members.dtype}; it must hold positions of records, int64 "
-            f"(model, member) for {n_models} models, or be a mask (model, record) with as many members of each model."
-        )
-    if not 0 <= members.min() <= members.max() < n_records:
-        raise ValueError(f"members holds positions beyond the data's {n_records} records.")
-    return members
-
-
-class Run:
-    """A group of models in training, as the hooks of a defense see it.
+class Run(Group):
+    """A group of classifiers in training, as the hooks of a defense see it; see `mialab.training.group.Group` as well.
 
     Attributes
     ----------
-    models : list of int
-        Indices of the models in the game.
     epoch : int
         The epoch that goes on, counted from 0.
-    progress : float or None
-        Fraction of the epochs that is over, from 0 in the first one to 1 in the last one; None when training is over.
     network : torch.nn.Module
         The network, of which stacked models share one.
-    training : Training
-        How the models are trained.
-    pool : Pool
-        The records of the game.
-    x, y : torch.Tensor, shapes (record, ...) and (record,)
-        The data that is trained on: the pool's records and their labels (canaries may have wrong ones); in a `fork`
-        others, if so asked.
-    members : torch.Tensor of int64, shape (model, member)
-        Positions of each model's members in the data.
     parameters : dict of str to torch.Tensor
         What is trained; with a leading model dimension in the stacked mode.
-    memory : dict
-        A place for what a defense remembers between batches and epochs.
     """
 
     def __init__(
-        self,
-        x: np.ndarray | torch.Tensor,
-        y: np.ndarray | torch.Tensor,
-        members: np.ndarray | torch.Tensor,
-        models: Sequence[int],
-        *,
-        pool: Pool,
-        build: Model,
-        defense: Defense,
-        training: Training,
-        seed: int,
-        device: str,
-        purpose: str = "",
-        targets: torch.Tensor | None = None,
+        self, *data: Any, build: Model, targets: np.ndarray | torch.Tensor | None = None, **options: Any
     ) -> None:
-        self.pool, self.defense, self.seed, self.device = pool, defense, seed, device
-        self.build, self.purpose, self.models = build, purpose, list(models)
-        self.x, self.y, self.targets = _tensor(x, device), _tensor(y, device), targets
-        self.members = _positions(_tensor(members, device), len(self.models), len(self.y))
-        self.memory: dict[str, Any] = {}
+        super().__init__(*data, build=build, **options)
         self.epoch = 0
-        self.progress: float | None = 0.0
-        self._streams: dict[str, Streams] = {}
         self._observe: Callable[[Run], None] | None = None
         self._keep: Callable[[Run], None] | None = None
-        self._forks = 0
-        networks = [initialize(build, pool, seed, k, defense, purpose).to(device) for k in self.models]
-        self.training = resolve(training, networks[0], device)
+        defense, device = self.defense, self.device
+        self.targets = None if targets is None else self._soft(targets)
+        networks = [
+            initialize(build, self.pool, self.seed, k, defense, self.purpose).to(device) for k in self.models
+        ]
+        self.training = resolve(self.training, networks[0], device)
         self.mode = mode(networks[0], prepare(self.x[:2]), device)
         self.network = networks[0]
         self._layout = torch.contiguous_format
@@ -167,12 +115,6 @@ class Run:
             **options,
         )
 
-    def streams(self, purpose: str) -> Streams:
-        """Return the random numbers for a purpose, a stream a model; they go on where they were left."""
-        if purpose not in self._streams:
-            self._streams[purpose] = Streams(self.seed, self.models, self.purpose + purpose, self.device)
-        return self._streams[purpose]
-
     # ------------------------------------------------------------------------------------------ training
 
     def train(
@@ -190,9 +132,7 @@ class Run:
             training had ended there; what is changed then does not last.
         """
         self._observe, self._keep = observe, keep
-        self.defense.fit(self)
-        self._end()
-        self.defense.finish(self)
+        super().train()
         if observe:
             observe(self)
 
@@ -242,7 +182,7 @@ class Run:
         self.optimizer.load_state_dict(optimizer)
 
     def _end(self) -> None:
-        self.progress = None
+        super()._end()
         self.network.eval()
 
     def shuffled(self) -> Iterator[torch.Tensor]:
@@ -271,11 +211,7 @@ class Run:
             If the batch, or what the defense's `loss` returns, has another shape.
         """
         training, defense = self.training, self.defense
-        if batch.shape[:-1] != (len(self.models),) or batch.dtype != torch.int64:
-            raise ValueError(
-                f"defense={defense.name!r}: a batch of shape {tuple(batch.shape)} and {batch.dtype}; it must hold "
-                f"positions of records, int64 (model, batch) for {len(self.models)} models, or `step` be overridden."
-            )
+        self.check_batch(batch, (len(self.models),), "model")
         if self.targets is None:
             y = self.y[batch]
         else:
@@ -287,12 +223,7 @@ class Run:
         x, target = defense.mix(x, y, progress=progress, rng=self.streams("mix"))
         logits = self.forward(x)
         losses = defense.loss(logits, target, run=self, index=batch)
-        if losses.shape != logits.shape[:2]:
-            raise ValueError(
-                f"defense={defense.name!r}: loss returns shape {tuple(losses.shape)}; it must be one number for each "
-                f"record, {tuple(logits.shape[:2])}."
-            )
-        return losses
+        return self.check_shape("loss", losses, logits.shape[:2], "one number for each record")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Answers of the models to inputs (model, batch, ...), with gradient, in the arithmetic of training."""
@@ -312,69 +243,18 @@ class Run:
             own = [of_one[name] for of_one in gradients]
             parameter.grad = torch.stack(own) if self.mode == "stacked" else own[0]
 
-    def fork(
-        self,
-        *,
-        members: np.ndarray | torch.Tensor | None = None,
-        data: tuple[np.ndarray, np.ndarray] | None = None,
-        targets: np.ndarray | torch.Tensor | None = None,
-        defense: Defense | None = None,
-    ) -> Self:
-        """Return new networks of the same kind, to be trained apart: a teacher, a student, a sub-model.
-
-        Initial weights and all random numbers are the fork's own, and follow from the number of forks before it.
-        ``fork.fit()`` trains it, `adopt` makes its networks those of the game.
-
-        Parameters
-        ----------
-        members : array of int or bool, shape (model, member) or (model, record), optional
-            Positions of the records that each model is trained on, or a mask with as many for each model; by default
-            the same as here, or all of ``data``.
-        data : tuple of array, optional
-            Other records and their labels, such as ``(pool.x_reference, pool.y_reference)``.
-        targets : array of float, shape (record, classes) or (model, record, classes), optional
-            Soft labels of all records of the data, in place of hard ones.
-        defense : Defense, optional
-            Whose hooks are used; by default the same.
-
-        Raises
-        ------
-        ValueError
-            If shapes do not fit.
-        """
-        x, y = (self.x, self.y) if data is None else (_tensor(part, self.device) for part in data)
-        shape, n = self.x.shape[1:], len(y)
-        if x.shape != (n, *shape) or not n:
-            raise ValueError(
-                f"data has shapes {tuple(x.shape)} and {tuple(y.shape)}; records must have shape {tuple(shape)}, and "
-                "there must be as many labels, at least one."
-            )
-        k = len(self.models)
-        if members is None:
-            members = self.members if data is None else torch.ones(k, n, dtype=torch.bool)
-        if targets is not None:
-            targets = _tensor(targets, self.device)
-            if targets.shape[-2:] != (n, self.pool.n_classes) or targets.shape[:-2] not in ((), (k,)):
-                raise ValueError(
-                    f"targets has shape {tuple(targets.shape)}; it must be {(n, self.pool.n_classes)}, or that for "
-                    f"each of {k} models."
-                )
-            targets = targets.expand(k, -1, -1)
-        self._forks += 1
-        return type(self)(
-            x,
-            y,
-            members,
-            self.models,
-            pool=self.pool,
-            build=self.build,
-            defense=self.defense if defense is None else defense,
-            training=self.training,
-            seed=self.seed,
-            device=self.device,
-            purpose=f"{self.purpose}fork {self._forks} ",
-            targets=targets,
+    def _soft(self, targets: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Return soft labels of all records for each model, after a look at them."""
+        targets, k, right = (
+            as_tensor(targets, self.device),
+            len(self.models),
+            (len(self.y), self.pool.n_classes),
         )
+        if targets.shape[-2:] != right or targets.shape[:-2] not in ((), (k,)):
+            raise ValueError(
+                f"targets has shape {tuple(targets.shape)}; it must be {right}, or that for each of {k} models."
+            )
+        return targets.expand(k, -1, -1)
 
     def adopt(self, other: Self) -> None:
         """Copy the weights of another run of the same models, such as a `fork`."""
@@ -429,7 +309,7 @@ class Run:
         -------
         torch.Tensor, shape (model, record, classes)
         """
-        x = _tensor(x, self.device)
+        x = as_tensor(x, self.device)
         if x.dim() == self.x.dim():
             x = x.expand(len(self.models), *x.shape)
         # All models together see ANSWER_BATCH records, so that answers need no more memory than training did; on a CPU
@@ -476,7 +356,7 @@ class Run:
         """Accuracy of each model on records ``x`` with labels ``y``, shape (model,); NaN without records."""
         if not len(x):
             return torch.full((len(self.models),), torch.nan)
-        labels = _tensor(y, self.device)
+        labels = as_tensor(y, self.device)
         return (self.predict(x).argmax(-1) == labels).double().mean(-1)
 
 
@@ -486,16 +366,13 @@ def train_group(
     pool: Pool,
     y: np.ndarray,
     member: np.ndarray,
-    build: Model,
-    defense: Defense,
-    training: Training,
     queries: Queries,
-    seed: int,
     device: str = "cpu",
     keep: Literal["logits", "scores"] = "logits",
     answers: Literal["float32", "float16"] = "float32",
     probes: Sequence[Probe] = (),
     observe: Callable[[Run], None] | None = None,
+    **plan: Any,
 ) -> dict[str, np.ndarray]:
     """Train a group of models and collect their answers on every record of the pool.
 
@@ -509,18 +386,14 @@ def train_group(
         Labels to train on.
     member : numpy.ndarray of bool, shape (model, record)
         Members of each model of the group, the same number for each.
-    build, defense, training, queries, seed
-        What determines the game, see `mialab.play`.
+    queries, keep, answers, probes
+        What is measured of each model, see `mialab.play`.
     device : str
         ``"cpu"`` or ``"cuda"``.
-    keep : {"logits", "scores"}
-        Whether to return the answers or, for each of `mialab.classifiers.signals.SIGNALS`, one number of each answer.
-    answers : {"float32", "float16"}
-        Type of the returned logits.
-    probes : sequence of Probe
-        What else is measured, see `mialab.probes`.
     observe : callable, optional
         Looks at the running training, see `Run.train`.
+    **plan
+        ``build`` (the network), ``defense``, ``training`` and ``seed``, see `mialab.play`.
 
     Returns
     -------
@@ -536,34 +409,19 @@ def train_group(
     FloatingPointError
         If a model's answers are not finite numbers, or do not fit the type of the answers.
     """
-    began = time.perf_counter()
-    with one_thread(), ExitStack() as stack:
-        run = Run(
-            pool.x,
-            y,
-            member,
-            models,
-            pool=pool,
-            build=build,
-            defense=defense,
-            training=training,
-            seed=seed,
-            device=device,
-        )
-        if (
-            run.mode == "sequential"
-        ):  # stacked ones draw no numbers of torch's: other threads may train meanwhile
-            stack.enter_context(torch_rng(seed, models[0]))
-        outputs = partial(_outputs, queries=queries, keep=keep, dtype=np.dtype(answers))
+
+    def outputs(run: Run) -> dict[str, np.ndarray]:
+        return _outputs(run, queries=queries, keep=keep, dtype=np.dtype(answers))
+
+    def trained(run: Run) -> dict[str, np.ndarray]:
         earlier: list[dict[str, np.ndarray]] = []
         run.train(observe, lambda run: earlier.append(outputs(run)))
         arrays = outputs(run)
         for name in list(arrays) if earlier else ():
             arrays[f"checkpoint_{name}"] = np.stack([one.pop(name) for one in earlier], axis=1)
-        for probe in probes:
-            arrays |= probe(run)
-    arrays["seconds"] = np.full(len(models), (time.perf_counter() - began) / len(models))
-    return arrays
+        return arrays
+
+    return Run.measured(trained, probes, pool.x, y, member, models, pool=pool, device=device, **plan)
 
 
 def _outputs(run: Run, *, queries: Queries, keep: str, dtype: np.dtype) -> dict[str, np.ndarray]:
@@ -573,7 +431,7 @@ def _outputs(run: Run, *, queries: Queries, keep: str, dtype: np.dtype) -> dict[
     arrays: dict[str, np.ndarray] = {}
     correct = torch.empty(len(run.models), n, dtype=torch.bool, device=run.device)
     for query in range(len(queries)):
-        x = _tensor(queries(query, run.pool.x), run.device)
+        x = as_tensor(queries(query, run.pool.x), run.device)
         for start in range(0, n, ANSWER_BATCH):
             block = slice(start, start + ANSWER_BATCH)
             raw = run.predict(x[block])
@@ -581,11 +439,7 @@ def _outputs(run: Run, *, queries: Queries, keep: str, dtype: np.dtype) -> dict[
             if defense.uses("answer"):
                 record = torch.arange(n, device=run.device)[block]
                 released = defense.answer(run, raw, x[block], record, query)
-                if released.shape != raw.shape:
-                    raise ValueError(
-                        f"defense={defense.name!r}: answer returns shape {tuple(released.shape)}; it must be that of "
-                        f"the logits, {tuple(raw.shape)}."
-                    )
+                run.check_shape("answer", released, raw.shape, "that of the logits")
                 given = {"": released, "raw_": raw}
             for prefix, logits in given.items():
                 for name, values in _kept(logits, run, block, keep, dtype).items():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from torch import nn
 
 from mialab._registry import Registry
 from mialab.training.hooks import AnyRun, Hooks
-from mialab.training.options import Training
 from mialab.training.stack import Forward
 from mialab.training.streams import Streams
 
@@ -40,68 +39,25 @@ def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 class Run(AnyRun, Protocol):
-    """What hooks and probes see of a group of classifiers in training; see `mialab.classifiers.run.Run`."""
+    """What hooks and probes see of a group of classifiers in training, see `mialab.classifiers.run.Run`."""
 
     defense: Defense
-    training: Training
     epoch: int
-    progress: float | None
-    mode: Literal["stacked", "sequential"]
     network: nn.Module
     parameters: dict[str, torch.Tensor]
     optimizer: torch.optim.Optimizer
-    x: torch.Tensor
-    y: torch.Tensor
-    members: torch.Tensor
-
-    def shuffled(self) -> Iterator[torch.Tensor]:
-        """Yield the batches of an epoch: members in random order."""
-
-    def step(self, batch: torch.Tensor) -> None:
-        """Update the networks once with the gradient of the mean loss of a batch."""
-
-    def losses(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return the loss of each record of a batch, with gradient."""
-
-    def descend(self, loss: torch.Tensor) -> None:
-        """Take the optimizer's step along the gradient of each model's loss."""
-
-    def set_gradients(self, gradients: Sequence[dict[str, torch.Tensor]]) -> None:
-        """Set the gradients of all parameters, given those of each model."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Answer inputs (model, batch, ...) as in training, with gradient."""
-
-    def reset_optimizer(self) -> None:
-        """Build the optimizer anew."""
-
-    def predict(self, x: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Answer inputs, the same for every model or one set a model, in evaluation mode."""
-
-    def inputs(self, records: slice | torch.Tensor) -> torch.Tensor:
-        """Return records of the data as inputs."""
-
-    def evaluating(self) -> AbstractContextManager[None]:
-        """Switch the network to evaluation for a while."""
-
-    def alone(self, index: int, purpose: str = "") -> Self:
-        """View one model of the group."""
-
-    def function(self, index: int) -> tuple[Forward, dict[str, torch.Tensor]]:
-        """Return one model as a function of parameters and inputs, and its parameters."""
-
-    def fork(
-        self,
-        *,
-        members: np.ndarray | torch.Tensor | None = None,
-        data: tuple[np.ndarray, np.ndarray] | None = None,
-        targets: np.ndarray | torch.Tensor | None = None,
-        defense: Defense | None = None,
-    ) -> Self:
-        """Return new networks of the same kind, with other members, data or targets."""
-
-    def adopt(self, other: Self) -> None:
-        """Copy the weights of another run of the same models."""
+    reset_optimizer: Callable[[], None]
+    step: Callable[[torch.Tensor], None]
+    losses: Callable[[torch.Tensor], torch.Tensor]
+    descend: Callable[[torch.Tensor], None]
+    set_gradients: Callable[[Sequence[dict[str, torch.Tensor]]], None]
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    predict: Callable[[torch.Tensor | np.ndarray], torch.Tensor]
+    inputs: Callable[[slice | torch.Tensor], torch.Tensor]
+    evaluating: Callable[[], AbstractContextManager[None]]
+    alone: Callable[..., Self]
+    function: Callable[[int], tuple[Forward, dict[str, torch.Tensor]]]
+    adopt: Callable[[Self], None]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import joblib
+import torch
 from joblib.parallel import get_active_backend
 
 from mialab import _progress
+from mialab._validation import choose
 from mialab.data.loading import load_again
 from mialab.data.pool import Pool
 
@@ -179,6 +181,16 @@ class Cluster:
 def _with_pool(function: Callable[..., Result], *arguments: object, pool: Any, **options: object) -> Result:
     pool = load_again(**pool) if isinstance(pool, dict) else pool
     return function(*arguments, pool=pool, **options)
+
+
+def device_here(device: str) -> str:
+    """Return ``"cpu"`` or ``"cuda"`` for a device that a user asks for; ValueError if it is unknown or not here."""
+    choose("device", device, ("auto", "cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda' is not available here; use device='auto'.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return device
 
 
 #: Who trains.

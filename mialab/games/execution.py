@@ -17,7 +17,7 @@ import torch
 import xarray as xr
 
 from mialab import _progress, provenance
-from mialab._validation import choose
+from mialab._validation import check_integer
 from mialab.games import backends
 from mialab.games.backends import Team
 from mialab.games.plan import Plan
@@ -43,8 +43,10 @@ def execute(
     plan : Plan
         Everything that determines the game.
     workers, device, store
-        See `play`.
+        See `mialab.play`.
     """
+    if workers is not None:
+        check_integer("workers", workers, low=1)
     games = games_root(store)
     team = backends.find(plan.pool, workers, shared=is_shared(games))
     device, plan = plan.resolve(team, device)
@@ -60,16 +62,6 @@ def execute(
         if todo:
             _train(kept, plan, todo, team, device)
     return kept.open(plan.n_models)
-
-
-def device_here(device: str) -> str:
-    """Return ``"cpu"`` or ``"cuda"`` for a device that a user asks for; ValueError if it is unknown or not here."""
-    choose("device", device, ("auto", "cpu", "cuda"))
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda' is not available here; use device='auto'.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return device
 
 
 def _train(store: Store, plan: Plan, todo: list[int], team: Team, device: str) -> None:

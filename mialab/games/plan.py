@@ -8,18 +8,21 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
+import torch
 
+from mialab._registry import Registry
 from mialab._validation import check_integer
 from mialab.arrays import CANARY, CHECKSUM, MEMBER, PARTNER, SECONDS, ArraySpec, Y
 from mialab.data.pool import Pool
-from mialab.games.backends import Team
+from mialab.games.backends import Team, device_here
 from mialab.games.base import _check_models
 from mialab.games.identity import describe
 from mialab.games.store import ROOM
-from mialab.queries import Queries, kinds, mixtures
+from mialab.queries import kinds, mixtures
+from mialab.queries import make as make_queries
 from mialab.training.membership import membership
 
 #: Arrays of every stored game.
@@ -36,34 +39,55 @@ def _describe(value: object) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan(ABC):
-    """Everything that determines a game, checked; the part that is the same for all kinds of models."""
+    """Everything that determines a game, checked; the part that is the same for all kinds of models.
+
+    Fields are the parameters of `mialab.play` of these names.
+    """
+
+    #: What `training` must be, in words.
+    example: ClassVar[str]
+    #: Its class, whose default parameters are the default, and defenses and probes by name.
+    options_class: ClassVar[type]
+    defenses: ClassVar[Registry[Any]]
+    known_probes: ClassVar[Registry[Any]]
+    #: Fields that `train_group` is given besides the pool.
+    needs: ClassVar[tuple[str, ...]] = ("defense", "training", "queries", "seed", "probes")
 
     pool: Pool
-    defense: Any
-    training: Any
-    queries: Queries
+    defense: Any = None
+    training: Any = None
+    queries: Any = "original"
     n_models: int
-    seed: int
+    seed: int = 0
     members: int | None = None
     candidates: np.ndarray | None = None
-    probes: tuple[Any, ...] = ()
+    probes: Any = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.pool, Pool):
+            given = repr(self.pool) if isinstance(self.pool, str) else f"a {type(self.pool).__name__}"
+            raise TypeError(f"pool is {given}; it must be a Pool, e.g. mialab.load('digits').")
+        training = self.options_class() if self.training is None else self.training
+        if not isinstance(training, self.options_class):
+            raise TypeError(f"training={training!r} must be a {self.example}.")
         _check_models(self.n_models)
         if self.n_models > ROOM:
             raise ValueError(
                 f"n_models={self.n_models} must be at most {ROOM}: stored games have no room for more."
             )
         check_integer("seed", self.seed)
-        for name in ("n_models", "seed"):
-            object.__setattr__(self, name, int(getattr(self, name)))
-        training = self.defense.adapt(self.training)
-        if type(training) is not type(self.training):
+        defense = self.defenses.make(self.defense)
+        self._set(n_models=int(self.n_models), seed=int(self.seed), defense=defense)
+        self._set(
+            queries=make_queries(self.queries, self.pool), probes=self.known_probes.several(self.probes)
+        )
+        self._set(training=defense.adapt(training))
+        if type(self.training) is not type(training):
             raise TypeError(
-                f"defense={self.defense.name!r}: adapt returns {training!r}; it must be a "
-                f"{type(self.training).__name__}."
+                f"defense={defense.name!r}: adapt returns {self.training!r}; it must be a {type(training).__name__}."
             )
-        object.__setattr__(self, "training", training)
+        for probe in self.probes:
+            probe.check(self.pool)
         n = len(self.pool)
         if self.candidates is not None:
             self._check_candidates()
@@ -77,6 +101,10 @@ class Plan(ABC):
             check_integer("members", self.members, low=1)
             if self.members > n // 2:
                 raise ValueError(f"members={self.members} must be at most {n // 2}, half of the candidates.")
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
 
     def _check_candidates(self) -> None:
         candidates, n = np.asarray(self.candidates), len(self.pool)
@@ -92,7 +120,7 @@ class Plan(ABC):
             raise ValueError(
                 f"candidates must choose some of the pool's {n} records; it has shape {candidates.shape}."
             )
-        object.__setattr__(self, "candidates", candidates)
+        self._set(candidates=candidates)
 
     @property
     def n_members(self) -> int:
@@ -111,9 +139,9 @@ class Plan(ABC):
             self.n_models, n, self.seed, canary, candidate=self.candidates, members=self.members
         )
 
-    @abstractmethod
     def resolve(self, team: Team, device: str) -> tuple[str, Self]:
         """Return on which kind of device the machines that train do so, and what of the plan follows from that."""
+        return team.ask(device_here, device), self
 
     def fixed(self) -> dict[str, np.ndarray]:
         """Return what is known before training besides who is a member."""
@@ -138,13 +166,13 @@ class Plan(ABC):
     def train_group(self) -> Callable[..., dict[str, np.ndarray]]:
         """The function that trains a group of models, such as `mialab.classifiers.run.train_group`."""
 
-    @abstractmethod
     def options(self, device: str) -> dict[str, Any]:
         """Return what `train_group` needs besides the models, the pool, labels and members."""
+        return {name: getattr(self, name) for name in self.needs} | {"device": device}
 
-    @abstractmethod
     def mode(self, team: Team, device: str) -> tuple[str, int]:
         """Return how the machines that train do so, and how many models in a group at most."""
+        return "sequential", 1
 
     @abstractmethod
     def seconds_of_work(self) -> float:
@@ -152,13 +180,18 @@ class Plan(ABC):
 
     def key(self) -> str:
         """Name and hash under which the game is stored, the same for any number of models."""
-        parts = [*self._parts(), *(f"{array.name} {array.dtype}" for array in self.arrays())]
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        parts = [self.code(), self.pool.fingerprint, self.pool.kind, torch.__version__]
+        parts += [
+            f"{name}={_describe(value)}" for name, value in values.items() if name not in ("pool", "n_models")
+        ]
+        parts += [f"{array.name} {array.dtype}" for array in self.arrays()]
         digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
         return f"{self.pool.name}-{self.defense.name}-{digest}"
 
     @abstractmethod
-    def _parts(self) -> list[str]:
-        """Return what the key is a hash of, besides names and types of arrays."""
+    def code(self) -> str:
+        """Return text that stands for the code that decides what a trained model is."""
 
     def attrs(self) -> dict:
         """Return what the game is, JSON-friendly."""

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from mialab._validation import check_integer, choose
+from mialab._registry import Registry
+from mialab._validation import check_integer
 from mialab.arrays import ACCURACIES, ArraySpec
 from mialab.classifiers import game as classifiers
 from mialab.data.pool import Pool
@@ -19,19 +20,17 @@ from mialab.exceptions import RequirementsNotMet
 from mialab.games import identity
 from mialab.games.backends import Team
 from mialab.games.base import Game
-from mialab.games.execution import device_here, execute
-from mialab.games.plan import STORED, Plan, _describe
+from mialab.games.execution import execute
+from mialab.games.plan import STORED, Plan
 from mialab.games.signals import Signal
-from mialab.gan import defenses
-from mialab.gan.defenses.base import Defense
+from mialab.gan.defenses.base import DEFENSES, Defense
 from mialab.gan.networks import GAN
 from mialab.gan.networks import make as make_networks
-from mialab.gan.probes import PROBES, Probe
-from mialab.gan.probes import make as make_probes
+from mialab.gan.probes import PROBES
 from mialab.gan.run import examples, mode, sample_labels, train_group
 from mialab.gan.training import Training
+from mialab.probes.base import Probe
 from mialab.queries import Queries
-from mialab.queries import make as make_queries
 from mialab.training import stack
 
 #: Modules that decide what a trained model is, besides those of the options in use, see `mialab.classifiers.game`.
@@ -153,18 +152,21 @@ class GeneratorGame(Game):
 class GeneratorPlan(Plan):
     """Everything that determines a game of generators, checked."""
 
-    networks: GAN
-    samples: int
-    fakes: int
+    example: ClassVar[str] = "mialab.gan.Training, e.g. gan.Training(steps=1000)"
+    options_class: ClassVar[type] = Training
+    defenses: ClassVar[Registry[Any]] = DEFENSES
+    known_probes: ClassVar[Registry[Any]] = PROBES
+    needs: ClassVar[tuple[str, ...]] = (*Plan.needs, "networks", "samples", "fakes")
+
+    networks: Any = "mlp"
+    samples: int = 1000
+    fakes: int = 64
 
     def __post_init__(self) -> None:
-        if not isinstance(self.training, Training):
-            raise TypeError(
-                f"training={self.training!r} must be a mialab.gan.Training, e.g. gan.Training(steps=1000)."
-            )
         check_integer("samples", self.samples, low=1)
         check_integer("fakes", self.fakes, low=1)
         super().__post_init__()
+        self._set(networks=make_networks(self.networks))
         n = self.defense.n_critics
         if self.n_members < 2 * n or self.n_members % n:
             raise ValueError(
@@ -188,10 +190,6 @@ class GeneratorPlan(Plan):
                     f"must be {right}."
                 )
 
-    def resolve(self, team: Team, device: str) -> tuple[str, Self]:
-        """Let a machine that trains choose the device."""
-        return team.ask(device_here, device), self
-
     def fixed(self) -> dict[str, np.ndarray]:
         """Return what is known before training, the labels of samples among it."""
         return {
@@ -214,16 +212,9 @@ class GeneratorPlan(Plan):
         """That of the engine of generators."""
         return train_group
 
-    def options(self, device: str) -> dict[str, Any]:
-        """Return what `mialab.gan.run.train_group` needs besides."""
-        names = ("networks", "defense", "training", "queries", "samples", "fakes", "seed", "probes")
-        return {name: getattr(self, name) for name in names} | {"device": device}
-
     def mode(self, team: Team, device: str) -> tuple[str, int]:
         """Let a machine that trains say how it does so."""
-        return team.ask_of_pool(
-            _form, networks=self.networks, defense=self.defense, training=self.training, device=device
-        )
+        return team.ask_of_pool(_form, **self.options(device))
 
     def seconds_of_work(self) -> float:
         """Estimate how long one processor core takes for one model: ten passes of the networks for each step."""
@@ -238,12 +229,9 @@ class GeneratorPlan(Plan):
         )
         return self.training.last * (5 * stack.STEP_SECONDS + work / stack.OPERATIONS_PER_SECOND)
 
-    def _parts(self) -> list[str]:
-        parts = [self.pool.fingerprint, self.pool.kind, torch.__version__, identity.code_hash(**SOURCES)]
-        parts += [_describe(v) for v in (self.networks, self.defense, self.training, self.queries)]
-        parts += [str(v) for v in (self.seed, self.samples, self.fakes, self.members)]
-        parts += ["" if self.candidates is None else np.packbits(self.candidates).tobytes().hex()]
-        return ["generators", *parts, *(_describe(probe) for probe in self.probes)]
+    def code(self) -> str:
+        """Return a hash of all modules that decide what a trained model is."""
+        return identity.code_hash(**SOURCES)
 
     def key(self) -> str:
         """Name and hash under which the game is stored."""
@@ -264,7 +252,9 @@ class GeneratorPlan(Plan):
         }
 
 
-def _form(*, pool: Pool, networks: GAN, defense: Defense, training: Training, device: str) -> tuple[str, int]:
+def _form(
+    *, pool: Pool, networks: GAN, defense: Defense, training: Training, device: str, **others: Any
+) -> tuple[str, int]:
     """Say how this machine trains such networks, and how many models in a group at most."""
     if mode(networks, pool, device, defense) == "sequential":
         return "sequential", 1
@@ -341,13 +331,10 @@ def play(
     FloatingPointError
         If a training diverges; finished models stay stored.
     """
-    device = choose("device", device, ("auto", "cpu", "cuda"))
-    if workers is not None:
-        check_integer("workers", workers, low=1)
-    plan = make_plan(
-        pool,
-        networks,
-        defense,
+    plan = GeneratorPlan(
+        pool=pool,
+        networks=networks,
+        defense=defense,
         training=training,
         n_models=n_models,
         queries=queries,
@@ -359,28 +346,3 @@ def play(
         seed=seed,
     )
     return GeneratorGame(execute(plan, workers=workers, device=device, store=store))
-
-
-def make_plan(
-    pool: Pool,
-    networks: str | GAN = "mlp",
-    defense: str | Defense | None = None,
-    *,
-    training: Training | None = None,
-    queries: str | Queries = "original",
-    probes: str | Probe | Iterable[str | Probe] = (),
-    **options: Any,
-) -> GeneratorPlan:
-    """Check the parameters of `play` that determine a game, without playing it."""
-    if not isinstance(pool, Pool):
-        given = repr(pool) if isinstance(pool, str) else f"a {type(pool).__name__}"
-        raise TypeError(f"pool is {given}; it must be a Pool, e.g. mialab.load('digits').")
-    return GeneratorPlan(
-        pool=pool,
-        networks=make_networks(networks),
-        defense=defenses.make(defense),
-        training=Training() if training is None else training,
-        queries=make_queries(queries, pool),
-        probes=make_probes(probes),
-        **options,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +17,7 @@ from mialab._registry import Registry
 from mialab._validation import check_integer, check_number
 from mialab.arrays import ArraySpec
 from mialab.gan.defenses.base import Defense, Run
+from mialab.probes.base import Probe
 from mialab.training.stack import prepare
 from mialab.training.streams import Streams, generator
 
@@ -36,33 +37,6 @@ DAMPING, DAMPINGS, UNHELPED = 1e-3, (0.1, 1.0, 10.0), 100.0
 
 #: How an array of measurements is laid out; NaN stands for records that were not queried.
 measured = partial(ArraySpec, dims=("model", "record"), allows_nan=True)
-
-
-@dataclass(frozen=True)
-class Probe(ABC):
-    """Base class of every probe: a measurement of each model at each record, made when training is over.
-
-    Hyper-parameters are the fields of the dataclass; they are part of a game's hash.
-    """
-
-    name: ClassVar[str]
-    #: The array of a game that holds the measurements.
-    array: ClassVar[ArraySpec]
-
-    @abstractmethod
-    def __call__(self, run: Run) -> dict[str, np.ndarray]:
-        """Measure a trained group of models.
-
-        Parameters
-        ----------
-        run : Run
-            The group, see `mialab.gan.run.Run`.
-
-        Returns
-        -------
-        dict of str to numpy.ndarray of float32, shape (model, record)
-            The measurements, under the name `array`; NaN for records that were not queried.
-        """
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -460,6 +434,5 @@ def _of_one(values: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
 
 
 #: Every probe by name.
-# The abstract base is compared with, never made.
-PROBES: Registry[Probe] = Registry("probes", Probe, PartialBlackBox, ShadowCritic, WhiteBox)  # type: ignore[type-abstract]
+PROBES: Registry[Probe] = Registry("probes", Probe, PartialBlackBox, ShadowCritic, WhiteBox)
 available, make = PROBES.available, PROBES.several

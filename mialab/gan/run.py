@@ -7,11 +7,8 @@ float32: networks of this size gain nothing from bfloat16.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from functools import cache
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,11 +19,12 @@ from torch.nn.functional import one_hot
 from mialab.data.pool import Pool
 from mialab.gan.defenses.base import Defense
 from mialab.gan.networks import GAN, Generator, is_linear
-from mialab.gan.probes import Probe
 from mialab.gan.training import Training
 from mialab.gan.utility import train_on_synthetic
+from mialab.probes.base import Probe
 from mialab.queries import Queries, mixtures, pairing
 from mialab.training import stack
+from mialab.training.group import Group
 from mialab.training.stack import batched_mlp, prepare
 from mialab.training.streams import Streams, generator
 
@@ -141,64 +139,37 @@ def examples(gan: GAN, pool: Pool, defense: Defense | None = None) -> tuple[nn.M
     return critic, maker
 
 
-class Run:
-    """A group of models in training, as the hooks of a defense and probes see it.
+class Run(Group):
+    """A group of GANs in training, as the hooks of a defense and probes see it; see `mialab.training.group.Group`.
 
     Attributes
     ----------
-    models : list of int
-        Indices of the models in the game.
-    x, y : torch.Tensor, shapes (record, ...) and (record,)
-        Records as the pool has them, and labels.
     members : torch.Tensor, shape (model, critic, member)
         Positions of the members that each critic sees.
     iteration : int
         Number of the critics' step that goes on, counted from 1.
-    progress : float or None
-        Fraction of the steps that is over, from 0 in the first one to 1 in the last one; None when training is over.
-    streams : callable
-        Gives the random numbers for a purpose, a stream a model; they go on where they were left.
     critics, generators : Networks
         Networks in the order of models, and of critics within each model.
     n_critics, n_generators : int
         Of each model.
-    memory : dict
-        A place for what a defense remembers.
     """
 
-    def __init__(
-        self,
-        x: torch.Tensor,
-        y: torch.Tensor,
-        members: torch.Tensor,
-        models: Sequence[int],
-        *,
-        pool: Pool,
-        networks: GAN,
-        defense: Defense,
-        training: Training,
-        seed: int,
-        device: str,
-        purpose: str = "",
-    ) -> None:
-        self.x, self.y, self.models, self.pool = x, y, list(models), pool
-        self.networks, self.defense, self.training = networks, defense, training
-        self.seed, self.device, self.purpose = seed, device, purpose
+    def __init__(self, *data: Any, networks: GAN, **options: Any) -> None:
+        super().__init__(*data, networks=networks, **options)
+        pool, defense, training, members = self.pool, self.defense, self.training, self.members
+        self.networks = networks
         self.n_classes, self.latent = pool.n_classes, networks.latent
         self.n_critics, self.n_generators = defense.n_critics, defense.n_generators
         self.objective = defense.objective or training.objective
         part = members.shape[1] // self.n_critics
         self.members = members[:, : part * self.n_critics].unflatten(1, (self.n_critics, part))
         self.batch_size = min(training.batch_size, part)
-        self.mode = mode(networks, pool, device, defense)
+        self.mode = mode(networks, pool, self.device, defense)
         if self.mode == "sequential" and len(self.models) > 1:
             raise ValueError("Networks that cannot be stacked are trained one at a time.")
         self.critics = self._build(networks.critic, "critic", self.n_critics)
         self.generators = self._build(networks.generator, "generator", self.n_generators)
-        self.streams = cache(lambda purpose: Streams(seed, self.models, self.purpose + purpose, device))
-        self.memory: dict[str, Any] = {}
         self.iteration = 0
-        self.progress: float | None = 0.0
 
     def _build(self, make: Callable[..., nn.Module], what: str, n: int) -> Networks:
         built = []
@@ -257,12 +228,6 @@ class Run:
 
     # ------------------------------------------------------------------------------------------ training
 
-    def train(self) -> None:
-        """Train the group as its defense does."""
-        self.defense.fit(self)
-        self._end()
-        self.defense.finish(self)
-
     def fit(self) -> None:
         """Make all steps; what `mialab.gan.defenses.Defense.fit` does by default."""
         for networks in (self.critics, self.generators):
@@ -278,7 +243,7 @@ class Run:
         self._end()
 
     def _end(self) -> None:
-        self.progress = None
+        super()._end()
         for networks in (self.critics, self.generators):
             networks.train(False)
             networks.requires_grad_(False)
@@ -304,32 +269,20 @@ class Run:
         ValueError
             If the batch, or what the defense's `critic_loss` returns, has another shape.
         """
-        each = (len(self.models), self.n_critics)
-        if batch.shape[:-1] != each or batch.dtype != torch.int64:
-            raise ValueError(
-                f"defense={self.defense.name!r}: a batch of shape {tuple(batch.shape)} and {batch.dtype}; it must hold "
-                f"positions of records, int64 (model, critic, batch) for {each} critics, or `step` be overridden."
-            )
+        self.check_batch(batch, (len(self.models), self.n_critics), "model, critic")
         x, y = prepare(self.x[batch]), self.onehot(self.y[batch])
         progress = 1.0 if self.progress is None else self.progress
         x, y = self.defense.mix(x, y, progress=progress, rng=self.streams("mix"))
         with torch.no_grad():
             fake = self.generate(y)
         loss = self.defense.critic_loss(self.evaluate(x, y), self.evaluate(fake, y), run=self)
-        self._check_loss("critic_loss", loss)
+        self.check_shape("critic_loss", loss, batch.shape[:2], "one number for each critic")
         if self.objective == "wgan-gp" and self.training.penalty:
             loss = loss + self.training.penalty * self.gradient_penalty(x, fake, y)
         self.critics.optimizer.zero_grad()
         loss.sum().backward()
         self.critics.optimizer.step()
         return y
-
-    def _check_loss(self, hook: str, loss: torch.Tensor) -> None:
-        if loss.shape != (len(self.models), self.n_critics):
-            raise ValueError(
-                f"defense={self.defense.name!r}: {hook} returns shape {tuple(loss.shape)}; it must be one number for "
-                f"each critic, {(len(self.models), self.n_critics)}."
-            )
 
     def gradient_penalty(self, x: torch.Tensor, fake: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Mean of ``(||grad_x D|| - 1)^2`` on straight lines between records (Gulrajani et al., 2017, section 4).
@@ -355,7 +308,7 @@ class Run:
         self.critics.requires_grad_(False)
         fake = self.generate(y)
         loss = self.defense.generator_loss(self.evaluate(fake, y), fake, run=self)
-        self._check_loss("generator_loss", loss)
+        self.check_shape("generator_loss", loss, y.shape[:2], "one number for each critic")
         self.generators.optimizer.zero_grad()
         (loss.mean(1) if self.n_generators == 1 else loss.sum(1)).sum().backward()
         self.generators.optimizer.step()
@@ -438,46 +391,6 @@ class Run:
             parts.append(said.unflatten(2, (len(rows), fakes)).mean(-1))
         return torch.cat(parts, dim=-1)
 
-    def fork(
-        self,
-        *,
-        members: torch.Tensor | None = None,
-        data: tuple[torch.Tensor, torch.Tensor] | None = None,
-        defense: Defense | None = None,
-        training: Training | None = None,
-        purpose: str = "fork ",
-    ) -> Self:
-        """Return new GANs of the same networks, to be trained apart by ``fork.train()``.
-
-        Parameters
-        ----------
-        members : torch.Tensor of int64, shape (model, member), optional
-            Positions of the records that each model is trained on; by default the same as here, or all of ``data``.
-        data : tuple of torch.Tensor, optional
-            Other records and their labels.
-        defense, training : optional
-            By default the same.
-        purpose : str
-            What random numbers are for: forks for other purposes have others.
-        """
-        x, y = (self.x, self.y) if data is None else data
-        if members is None:
-            everyone = torch.arange(len(y), device=self.device).expand(len(self.models), -1)
-            members = self.members.flatten(1) if data is None else everyone
-        return type(self)(
-            x,
-            y,
-            members,
-            self.models,
-            pool=self.pool,
-            networks=self.networks,
-            defense=self.defense if defense is None else defense,
-            training=self.training if training is None else training,
-            seed=self.seed,
-            device=self.device,
-            purpose=self.purpose + purpose,
-        )
-
 
 def train_group(
     models: Sequence[int],
@@ -485,34 +398,24 @@ def train_group(
     pool: Pool,
     y: np.ndarray,
     member: np.ndarray,
-    networks: GAN,
-    defense: Defense,
-    training: Training,
     queries: Queries,
     samples: int,
     fakes: int,
     seed: int,
     device: str = "cpu",
     probes: Sequence[Probe] = (),
+    **plan: Any,
 ) -> dict[str, np.ndarray]:
     """Train a group of GANs, let their critics evaluate every record of the pool, and draw samples.
 
     Parameters
     ----------
-    models : sequence of int
-        Indices of the models in the game; model k's result depends on ``(seed, k)`` alone.
-    pool : Pool
-        The records.
-    y : numpy.ndarray, shape (record,)
-        Labels.
-    member : numpy.ndarray of bool, shape (model, record)
-        Members of each model of the group, the same number for each.
-    networks, defense, training, queries, samples, fakes, seed
-        What determines the game, see `mialab.gan.play`.
-    device : str
-        ``"cpu"`` or ``"cuda"``.
-    probes : sequence of Probe
-        What else is measured, see `mialab.gan.probes`.
+    models, pool, y, member, device
+        See `mialab.classifiers.run.train_group`.
+    queries, samples, fakes, probes
+        What is measured of each model, see `mialab.gan.play`.
+    seed, **plan
+        ``networks``, ``defense`` and ``training``, see `mialab.gan.play`.
 
     Returns
     -------
@@ -526,32 +429,16 @@ def train_group(
     FloatingPointError
         If what the critics say is not finite.
     """
-    began = time.perf_counter()
-    with stack.one_thread(), ExitStack() as contexts:
-        members = np.stack([np.flatnonzero(m) for m in member])
-        order = [generator(seed, "shards", k).permutation(members.shape[1]) for k in models]
-        members = np.take_along_axis(members, np.stack(order), 1)  # critics share them without an order
-        run = Run(
-            torch.as_tensor(np.array(pool.x), device=device),
-            torch.as_tensor(y, device=device),
-            torch.as_tensor(members, device=device),
-            models,
-            pool=pool,
-            networks=networks,
-            defense=defense,
-            training=training,
-            seed=seed,
-            device=device,
-        )
-        if run.mode == "sequential":
-            contexts.enter_context(stack.torch_rng(seed, models[0]))
+    members = np.stack([np.flatnonzero(m) for m in member])
+    order = [generator(seed, "shards", k).permutation(members.shape[1]) for k in models]
+    members = np.take_along_axis(members, np.stack(order), 1)  # critics share them without an order
+
+    def trained(run: Run) -> dict[str, np.ndarray]:
         run.train()
-        arrays = _queried(run, queries, fakes)
-        arrays |= _released(run, samples)
-        for probe in probes:
-            arrays |= probe(run)
-    arrays["seconds"] = np.full(len(models), (time.perf_counter() - began) / len(models))
-    return arrays
+        return _queried(run, queries, fakes) | _released(run, samples)
+
+    options = {"pool": pool, "seed": seed, "device": device, **plan}
+    return Run.measured(trained, probes, pool.x, y, members, models, **options)
 
 
 def _queried(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:

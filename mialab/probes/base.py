@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from mialab.arrays import ArraySpec
 from mialab.data.pool import Pool
-from mialab.defenses.base import Run
 
 
 @dataclass(frozen=True)
@@ -26,17 +25,17 @@ class Probe:
     def check(self, pool: Pool) -> None:
         """Refuse, before any training, a pool in which this cannot be measured (ValueError)."""
 
-    def __call__(self, run: Run) -> dict[str, np.ndarray]:
+    def __call__(self, run: Any) -> dict[str, np.ndarray]:
         """Measure a trained group of models.
 
         Parameters
         ----------
         run : Run
-            The group, see `mialab.classifiers.run.Run`.
+            The group, see `mialab.classifiers.run.Run` and `mialab.gan.run.Run`.
 
         Returns
         -------
         dict of str to numpy.ndarray of float32, shape (model, record) or (model, record, layer)
-            The measurements, under the name `array`.
+            The measurements, under the name `array`; NaN for records that were not queried.
         """
         raise NotImplementedError

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from inspect import Parameter, isfunction, signature
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
+import torch
 from torch import nn
 
 from mialab.data.pool import Pool
@@ -36,20 +37,25 @@ class AnyPlan(Protocol):
 
 
 class AnyRun(Protocol):
-    """What a defense of any kind of model sees of a group of models in training."""
+    """What a defense of any kind of model sees of a group in training, see `mialab.training.group.Group`."""
 
     models: list[int]
     pool: Pool
     training: Any
     seed: int
     device: str
+    mode: Literal["stacked", "sequential"]
+    purpose: str
+    progress: float | None
+    x: torch.Tensor
+    y: torch.Tensor
+    members: torch.Tensor
     memory: dict[str, Any]
-
-    def fit(self) -> None:
-        """Train the group as a plain training does, through the defense's other hooks."""
-
-    def streams(self, purpose: str) -> Streams:
-        """Return the random numbers for a purpose, a stream a model."""
+    fit: Callable[[], None]
+    train: Callable[[], None]
+    fork: Callable[..., Self]
+    streams: Callable[[str], Streams]
+    shuffled: Callable[[], Iterator[torch.Tensor]]
 
 
 class Hooks:

@@ -195,7 +195,7 @@ def seconds_of_work(network: nn.Module, pool: Pool, training: Training) -> float
 
     hooks = [module.register_forward_hook(count) for module in network.modules()]
     with torch.inference_mode():
-        network.eval()(prepare(_tensor(pool.x[:1], "cpu")))
+        network.eval()(prepare(as_tensor(pool.x[:1], "cpu")))
     for hook in hooks:
         hook.remove()
     members = len(pool) // 2
@@ -233,7 +233,7 @@ def models_per_group(network: nn.Module, pool: Pool, training: Training, device:
         kept += tensor.numel() * tensor.element_size()
         return tensor
 
-    x = prepare(_tensor(pool.x[: training.batch_size], "cpu"))
+    x = prepare(as_tensor(pool.x[: training.batch_size], "cpu"))
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         network(x)
     # Weight, gradient, and two numbers of optimizer state for each parameter; a batch's gradients beside its values.
@@ -272,8 +272,9 @@ def prepare(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x
 
 
-def _tensor(array: np.ndarray | torch.Tensor, device: str) -> torch.Tensor:
-    # Worker processes see the pool through read-only memory; nothing here writes to it.
+def as_tensor(array: np.ndarray | torch.Tensor, device: str) -> torch.Tensor:
+    """Return an array as a tensor, a copy only where it must be: nothing here writes to it."""
+    # Worker processes see the pool through read-only memory.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.as_tensor(array, device=device)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch.nn.functional import softplus
@@ -16,11 +16,10 @@ from mialab.training.streams import Streams
 
 
 class Run(AnyRun, Protocol):
-    """What hooks and probes see of a group of GANs in training; see `mialab.gan.run.Run`."""
+    """What hooks and probes see of a group of GANs in training, see `mialab.gan.run.Run`."""
 
     networks: GAN
     objective: str
-    purpose: str
     iteration: int
     batch_size: int
     n_classes: int
@@ -29,47 +28,13 @@ class Run(AnyRun, Protocol):
     n_generators: int
     critics: Any
     generators: Any
-    x: torch.Tensor
-    y: torch.Tensor
-    members: torch.Tensor
-
-    def shuffled(self) -> Iterator[torch.Tensor]:
-        """Yield batches: passes over each critic's members in random order, without end."""
-
-    def step(self, batch: torch.Tensor) -> torch.Tensor:
-        """Update the critics once with a batch; return its labels."""
-
-    def generator_step(self, y: torch.Tensor) -> torch.Tensor:
-        """Update the generators once for given labels; return the generated records."""
-
-    def onehot(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return labels as rows of weights."""
-
-    def generate(self, y: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
-        """Generate records, from latent vectors that are drawn by default."""
-
-    def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Return what each critic says of records of its own."""
-
-    def evaluate_records(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Return what all critics say of the same records."""
-
-    def sample(self, labels: torch.Tensor, purpose: str = "samples") -> torch.Tensor:
-        """Generate records with given labels after training."""
-
-    def fork(
-        self,
-        *,
-        members: torch.Tensor | None = None,
-        data: tuple[torch.Tensor, torch.Tensor] | None = None,
-        defense: Any = None,
-        training: Any = None,
-        purpose: str = "",
-    ) -> Self:
-        """Return new networks of the same kind, with other members or data."""
-
-    def train(self) -> None:
-        """Train for as many steps as the training says."""
+    step: Callable[[torch.Tensor], torch.Tensor]
+    generator_step: Callable[[torch.Tensor], torch.Tensor]
+    onehot: Callable[[torch.Tensor], torch.Tensor]
+    generate: Callable[..., torch.Tensor]
+    evaluate: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    evaluate_records: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    sample: Callable[..., torch.Tensor]
 
 
 @dataclass(frozen=True)
