@@ -237,8 +237,8 @@ def test_the_privacy_classifier_computes_a_perceptron():
     w1, b1, w2, b2 = (p.detach() for p in classifier.parameters)
     for k, part, i in np.ndindex(3, 3, 4):
         hidden = (2 * x[k, part, i] - 1) @ w1[k] + b1[k, 0]
-        said = torch.where(hidden > 0, hidden, 0.2 * hidden) @ w2[k] + b2[k, 0]
-        assert loss[k, part, i].item() == pytest.approx(-torch.log_softmax(said, 0)[part].item(), abs=1e-5)
+        answers = torch.where(hidden > 0, hidden, 0.2 * hidden) @ w2[k] + b2[k, 0]
+        assert loss[k, part, i].item() == pytest.approx(-torch.log_softmax(answers, 0)[part].item(), abs=1e-5)
 
 
 def test_the_privacy_classifier_learns_the_parts():
@@ -265,13 +265,13 @@ def test_the_privacy_loss_of_two_generators():
     defense = PrivGAN(weight=3.0, pretraining=5)
     run = started(defense)
     fake = torch.rand(3, 2, 4, 6, requires_grad=True)
-    said = fake.sum(-1)
-    loss = defense.generator_loss(said, fake, run=run)
+    answers = fake.sum(-1)
+    loss = defense.generator_loss(answers, fake, run=run)
     cross_entropy = run.memory["privacy"].loss(fake, 1 - own(fake)).mean(-1)
-    torch.testing.assert_close(loss, -said.mean(-1) + 3 * cross_entropy)
+    torch.testing.assert_close(loss, -answers.mean(-1) + 3 * cross_entropy)
     bce = SimpleNamespace(**vars(run) | {"objective": "bce"})
-    expected = torch.log1p(torch.exp(-said)).mean(-1) + 3 * cross_entropy
-    torch.testing.assert_close(defense.generator_loss(said, fake, run=bce), expected)
+    expected = torch.log1p(torch.exp(-answers)).mean(-1) + 3 * cross_entropy
+    torch.testing.assert_close(defense.generator_loss(answers, fake, run=bce), expected)
 
 
 def test_the_privacy_loss_moves_generators_and_not_the_classifier():
@@ -293,17 +293,17 @@ def test_the_privacy_loss_moves_generators_and_not_the_classifier():
 
 def test_the_other_generator_is_drawn_from_all_others():
     """Of 2,400 draws each of two others is expected 1,200 times; 123 off is five standard deviations (p < 1e-6)."""
-    asked = []
+    queried = []
 
     class Spy:
         def loss(self, x, part):
-            asked.append(part)
+            queried.append(part)
             return torch.zeros(part.shape)
 
     run = fake_run(parts=3)
     run.memory["privacy"] = Spy()
     PrivGAN(generators=3).generator_loss(torch.zeros(3, 3, 800), torch.rand(3, 3, 800, 6), run=run)
-    (part,) = asked
+    (part,) = queried
     for generator in range(3):
         counts = torch.bincount(part[:, generator].flatten(), minlength=3)
         assert counts[generator] == 0
@@ -366,22 +366,23 @@ def test_entropy():
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 def test_the_loss_of_megan(weight):
-    said = torch.tensor([[[0.0, np.log(3)]]])
+    answers = torch.tensor([[[0.0, np.log(3)]]])
     p = np.array([0.5, 0.75])
     entropy = -(p * np.log(p) + (1 - p) * np.log(1 - p)).mean()
     expected = (1 - weight) * -np.log(p).mean() - weight * entropy
-    loss = MEGAN(entropy=weight).generator_loss(said, said, run=SimpleNamespace(objective="bce"))
+    loss = MEGAN(entropy=weight).generator_loss(answers, answers, run=SimpleNamespace(objective="bce"))
     assert loss.shape == (1, 1)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_an_undecided_critic_leaves_megan_at_rest():
     """The slope of the entropy is 0 where the critic is undecided, and leads there from both sides."""
-    said = torch.tensor([[[0.0, 2.0, -2.0]]], requires_grad=True)
+    answers = torch.tensor([[[0.0, 2.0, -2.0]]], requires_grad=True)
 
     def slope(weight):
-        loss = MEGAN(entropy=weight).generator_loss(said, said, run=None)
-        return torch.autograd.grad(loss.sum(), said)[0].flatten()
+        run = SimpleNamespace(objective="bce")
+        loss = MEGAN(entropy=weight).generator_loss(answers, answers, run=run)
+        return torch.autograd.grad(loss.sum(), answers)[0].flatten()
 
     at_rest, above, below = slope(1.0)
     assert at_rest == 0

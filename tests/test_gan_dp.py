@@ -198,14 +198,14 @@ def test_models_do_not_depend_on_their_group(networks):
     for run in runs:
         run.train()
     y = torch.eye(3).expand(1, 1, 3, 3)
-    said, made = [], []
+    answers, made = [], []
     for run in runs:
         each = (len(run.models), 1, -1, -1)
         z = torch.linspace(-1, 1, 3 * run.latent).view(1, 1, 3, run.latent)
         with torch.no_grad():
             made.append(run.generate(y.expand(each), z.expand(each))[-1])
-            said.append(run.evaluate(run.x[:3].expand(len(run.models), 1, 3, 1, 8, 8), y.expand(each))[-1])
-    torch.testing.assert_close(said[0], said[1], rtol=1e-3, atol=1e-4)
+            answers.append(run.evaluate(run.x[:3].expand(len(run.models), 1, 3, 1, 8, 8), y.expand(each))[-1])
+    torch.testing.assert_close(answers[0], answers[1], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(made[0], made[1], rtol=1e-3, atol=1e-4)
 
 
@@ -214,11 +214,11 @@ def separation(defense):
     pool, networks = toys.pool("image", n=40), MLP((64,), latent=8)
     run = a_run(defense, range(8), networks, members=20, pool=pool, steps=300, lr=5e-3, objective="bce")
     run.train()
-    said = run.evaluate_records(run.x, run.onehot(run.y))[:, 0].numpy()
+    answers = run.evaluate_records(run.x, run.onehot(run.y))[:, 0].numpy()
     member = np.zeros((8, 40), bool)
     np.put_along_axis(member, run.members[:, 0].numpy(), True, 1)
     return np.mean(
-        [stats.mannwhitneyu(s[m], s[~m]).statistic / 400 for s, m in zip(said, member, strict=True)]
+        [stats.mannwhitneyu(s[m], s[~m]).statistic / 400 for s, m in zip(answers, member, strict=True)]
     )
 
 

@@ -117,9 +117,9 @@ class Watched(Defense):
         self.log[-1].loss = loss.detach().clone()
         return loss
 
-    def generator_loss(self, said, fake, *, run):
+    def generator_loss(self, answers, fake, *, run):
         """Write the loss down."""
-        loss = super().generator_loss(said, fake, run=run)
+        loss = super().generator_loss(answers, fake, run=run)
         self.log[-1].generator = loss.detach().clone()
         return loss
 
@@ -154,7 +154,7 @@ def train(
     nets=SMALL,
     defense=None,
     *,
-    asked="original",
+    how="original",
     samples=6,
     fakes=3,
     seed=0,
@@ -172,7 +172,7 @@ def train(
         networks=nets,
         defense=defenses.make(defense),
         training=gan.Training(**{"steps": 6, "batch_size": 8, "n_critic": 2} | training),
-        queries=queries.make(asked, pool),
+        queries=queries.make(how, pool),
         samples=samples,
         fakes=fakes,
         seed=seed,
@@ -384,7 +384,7 @@ def test_training_that_stops_early_is_the_beginning_of_a_longer_one():
 
 @pytest.mark.parametrize("defense", [None, Mixup(), ParGAN(critics=2)], ids=str)
 def test_results_do_not_depend_on_the_group(defense):
-    options = {"defense": defense, "asked": queries.Mixed(), "steps": 12, "lr": 2e-3}
+    options = {"defense": defense, "how": queries.Mixed(), "steps": 12, "lr": 2e-3}
     together, _ = train(range(5), **options)
     for group in ((3,), (4, 1)):
         apart, _ = train(group, **options)
@@ -421,20 +421,20 @@ def test_what_critics_say_is_what_a_plain_loop_computes(nets, critics):
     pool = IMAGES
     models, fractions = (0, 3) if nets.stacked else (3,), (0.2, 0.7)
     several = queries.Compose(queries.Noise(n=1), queries.Mixed(fractions))
-    arrays, run = train(models, pool, nets, Watched(critics), asked=several, lr=0.05, steps=20)
+    arrays, run = train(models, pool, nets, Watched(critics), how=several, lr=0.05, steps=20)
     call, critic = functional(run.critics)
     make, maker = functional(run.generators)
-    asked = list(mixed_slowly(pool, fractions))
-    asked.insert(1, (several(1, pool.x), asked[0][1]))
-    for query, (x, y) in enumerate(asked):
+    queried = list(mixed_slowly(pool, fractions))
+    queried.insert(1, (several(1, pool.x), queried[0][1]))
+    for query, (x, y) in enumerate(queried):
         x, y = torch.tensor(x, dtype=torch.float32), torch.tensor(y, dtype=torch.float32)
         for m in range(len(models)):
             fake = make(maker[m], torch.zeros(len(y), 2), y)
-            said = [call(critic[m * critics + i], x, y).detach().numpy() for i in range(critics)]
+            answers = [call(critic[m * critics + i], x, y).detach().numpy() for i in range(critics)]
             of_fakes = [call(critic[m * critics + i], fake, y).detach().numpy() for i in range(critics)]
-            alike(arrays["critic"][m, query], np.mean(said, axis=0))
-            alike(arrays["critic_max"][m, query], np.max(said, axis=0))
-            alike(arrays["critic_loss"][m, query], np.mean(of_fakes, axis=0) - np.mean(said, axis=0))
+            alike(arrays["critic"][m, query], np.mean(answers, axis=0))
+            alike(arrays["critic_max"][m, query], np.max(answers, axis=0))
+            alike(arrays["critic_loss"][m, query], np.mean(of_fakes, axis=0) - np.mean(answers, axis=0))
     assert (arrays["critic_max"] > arrays["critic"] + 1e-4).any() == (critics > 1)
 
 
@@ -443,7 +443,7 @@ def of_pixels(x):
     return dataclasses.replace(IMAGES, x=x, x_val=x[:0], x_test=x[:0])
 
 
-def test_records_as_bytes_are_asked_about_as_numbers():
+def test_records_as_bytes_are_queried_as_numbers():
     x = np.rint(255 * IMAGES.x).astype(np.uint8)
     as_bytes, as_numbers = of_pixels(x), of_pixels(x.astype(np.float32) / 255)
     ours, theirs = (train(pool=pool)[0] for pool in (as_bytes, as_numbers))
@@ -452,8 +452,8 @@ def test_records_as_bytes_are_asked_about_as_numbers():
     assert ours["samples"].dtype == np.uint8
     # Half a pixel, and what roundings of the training may add.
     assert np.abs(ours["samples"] / 255 - theirs["samples"]).max() < 0.6 / 255
-    mixed = train(pool=as_bytes, asked=queries.Mixed((0.3,)))[0]["critic"][:, 1]
-    close = train(pool=as_numbers, asked=queries.Mixed((0.3,)))[0]["critic"][:, 1]
+    mixed = train(pool=as_bytes, how=queries.Mixed((0.3,)))[0]["critic"][:, 1]
+    close = train(pool=as_numbers, how=queries.Mixed((0.3,)))[0]["critic"][:, 1]
     assert not np.array_equal(mixed, close)  # mixtures of bytes are rounded
     np.testing.assert_allclose(mixed, close, atol=0.05)
 
@@ -467,12 +467,12 @@ def test_the_loss_is_a_mean_over_generated_records():
     for label in range(3):
         y = one_hot(torch.full((4000,), label), 3).float()
         with torch.no_grad():
-            said = call(critic[0], make(maker[0], z, y), y)
+            answers = call(critic[0], make(maker[0], z, y), y)
         own = run.y.numpy() == label
         of_fakes = (arrays["critic_loss"] + arrays["critic"])[0, 0, own]
         assert np.ptp(of_fakes) < 1e-5, "one mean for all records of a label"
-        assert said.std() > 1e-4
-        assert abs(of_fakes.mean() - said.mean()) < 5 * (2 / 4000) ** 0.5 * said.std()
+        assert answers.std() > 1e-4
+        assert abs(of_fakes.mean() - answers.mean()) < 5 * (2 / 4000) ** 0.5 * answers.std()
 
 
 class Zeros(Linear):
@@ -492,7 +492,7 @@ class Blind(MLP):
 
 
 def test_a_critic_that_ignores_the_record_loses_nothing():
-    arrays, _ = train(nets=Blind((8,), latent=4), asked=queries.Mixed(), steps=1)
+    arrays, _ = train(nets=Blind((8,), latent=4), how=queries.Mixed(), steps=1)
     assert np.abs(arrays["critic"]).max() > 0.01
     np.testing.assert_allclose(arrays["critic_loss"], 0, atol=1e-6)
 

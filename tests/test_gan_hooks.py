@@ -191,7 +191,7 @@ def test_mistakes_when_a_defense_is_defined(members, message):
             {"critic_loss": lambda self, real, fake, *, run: real},
             r"critic_loss returns shape \(2, 1, 8\).*\(2, 1\)",
         ),
-        ({"generator_loss": lambda self, said, fake, *, run: said}, "generator_loss returns shape"),
+        ({"generator_loss": lambda self, answers, fake, *, run: answers}, "generator_loss returns shape"),
         ({"batches": lambda self, run: iter([run.members[:, 0]])}, r"a batch of shape \(2, 20\)"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
@@ -14,7 +14,6 @@ from torch import nn
 from mialab._registry import Registry
 from mialab.training.hooks import AnyRun, Hooks
 from mialab.training.stack import Forward
-from mialab.training.streams import Streams
 
 
 def cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -72,22 +71,6 @@ class Defense(Hooks):
     #: Whether the predicted label survives `answer`; who asks for labels alone is then spared that step.
     keeps_labels: ClassVar[bool] = False
 
-    def mix(
-        self, x: torch.Tensor, y: torch.Tensor, *, progress: float, rng: Streams
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Change a batch: return inputs and hard ``(model, batch)`` or soft ``(model, batch, classes)`` targets.
-
-        Parameters
-        ----------
-        x, y : torch.Tensor
-            The batch: records and labels.
-        progress : float
-            Fraction of the epochs that is over, from 0 in the first epoch to 1 in the last one.
-        rng : Streams
-            Random numbers, a stream a model.
-        """
-        return x, y
-
     def loss(
         self,
         logits: torch.Tensor,
@@ -115,25 +98,6 @@ class Defense(Hooks):
 
     def before_epoch(self, run: Run) -> None:
         """Look at or change the running training before an epoch (see `mialab.classifiers.run.Run`)."""
-
-    def batches(self, run: Run) -> Iterator[torch.Tensor]:
-        """Yield the batches of an epoch, each of which `step` is given; by default members in random order.
-
-        Parameters
-        ----------
-        run : Run
-            The running training.
-
-        Yields
-        ------
-        torch.Tensor of int64, shape (model, batch)
-            Positions of the batch's records in the data; another thing if `step` is overridden to take it.
-        """
-        yield from run.shuffled()
-
-    def step(self, run: Run, batch: torch.Tensor) -> None:
-        """Update the networks once with a batch, see `batches`; by default with the gradient of the mean `loss`."""
-        run.step(batch)
 
     def weights(
         self, parameters: dict[str, torch.Tensor], *, progress: float | None = None

@@ -182,8 +182,8 @@ class GeneratorPlan(Plan):
         critic, maker = examples(self.networks, self.pool, self.defense)
         with stack.seeded(0), torch.no_grad():
             y = torch.nn.functional.one_hot(torch.arange(2) % n_classes, n_classes).float()
-            made, said = maker(torch.zeros(2, self.networks.latent), y), critic(torch.zeros(2, *shape), y)
-        for what, answer, right in (("generator", made, (2, *shape)), ("critic", said, (2,))):
+            made, judged = maker(torch.zeros(2, self.networks.latent), y), critic(torch.zeros(2, *shape), y)
+        for what, answer, right in (("generator", made, (2, *shape)), ("critic", judged, (2,))):
             if tuple(answer.shape) != right:
                 raise ValueError(
                     f"networks={self.networks!r}: the {what} answers 2 inputs with shape {tuple(answer.shape)}; it "

@@ -6,49 +6,36 @@ keep no state besides their parameters, so that `torch.func.vmap` can run many o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from math import gcd, prod
+from math import prod
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import nn
 
 from mialab._validation import as_integers, check_integer, choose
+from mialab.models import NORMS
 from mialab.training.stack import is_plain_mlp
 
 if TYPE_CHECKING:
     from mialab.data.pool import Pool
 
-NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "batch": nn.BatchNorm2d,
-    "group": lambda channels: nn.GroupNorm(gcd(8, channels), channels),
-    "none": lambda channels: nn.Identity(),
-}
 SLOPE = 0.2
 #: Images are halved down to this many pixels a side, or to the first odd number.
 SMALLEST_MAP = 4
 
 
 class GAN(Protocol):
-    """Anything that builds generators and critics for records of a shape and a number of classes.
-
-    Attributes
-    ----------
-    latent : int
-        Dimension of the generator's Gaussian input z.
-    conditional : bool
-        Whether labels matter; if not, networks are given labels all the same and ignore them.
-    """
+    """Anything that builds generators and critics for records of a shape and a number of classes."""
 
     @property
     def latent(self) -> int:
-        """Dimension of the generator's input."""
+        """Dimension of the generator's Gaussian input z."""
 
     @property
     def conditional(self) -> bool:
-        """Whether labels matter."""
+        """Whether labels matter; if not, networks are given labels all the same and ignore them."""
 
     def check(self, pool: Pool) -> None:
         """Refuse a pool whose records do not fit (ValueError)."""
@@ -104,8 +91,8 @@ class Critic(nn.Module):
         """Evaluate records, (batch, ...), with labels as rows of weights: (batch,)."""
         out = self.first(x)
         if self.label is not None:
-            said = self.label(y)
-            out = out + said.reshape(*said.shape, *(1,) * (out.dim() - said.dim()))
+            shift = self.label(y)
+            out = out + shift.reshape(*shift.shape, *(1,) * (out.dim() - shift.dim()))
         return self.rest(out).flatten()
 
 

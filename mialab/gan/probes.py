@@ -90,8 +90,8 @@ class ShadowCritic(Probe):
             purpose="shadow ",
         )
         shadow.train()
-        said = shadow.evaluate_records(prepare(run.x), run.onehot(run.y)).mean(1)
-        return {self.array.name: said.cpu().numpy().astype(np.float32)}
+        answers = shadow.evaluate_records(prepare(run.x), run.onehot(run.y)).mean(1)
+        return {self.array.name: answers.cpu().numpy().astype(np.float32)}
 
 
 # ----------------------------------------------------------------------------------------------------

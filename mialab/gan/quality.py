@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ KERNEL_RECORDS = 1000
 REAL_MODELS = 8
 #: Name of the row of real records in a table of quality.
 REAL = "real records"
+#: The fraction of samples that are closer to a member than to any of as many non-members.
+CLOSER = "closer to a member"
+COLUMNS = ["defense", "metric", "value", "low", "high", "models"]
 
 
 # ----------------------------------------------------------------------------------------- distances of distributions
@@ -178,61 +181,62 @@ def assess(
     """
     if not games:
         raise ValueError("games is an empty dict; it must hold at least one game, e.g. {'none': game}.")
-    for label, game in games.items():
-        _check(game, pool, label)
-    features, n, test = _ruler(games, pool, seed)
-    first = next(iter(games.values()))
+    compare, n = _ruler(games, pool, seed)
     rows = []
     for label, game in games.items():
         targets = np.flatnonzero(~game.shadow)
-        samples = game.samples
-        away = [distances(test, samples[k, :n], features, seed=seed) for k in targets]
-        found: dict[str, Any] = {
-            "fid": [a[0] for a in away],
-            "kid": [a[1] for a in away],
-            "accuracy": game.test_accuracy[targets],
-        }
-        rows += _rows(label, found, _partners(game, targets), n, game.samples.shape[1], confidence)
-
+        fid, kid = zip(*map(compare, game.samples[targets]), strict=True)
+        found = {"fid": fid, "kid": kid, "accuracy": game.test_accuracy[targets]}
+        records = {"fid": n, "kid": n, "accuracy": game.n_samples}
+        rows += _rows(label, found, game, targets, confidence, records)
+    first = next(iter(games.values()))
     targets = np.flatnonzero(~first.shadow)[:REAL_MODELS]
-    of_real: dict[str, Any] = {"fid": [], "kid": [], "accuracy": []}
-    for k in targets:
-        members = generator(seed, "members", int(k)).permutation(np.flatnonzero(first.member[k]))
-        fid, kid = distances(test, pool.x[members[:n]], features, seed=seed)
-        real = _records(pool.x[members]).numpy()
-        accuracy = train_on_synthetic(real, pool.y[members], pool, seed=seed, model=int(k))
-        for name, value in (("fid", fid), ("kid", kid), ("accuracy", accuracy)):
-            of_real[name].append(value)
-    rows += _rows(REAL, of_real, _partners(first, targets), n, len(members), confidence)
-    return AuditTable(rows, columns=["defense", "metric", "value", "low", "high", "models", "records"])
+    members = [
+        generator(seed, "members", int(k)).permutation(np.flatnonzero(first.member[k])) for k in targets
+    ]
+    fid, kid = zip(*(compare(pool.x[own[:n]]) for own in members), strict=True)
+    accuracy = [
+        train_on_synthetic(_records(pool.x[own]).numpy(), pool.y[own], pool, seed=seed, model=int(k))
+        for k, own in zip(targets, members, strict=True)
+    ]
+    found = {"fid": fid, "kid": kid, "accuracy": accuracy}
+    records = {"fid": n, "kid": n, "accuracy": len(members[-1])}
+    rows += _rows(REAL, found, first, targets, confidence, records)
+    return AuditTable(rows, columns=[*COLUMNS, "records"])
 
 
-def _ruler(games: Mapping[str, GeneratorGame], pool: Pool, seed: int) -> tuple[Extractor, int, np.ndarray]:
-    """Return the extractor, how many records are compared, and test records to compare with."""
+def _ruler(
+    games: Mapping[str, GeneratorGame], pool: Pool, seed: int
+) -> tuple[Callable[[np.ndarray], tuple[float, float]], int]:
+    """Return the distances of records from test records as a function, and how many are compared."""
+    for label, game in games.items():
+        _check(game, pool, label)
     if len(pool.x_test) < 2:
         raise ValueError(f"pool has {len(pool.x_test)} test records; samples are compared with at least 2.")
     features = extractor(pool, seed)
     first = next(iter(games.values()))
-    n = min(
-        first.member[~first.shadow].sum(1).min(),
-        len(pool.x_test),
-        *(g.samples.shape[1] for g in games.values()),
-    )
+    members = int(first.member[~first.shadow].sum(1).min())
+    n = min(members, len(pool.x_test), *(game.n_samples for game in games.values()))
     test = pool.x_test[generator(seed, "test records").permutation(len(pool.x_test))[:n]]
-    return features, n, test
+    return lambda x: distances(test, x[:n], features, seed=seed), n
 
 
 def _rows(
-    label: str, found: Mapping[str, list], partner: np.ndarray, n: int, trained_on: int, confidence: float
-) -> list[tuple]:
-    """Rows of one label: means over models, within the range of the metric."""
-    least, most = {"kid": -np.inf}, {"accuracy": 1.0}
-    rows = []
+    label: str,
+    found: Mapping[str, Sequence[float] | np.ndarray],
+    game: GeneratorGame,
+    targets: np.ndarray,
+    confidence: float,
+    records: Mapping[str, int] | None = None,
+) -> Iterator[tuple]:
+    """Yield rows of one label: means over models, with intervals within the range of the metric."""
+    place = {int(k): i for i, k in enumerate(targets)}
+    partner = np.array([place.get(int(game.partner[k]), -1) for k in targets])
     for name, values in found.items():
         interval = intervals.over_targets(values, partner=partner, confidence=confidence)
-        ends = np.clip(interval, least.get(name, 0.0), most.get(name, np.inf)).tolist()
-        rows.append((label, name, *ends, len(values), int(trained_on if name == "accuracy" else n)))
-    return rows
+        low, high = -np.inf if name == "kid" else 0, 1 if name in ("accuracy", CLOSER) else np.inf
+        ends = np.clip(interval, low, high).tolist()
+        yield (label, name, *ends, len(values), *([records[name]] if records else []))
 
 
 # --------------------------------------------------------------------------------------------------------- memorization
@@ -249,12 +253,8 @@ def memorization(
 
     Parameters
     ----------
-    games : dict of str to GeneratorGame
-        Label, such as the defense, to its game on this pool, with samples.
-    pool : Pool
-        The records.
-    confidence : float
-        Of the t intervals over models, see `mialab.metrics.over_targets`.
+    games, pool, confidence
+        As in `assess`.
     seed : int
         Of which members or non-members are left out where there are more of them than of the others.
 
@@ -287,12 +287,9 @@ def memorization(
             to_member, to_other = (nearest(samples, x[side[:n]]).double().numpy() for side in sides)
             closer[i] = np.mean((to_member < to_other) + (to_member == to_other) / 2)
             inside[i], outside[i] = to_member.mean(), to_other.mean()
-        found = {"closer to a member": closer, "to nearest member": inside, "to nearest non-member": outside}
-        for name, values in found.items():
-            interval = intervals.over_targets(values, partner=_partners(game, targets), confidence=confidence)
-            ends = np.clip(interval, 0, 1 if name == "closer to a member" else np.inf).tolist()
-            rows.append((label, name, *ends, len(targets)))
-    return AuditTable(rows, columns=["defense", "metric", "value", "low", "high", "models"])
+        found = {CLOSER: closer, "to nearest member": inside, "to nearest non-member": outside}
+        rows += _rows(label, found, game, targets, confidence)
+    return AuditTable(rows, columns=COLUMNS)
 
 
 def difference(
@@ -310,23 +307,16 @@ def difference(
     ----------
     one, other : GeneratorGame
         With the same members; the difference is ``one - other``.
-    pool : Pool
-        The records.
     metric : {"fid", "kid"}
-        Which distance to the test records, as in `assess`.
-    confidence, seed
+        Which distance to the test records.
+    pool, confidence, seed
         As in `assess`.
     """
     choose("metric", metric, ("fid", "kid"))
     if one.member.shape != other.member.shape or (one.member != other.member).any():
         raise ValueError("one and other differ in their members: play both with the same n_models and seed.")
-    for label, game in (("one", one), ("other", other)):
-        _check(game, pool, label)
-    features, n, test = _ruler({"one": one, "other": other}, pool, seed)
-    first, second = (
-        np.array([distances(test, x[:n], features, seed=seed)[metric == "kid"] for x in game.samples])
-        for game in (one, other)
-    )
+    compare, _ = _ruler({"one": one, "other": other}, pool, seed)
+    first, second = (np.array([compare(x)[metric == "kid"] for x in game.samples]) for game in (one, other))
     return intervals.over_targets(first - second, partner=one.partner, confidence=confidence)
 
 
@@ -352,12 +342,6 @@ def _check(game: GeneratorGame, pool: Pool, label: str) -> None:
             f"{label!r} has samples of shape {shape[2:]} and {game.n_records} records; pool has {len(pool)} records of "
             f"shape {pool.x.shape[1:]}: give the pool that the game was played with."
         )
-
-
-def _partners(game: GeneratorGame, targets: np.ndarray) -> np.ndarray:
-    """Partner of each target among the targets, or -1."""
-    place = {int(k): i for i, k in enumerate(targets)}
-    return np.array([place.get(int(game.partner[k]), -1) for k in targets])
 
 
 def _records(x: np.ndarray | torch.Tensor) -> torch.Tensor:

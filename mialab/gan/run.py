@@ -190,19 +190,10 @@ class Run(Group):
         return self.streams("latents").normal(*size, self.latent)
 
     def generate(self, y: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
-        """Generate records.
+        """Generate records in [0, 1], (model, n, batch, ...), of labels as rows of weights (model, n, batch, classes).
 
-        Parameters
-        ----------
-        y : torch.Tensor, shape (model, n, batch, classes)
-            Labels as rows of weights; ``n`` is any number with one generator a model, else that of the generators.
-        z : torch.Tensor, shape (model, n, batch, latent), optional
-            Latent vectors; drawn by default.
-
-        Returns
-        -------
-        torch.Tensor, shape (model, n, batch, ...)
-            In [0, 1].
+        ``n`` is any number with one generator a model, else that of the generators. Latent vectors z, (model, n, batch,
+        latent), are drawn by default.
         """
         z = self.latents(*y.shape[1:3]) if z is None else z
         if self.n_generators == 1:
@@ -211,18 +202,9 @@ class Run(Group):
         return self.generators(z.flatten(0, 1), y.flatten(0, 1)).unflatten(0, y.shape[:2])
 
     def evaluate(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Return what each critic says of records of its own.
+        """Return what each critic says of records of its own, (model, critic, batch).
 
-        Parameters
-        ----------
-        x : torch.Tensor, shape (model, critic, batch, ...)
-            Records in [0, 1].
-        y : torch.Tensor, shape (model, critic, batch, classes)
-            Labels as rows of weights.
-
-        Returns
-        -------
-        torch.Tensor, shape (model, critic, batch)
+        Records are (model, critic, batch, ...), in [0, 1], and labels rows of weights, (model, critic, batch, classes).
         """
         return self.critics(x.flatten(0, 1), y.flatten(0, 1)).unflatten(0, x.shape[:2])
 
@@ -287,16 +269,7 @@ class Run(Group):
     def gradient_penalty(self, x: torch.Tensor, fake: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Mean of ``(||grad_x D|| - 1)^2`` on straight lines between records (Gulrajani et al., 2017, section 4).
 
-        Parameters
-        ----------
-        x, fake : torch.Tensor, shape (model, critic, batch, ...)
-            Records at both ends of the lines; a random place on each is looked at.
-        y : torch.Tensor, shape (model, critic, batch, classes)
-            Their labels.
-
-        Returns
-        -------
-        torch.Tensor, shape (model, critic)
+        Both ends and labels are those of `evaluate`; a random place on each line counts. Shape (model, critic).
         """
         fraction = self.streams("penalty").uniform(*x.shape[1:3]).view(*x.shape[:3], *(1,) * (x.dim() - 3))
         between = (fraction * x + (1 - fraction) * fake).requires_grad_()
@@ -319,19 +292,9 @@ class Run(Group):
 
     @torch.no_grad()
     def sample(self, labels: torch.Tensor, purpose: str = "samples") -> torch.Tensor:
-        """Generate records with given labels after training, spread evenly over the model's generators.
+        """Generate records after training, in [0, 1], (model, n, ...), with given labels, int (n,).
 
-        Parameters
-        ----------
-        labels : torch.Tensor of int, shape (n,)
-            The labels.
-        purpose : str
-            What for; samples for other purposes are other ones.
-
-        Returns
-        -------
-        torch.Tensor, shape (model, n, ...)
-            In [0, 1]; record i is by generator ``i // n_classes % n_generators``.
+        Record i is by generator ``i // n_classes % n_generators``; samples for other purposes are other ones.
         """
         rng = Streams(self.seed, self.models, f"{self.purpose}{purpose}", self.device)
         n, q = len(labels), self.n_generators
@@ -348,19 +311,7 @@ class Run(Group):
 
     @torch.no_grad()
     def evaluate_records(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Return what all critics say of the same records after training.
-
-        Parameters
-        ----------
-        x : torch.Tensor, shape (record, ...)
-            Records in [0, 1].
-        y : torch.Tensor, shape (record, classes)
-            Labels as rows of weights.
-
-        Returns
-        -------
-        torch.Tensor, shape (model, critic, record)
-        """
+        """Return what all critics say after training, (model, critic, record), of the same records (record, ...)."""
         both = (len(self.models), self.n_critics)
         parts = zip(x.split(BATCH), y.split(BATCH), strict=True)
         return torch.cat(
@@ -369,26 +320,17 @@ class Run(Group):
 
     @torch.no_grad()
     def evaluate_generated(self, y: torch.Tensor, fakes: int) -> torch.Tensor:
-        """Ask all critics about generated records, a mean over ``fakes`` of them for each row of labels.
+        """Return what all critics say of generated records, (model, critic, n), with labels (n, classes).
 
-        Parameters
-        ----------
-        y : torch.Tensor, shape (n, classes)
-            Labels as rows of weights.
-        fakes : int
-            Generated records for each row.
-
-        Returns
-        -------
-        torch.Tensor, shape (model, critic, n)
+        For each row of labels, that is a mean over ``fakes`` records.
         """
         rng = Streams(self.seed, self.models, f"{self.purpose}fakes", self.device)
         both, parts = (len(self.models), self.n_critics), []
         for rows in y.split(max(1, BATCH // fakes)):
             labels = rows.repeat_interleave(fakes, 0).expand(*both, -1, -1)
             z = rng.normal(labels.shape[2], self.latent)[:, None].expand(-1, self.n_critics, -1, -1)
-            said = self.evaluate(self.generate(labels, z), labels)
-            parts.append(said.unflatten(2, (len(rows), fakes)).mean(-1))
+            answers = self.evaluate(self.generate(labels, z), labels)
+            parts.append(answers.unflatten(2, (len(rows), fakes)).mean(-1))
         return torch.cat(parts, dim=-1)
 
 
@@ -460,9 +402,9 @@ def _queried(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
         if not run.networks.conditional:
             rows = torch.zeros_like(rows)
         x = prepare(torch.as_tensor(np.array(queries(query, run.pool.x)), device=run.device))
-        said = run.evaluate_records(x, labels)
-        if not torch.isfinite(said).all():
-            k = run.models[int((~torch.isfinite(said)).flatten(1).any(1).nonzero()[0])]
+        answers = run.evaluate_records(x, labels)
+        if not torch.isfinite(answers).all():
+            k = run.models[int((~torch.isfinite(answers)).flatten(1).any(1).nonzero()[0])]
             raise FloatingPointError(
                 f"Training diverged: the critic of model {k} answers with numbers that are not finite. "
                 f"Lower lr={run.training.lr!r}."
@@ -470,9 +412,9 @@ def _queried(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
         # Fakes depend on the label alone: one mean for all records that share it.
         _, first, place = np.unique(rows.cpu().numpy(), return_index=True, return_inverse=True)
         of_fakes = run.evaluate_generated(labels[torch.as_tensor(first)], fakes)[..., torch.as_tensor(place)]
-        arrays["critic"][:, query] = said.mean(1).cpu().numpy()
-        arrays["critic_max"][:, query] = said.amax(1).cpu().numpy()
-        arrays["critic_loss"][:, query] = (of_fakes - said).mean(1).cpu().numpy()
+        arrays["critic"][:, query] = answers.mean(1).cpu().numpy()
+        arrays["critic_max"][:, query] = answers.amax(1).cpu().numpy()
+        arrays["critic_loss"][:, query] = (of_fakes - answers).mean(1).cpu().numpy()
     return arrays
 
 

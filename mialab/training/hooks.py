@@ -104,6 +104,42 @@ class Hooks:
         """Train the group: the whole procedure, by default one plain training."""
         run.fit()
 
+    def batches(self, run: Any) -> Iterator[Any]:
+        """Yield the batches of an epoch (of GANs: batches without end), each of which `step` is given.
+
+        By default passes over members in random order.
+
+        Yields
+        ------
+        torch.Tensor of int64, shape (model, batch), of GANs (model, critic, batch)
+            Positions of the batch's records in the data; another thing if `step` is overridden to take it.
+        """
+        yield from run.shuffled()
+
+    def mix(
+        self, x: torch.Tensor, y: torch.Tensor, *, progress: float, rng: Streams
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Change a batch: return inputs and hard ``(model, batch)`` or soft ``(model, batch, classes)`` targets.
+
+        Parameters
+        ----------
+        x, y : torch.Tensor
+            The batch: records and labels. Of GANs, what the critics see, (model, critic, batch, ...), and labels as
+            rows of weights.
+        progress : float
+            Fraction of the epochs or steps that is over, from 0 in the first one to 1 in the last one.
+        rng : Streams
+            Random numbers, a stream a model.
+        """
+        return x, y
+
+    def step(self, run: Any, batch: Any) -> Any:
+        """Update the networks (of GANs: the critics) once with a batch, see `batches`; by default with its mean loss.
+
+        Of GANs, return labels for the generators, (model, critic, batch, classes).
+        """
+        return run.step(batch)
+
     def finish(self, run: AnyRun) -> None:
         """Look at or change the networks once they are trained."""
 

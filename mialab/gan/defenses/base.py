@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -12,7 +12,6 @@ from torch.nn.functional import softplus
 from mialab._registry import Registry
 from mialab.gan.networks import GAN
 from mialab.training.hooks import AnyRun, Hooks
-from mialab.training.streams import Streams
 
 
 class Run(AnyRun, Protocol):
@@ -61,101 +60,41 @@ class Defense(Hooks):
         """Generators of a model: 1, or one for each critic."""
         return 1
 
-    def batches(self, run: Run) -> Iterator[torch.Tensor]:
-        """Yield batches without end, each of which `step` is given; by default passes over members in random order.
-
-        Yields
-        ------
-        torch.Tensor of int64, shape (model, critic, batch)
-            Positions of the batch's records in the data; another thing if `step` is overridden to take it.
-        """
-        yield from run.shuffled()
-
-    def mix(
-        self, x: torch.Tensor, y: torch.Tensor, *, progress: float, rng: Streams
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Change a batch of members before the critics see it, given as (model, critic, batch, ...).
-
-        Parameters
-        ----------
-        x, y : torch.Tensor
-            The batch: records, and labels as rows of weights.
-        progress : float
-            Fraction of the steps that is over, from 0 in the first step to 1 in the last one.
-        rng : Streams
-            Random numbers, a stream a model.
-        """
-        return x, y
-
     def critic_loss(self, real: torch.Tensor, fake: torch.Tensor, *, run: Run) -> torch.Tensor:
         """Return the loss of each critic, shape (model, critic), without the gradient penalty.
+
+        By default that of Wasserstein GANs (Arjovsky et al., 2017), or binary cross-entropy (Goodfellow et al., 2014).
 
         Parameters
         ----------
         real, fake : torch.Tensor, shape (model, critic, batch)
-            What critics say of members and of generated records.
+            What critics say of members and of generated records, as logits for ``"bce"``.
         run : Run
-            The running training.
+            The running training, with its ``objective``: ``"wgan-gp"`` or ``"bce"``.
         """
-        return critic_loss(run.objective, real, fake)
+        if run.objective == "wgan-gp":
+            return fake.mean(-1) - real.mean(-1)
+        return softplus(-real).mean(-1) + softplus(fake).mean(-1)
 
-    def step(self, run: Run, batch: torch.Tensor) -> torch.Tensor:
-        """Update the critics once; return labels for the generators, (model, critic, batch, classes)."""
-        return run.step(batch)
-
-    def generator_loss(self, said: torch.Tensor, fake: torch.Tensor, *, run: Run) -> torch.Tensor:
+    def generator_loss(self, answers: torch.Tensor, fake: torch.Tensor, *, run: Run) -> torch.Tensor:
         """Return the loss of the generators, one number for each critic, shape (model, critic).
+
+        By default minus what critics say, or the non-saturating form of the binary cross-entropy.
 
         Parameters
         ----------
-        said : torch.Tensor, shape (model, critic, batch)
+        answers : torch.Tensor, shape (model, critic, batch)
             What critics say of generated records.
         fake : torch.Tensor, shape (model, critic, batch, ...)
             Those records, in [0, 1].
         run : Run
             The running training.
         """
-        return generator_loss(run.objective, said)
+        return -answers.mean(-1) if run.objective == "wgan-gp" else softplus(-answers).mean(-1)
 
     def generator_step(self, run: Run, y: torch.Tensor) -> torch.Tensor:
         """Update the generators once for labels ``y``; return the generated records, without gradient."""
         return run.generator_step(y)
-
-
-def critic_loss(objective: str, real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
-    """Loss of critics: of Wasserstein GANs (Arjovsky et al., 2017), or binary cross-entropy (Goodfellow et al., 2014).
-
-    Parameters
-    ----------
-    objective : {"wgan-gp", "bce"}
-        Which; the gradient penalty is not part of it.
-    real, fake : torch.Tensor, shape (..., batch)
-        What critics say of members and of generated records, as logits for ``"bce"``.
-
-    Returns
-    -------
-    torch.Tensor, shape (...)
-    """
-    if objective == "wgan-gp":
-        return fake.mean(-1) - real.mean(-1)
-    return softplus(-real).mean(-1) + softplus(fake).mean(-1)
-
-
-def generator_loss(objective: str, said: torch.Tensor) -> torch.Tensor:
-    """Loss of generators: minus what critics say, or the non-saturating form of the binary cross-entropy.
-
-    Parameters
-    ----------
-    objective : {"wgan-gp", "bce"}
-        Which.
-    said : torch.Tensor, shape (..., batch)
-        What critics say of generated records.
-
-    Returns
-    -------
-    torch.Tensor, shape (...)
-    """
-    return -said.mean(-1) if objective == "wgan-gp" else softplus(-said).mean(-1)
 
 
 #: Every defense by name.

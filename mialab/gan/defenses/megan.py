@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import softplus
 
 from mialab._validation import check_number
-from mialab.gan.defenses.base import Defense, Run, generator_loss, register
+from mialab.gan.defenses.base import Defense, Run, register
 
 
 def binary_entropy(logits: torch.Tensor) -> torch.Tensor:
@@ -46,6 +46,7 @@ class MEGAN(Defense):
     def __post_init__(self) -> None:
         check_number("entropy", self.entropy, low=0, high=1)
 
-    def generator_loss(self, said: torch.Tensor, fake: torch.Tensor, *, run: Run) -> torch.Tensor:
+    def generator_loss(self, answers: torch.Tensor, fake: torch.Tensor, *, run: Run) -> torch.Tensor:
         """Return the non-saturating loss mixed with minus the entropy of what critics say; shape (model, critic)."""
-        return torch.lerp(generator_loss("bce", said), -binary_entropy(said).mean(-1), self.entropy)
+        loss = super().generator_loss(answers, fake, run=run)
+        return torch.lerp(loss, -binary_entropy(answers).mean(-1), self.entropy)

@@ -62,8 +62,8 @@ class PrivacyClassifier:
         """
         w1, b1, w2, b2 = self.parameters if learn else [tensor.detach() for tensor in self.parameters]
         hidden = leaky_relu(torch.baddbmm(b1, 2 * x.flatten(3).flatten(1, 2) - 1, w1), 0.2)
-        said = torch.baddbmm(b2, hidden, w2)
-        return cross_entropy(said.flatten(0, 1), part.flatten(), reduction="none").view(part.shape)
+        logits = torch.baddbmm(b2, hidden, w2)
+        return cross_entropy(logits.flatten(0, 1), part.flatten(), reduction="none").view(part.shape)
 
     def learn(self, x: torch.Tensor) -> None:
         """Make one step on records (model, critic, batch, ...) whose parts are their critics' numbers."""
@@ -148,10 +148,10 @@ class PrivGAN(Defense):
                 classifier.learn(prepare(run.x[index]))
         run.fit()
 
-    def generator_loss(self, said: torch.Tensor, fake: torch.Tensor, *, run: Run) -> torch.Tensor:
+    def generator_loss(self, answers: torch.Tensor, fake: torch.Tensor, *, run: Run) -> torch.Tensor:
         """Return the loss against the critics plus the weighted privacy loss; shape (model, generator)."""
-        loss = super().generator_loss(said, fake, run=run)
-        shift = 1 + run.streams("defense").integers(self.generators - 1, *said.shape[1:])
+        loss = super().generator_loss(answers, fake, run=run)
+        shift = 1 + run.streams("defense").integers(self.generators - 1, *answers.shape[1:])
         other = (own(fake) + shift) % self.generators
         return loss + self.weight * run.memory["privacy"].loss(fake, other).mean(-1)
 
