@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from mialab._validation import check_integer, check_number, choose
+from mialab._validation import check_integer, choose
 from mialab.auditing.taxonomy import Attacking
 from mialab.games.base import Game
 from mialab.metrics import intervals
@@ -33,9 +32,7 @@ def deciles(distance: ArrayLike, *, n: int = 10) -> np.ndarray:
         raise ValueError(f"distance must be finite numbers, one per record; it has shape {distance.shape}.")
     if len(distance) < n:
         raise ValueError(f"n={n} parts need at least as many records; there are {len(distance)}.")
-    rank = np.empty(len(distance), np.int64)
-    rank[np.argsort(distance, kind="stable")] = np.arange(len(distance))
-    return 1 + rank * n // len(distance)
+    return 1 + np.argsort(np.argsort(distance, kind="stable"), kind="stable") * n // len(distance)
 
 
 def risk_by_decile(
@@ -76,11 +73,9 @@ def risk_by_decile(
     _check(metric)
     part, distance = _parts(distance, game.n_records, n)
     outcome = game.outcome(attack)
+    options = {"n_resamples": n_resamples, **options}
     table = _table(
-        part,
-        distance,
-        n,
-        lambda inside, _: outcome.among(inside).interval(metric, n_resamples=n_resamples, **options),
+        part, distance, [outcome.among(part == i).interval(metric, **options) for i in range(1, n + 1)]
     )
     table.attrs = {"attack": outcome.attack, "metric": metric}
     return table
@@ -148,7 +143,7 @@ def mean_by_decile(values: ArrayLike, distance: ArrayLike, *, n: int = 10, **opt
         Columns as in `risk_by_decile`.
     """
     means, part, distance = _means(values, distance, n)
-    return _table(part, distance, n, lambda inside, i: intervals.over_targets(means[:, i], **options))
+    return _table(part, distance, [intervals.over_targets(mean, **options) for mean in means.T])
 
 
 def mean_difference(values: ArrayLike, distance: ArrayLike, *, n: int = 10, **options: Any) -> Interval:
@@ -170,14 +165,10 @@ def _parts(distance: ArrayLike, n_records: int, n: int) -> tuple[np.ndarray, np.
     return deciles(distance, n=n), distance
 
 
-def _table(
-    part: np.ndarray, distance: np.ndarray, n: int, measure: Callable[[np.ndarray, int], Interval]
-) -> pd.DataFrame:
-    """Measure each decile, given the mask of its records and its number from 0."""
-    rows = []
-    for i in range(n):
-        inside = part == i + 1
-        rows.append((i + 1, float(np.median(distance[inside])), int(inside.sum()), *measure(inside, i)))
+def _table(part: np.ndarray, distance: np.ndarray, values: list[Interval]) -> pd.DataFrame:
+    """Put the value of each decile beside the median of its distances and the number of its records."""
+    about = pd.Series(distance).groupby(part).agg(["median", "size"]).itertuples()
+    rows = [(*decile, *value) for decile, value in zip(about, values, strict=True)]
     return pd.DataFrame(rows, columns=["decile", "distance", "records", "value", "low", "high"])
 
 
@@ -187,22 +178,16 @@ def _means(values: ArrayLike, distance: ArrayLike, n: int) -> tuple[np.ndarray, 
     if values.ndim != 2:
         raise ValueError(f"values has shape {values.shape}; it must be (model, record).")
     part, distance = _parts(distance, values.shape[1], n)
-    inside = part[:, None] == np.arange(1, n + 1)
-    known = np.isfinite(values)
-    with np.errstate(invalid="ignore"):  # a decile without any known value has no mean
-        return np.where(known, values, 0) @ inside / (known.astype(np.float64) @ inside), part, distance
+    return pd.DataFrame(values.T).groupby(part).mean().to_numpy().T, part, distance
 
 
 def _check(metric: str) -> None:
-    kind, _, rate = metric.partition("@")
-    if metric == "auc":
-        return
+    rate = metric.partition("@")[2]
     try:
-        number = float(rate)
-        check_number("rate", number, low=0, high=1)
+        known = metric == "auc" or (0 <= float(rate) <= 1 and metric == rate_name("tpr", float(rate)))
     except ValueError:
-        number = np.nan
-    if kind != "tpr" or np.isnan(number) or rate_name(kind, number) != metric:
+        known = False
+    if not known:
         raise ValueError(
             f"metric={metric!r} must be 'auc', or the true-positive rate at a false-positive rate, e.g. 'tpr@0.01'."
         )

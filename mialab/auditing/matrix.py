@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ from mialab._validation import choose
 from mialab.attacks.base import Attack
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable, compare
-from mialab.auditing.taxonomy import _all
+from mialab.auditing.taxonomy import _all, _check_pool
 from mialab.classifiers.game import play
 from mialab.exceptions import RequirementsNotMet
 from mialab.games.base import Game
@@ -62,16 +63,11 @@ def audit_each(
     RuntimeError
         If no attack works on any game.
     """
-    victim = next((game.victim for game in games.values()), "classifier")
-    wanted = _all(attacks, pool, victim)
+    wanted = _all(attacks, pool, next((game.victim for game in games.values()), "classifier"))
     options = {"pool": pool, "fprs": fprs, "fnrs": fnrs, "n_resamples": n_resamples, "seed": seed}
-    tables, missing = {}, []
-    for label, game in games.items():
-        table, reasons = _audit(label, game, wanted, options)
-        missing += [{"defense": label, "attack": name, "reason": r} for name, r in reasons.items()]
-        if table is not None:
-            tables[label] = table
-    return _stack(tables, missing)
+    return _audit_all(
+        {label: partial(lambda game: game, game) for label, game in games.items()}, wanted, options
+    )
 
 
 def audit_defenses(
@@ -129,18 +125,11 @@ def audit_defenses(
     wanted = _all(attacks, pool)
     options = {"pool": pool, "fprs": fprs, "fnrs": fnrs, "n_resamples": n_resamples, "seed": seed}
     common: dict[str, Any] = {"n_models": n_models, "queries": queries, "probes": probes, "seed": seed}
-    tables, missing = {}, []
-    for name, (defense, how) in plan.items():
-        try:
-            game = play(pool, model, defense, training=how, **common)
-        except Exception as error:  # whatever it is, it becomes part of the table, and the others go on
-            missing.append({"defense": name, "attack": "all", "reason": _reason(error)})
-            continue
-        table, reasons = _audit(name, game, wanted, options)
-        missing += [{"defense": name, "attack": attack, "reason": r} for attack, r in reasons.items()]
-        if table is not None:
-            tables[name] = table
-    return _stack(tables, missing)
+    games = {
+        name: partial(play, pool, model, defense, training=how, **common)
+        for name, (defense, how) in plan.items()
+    }
+    return _audit_all(games, wanted, options)
 
 
 def _plan(
@@ -168,35 +157,28 @@ def _replace(options: Any, given: Mapping[str, Any], where: str) -> Any:
     return dataclasses.replace(options, **given)
 
 
-def _audit(
-    label: str, game: Game, attacks: Sequence[Attack], options: dict[str, Any]
-) -> tuple[AuditTable | None, dict[str, str]]:
-    """Audit a game with one attack after the other; return the table, and reasons for those that are missing."""
-    tables, reasons = [], {}
-    for i, attack in enumerate(attacks, 1):
-        _progress.note(f"{label}: attack {i} of {len(attacks)}, {attack.name}")
+def _audit_all(
+    games: Mapping[str, Callable[[], Game]], attacks: Sequence[Attack], options: dict[str, Any]
+) -> AuditTable:
+    """Audit one game after the other with one attack after the other; list what fails as missing."""
+    tables: dict[str, AuditTable] = {}
+    missing: list[dict[str, str]] = []
+    for label, make in games.items():
+        parts = []
         try:
-            if attack.needs.pool and getattr(attack, "pool", None) is None:
-                raise RequirementsNotMet(f"Attack {attack.name!r} looks at the records: pass pool=.")
-            tables.append(audit(game, [attack], **options))
+            game = make()
         except Exception as error:  # whatever it is, it becomes part of the table, and the others go on
-            reasons[attack.name] = _reason(error)
-    if not tables:
-        return None, reasons
-    table = AuditTable(pd.concat([pd.DataFrame(t) for t in tables], ignore_index=True))
-    table.attrs = tables[0].attrs | {"audit": dict(tables[0].attrs["audit"])}
-    for key in ("attacks", "attack_seconds"):
-        table.attrs["audit"][key] = {k: v for t in tables for k, v in t.attrs["audit"][key].items()}
-    table.attrs["audit"]["seconds"] = round(sum(t.attrs["audit"]["seconds"] for t in tables), 3)
-    return table, reasons
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, RequirementsNotMet) else f"{type(error).__name__}: {text}"
-
-
-def _stack(tables: Mapping[str, AuditTable], missing: list[dict[str, str]]) -> AuditTable:
+            missing.append(_missing(label, "all", error))
+            continue
+        for i, attack in enumerate(attacks, 1):
+            _progress.note(f"{label}: attack {i} of {len(attacks)}, {attack.name}")
+            try:
+                _check_pool(attack)
+                parts.append(audit(game, [attack], **options))
+            except Exception as error:
+                missing.append(_missing(label, attack.name, error))
+        if parts:
+            tables[label] = _joined(parts)
     if not tables:
         first = missing[0]
         raise RuntimeError(
@@ -205,3 +187,20 @@ def _stack(tables: Mapping[str, AuditTable], missing: list[dict[str, str]]) -> A
     table = compare(tables)
     table.attrs["missing"] = missing
     return table
+
+
+def _joined(parts: Sequence[AuditTable]) -> AuditTable:
+    """Return the table of one game of those of its attacks."""
+    table = AuditTable(pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True))
+    audits = [part.attrs["audit"] for part in parts]
+    whole = {key: {k: v for a in audits for k, v in a[key].items()} for key in ("attacks", "attack_seconds")}
+    whole |= {"seconds": round(sum(a["seconds"] for a in audits), 3)}
+    table.attrs = parts[0].attrs | {"audit": audits[0] | whole}
+    return table
+
+
+def _missing(defense: str, attack: str, error: Exception) -> dict[str, str]:
+    reason = " ".join(str(error).split())
+    if not isinstance(error, RequirementsNotMet):
+        reason = f"{type(error).__name__}: {reason}"
+    return {"defense": defense, "attack": attack, "reason": reason}

@@ -2,34 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from mialab._validation import choose
+from mialab.arrays import ArraySpec
 from mialab.attacks.base import Attack, Scored
 from mialab.attacks.lira import LiRA
 from mialab.attacks.threshold import Threshold
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable
-from mialab.gan.game import GeneratorGame
+from mialab.games.base import Game
+from mialab.games.signals import Signal
 from mialab.metrics import rates
-from mialab.metrics.outcomes import Outcome
+
+
+class _Losses(Game):
+    """Models, of whatever kind, of which the losses are all that is known."""
+
+    signals: ClassVar[Mapping[str, Signal]] = {
+        "any_loss": Signal(ArraySpec("any_loss", ("model", "query", "record"), optional="query"), -1)
+    }
+
 
 #: The attacks of `audit_scores`, by name.
 ATTACKS: dict[str, Attack] = {
-    "loss": Threshold(signal="critic_loss"),
-    **{
-        attack.base_name.replace("critic_", ""): attack
-        for attack in (
-            LiRA(signal="critic_loss", online=online, variance=variance)
-            for online in (True, False)
-            for variance in ("per_record", "pooled")
-        )
-    },
+    "loss": Threshold(signal="any_loss"),
+    "lira": LiRA(signal="any_loss"),
+    "lira_pooled": LiRA(signal="any_loss", variance="pooled"),
+    "lira_offline": LiRA(signal="any_loss", online=False),
+    "lira_offline_pooled": LiRA(signal="any_loss", online=False, variance="pooled"),
 }
 
 
@@ -91,10 +98,8 @@ def audit_scores(
     UserWarning
         If a target has exactly the members of a reference that is not left out: they may be the same model.
     """
-    loss, reference = (
-        np.atleast_2d(np.asarray(target_loss, np.float64)),
-        np.asarray(reference_loss, np.float64),
-    )
+    loss = np.atleast_2d(np.asarray(target_loss, np.float64))
+    reference = np.asarray(reference_loss, np.float64)
     if loss.ndim != 2 or reference.ndim != 2 or loss.shape[1] != reference.shape[1]:
         raise ValueError(
             f"target_loss has shape {np.shape(target_loss)} and reference_loss {reference.shape}; they must be "
@@ -116,34 +121,30 @@ def audit_scores(
     _check_apart(loss, member, reference, inside, own)
     if isinstance(attacks, str) or not attacks:
         raise ValueError(f"attacks={attacks!r} must be a list of attacks, of {', '.join(ATTACKS)}.")
-    chosen = {choose("attacks", attack, ATTACKS): ATTACKS[attack] for attack in attacks}
+    chosen = dict.fromkeys(choose("attacks", attack, ATTACKS) for attack in attacks)
 
-    parts: dict[str, list[Outcome]] = {attack: [] for attack in chosen}
+    games = []
     for k in range(len(loss)):
         others = np.arange(len(reference)) != own[k]
-        game = GeneratorGame.from_arrays(
-            critic_loss=np.concatenate([loss[k : k + 1], reference[others]]),
-            member=np.concatenate([member[k : k + 1], inside[others]]),
-            shadow=np.arange(1 + others.sum()) > 0,
+        games.append(
+            _Losses.from_arrays(
+                any_loss=np.concatenate([loss[k : k + 1], reference[others]]),
+                member=np.concatenate([member[k : k + 1], inside[others]]),
+                shadow=np.arange(1 + others.sum()) > 0,
+            )
         )
-        for attack, outcomes in parts.items():
-            outcomes.append(game.outcome(chosen[attack]))
-    targets = GeneratorGame.from_arrays(critic_loss=loss, member=member, name=name)
-    done = [
-        Outcome(
-            **{field: np.stack([getattr(o, field)[0] for o in outcomes]) for field in Scored._fields},
-            member=member,
-            partner=targets.partner,
-            attack=attack,
-            description=repr(chosen[attack]),
-            n_excluded=sum(o.n_excluded for o in outcomes),
-            seconds=sum(o.seconds for o in outcomes),
-        )
-        for attack, outcomes in parts.items()
-    ]
+    targets = _Losses.from_arrays(any_loss=loss, member=member, name=name)
+    done = []
+    for attack in chosen:
+        each = [game.outcome(ATTACKS[attack]) for game in games]
+        found: dict[str, Any] = {
+            field: np.stack([getattr(o, field)[0] for o in each]) for field in Scored._fields
+        }
+        found |= {field: sum(getattr(o, field) for o in each) for field in ("n_excluded", "seconds")}
+        found |= {"member": member, "partner": targets.partner, "attack": attack}
+        done.append(dataclasses.replace(each[0], **found))
     options: dict[str, Any] = {"fprs": fprs, "fnrs": fnrs, "confidence": confidence}
-    options |= {"n_resamples": n_resamples, "seed": seed}
-    return audit(targets, done, **options)
+    return audit(targets, done, **options, n_resamples=n_resamples, seed=seed)
 
 
 def _own(own_reference: ArrayLike | None, n_targets: int, n_references: int) -> np.ndarray:

@@ -24,27 +24,8 @@ if TYPE_CHECKING:
 Attacking = str | Attack | Outcome | Callable[[Game], np.ndarray]
 
 
-#: What attackers see and have, from little to much, with the test that says whether an attack is of the kind; an
-#: attack belongs to the first that fits.
-FAMILIES = {
-    "sets of records": lambda a: isinstance(a, GroupAttack),
-    "samples": lambda a: a.needs.victim == "generator" and a.needs.sees == "samples",
-    "the critic": lambda a: (
-        a.needs.victim == "generator" and a.needs.sees == "critic" and a.needs.shadows == "none"
-    ),
-    "critics of reference models": lambda a: a.needs.victim == "generator" and a.needs.sees == "critic",
-    "the generator": lambda a: a.needs.victim == "generator",
-    "label or ranking only": lambda a: a.needs.sees in ("label", "ranking"),
-    "more than answers": lambda a: a.needs.sees != "logits",
-    "known half of the target's records": lambda a: a.needs.known_half,
-    "one answer, one threshold": lambda a: a.needs.shadows == "none",
-    "learned from shadow models": lambda a: a.needs.shadows == "any",
-    "OUT shadow models": lambda a: a.needs.shadows == "OUT",
-    "IN and OUT shadow models": lambda a: a.needs.shadows == "IN and OUT",
-}
-
-
-_ORDER = [
+#: What attackers see and have, from little to much.
+FAMILIES = (
     "label or ranking only",
     "one answer, one threshold",
     "known half of the target's records",
@@ -58,7 +39,7 @@ _ORDER = [
     "critics of reference models",
     "sets of records",
     "other",
-]
+)
 
 
 def families(attacks: Iterable[str | Attack | Outcome] | None = None) -> dict[str, list[str]]:
@@ -76,7 +57,7 @@ def families(attacks: Iterable[str | Attack | Outcome] | None = None) -> dict[st
         package is among ``"other"``.
     """
     names = _attacks.available().index if attacks is None else attacks
-    found: dict[str, list[str]] = {family: [] for family in _ORDER}
+    found: dict[str, list[str]] = {family: [] for family in FAMILIES}
     for attack in names:
         name = attack.attack if isinstance(attack, Outcome) else getattr(attack, "name", attack)
         found[family(attack)].append(str(name))
@@ -91,7 +72,18 @@ def family(attack: str | Attack | Outcome) -> str:
         if attack not in _attacks.registry.ATTACKS:
             return "other"
         attack = _attacks.make(attack)
-    return next((name for name, fits in FAMILIES.items() if fits(attack)), "other")
+    needs = attack.needs
+    if isinstance(attack, GroupAttack):
+        return "sets of records"
+    if needs.victim == "generator":
+        critic = "the critic" if needs.shadows == "none" else "critics of reference models"
+        return {"samples": "samples", "critic": critic}.get(needs.sees, "the generator")
+    if needs.sees != "logits":
+        return "label or ranking only" if needs.sees in ("label", "ranking") else "more than answers"
+    if needs.known_half:
+        return "known half of the target's records"
+    kinds = {"none": "one answer, one threshold", "any": "learned from shadow models"}
+    return kinds.get(needs.shadows, f"{needs.shadows} shadow models")
 
 
 def one_of_each(attacks: Iterable[str | Attack] | None = None) -> list[str | Attack]:
@@ -120,7 +112,7 @@ def one_of_each(attacks: Iterable[str | Attack] | None = None) -> list[str | Att
         key = family(attack), type(attack)
         if key not in best or changed < best[key][0]:
             best[key] = changed, name
-    return [best[key][1] for key in sorted(best, key=lambda key: _ORDER.index(key[0]))]
+    return [best[key][1] for key in sorted(best, key=lambda key: FAMILIES.index(key[0]))]
 
 
 def needing_shadows(game: Game, *, pool: Pool | None = None) -> list[str | Attack]:
@@ -170,8 +162,7 @@ def applicable(
     able, refused = [], []
     for attack in _all(attacks, pool, game.victim):
         try:
-            if attack.needs.pool and getattr(attack, "pool", None) is None:
-                raise RequirementsNotMet(f"Attack {attack.name!r} looks at the records: pass pool=.")
+            _check_pool(attack)
             attack.check(game)
             able.append(attack)
         except RequirementsNotMet as error:
@@ -184,6 +175,11 @@ def _all(
 ) -> list[Attack]:
     names = list(_attacks.available(victim).index) if attacks is None else attacks
     return [attack for attack in _chosen(names, pool).values() if isinstance(attack, Attack)]
+
+
+def _check_pool(attack: Attack) -> None:
+    if attack.needs.pool and getattr(attack, "pool", None) is None:
+        raise RequirementsNotMet(f"Attack {attack.name!r} looks at the records: pass pool=.")
 
 
 def _chosen(attacks: Sequence[Attacking], pool: Pool | None = None) -> dict[str, Attack | Outcome]:
