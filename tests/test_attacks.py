@@ -1,6 +1,7 @@
 """Attacks: signals worked by hand, scores against plain loops, thresholds against trying all of them."""
 
 import dataclasses
+from functools import cache
 from statistics import fmean, variance
 
 import numpy as np
@@ -337,13 +338,21 @@ def every_variant(names=NAMES):
     ]
 
 
+@cache
+def answers_of_all_sizes(design):
+    """Return games of two classes, of nearly equal answers, and of very sure ones."""
+    games = []
+    for n_classes, scale in ((2, 1), (5, 1e-6), (5, 300)):
+        game = random_game(design, n_classes=n_classes, n_queries=3, seed=3)
+        games.append(remade(game, logits=(scale * game.logits).astype(np.float32)))
+    return games
+
+
 @pytest.mark.parametrize("attack", every_variant())
 @pytest.mark.parametrize("design", DESIGNS)
 def test_scores_are_finite_whatever_the_answers(attack, design):
-    for n_classes, scale in ((2, 1), (5, 1e-6), (5, 300)):
-        game = random_game(design, n_classes=n_classes, n_queries=3, seed=3)
-        scaled = remade(game, logits=(scale * game.logits).astype(np.float32))
-        outcome = attack.run(scaled)
+    for game in answers_of_all_sizes(design):
+        outcome = attack.run(game)
         for array, dtype in zip(
             (outcome.score, outcome.evaluated, outcome.predicted_member),
             (np.float64, bool, bool),
@@ -354,9 +363,9 @@ def test_scores_are_finite_whatever_the_answers(attack, design):
         assert np.isfinite(outcome.score).all()
 
 
-@pytest.mark.parametrize("attack", every_variant())
-@pytest.mark.parametrize("design", DESIGNS)
-def test_a_model_that_memorizes_is_caught(attack, design):
+@cache
+def memorized(design):
+    """Return a game of models that memorize."""
     rng = np.random.default_rng(0)
     # So many records that about half of them are members of each model: RMIA's scores are fractions of the pool.
     game = random_game(design, n_models=12, n_records=800, n_classes=4, n_queries=4, seed=1)
@@ -365,13 +374,19 @@ def test_a_model_that_memorizes_is_caught(attack, design):
     favored = np.where(game.member, game.y, (game.y + rng.integers(1, 4, game.member.shape)) % 4)
     height = np.where(game.member, 12, 5)[:, None, :, None]
     logits += height * (np.arange(4) == favored[:, None, :, None])
-    caught = remade(
+    return remade(
         game,
         logits=logits,
         gradient_norm=game.gradient_norm * np.where(game.member, np.exp(-9), 1)[..., None],
         boundary_distance=(logits[:, 0].argmax(-1) == game.y) * game.gradient_norm[..., 0],
     )
-    outcome = attack.run(caught)
+
+
+@pytest.mark.parametrize("attack", every_variant())
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_model_that_memorizes_is_caught(attack, design):
+    game = memorized(design)
+    outcome = attack.run(game)
     for k in range(game.n_models):
         seen = outcome.evaluated[k]
         assert roc_auc_score(game.member[k, seen], outcome.score[k, seen]) > 0.99

@@ -1,13 +1,21 @@
 """Every benchmark runs at tiny size and writes the rows that it promises; what it measures is not tested."""
 
+import contextlib
 import functools
+import importlib
+import io
 import json
 import math
+import os
 import subprocess
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
+from test_store import PROCESSES
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 COLUMNS = ["workload", "variant", "seconds", "ratio_to_loader", "ratio_to_plain", "peak_mb"]
@@ -20,25 +28,40 @@ ARGUMENTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def fast_processes():
+    """Fork the benchmarks' fresh processes from one that has imported everything: nothing is measured here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        PROCESSES.set_forkserver_preload(["pytest", "torch._dynamo", "workers"])
+        forkserver.ensure_running()
+        patch.setattr(importlib.import_module("common"), "get_context", lambda _: PROCESSES)
+        yield
+
+
 def run(name, tmp_path, *arguments):
     """Rows and details that a benchmark wrote, and what it printed."""
-    file = tmp_path / f"{name}.json"
-    done = subprocess.run(
-        [sys.executable, BENCHMARKS / f"{name}.py", "--quick", "--json", file, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
+    file, printed = tmp_path / f"{name}.json", io.StringIO()
+    command = [f"{name}.py", "--quick", "--json", str(file), *arguments]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.chdir(tmp_path)
+        patch.setattr(sys, "argv", command)
+        for variable in importlib.import_module("common").THREADS:  # which benchmarks change
+            patch.setenv(variable, "1")
+        try:
+            assert importlib.import_module(name).main() == 0
+        finally:
+            torch.set_num_threads(1)
     return (
         json.loads(file.read_text()),
         json.loads(file.with_stem(f"{name}-details").read_text()),
-        done.stdout,
+        printed.getvalue(),
     )
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
+def results(tmp_path_factory, fast_processes):
     """Results of benchmarks by name, each run once."""
     return functools.cache(lambda name: run(name, tmp_path_factory.mktemp(name), *ARGUMENTS[name]))
 
@@ -92,8 +115,25 @@ def test_missing_peers_are_named(results):
     assert printed.count("SKIPPED") == 3 - len(here)
 
 
-def test_unknown_workload_is_refused(tmp_path):
-    command = [sys.executable, BENCHMARKS / "engine.py", "--only", "digit"]
+def test_a_benchmark_runs_as_a_script(tmp_path):
+    command = [sys.executable, BENCHMARKS / "metrics.py", "--quick", "--json", "rows.json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "digits" in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "rows.json").read_text())
+
+
+def test_a_fresh_process_is_a_new_one_and_ends(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    with importlib.import_module("common").FreshProcess() as process:
+        pid, megabytes = process.run(os.getpid, memory=True)
+        assert pid == process.pid != os.getpid()
+        assert megabytes > 1
+    assert not psutil.pid_exists(pid)
+
+
+def test_unknown_workload_is_refused(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    monkeypatch.setattr(sys, "argv", ["engine.py", "--only", "digit"])
+    with pytest.raises(SystemExit, match=r"^2$"):
+        importlib.import_module("engine").main()
+    assert "digits" in capsys.readouterr().err
