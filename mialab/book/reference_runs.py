@@ -91,7 +91,7 @@ def load_benchmark(name: str, *, folder: Path = FOLDER) -> pd.DataFrame:
 
     Parameters
     ----------
-    name : {"engine", "scoring", "peers"}
+    name : {"engine", "epsilon", "peers", "scoring"}
         Name of the benchmark.
     folder : Path
         Where to look.

@@ -48,7 +48,8 @@ class EpsilonBound:
     confidence : float
         Of the bound as a whole, after all corrections.
     notion : str
-        Which data sets are neighbors.
+        Which data sets are neighbors. Replacing a record is adding one and removing one: its epsilon is at most twice
+        that of `mialab.training.dp.epsilon`, with a delta ``1 + exp(epsilon)`` times as large.
     """
 
     epsilon: float
@@ -92,9 +93,9 @@ def epsilon_lower_bound(
         ``"clopper_pearson"``: the rates of both errors at a threshold, bounded exactly (Jagielski, Ullman and Oprea,
         NeurIPS 2020); takes the scores of different records for independent, as they are where each comes from a
         training of its own. ``"one_run"``: counts right guesses, valid for records of one training (Steinke,
-        Nasr and Jagielski, NeurIPS 2023, theorem 5.2). ``"one_run_gdp"``: the same for mechanisms whose trade-off
-        function is a Gaussian one, such as DP-SGD, and tighter (Mahloujifar, Melis and Chaudhuri, ICML 2025, algorithm
-        3); it refutes Gaussian privacy, and bounds nothing else.
+        Nasr and Jagielski, NeurIPS 2023, theorem 5.2). ``"one_run_gdp"``: the same for Gaussian mechanisms, and
+        tighter (Mahloujifar, Melis and Chaudhuri, ICML 2025, algorithm 3). It refutes Gaussian privacy of a smaller mu,
+        and nothing else; DP-SGD comes close to it in the limit of many steps (Dong, Roth and Su, 2022).
     threshold : float, sequence of float or "split", optional
         For Clopper-Pearson; members score at least that much. One that was chosen on other data; or several that were
         fixed beforehand, of which the best is taken, corrected by Bonferroni; or ``"split"``, the default: it is chosen
