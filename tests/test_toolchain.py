@@ -116,13 +116,13 @@ def test_unknown_names_are_refused_with_the_near_miss(tmp_path):
     notebook = write(tmp_path, "one")
     out = tmp_path / "one.ipynb"
     with pytest.raises(
-        ValueError, match=r"'one' has no parameter 'sead'\. Did you mean 'seed'\? Known: seed"
+        ValueError, match=r"'one': the parameter='sead' is unknown\. Did you mean 'seed'\? Known: seed"
     ):
         execution.run(notebook, out, {"sead": 1})
     assert not out.exists()
-    with pytest.raises(ValueError, match=r"No notebook 'onne'.*Did you mean 'one'"):
+    with pytest.raises(ValueError, match=r"notebook='onne' is unknown.*Did you mean 'one'"):
         execution.find("onne", tmp_path)
-    with pytest.raises(ValueError, match=r"No profile 'fast'.*quick"):
+    with pytest.raises(ValueError, match=r"profile='fast' is unknown.*quick"):
         execution.load_profile("fast")
 
 
@@ -140,15 +140,22 @@ def run_page(tmp_path_factory):
         "file.unlink()\n"
         "for i in range(3):\n    print(seed, end='\\r')"
     )
-    folder, lines = tmp_path_factory.mktemp("page"), []
+    folder, lines, children = tmp_path_factory.mktemp("page"), [], []
+
+    class Child(subprocess.Popen):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            children.append(self)
+
     notebook = write(folder, "one", progress, "import matplotlib.pyplot as plt\nplt.plot([1, 2])")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPLBACKEND", "Agg")  # would drop figures without a word
+        patch.setattr(subprocess, "Popen", Child)
         record = execution.run(
             notebook, folder / "one.ipynb", {"seed": 7}, profile="tiny", report=lines.append
         )
     page = nbformat.read(folder / "one.ipynb", as_version=4)
-    return SimpleNamespace(folder=folder, record=record, lines=lines, page=page)
+    return SimpleNamespace(folder=folder, record=record, lines=lines, page=page, children=children)
 
 
 def test_a_run_reports_its_progress(run_page):
@@ -179,6 +186,12 @@ def test_a_page_shows_texts_and_figures(run_page):
     cells = run_page.page.cells
     assert "7" in cells[3].outputs[0].text
     assert any("image/png" in o.get("data", {}) for o in cells[4].outputs), "the figure is missing"
+
+
+def test_a_run_closes_its_pipes(run_page):
+    pipes = [pipe for child in run_page.children for pipe in (child.stdin, child.stdout) if pipe]
+    assert pipes
+    assert all(pipe.closed for pipe in pipes)
 
 
 def test_a_run_leaves_its_page_alone(run_page):
@@ -283,7 +296,7 @@ def test_run_command(tmp_path):
     done = mialab("run", "template", "-p", "n_point", "3", "--out", str(out))
     assert done.returncode == 1
     assert "Did you mean 'n_points'?" in done.stdout
-    assert mialab("run", "templat").stderr.startswith("error: No notebook 'templat'")
+    assert mialab("run", "templat").stderr.startswith("error: notebook='templat' is unknown")
 
 
 @pytest.mark.parametrize("page", ["README.md", "book/index.md"])
@@ -318,6 +331,7 @@ def copy_checkout(tmp_path):
     for name in (
         "dodo.py",
         "_config.yml",
+        "mialab/_validation.py",
         "mialab/book/execution.py",
         "mialab/book/extension.py",
         "mialab/provenance.py",

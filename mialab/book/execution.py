@@ -7,14 +7,16 @@ temporary file that becomes the page only when every cell has succeeded.
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ import jupytext
 import nbformat
 import yaml
 from nbformat import NotebookNode
+
+from mialab import provenance
+from mialab._validation import choose
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,32 +58,13 @@ def find(name: str, folder: Path = NOTEBOOKS) -> Path:
     ValueError
         If there is none; the message lists the notebooks there are.
     """
-    path = folder / f"{name}.py"
-    if path.is_file():
-        return path
-    known = sorted(p.stem for p in folder.glob("*.py"))
-    near = get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(
-        f"No notebook {name!r} in {folder.name}/.{hint} There are: {', '.join(known) or 'none'}."
-    )
+    return folder / f"{choose('notebook', name, (p.stem for p in folder.glob('*.py')))}.py"
 
 
 def chapters(toc: Path = ROOT / "_toc.yml") -> list[str]:
     """Return the names of the notebooks that the book's table of contents lists, in its order."""
-
-    def files(node: Any) -> Iterable[str]:
-        for item in node if isinstance(node, list) else [node]:
-            if isinstance(item, dict):
-                if "file" in item:
-                    yield item["file"]
-                for key in ("parts", "chapters", "sections"):
-                    yield from files(item.get(key, []))
-
     folder = CHAPTERS.relative_to(ROOT).as_posix()
-    return [
-        Path(f).name for f in files(yaml.safe_load(toc.read_text())) if Path(f).parent.as_posix() == folder
-    ]
+    return re.findall(rf"^[\s-]*file: *{folder}/(\w+)$", toc.read_text(), re.MULTILINE)
 
 
 def load_profile(name: str, folder: Path = PROFILES) -> dict[str, dict[str, Any]]:
@@ -91,13 +77,9 @@ def load_profile(name: str, folder: Path = PROFILES) -> dict[str, dict[str, Any]
     ValueError
         If there is no such profile.
     """
-    path = folder / f"{name}.yml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yml")))
-        raise ValueError(f"No profile {name!r} in {folder.name}/. There are: {known}.")
-    return {
-        notebook: dict(given or {}) for notebook, given in (yaml.safe_load(path.read_text()) or {}).items()
-    }
+    choose("profile", name, (p.stem for p in folder.glob("*.yml")))
+    profile = yaml.safe_load((folder / f"{name}.yml").read_text()) or {}
+    return {notebook: dict(given or {}) for notebook, given in profile.items()}
 
 
 def read(notebook: Path) -> NotebookNode:
@@ -110,11 +92,11 @@ def read(notebook: Path) -> NotebookNode:
         }
     )
     source.nbformat, source.nbformat_minor = 4, 5
-    used: dict[str, int] = {}
+    used: Counter[str] = Counter()
     for cell in source.cells:
         # A cell's id follows from its text, so that an edit elsewhere leaves it alone.
-        digest = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:10]
-        used[digest] = used.get(digest, 0) + 1
+        digest = _digest(f"{cell.cell_type}\n{cell.source}")[:10]
+        used[digest] += 1
         cell["id"] = digest if used[digest] == 1 else f"{digest}-{used[digest]}"
     return source
 
@@ -138,12 +120,7 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
 
     known = list(papermill.inspect_notebook(read(notebook)))
     for name in parameters:
-        if name not in known:
-            near = get_close_matches(str(name), known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(
-                f"Notebook {notebook.stem!r} has no parameter {name!r}.{hint} Known: {', '.join(known) or 'none'}."
-            )
+        choose(f"notebook {notebook.stem!r}: the parameter", name, known)
 
 
 def content_key(
@@ -162,33 +139,28 @@ def content_key(
     extra : iterable of str
         Whatever else counts, e.g. the keys of notebooks that run before this one.
     """
-    from mialab import provenance
-
     package = Path(__file__).parents[1]
-    modules = {p.relative_to(package).as_posix() for p in package.rglob("*.py")} - {
-        "__main__.py",
-        "cli.py",
-        "book/extension.py",
-    }
-    about = [
+    modules = {p.relative_to(package).as_posix() for p in package.rglob("*.py")}
+    modules -= {"__main__.py", "cli.py", "book/extension.py"}
+    made_by = provenance.collect()
+    facts = [dict(parameters), made_by.get("python"), made_by["versions"]]
+    return _digest(
         notebook.read_text(),
-        json.dumps(dict(parameters), sort_keys=True, default=str),
         profile,
         provenance.source_hash(*sorted(modules)),
-        json.dumps(
-            {k: v for k, v in provenance.collect().items() if k in ("python", "versions")}, sort_keys=True
-        ),
+        *(json.dumps(fact, sort_keys=True, default=str) for fact in facts),
         *extra,
-    ]
-    return hashlib.sha256("\0".join(about).encode()).hexdigest()
+    )
 
 
 def results_key() -> str:
     """Return a hash of the stored results of reference runs, which a chapter may show."""
     files = sorted((ROOT / "results").glob("*.*"))
-    return hashlib.sha256(
-        "\0".join(f"{file.name}\0{file.read_text()}" for file in files).encode()
-    ).hexdigest()
+    return _digest(*(f"{file.name}\0{file.read_text()}" for file in files))
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def is_current(page: Path, key: str) -> bool:
@@ -239,8 +211,6 @@ def run(
     NotebookError
         If a cell or the kernel failed. What was executed until then is kept as ``runs/<name>.failed.ipynb``.
     """
-    from mialab import provenance
-
     parameters = dict(parameters or {})
     check_parameters(notebook, parameters)
     key = content_key(notebook, parameters, profile) if key is None else key
@@ -309,16 +279,22 @@ def _execute(notebook: Path, draft: Path, parameters: dict[str, Any], report: Re
             if line.startswith("{"):
                 state.update(json.loads(line))
 
-    with log.open("w") as stderr:
-        child = subprocess.Popen(
-            [sys.executable, "-P", __file__],  # as a file: the runner itself needs nothing of the package
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-P",
+                __file__,
+            ],  # as a file: the runner itself needs next to nothing of the package
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
             cwd=ROOT,
             env=_environment(progress),
-        )
+        ) as child,
+    ):
         assert child.stdin  # pipes, both
         assert child.stdout
         listener = threading.Thread(target=listen, args=(child.stdout,), daemon=True)
@@ -328,17 +304,16 @@ def _execute(notebook: Path, draft: Path, parameters: dict[str, Any], report: Re
             child.stdin.flush()
             while child.poll() is None:
                 report(_status(state, progress))
-                try:
+                with suppress(subprocess.TimeoutExpired):
                     child.wait(0.5)
-                except subprocess.TimeoutExpired:
-                    continue
         finally:
             child.stdin.close()  # tells a child that still runs to stop
             child.wait()
-        listener.join(5)
+            listener.join(5)
     if "error" not in state:
-        last = (log.read_text().strip().splitlines() or ["no message"])[-1]
-        state["error"] = f"the runner's process ended with code {child.returncode}: {last}"
+        state["error"] = (
+            f"the runner's process ended with code {child.returncode}: {_last_line(log.read_text()) or 'no message'}"
+        )
     return state["error"]
 
 
@@ -377,54 +352,43 @@ def _child() -> None:
     def say(**state: Any) -> None:
         print(json.dumps(state), flush=True)
 
-    source = read(Path(job["notebook"]))
-    reached = 0
+    source, reached = read(Path(job["notebook"])), 0
 
     def at_cell(cell: NotebookNode, cell_index: int) -> None:
         nonlocal reached
         reached = cell_index + 1
         say(cell=reached, cells=len(source.cells) + bool(job["parameters"]))
 
-    def attempt() -> None:
-        papermill.execute_notebook(
-            source,
-            job["draft"],
-            job["parameters"],
-            kernel_name="python3",
-            language="python",
-            cwd=str(ROOT),
-            progress_bar=False,
-            coalesce_streams=True,
-            on_cell_start=at_cell,
-            # Parallel kernels with "ipc" would share sockets; plain tcp makes ipykernel 7 warn on every page.
-            config=Config({"KernelManager": {"transport_encryption": "auto"}}),
-        )
-
-    try:
+    options: dict[str, Any] = {"kernel_name": "python3", "language": "python", "cwd": str(ROOT)}
+    options |= {"progress_bar": False, "coalesce_streams": True, "on_cell_start": at_cell}
+    # Parallel kernels with "ipc" would share sockets; plain tcp makes ipykernel 7 warn on every page.
+    options["config"] = Config({"KernelManager": {"transport_encryption": "auto"}})
+    failed = ""
+    for attempt in (1, 2):
         try:
-            attempt()
-        except RuntimeError as error:
-            if reached or isinstance(error, DeadKernelError):
-                raise
-            attempt()  # ports are chosen before they are bound, so that a kernel can fail to start: once more
-    except papermill.PapermillExecutionError as error:
-        value = (str(error.evalue).strip().splitlines() or [""])[-1]
-        say(error=f"cell {error.cell_index + 1}: {error.ename}: {value}")
-    except DeadKernelError:
-        say(error=f"cell {reached}: the kernel died (out of memory, or killed)")
-    except Exception as error:
-        say(error=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[-1]}")
-    else:
-        say(error="")
+            papermill.execute_notebook(source, job["draft"], job["parameters"], **options)
+        except papermill.PapermillExecutionError as error:
+            failed = f"cell {error.cell_index + 1}: {error.ename}: {_last_line(error.evalue)}"
+        except DeadKernelError:
+            failed = f"cell {reached}: the kernel died (out of memory, or killed)"
+        except Exception as error:
+            if isinstance(error, RuntimeError) and not reached and attempt == 1:
+                continue  # ports are chosen before they are bound, so that a kernel can fail to start: once more
+            failed = f"{type(error).__name__}: {_last_line(error)}"
+        break
+    say(error=failed)
+
+
+def _last_line(text: object) -> str:
+    return (str(text).strip().splitlines() or [""])[-1]
 
 
 class Display:
     """One live line per running notebook on a terminal; elsewhere a plain line now and then."""
 
     def __init__(self, stream: Any = None, every: float = 60.0) -> None:
-        self._stream = stream or sys.stdout
+        self._stream, self._every = stream or sys.stdout, every
         self._live = self._stream.isatty()
-        self._every = every
         self._lines: dict[str, str] = {}
         self._said: dict[str, float] = {}
         self._drawn = 0
@@ -469,11 +433,8 @@ def show_run(display: Display, notebook: Path, out: Path, parameters: Mapping[st
         record = run(notebook, out, parameters, report=lambda status: display.update(name, status), **more)
     except (NotebookError, ValueError) as error:
         failed = RUNS / f"{name}.failed.ipynb"
-        hint = (
-            f"  (see {failed.relative_to(ROOT)})"
-            if isinstance(error, NotebookError) and failed.exists()
-            else ""
-        )
+        kept = isinstance(error, NotebookError) and failed.exists()
+        hint = f"  (see {failed.relative_to(ROOT)})" if kept else ""
         display.finish(name, f"FAILED  {name:<16} {error}{hint}")
         return False
     display.finish(name, f"done    {name:<16} {clock(record['seconds'])}")
