@@ -1,9 +1,12 @@
 """Lower bounds on epsilon: plain loops, exact error rates, simulated mechanisms, and what is refused."""
 
+import json
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import numpy as np
 import pytest
+import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.dp import exact_epsilon
@@ -18,9 +21,11 @@ from reference.epsilon import (
 )
 from scipy import optimize, special, stats
 
+import mialab as mia
 from mialab.metrics import Outcome, counts, epsilon_lower_bound, epsilon_of
 from mialab.training.membership import membership
 
+ROOT = Path(__file__).parents[1]
 COUNTS = [(60, 60, 45), (60, 20, 19), (60, 20, 20), (60, 20, 9), (200, 30, 28), (1, 1, 1)]
 
 
@@ -426,6 +431,66 @@ def test_outcomes_without_both_sides_are_refused():
     made.score[0, 7] = np.nan
     with pytest.raises(ValueError, match="target=0 has scores that are NaN"):
         epsilon_of(made, target=0)
+
+
+# ------------------------------------------------------------------------------------------------- on games
+
+
+@pytest.fixture(scope="module")
+def game():
+    return toys.random_game(n_models=8, n_records=300, signal=4.0)
+
+
+def test_a_game_is_bounded_by_an_attacks_outcome(game):
+    found = mia.auditing.epsilon_bound(game, "lira", target=3, guesses=0.2)
+    assert found == epsilon_of(game.outcome("lira"), target=3, guesses=0.2)
+    assert (found.n, found.guesses) == (150, 30)
+    assert found.epsilon > 0
+
+
+def test_attacks_that_look_at_no_other_model_are_summed(game):
+    total = mia.auditing.epsilon_bound(game, "loss", target="sum")
+    assert total.n == 4 * 150
+    assert total.epsilon > mia.auditing.epsilon_bound(game, "loss").epsilon
+    shadows = toys.random_game(n_models=8, n_records=300, signal=4.0, seed=1)
+    separate = game.with_shadows(toys.remade(shadows, y=game.y))
+    for attack in ("lira", lambda game: -game.signal("loss")[:, 0]):
+        with pytest.raises(ValueError, match="not each other's shadow models"):
+            mia.auditing.epsilon_bound(game, attack, target="sum")
+        assert mia.auditing.epsilon_bound(separate, attack, target="sum").n == 4 * 150
+
+
+def test_canaries_are_matched_with_canaries(game):
+    canary = np.arange(300) < 100
+    member = membership(8, 300, 0, canary)
+    made = mia.Game.from_arrays(
+        logits=game.logits, member=member, y=game.y, partner=game.partner, canary=canary
+    )
+    found = mia.auditing.epsilon_bound(made, "loss")
+    assert found == epsilon_of(made.outcome("loss"), groups=canary, shared_shadows=False)
+
+
+def test_attacks_on_sets_of_records_are_refused(game):
+    with pytest.raises(
+        ValueError, match=r"co_membership_lira_8.* knows sets of records with the same membership"
+    ):
+        mia.auditing.epsilon_bound(game, "co_membership_lira_8")
+
+
+def test_the_stored_simulation_held_its_confidence():
+    # 60 bounds, 300 games each: a chance of 5 % gives a p-value below 1e-4 in one of them with a probability of .6 %.
+    stored = json.loads((ROOT / "results" / "benchmark-epsilon-details.json").read_text())
+    rows = stored["bounds"]
+    assert {(row["mechanism"], row["n"]) for row in rows} == {
+        (name, n) for name in ("response", "Gaussian") for n in (200, 1000, 5000)
+    }
+    assert all(row["games"] == 300 and row["p"] >= 1e-4 for row in rows)
+    exact = [row for row in rows if row["exact chance"] is not None]
+    assert len(exact) == 3
+    assert all(0.04 < row["exact chance"] <= 0.05 for row in exact)
+    (at_1000,) = [row for row in exact if row["n"] == 1000]
+    assert at_1000["mean / epsilon"] >= 0.85
+    assert not stored["about"]["commit"].endswith("+"), "of changed files"
 
 
 # --------------------------------------------------------------------------------------------------- parity

@@ -4,6 +4,7 @@ from . import distances as distances
 from .differences import accuracy as accuracy
 from .differences import changed_predictions as changed_predictions
 from .differences import difference as difference
+from .epsilon import epsilon_bound as epsilon_bound
 from .matrix import audit_defenses as audit_defenses
 from .matrix import audit_each as audit_each
 from .measure import audit as audit
