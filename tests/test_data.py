@@ -684,7 +684,9 @@ def test_a_damaged_or_different_local_file_is_refused(tiny_location, monkeypatch
 
 
 def test_without_network_the_error_says_which_file_to_put_where(monkeypatch):
-    remote = tables.LOCATION30._replace(url="http://127.0.0.1:9/dataset_location.tgz")
+    remote = (
+        registry.REGISTRY["location30"].remotes[0]._replace(url="http://127.0.0.1:9/dataset_location.tgz")
+    )
     expect(monkeypatch, remote)
     with pytest.raises(FileNotFoundError) as caught:
         load("location30")

@@ -24,6 +24,7 @@ from mialab.data import images, registry, tables
 
 IMAGES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "stl10")
 TABLES = ("purchase100", "texas100")
+IDX = [remote.file.removesuffix(".gz") for remote in registry.REGISTRY["mnist"].remotes]
 REAL = os.environ.get("MIALAB_DATA")  # read here: the fixture hides it from every other test
 
 
@@ -120,12 +121,14 @@ def small(monkeypatch):
         )
         y, y_test = np.arange(2 * classes) % classes, np.arange(classes)
         x, x_test = (rng.integers(0, 256, size=(len(part), *shape), dtype=np.uint8) for part in (y, y_test))
-        if name in images.IDX_MD5:
+        if "mnist" in name:
             folder = {"mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw"}[name]
             contents = [idx(x[:, 0]), idx(y), idx(x_test[:, 0]), idx(y_test)]
-            files = dict(zip(images.IDX, contents, strict=True))
+            files = dict(zip(IDX, contents, strict=True))
             archives = {f"{file}.gz": gzip.compress(content) for file, content in files.items()}
-            monkeypatch.setitem(images.IDX_MD5, name, tuple(map(md5, contents)))
+            remotes = registry.REGISTRY[name].remotes
+            expected = zip(remotes, contents, strict=True)
+            change(monkeypatch, name, remotes=tuple(r._replace(unpacked=md5(c)) for r, c in expected))
         elif name == "stl10":
             folder, kind = "stl10_binary", torchvision.datasets.STL10
             files = {  # a pixel is stored column by column; labels begin with 1
@@ -328,7 +331,7 @@ def test_torchvision_is_imported_only_for_images():
         "print('torchvision' in sys.modules)"
     )
     folder = _paths.cache_folder() / "data" / "mnist" / "MNIST" / "raw"
-    write(folder, dict.fromkeys(images.IDX, b"nothing"))  # so that nothing is downloaded
+    write(folder, dict.fromkeys(IDX, b"nothing"))  # so that nothing is downloaded
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["False", "True"], done.stderr
 
@@ -348,8 +351,7 @@ def narrow(monkeypatch):
     """Expect 300 x 60 features, so that the tests are quick."""
     for name in TABLES:
         change(monkeypatch, name, records=300)
-    read = tables._shokri
-    monkeypatch.setattr(tables, "_shokri", lambda name, _, inside: read(name, 60, inside))
+        monkeypatch.setitem(tables.SHOKRI, name, (60, tables.SHOKRI[name][1]))
 
 
 def csv(array):

@@ -23,7 +23,9 @@ def datasets() -> pd.DataFrame:
     -------
     pandas.DataFrame
         One row per set, indexed by name: kind; records to cut the pool from; test records of the set's own,
-        besides; classes; size to download ("" if none); whether it is here already; where it comes from.
+        besides; classes; by default, the size of the pool and the numbers of validation and test records, the latter
+        of the set's own test part where it has one; size to download ("" if none); whether it is here already; where
+        it comes from.
     """
     rows = [
         {
@@ -32,6 +34,9 @@ def datasets() -> pd.DataFrame:
             "records": entry.records,
             "own test": entry.own_test,
             "classes": entry.n_classes,
+            "size": entry.size,
+            "validation": entry.validation or "10 % of size",
+            "test": entry.test or "the rest",
             "download": _download_size(entry),
             "here": not entry.files or find(entry.name) is not None,
             "from": entry.origin,
@@ -77,12 +82,11 @@ def load(
         (and images' uint8) are converted, as ``notes`` then says.
     size : int, optional
         Records in the pool; even, because models come in pairs trained on complementary halves.
-        Default: see Notes; of an own file, the largest even number that the other parts leave.
+        Default: see :func:`datasets`; of an own file, the largest even number that the other parts leave.
     validation : int, optional
-        Records for model selection. Default: see Notes, where ``10 %`` is of `size`; of an own
-        file, its validation part or 5 %.
+        Records for model selection. Default: see :func:`datasets`; of an own file, its validation part or 5 %.
     test : int, optional
-        Records for test accuracy. Default: see Notes; of an own file, its test part or 25 %.
+        Records for test accuracy. Default: see :func:`datasets`; of an own file, its test part or 25 %.
     reference : int, optional
         Records for defenses and attackers that need other data. Default: none; of an own file, its reference part.
     seed : int, optional
@@ -101,28 +105,10 @@ def load(
 
     Notes
     -----
-    The default parts, and where the test records come from:
-
-    ================================================= ====== ========== ====== ==========================
-    name                                              size   validation test   test records
-    ================================================= ====== ========== ====== ==========================
-    ``digits``                                        1,000  10 %       697    the rest
-    ``clusters``                                      1,000  10 %       1,000  other records
-    ``location30``                                    2,700  300        1,000  other records
-    ``purchase100``                                   36,000 2,000      2,000  other records
-    ``texas100``                                      27,000 1,500      1,500  other records
-    ``adult``                                         10,000 1,000      2,000  of 16,281 in ``adult.test``
-    ``mnist`` ``fashion_mnist`` ``cifar10``           10,000 1,000      2,000  of its own 10,000
-    ``cifar100``                                      10,000 1,000      2,000  of its own 10,000
-    ``stl10``                                         4,000  10 %       2,000  of its own 8,000
-    ``lfw``                                           2,000  10 %       823    the rest
-    ``ham10000``                                      7,000  10 %       2,315  the rest
-    ================================================= ====== ========== ====== ==========================
-
-    ``location30``, ``purchase100`` and ``texas100`` are cut as in HAMP (Chen and Pattabiraman, 2024): the size
-    is twice its number of members. Pixels stay bytes, 0..255, except for ``digits``; networks see them
-    divided by 255. No published checksum of ``purchase100``, ``texas100`` and ``ham10000`` was found: ``notes`` of
-    the pool then gives the sha256 of what was read.
+    The defaults stand in :func:`datasets`. ``location30``, ``purchase100`` and ``texas100`` are cut as in HAMP (Chen
+    and Pattabiraman, 2024): the size is twice its number of members. Pixels stay bytes, 0..255, except for ``digits``;
+    networks see them divided by 255. No published checksum of ``purchase100``, ``texas100`` and ``ham10000`` was found:
+    ``notes`` of the pool then gives the sha256 of what was read.
 
     Examples
     --------

@@ -1,9 +1,11 @@
 """Where records come from: one small function per data set, and the files they read.
 
-To add a set, write a function that returns a :class:`Raw` and register it with the facts of its :class:`Entry`.
-:func:`find` looks for its files under ``MIALAB_DATA`` and among the downloads, :func:`fetch` downloads them.
+To add a set, state the facts of its :class:`Entry` in ``sets.csv``, what can be downloaded in ``remotes.csv``, and mark
+a function that returns a :class:`Raw` with :func:`reads`. :func:`find` looks for its files under ``MIALAB_DATA`` and
+among the downloads, :func:`fetch` downloads them.
 """
 
+import csv
 import gzip
 import hashlib
 import os
@@ -14,8 +16,10 @@ import tempfile
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,8 +41,9 @@ class Remote(NamedTuple):
 
     file: str
     url: str
-    hash: str | None  # "md5:..." or "sha256:..."; None: the publisher states none
-    size: int | None  # bytes; None: not stated either
+    hash: str | None = None  # "md5:..." or "sha256:..."; None: the publisher states none
+    size: int | None = None  # bytes; None: not stated either
+    unpacked: str = ""  # md5 of the one file in an archive, where it is checked
 
     def __str__(self) -> str:
         facts = (file_size(self.size) if self.size else "", (self.hash or "").replace(":", " "))
@@ -86,18 +91,28 @@ class Entry:
     into: str = ""  # folder for the downloads, in the set's own cache folder
 
 
+def _rows(file: str) -> Iterator[dict[str, Any]]:
+    """Read a table of this folder; empty cells are left out, and digits alone are numbers."""
+    with open(Path(__file__).with_name(file), newline="", encoding="utf-8") as table:
+        for row in csv.DictReader(table):
+            yield {key: int(cell) if cell.isdigit() else cell for key, cell in row.items() if cell}
+
+
 REGISTRY: dict[str, Entry] = {}
-
-
+SETS = {row["name"]: row for row in _rows("sets.csv")}
+REMOTES = [(row.pop("name"), Remote(**row)) for row in _rows("remotes.csv")]
 TIMEOUT = (5, 20)  # of a download, in seconds: to connect, between bytes
 
 
-def register(name: str, **facts: Any) -> Callable[[Callable[[], Raw]], Callable[[], Raw]]:
-    """Add a function that returns a :class:`Raw` to the registry; `facts` fill its :class:`Entry`."""
+def reads(*names: str) -> Callable[[Callable[[str], Raw]], Callable[[str], Raw]]:
+    """Mark a function that reads these data sets, given the name of one (decorator)."""
 
-    def add(make: Callable[[], Raw]) -> Callable[[], Raw]:
-        REGISTRY[name] = Entry(name=name, make=make, **facts)
-        return make
+    def add(read: Callable[[str], Raw]) -> Callable[[str], Raw]:
+        for name in names:
+            remotes = tuple(remote for owner, remote in REMOTES if owner == name)
+            about = SETS[name] | {"files": tuple(SETS[name].get("files", "").split()), "remotes": remotes}
+            REGISTRY[name] = Entry(make=partial(read, name), **about)
+        return read
 
     return add
 
@@ -106,6 +121,14 @@ def plain_bytes(array: np.ndarray) -> memoryview:
     """Values in C order and little-endian, so that a digest of them is the same on every machine."""
     plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return plain.reshape(-1).view(np.uint8).data
+
+
+def checksum(*arrays: np.ndarray) -> str:
+    """Digest of the values of arrays, sha256 (hex)."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(plain_bytes(array))
+    return digest.hexdigest()
 
 
 def _data_folder() -> Path | None:
@@ -247,12 +270,18 @@ UNREADABLE = (
 )
 
 
-def _unreadable(name: str, path: Path, error: Exception) -> Exception:
-    if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(
+@contextmanager
+def reading(name: str, path: Path | None = None) -> Iterator[Path]:
+    """Find or download the first file of data set `name`; errors while it is read say which file is damaged."""
+    path = path or find(name) or fetch(name)[0]
+    try:
+        yield path
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
             f"{name}: {path} is here, but a file that belongs to it is missing ({error})"
-        )
-    return ValueError(f"{name}: {path} cannot be read ({error}). Delete it and load again")
+        ) from error
+    except UNREADABLE as error:
+        raise ValueError(f"{name}: {path} cannot be read ({error}). Delete it and load again") from error
 
 
 def _listed(remotes: tuple[Remote, ...]) -> str:
