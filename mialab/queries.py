@@ -35,25 +35,45 @@ class Queries(Protocol):
         """Refuse a pool whose records cannot be changed in this way (ValueError)."""
 
 
-@dataclass(frozen=True)
-class Original:
-    """One query per record: the record itself."""
+class _Copies:
+    """The record and ``n`` copies, all changed in one way by `copy`."""
 
-    kinds: ClassVar[tuple[str, ...]] = ("original",)
+    kind: ClassVar[str]
+
+    @property
+    def n(self) -> int:
+        """Number of changed copies."""
+        return 0
 
     def __len__(self) -> int:
-        return 1
+        return 1 + self.n
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """How each query was made."""
+        return ("original", *self.n * (self.kind,))
 
     def __call__(self, query: int, x: np.ndarray) -> np.ndarray:
-        """Return the records."""
-        return x
+        """Return the records, or their copies number ``query``."""
+        return self.copy(query, x) if query else x
+
+    def copy(self, query: int, x: np.ndarray) -> np.ndarray:
+        """Return the records with change number ``query``, from 1."""
+        raise NotImplementedError
 
     def check(self, pool: Pool) -> None:
         """Accept every pool."""
 
 
 @dataclass(frozen=True)
-class Flips:
+class Original(_Copies):
+    """One query per record: the record itself."""
+
+    kind: ClassVar[str] = "original"
+
+
+@dataclass(frozen=True)
+class Flips(_Copies):
     """The record, then copies in which a few binary features are flipped (Choquette-Choo et al., 2021, section 4.3).
 
     Parameters
@@ -66,6 +86,8 @@ class Flips:
         Seed of the flips.
     """
 
+    kind: ClassVar[str] = "flip"
+
     n: int = 16
     fraction: float = 0.02
     seed: int = 0
@@ -75,18 +97,8 @@ class Flips:
         check_number("fraction", self.fraction, above=0, high=1)
         check_integer("seed", self.seed)
 
-    def __len__(self) -> int:
-        return 1 + self.n
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """How each query was made."""
-        return _kinds("flip", len(self))
-
-    def __call__(self, query: int, x: np.ndarray) -> np.ndarray:
+    def copy(self, query: int, x: np.ndarray) -> np.ndarray:
         """Return the records with the flips of copy ``query``."""
-        if query == 0:
-            return x
         flip = generator(self.seed, "flips", query).random(x.shape) < self.fraction
         return np.where(flip, 1 - x, x).astype(x.dtype)
 
@@ -96,7 +108,7 @@ class Flips:
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(_Copies):
     """The record, then copies with Gaussian noise on every feature (Choquette-Choo et al., 2021).
 
     The copies of images stay images: pixels end at 0 and 1, or at the darkest and the brightest pixel of the pool where
@@ -112,6 +124,8 @@ class Noise:
         Seed of the noise.
     """
 
+    kind: ClassVar[str] = "noise"
+
     n: int = 16
     scale: float = 0.2
     seed: int = 0
@@ -121,18 +135,8 @@ class Noise:
         check_number("scale", self.scale, above=0)
         check_integer("seed", self.seed)
 
-    def __len__(self) -> int:
-        return 1 + self.n
-
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """How each query was made."""
-        return _kinds("noise", len(self))
-
-    def __call__(self, query: int, x: np.ndarray) -> np.ndarray:
+    def copy(self, query: int, x: np.ndarray) -> np.ndarray:
         """Return the records with the noise of copy ``query``."""
-        if query == 0:
-            return x
         noisy = generator(self.seed, "noise", query).standard_normal(x.shape, dtype=np.float32)
         noisy *= np.float32(self.scale) * x.std(axis=0, dtype=np.float32)
         noisy += x
@@ -151,7 +155,7 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Shifts:
+class Shifts(_Copies):
     """The image, then shifted and mirrored copies (Choquette-Choo et al., 2021, section 4.2).
 
     All shifts by ``-pixels``, 0 or ``pixels`` in both directions, each with and without a mirror image: 18 queries,
@@ -164,6 +168,8 @@ class Shifts:
     mirror : bool
         Whether mirror images are queried as well.
     """
+
+    kind: ClassVar[str] = "shift"
 
     pixels: int = 4
     mirror: bool = True
@@ -179,15 +185,12 @@ class Shifts:
             for dy, dx in product(steps, steps)
         ]
 
-    def __len__(self) -> int:
-        return len(self._moves())
-
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """How each query was made."""
-        return _kinds("shift", len(self))
+    def n(self) -> int:
+        """Number of changed copies."""
+        return len(self._moves()) - 1
 
-    def __call__(self, query: int, x: np.ndarray) -> np.ndarray:
+    def copy(self, query: int, x: np.ndarray) -> np.ndarray:
         """Return the images with the move of copy ``query``."""
         dy, dx, mirror = self._moves()[query]
         height, width = x.shape[-2:]
@@ -205,7 +208,7 @@ class Shifts:
 
 
 @dataclass(frozen=True)
-class Mixed:
+class Mixed(_Copies):
     """The record, then mixtures of it with another record, as mixup trains on them (Zhang et al., 2018).
 
     Query q is ``fraction * x_i + (1 - fraction) * x_pi(i)``, where pi pairs every record of the pool with another one,
@@ -220,6 +223,8 @@ class Mixed:
     seed : int
         Seed of the pairs.
     """
+
+    kind: ClassVar[str] = "mixed"
 
     fractions: tuple[float, ...] = (0.2, 0.5, 0.8)
     seed: int = 0
@@ -239,18 +244,13 @@ class Mixed:
         object.__setattr__(self, "fractions", tuple(map(float, fractions)))
         check_integer("seed", self.seed)
 
-    def __len__(self) -> int:
-        return 1 + len(self.fractions)
-
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """How each query was made."""
-        return _kinds("mixed", len(self))
+    def n(self) -> int:
+        """Number of mixtures."""
+        return len(self.fractions)
 
-    def __call__(self, query: int, x: np.ndarray) -> np.ndarray:
+    def copy(self, query: int, x: np.ndarray) -> np.ndarray:
         """Return the mixtures of all records of a pool with fraction number ``query - 1``."""
-        if query == 0:
-            return x
         fraction = self.fractions[query - 1]
         mixture = np.float32(fraction) * x
         mixture += np.float32(1 - fraction) * x[pairing(len(x), self.seed)]
@@ -304,17 +304,17 @@ class Compose:
         if not parts:
             raise ValueError("Compose needs at least one kind of queries, e.g. Compose(Noise(n=4), Mixed()).")
         for part in parts:
-            _check_instance("Several: part", part, "an instance")
+            _check_instance("Compose: part", part, "an instance")
         flat = [own for part in parts for own in (part.parts if isinstance(part, Compose) else (part,))]
         for i, part in enumerate(flat):
             if part in flat[:i]:
-                raise ValueError(f"Several has {part!r} twice: give one of them another seed.")
+                raise ValueError(f"Compose has {part!r} twice: give one of them another seed.")
         if sum(isinstance(part, Mixed) for part in flat) > 1:
-            raise ValueError("Several has more than one Mixed: give one of them all the fractions.")
+            raise ValueError("Compose has more than one Mixed: give one of them all the fractions.")
         object.__setattr__(self, "parts", tuple(flat))
 
     def __repr__(self) -> str:
-        return f"Several({', '.join(map(repr, self.parts))})"
+        return f"Compose({', '.join(map(repr, self.parts))})"
 
     def __len__(self) -> int:
         return 1 + sum(len(part) - 1 for part in self.parts)
@@ -340,13 +340,9 @@ class Compose:
             part.check(pool)
 
 
-def _kinds(kind: str, n: int) -> tuple[str, ...]:
-    return ("original", *(n - 1) * (kind,))
-
-
 def kinds(queries: Queries) -> tuple[str, ...]:
     """Return how each query is made, ``"changed"`` where a class of your own does not say."""
-    return tuple(getattr(queries, "kinds", _kinds("changed", len(queries))))
+    return tuple(getattr(queries, "kinds", ("original", *(len(queries) - 1) * ("changed",))))
 
 
 def mixtures(queries: Queries) -> Mixed | None:

@@ -249,7 +249,7 @@ def test_several_asks_every_part_in_turn():
     assert asked.kinds == ("original", *2 * ("noise",), *8 * ("shift",), *3 * ("mixed",))
     with pytest.raises(IndexError, match=r"^query=14 must be at most 13"):
         asked(14, x)
-    assert repr(asked) == f"Several({parts[0]!r}, {parts[1]!r}, {parts[2]!r})"
+    assert repr(asked) == f"Compose({parts[0]!r}, {parts[1]!r}, {parts[2]!r})"
     assert Compose(Compose(parts[0], parts[1]), parts[2]) == asked
     assert mixtures(asked) == parts[2]
     assert mixtures(parts[2]) == parts[2]
@@ -297,10 +297,10 @@ def test_queries_of_one_s_own_need_no_kinds(tmp_path):
     ("make", "message"),
     [
         (lambda: Compose(), "Compose needs at least one kind of queries"),
-        (lambda: Compose("augmented"), "Several: part='augmented' must be an instance such as"),
-        (lambda: Compose(Noise), "Several: part=<class .*Noise'> must be an instance such as"),
-        (lambda: Compose(Noise(), Noise()), r"Several has Noise\(.*\) twice: give one of them another seed"),
-        (lambda: Compose(Mixed(), Compose(Mixed(seed=1))), "Several has more than one Mixed"),
+        (lambda: Compose("augmented"), "Compose: part='augmented' must be an instance such as"),
+        (lambda: Compose(Noise), "Compose: part=<class .*Noise'> must be an instance such as"),
+        (lambda: Compose(Noise(), Noise()), r"Compose has Noise\(.*\) twice: give one of them another seed"),
+        (lambda: Compose(Mixed(), Compose(Mixed(seed=1))), "Compose has more than one Mixed"),
         (lambda: Mixed(fractions=()), r"fractions=\(\) must be a sequence of numbers"),
         (lambda: Mixed(fractions=0.5), "fractions=0.5 must be a sequence of numbers"),
         (lambda: Mixed(fractions=(0.5, 0)), "fractions=0 must be greater than 0"),
