@@ -396,7 +396,7 @@ def test_other_attacks_leave_mixed_queries_out():
         (lambda: CoMembership(size=0), "size=0 must be an integer of at least 1."),
         (lambda: CoMembership(of="lirra"), "attack='lirra' is unknown. Did you mean 'lira'?"),
         (lambda: CoMembership(of="quantile"), "of='quantile' looks at the features of records"),
-        (lambda: CoMembership(per_class=True), "per_class=True makes no sense here"),
+        (lambda: CoMembership(per_class=True), "per_class=True has no use here: the records of a set"),
         (lambda: CoMembership(of="loss", calibrate="ratio"), "calibrate='ratio' is unknown."),
         (lambda: MixedPairs(variance="pool"), "variance='pool' is unknown. Did you mean 'pooled'?"),
         (lambda: MixedPairs(calibrate="shadows"), "calibrate='shadows' is unknown."),

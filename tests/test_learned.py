@@ -44,9 +44,9 @@ def test_log_posteriors_worked_by_hand():
     game = mia.Game.from_arrays(
         logits=np.stack([logits, logits[::-1]]), member=np.eye(2, dtype=bool), y=np.array([0, 1])
     )
-    by_class = learned.log_posteriors(game, 0, "by_class")
+    by_class = learned._log_posteriors(game, 0, "by_class")
     np.testing.assert_allclose(by_class, np.log([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]), rtol=1e-12)
-    descending = learned.log_posteriors(game, 1, "sorted")
+    descending = learned._log_posteriors(game, 1, "sorted")
     np.testing.assert_allclose(descending, np.log([[0.7, 0.2, 0.1], [0.5, 0.25, 0.25]]), rtol=1e-12)
 
 

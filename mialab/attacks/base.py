@@ -50,6 +50,8 @@ class Attack(ABC):
     calibrations: ClassVar[tuple[str, ...]] = ("shadows", "known_half")
     #: Threshold of scores that have one of their own ("ratio" and "level").
     own_threshold: ClassVar[float] = 0.0
+    #: Why there are no thresholds for each class, if so.
+    no_per_class: ClassVar[str] = ""
 
     per_class: bool = False
     calibrate: str | None = None
@@ -61,6 +63,8 @@ class Attack(ABC):
         if pool is not None and not isinstance(pool, Pool):
             raise TypeError(f"pool={pool!r} must be a Pool, e.g. mialab.load('digits').")
         choose("calibrate", self.calibrate, self.calibrations)
+        if self.per_class and self.no_per_class:
+            raise ValueError(f"per_class=True has no use here: {self.no_per_class}.")
         if self.per_class and self.calibrate == "ratio":
             raise ValueError(
                 "per_class=True needs thresholds that are calibrated: give calibrate='known_half'."

@@ -26,12 +26,8 @@ def calibrated(values: np.ndarray, member: np.ndarray, excluded_models: np.ndarr
 
     Parameters
     ----------
-    values : numpy.ndarray of float, shape (model, record)
-        A number for every model and every record.
-    member : numpy.ndarray of bool, shape (model, record)
-        Which model was trained on which record. Without any shadow model not trained on it, a score means nothing.
-    excluded_models : numpy.ndarray of int, shape (target, record)
-        See `Game.excluded_models`.
+    values, member, excluded_models
+        See `mialab.attacks.shadows.blocks`. Without any shadow model not trained on a record, its score means nothing.
 
     Returns
     -------

@@ -28,12 +28,7 @@ class GroupAttack(Attack):
     not which one.
     """
 
-    def __post_init__(self) -> None:
-        if self.per_class:
-            raise ValueError(
-                "per_class=True makes no sense here: the records of a set may be of several classes."
-            )
-        super().__post_init__()
+    no_per_class: ClassVar[str] = "the records of a set may be of several classes"
 
     @abstractmethod
     def of_sets(self, game: Game) -> tuple[np.ndarray, np.ndarray]:

@@ -33,10 +33,8 @@ def logistic_log_odds(
     ----------
     bits : numpy.ndarray, shape (model, query, record)
         Features of every model's answers, e.g. 1 where the answer was right.
-    member : numpy.ndarray of bool, shape (model, record)
-        Which model was trained on which record.
-    excluded_models : numpy.ndarray of int, shape (target, record)
-        The model that is no shadow besides the target itself, -1 for none; see `Game.excluded_models`.
+    member, excluded_models
+        See `mialab.attacks.shadows.blocks`.
     penalty : float
         Weight of half the squared norm (1 / C in scikit-learn's terms).
     block : int

@@ -5,8 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +22,6 @@ from mialab.games.base import Game
 from mialab.training.streams import Streams, generator
 
 if TYPE_CHECKING:
-    from sklearn.base import ClassifierMixin
     from sklearn.pipeline import Pipeline
 
 #: Log-probabilities that are kept where they are sorted (Salem et al., 2019).
@@ -30,22 +30,8 @@ TOP = 3
 CLIP = 36.0
 
 
-def log_posteriors(game: Game, model: int, posteriors: str) -> torch.Tensor:
-    """Return the log-probabilities in one model's answers to the unchanged records.
-
-    Parameters
-    ----------
-    game : Game
-        The game, with logits.
-    model : int
-        The model.
-    posteriors : {"by_class", "sorted"}
-        All of them in the order of the classes, or the greatest three (two of two classes) in descending order.
-
-    Returns
-    -------
-    torch.Tensor of float64, shape (record, label) or (record, 3)
-    """
+def _log_posteriors(game: Game, model: int, posteriors: str) -> torch.Tensor:
+    """Log-probabilities in one model's answers to the unchanged records, see `Shokri`, float64 (record, feature)."""
     logits = game.dataset["logits"][model, 0].to_numpy()
     log_p = torch.log_softmax(torch.as_tensor(logits, dtype=torch.float64), dim=-1)
     return log_p.topk(min(TOP, log_p.shape[-1])).values if posteriors == "sorted" else log_p
@@ -109,36 +95,29 @@ def training_rows(member: np.ndarray, shadow: np.ndarray, most: int, rng: np.ran
     return use
 
 
-def _logistic() -> ClassifierMixin:
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(solver="newton-cholesky", tol=1e-8)
-
-
-def _boosting() -> ClassifierMixin:
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    return HistGradientBoostingClassifier(max_leaf_nodes=15, random_state=0)
-
-
-def _network() -> ClassifierMixin:
-    from sklearn.neural_network import MLPClassifier
-
-    return MLPClassifier((64,), max_iter=30, random_state=0)
+#: scikit-learn's classifiers: module, class and parameters.
+CLASSIFIERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "logistic": ("linear_model", "LogisticRegression", {"solver": "newton-cholesky", "tol": 1e-8}),
+    "boosting": ("ensemble", "HistGradientBoostingClassifier", {"max_leaf_nodes": 15, "random_state": 0}),
+    "network": (
+        "neural_network",
+        "MLPClassifier",
+        {"hidden_layer_sizes": (64,), "max_iter": 30, "random_state": 0},
+    ),
+}
 
 
-CLASSIFIERS = {"logistic": _logistic, "boosting": _boosting, "network": _network}
-
-
-def _fit(classifier: str, x: np.ndarray, member: np.ndarray) -> Pipeline:
-    """Train a classifier of answers (answer, feature) on scaled features."""
+def fit(classifier: str, x: np.ndarray, member: np.ndarray, **parameters: Any) -> Pipeline:
+    """Train one of `CLASSIFIERS` to tell members by numbers (answer, feature), which are scaled."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    module, name, its_own = CLASSIFIERS[classifier]
+    made = getattr(import_module(f"sklearn.{module}"), name)(**its_own, **parameters)
     with warnings.catch_warnings():  # the network's epochs are few on purpose
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return make_pipeline(StandardScaler(), CLASSIFIERS[classifier]()).fit(x.astype(np.float64), member)
+        return make_pipeline(StandardScaler(), made).fit(x.astype(np.float64), member)
 
 
 def _log_odds(fitted: Pipeline, x: np.ndarray) -> np.ndarray:
@@ -251,7 +230,7 @@ class Shokri(Attack):
 
     def _features(self, game: Game, k: int) -> np.ndarray:
         """Return what an attack model sees of one model's answers, float32 (record, feature)."""
-        columns = [log_posteriors(game, k, self.posteriors).numpy()]
+        columns = [_log_posteriors(game, k, self.posteriors).numpy()]
         if self.label:
             columns += [game.signal(name)[k, 0][:, None] for name in ("scaled_logit", "correctness")]
         return np.concatenate(columns, axis=1, dtype=np.float32)
@@ -264,7 +243,7 @@ class Shokri(Attack):
         for group in np.unique(groups[record]):
             rows = groups[record] == group
             if member[rows].any() and not member[rows].all():
-                models[group] = _fit(self.classifier, x[rows], member[rows])
+                models[group] = fit(self.classifier, x[rows], member[rows])
         return models
 
 
@@ -379,13 +358,12 @@ class Nasr(Attack):
     needs: ClassVar[Requirements] = Requirements(logits=True, known_half=4)
     calibrations: ClassVar[tuple[str, ...]] = ("ratio",)
     source: ClassVar[str] = "Nasr et al. (2018); Chen and Pattabiraman (2024)"
+    no_per_class: ClassVar[str] = "the label is one of the network's inputs"
 
     posteriors: str = "by_class"
     steps: int = 100
 
     def __post_init__(self) -> None:
-        if self.per_class:
-            raise ValueError("per_class=True has no use here: the label is one of the network's inputs.")
         super().__post_init__()
         choose("posteriors", self.posteriors, ("by_class", "sorted"))
         check_integer("steps", self.steps, low=LOOK)
@@ -404,7 +382,7 @@ class Nasr(Attack):
 
     def _attack(self, game: Game, known: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Train the networks for some targets, and return their scores (target, record)."""
-        log_p = torch.stack([_scaled(log_posteriors(game, k, self.posteriors), known[k]) for k in targets])
+        log_p = torch.stack([_scaled(_log_posteriors(game, k, self.posteriors), known[k]) for k in targets])
         loss = torch.as_tensor(-game.signal("loss")[:, 0, :, None])
         loss = torch.stack([_scaled(loss[k], known[k]) for k in targets])
         label = one_hot(torch.as_tensor(game.y), game.n_classes).float()

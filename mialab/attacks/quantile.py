@@ -145,6 +145,7 @@ class QuantileRegression(Attack):
 
     calibrations: ClassVar[tuple[str, ...]] = ("level",)
     source: ClassVar[str] = "Bertran et al. (2023)"
+    no_per_class: ClassVar[str] = "the label is one of the features"
 
     pool: Pool | None = None
     form: str = "gaussian"
@@ -156,8 +157,6 @@ class QuantileRegression(Attack):
         choose("form", self.form, ("gaussian", "pinball"))
         check_values(self.signal)
         check_number("alpha", self.alpha, above=0, high=0.5)
-        if self.per_class:
-            raise ValueError("per_class=True has no use here: the label is one of the features.")
 
     @property
     def needs(self) -> Requirements:

@@ -67,11 +67,8 @@ def attack_r(log_p: np.ndarray, member: np.ndarray, excluded_models: np.ndarray)
     ----------
     log_p : numpy.ndarray of float, shape (model, record)
         Log of the probability that every model gives to every record's label.
-    member : numpy.ndarray of bool, shape (model, record)
-        Which model was trained on which record.
-    excluded_models : numpy.ndarray of int, shape (target, record)
-        The model that is no shadow besides the target itself, of the opposite membership, -1 for none; see
-        `Game.excluded_models`.
+    member, excluded_models
+        See `mialab.attacks.shadows.blocks`.
 
     Returns
     -------

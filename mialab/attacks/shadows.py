@@ -77,24 +77,7 @@ def lost(
 def over_queries(
     score: Callable[..., np.ndarray], game: Game, signal: str, queries: str, **options: Any
 ) -> np.ndarray:
-    """Mean of scores over queries.
-
-    Parameters
-    ----------
-    score : callable
-        From a signal (model, record), ``member`` and ``excluded_models`` of the game to scores (target, record).
-    game : Game
-    signal : str
-        Name of the signal.
-    queries : {"original", "all"}
-        The record itself alone, or all queries but mixed ones.
-    **options
-        Of ``score``.
-
-    Returns
-    -------
-    numpy.ndarray of float64, shape (target, record)
-    """
+    """Mean of scores of a signal, each from a function such as `lira`, over the queries that an attack has in view."""
     phi = game.signal(signal)
     chosen = game.unmixed if queries == "all" else [0]
     parts = (score(phi[:, query], game.member, game.excluded_models, **options) for query in chosen)

@@ -105,7 +105,7 @@ def shadow_thresholds(
     score, member : numpy.ndarray, shape (model, record)
         Scores and truth of every model.
     excluded_models : numpy.ndarray of int, shape (target, record)
-        The model that is no shadow besides the target itself, -1 for none; see `Game.excluded_models`.
+        See `Game.excluded_models`.
     groups : numpy.ndarray of int, shape (record,)
         Group of each record, e.g. its class.
     scorable : numpy.ndarray of bool, shape (model, record), optional

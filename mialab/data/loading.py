@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mialab._validation import check_integer
 from mialab.data import images, tables  # noqa: F401  # they register their data sets
 from mialab.data.files import _own_file
 from mialab.data.pool import Pool
@@ -116,12 +117,10 @@ def load(
     Pool('digits': 400 records of shape (1, 8, 8) float32, 10 classes, image; 40 validation, 500 test)
     """
     entry = _own_file(Path(name).expanduser()) if str(name).endswith(".npz") else _known(str(name))
-    given = {"size": size, "validation": validation, "test": test, "reference": reference, "seed": seed}
+    given = {"size": size, "validation": validation, "test": test, "reference": reference}
     for parameter, value in given.items():
-        if value is None and parameter != "seed":
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
-            raise ValueError(f"{parameter} must be an integer of at least 0, got {value!r}")
+        check_integer(parameter, 0 if value is None else value)
+    check_integer("seed", seed)
     raw = entry.make()
     n = len(raw.y)
     if test is None:

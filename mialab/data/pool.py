@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from mialab._validation import check_integer, choose
 from mialab.data.registry import plain_bytes
 
 KINDS = ("tabular", "binary", "image")
@@ -79,12 +80,8 @@ class Pool:
     loaded: dict[str, Any] | None = field(default=None, init=False)  # so a changed copy has none
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {self.kind!r}")
-        if isinstance(self.n_classes, bool) or not isinstance(self.n_classes, int | np.integer):
-            raise ValueError(f"n_classes must be an integer, got {self.n_classes!r}")
-        if self.n_classes < 2:
-            raise ValueError(f"n_classes must be at least 2, got {self.n_classes}")
+        choose("kind", self.kind, KINDS)
+        check_integer("n_classes", self.n_classes, low=2)
         if self.label_names and len(self.label_names) != self.n_classes:
             raise ValueError(f"label_names has {len(self.label_names)} names for {self.n_classes} classes")
         _check_part(self.x, self.y, "", self.n_classes, self.kind)
