@@ -26,7 +26,6 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import sys
 import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -44,6 +43,7 @@ import mialab as mia
 from mialab.attacks.lira import VARIANCE_FLOOR, lira
 from mialab.attacks.rmia import rmia
 from mialab.attacks.thresholds import shadow_thresholds
+from mialab.chapters.scale import allocated
 from mialab.classifiers.game import Game
 from mialab.classifiers.signals import LOGITS, SIGNALS
 from mialab.training.membership import membership
@@ -121,15 +121,6 @@ def plain_thresholds(answers: Answers, targets: range) -> np.ndarray:
     return np.array(thresholds)
 
 
-def allocated(job: Callable[[], object]) -> float:
-    """Return the peak of the memory that a job allocates, in MB."""
-    tracemalloc.start()
-    job()
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    return peak / 1e6
-
-
 def compare(
     workload: str,
     plain: Callable[[range], np.ndarray],
@@ -147,8 +138,8 @@ def compare(
     seconds = common.cpu_seconds(ours, 2 * repeats)
     loop = "plain" if timed == n_targets else f"plain, from {timed} targets"
     rows = [
-        Row(workload, loop, plain_seconds, ratio_to_plain=1.0, peak_mb=allocated(lambda: plain(range(1)))),
-        Row(workload, "mialab", seconds, ratio_to_plain=plain_seconds / seconds, peak_mb=allocated(ours)),
+        Row(workload, loop, plain_seconds, ratio_to_plain=1.0, peak_mb=allocated(lambda: plain(range(1)))[1]),
+        Row(workload, "mialab", seconds, ratio_to_plain=plain_seconds / seconds, peak_mb=allocated(ours)[1]),
     ]
     print(f"{workload}: {plain_seconds:.3g} s plain, {seconds:.3g} s here", flush=True)
     return rows

@@ -240,13 +240,12 @@ wide = mia.play(
     n_models=max(models),
     seed=seed,
 )
-with scale.allocated() as audit_memory:
-    table = mia.audit(wide, ["loss", "lira", "rmia"])
+table, audit_mb = scale.allocated(lambda: mia.audit(wide, ["loss", "lira", "rmia"]))
 table.summary("auc")
 
 # %% tags=["hide-cell"]
 glue("logits_mb", wide.dataset["logits"].nbytes / 1e6, display=False)
-glue("audit_mb", audit_memory.mb, display=False)
+glue("audit_mb", audit_mb, display=False)
 
 # %% [markdown]
 # The game's logits are {glue:text}`logits_mb:.0f` MB; the audit held {glue:text}`audit_mb:.0f` MB at most.

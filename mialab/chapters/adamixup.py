@@ -11,7 +11,7 @@ import pandas as pd
 
 from mialab import _progress, metrics
 from mialab import defenses as _defenses
-from mialab._validation import as_integers, check_integer, choose
+from mialab._validation import as_integers, check_integer, choose, select
 from mialab.auditing.taxonomy import _chosen
 from mialab.classifiers.game import play
 from mialab.defenses import AdaMixup
@@ -175,10 +175,9 @@ def same_accuracy(frame: pd.DataFrame, defense: str, control: str = "none") -> i
         The first of the measured epochs at which the control's mean test accuracy is at least that of the defense after
         its last epoch; if there is none, the first with the control's highest.
     """
-    for name, label in (("defense", defense), ("control", control)):
-        choose(name, label, set(frame["defense"]))
-    rows = frame[frame["metric"] == "test_accuracy"].sort_values("epoch")
-    own, other = (rows[rows["defense"] == label].set_index("epoch")["value"] for label in (defense, control))
+    choose("control", control, set(frame["defense"]))
+    rows = select(frame, metric="test_accuracy").sort_values("epoch").set_index("epoch")
+    own, other = (select(rows, defense=label)["value"] for label in (defense, control))
     enough = other.index[other >= own.iloc[-1]]
     return int(enough[0] if len(enough) else other.idxmax())
 
@@ -193,14 +192,10 @@ def worst(frame: pd.DataFrame, attack: str, metric: str, defense: str) -> Interv
     attack, metric, defense : str
         Which figure.
     """
-    for name, value in (("attack", attack), ("metric", metric), ("defense", defense)):
-        choose(name, value, set(frame[name]))
-    rows = frame[(frame["attack"] == attack) & (frame["metric"] == metric) & (frame["defense"] == defense)]
-    last = rows["epoch"] == (
-        rows.groupby("dataset")["epoch"].transform("max") if "dataset" in rows else rows["epoch"].max()
-    )
-    row = rows[last].loc[rows[last]["high"].idxmax()]
-    return Interval(float(row["value"]), float(row["low"]), float(row["high"]))
+    rows = select(frame, attack=attack, metric=metric, defense=defense)
+    last = rows.groupby("dataset")["epoch"].transform("max") if "dataset" in rows else rows["epoch"].max()
+    greatest = rows[rows["epoch"] == last].nlargest(1, "high")
+    return Interval(*greatest[["value", "low", "high"]].to_numpy(dtype=np.float64)[0].tolist())
 
 
 def mixing_strength(

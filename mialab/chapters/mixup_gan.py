@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mialab._validation import check_integer, choose
+from mialab._validation import check_integer, choose, select
 from mialab.attacks.lira import VARIANCE_FLOOR, _log_density, _moments
 from mialab.auditing.deciles import deciles
 from mialab.auditing.distances import PARTS, _resamples, _weighted
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable
+from mialab.chapters.settings import take
 from mialab.data import loading
 from mialab.data.pool import Pool
 from mialab.gan.defenses.base import Defense
@@ -27,9 +28,6 @@ from mialab.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     from mialab.attacks.base import Attack
-if TYPE_CHECKING:
-    from mialab.attacks.base import Attack
-    from mialab.gan.game import GeneratorGame
 
 
 #: Parameters of `mialab.gan.play` that say how a game is played, not which.
@@ -72,14 +70,11 @@ def settings(given: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[s
         kind = NETWORKS[choose(f"datasets[{name!r}]['networks']", wanted.pop("networks", "mlp"), NETWORKS)]
         parts = {"size": "size", "reference": "validation", "test": "test"}
         records = {to: wanted.pop(key) for key, to in parts.items() if key in wanted}
-        of_training, of_networks = ({f.name for f in dataclasses.fields(c)} for c in (Training, kind))
+        known = {field.name for made_of in (Training, kind) for field in dataclasses.fields(made_of)}
         for key in wanted:
-            choose(f"datasets[{name!r}]", key, of_training | of_networks | {*parts, "networks"})
-        made[name] = Setting(
-            loading.load(name, seed=seed, **records),
-            kind(**{key: value for key, value in wanted.items() if key in of_networks}),
-            Training(**{key: value for key, value in wanted.items() if key in of_training}),
-        )
+            choose(f"datasets[{name!r}]", key, {*known, *parts, "networks"})
+        pool = loading.load(name, seed=seed, **records)
+        made[name] = Setting(pool, take(kind, wanted), take(Training, wanted))
     return made
 
 
@@ -234,12 +229,10 @@ def beside(results: AuditTable, quality: pd.DataFrame, *, dataset: str = "") -> 
         rows += PUBLISHED[PUBLISHED["defense"] == defense].to_dict("records")
         rows.append({"data set": f"ours: {dataset}", "defense": defense, **values})
     table = pd.DataFrame(rows).set_index(["defense", "data set"])
-    decimals = {"accuracy": 3, "FID": 1}
-    return table.apply(
-        lambda column: column.map(
-            lambda x: "-" if pd.isna(x) else f"{x:.{decimals.get(str(column.name), 3)}f}"
-        )
-    )
+    for column in table:
+        digits = 1 if column == "FID" else 3
+        table[column] = ["-" if pd.isna(x) else f"{x:.{digits}f}" for x in table[column]]
+    return table
 
 
 class Ratios(NamedTuple):
@@ -382,10 +375,7 @@ def shift(
     defense, of, part, quantity
         Values of the columns of that name.
     """
-    choose("defense", defense, set(table["defense"]))
-    choose("of", of, ("members", "non-members"))
-    choose("quantity", quantity, set(table["quantity"]))
-    rows = table.query("defense == @defense and of == @of and part == @part and quantity == @quantity")
+    rows = select(table, defense=defense, of=of, part=part, quantity=quantity)
     return Interval(*rows[["value", "low", "high"]].to_numpy(dtype=np.float64)[0].tolist())
 
 

@@ -148,24 +148,19 @@ def changes(
     for measure in measures:
         choose("measures", measure, known)
     before = reference.outcome(attack)
-    rows = {}
+    columns = pd.MultiIndex.from_product([measures, ["points", "relative"]])
+    table = pd.DataFrame(index=pd.Index(list(games), dtype=object), columns=columns, dtype=object)
+    options: dict[str, Any] = {"fprs": (), "n_resamples": n_resamples, "seed": seed}
     for label, game in games.items():
         if game.member.shape != reference.member.shape or (game.member != reference.member).any():
             raise ValueError(
                 f"games[{label!r}] has other members than the reference: play both with the same seed."
             )
         after = game.outcome(attack)
-        options: dict[str, Any] = {"fprs": (), "n_resamples": n_resamples, "seed": seed}
-        found = {
-            reading: after.differences(before, relative=reading == "relative", **options)
-            for reading in ("points", "relative")
-        }
-        rows[label] = [found[reading][measure] for measure in measures for reading in found]
-    columns = pd.MultiIndex.from_product([measures, ["points", "relative"]])
-    table = pd.DataFrame(index=pd.Index(list(rows), dtype=object), columns=columns, dtype=object)
-    for label, cells in rows.items():
-        for column, cell in zip(columns, cells, strict=True):
-            table.at[label, column] = cell
+        for reading in ("points", "relative"):
+            found = after.differences(before, relative=reading == "relative", **options)
+            for measure in measures:
+                table.at[label, (measure, reading)] = found[measure]
     return table
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable
+from typing import Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,6 +14,8 @@ from mialab._validation import check_integer, choose
 from mialab.classifiers.game import stored_arrays
 from mialab.games.base import Game
 from mialab.games.store import DIGEST
+
+Result = TypeVar("Result")
 
 
 def stored_bytes(
@@ -128,26 +128,13 @@ def exponent(size: ArrayLike, cost: ArrayLike) -> float:
     return float(np.polyfit(np.log(size), np.log(cost), 1)[0])
 
 
-@dataclass
-class Allocation:
-    """What `allocated` measured, in MB."""
+def allocated(job: Callable[[], Result]) -> tuple[Result, float]:
+    """Run a job; return what it returns, and the most memory that it made Python and NumPy hold at a time, in MB.
 
-    mb: float = float("nan")
-
-
-@contextmanager
-def allocated() -> Iterator[Allocation]:
-    """Measure the most memory that Python and NumPy hold at a time, beyond what they held before.
-
-    Yields
-    ------
-    Allocation
-        Its ``mb`` is there after the block. Memory that libraries take without telling Python does not count.
+    Memory that libraries take without telling Python does not count.
     """
     tracemalloc.start()
-    result = Allocation()
     try:
-        yield result
+        return job(), tracemalloc.get_traced_memory()[1] / 1e6
     finally:
-        result.mb = tracemalloc.get_traced_memory()[1] / 1e6
         tracemalloc.stop()

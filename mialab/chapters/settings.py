@@ -59,11 +59,10 @@ def settings(given: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[s
     """
     made = {}
     for name, wanted in given.items():
-        of_training = {field.name for field in dataclasses.fields(Training)}
         wanted = dict(wanted)
         size, other = wanted.pop("size", None), wanted.pop("other_model", None)
         probes = tuple(wanted.pop("probes", PROBES))
-        training = Training(**{key: wanted.pop(key) for key in list(wanted) if key in of_training})
+        training = take(Training, wanted)
         network = _network(wanted, f"datasets[{name!r}]")
         other = None if other is None else _network(other, f"datasets[{name!r}]['other_model']")
         pool = loading.load(name, size=size, seed=seed)
@@ -81,7 +80,13 @@ def _network(wanted: Mapping[str, Any], where: str) -> Model:
     wanted = dict(wanted)
     kinds = {"mlp": models.MLP, "cnn": models.CNN, "resnet": models.ResNet}
     kind = kinds[choose(f"{where}['model']", wanted.pop("model", "mlp"), kinds)]
-    known = {field.name for field in dataclasses.fields(kind)}
     for key in wanted:
-        choose(f"{where}: the parameter", key, known)
-    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in wanted.items()})
+        choose(f"{where}: the parameter", key, (field.name for field in dataclasses.fields(kind)))
+    return take(kind, wanted)
+
+
+def take(kind: Any, wanted: dict[str, Any]) -> Any:
+    """Make a dataclass of those of the parameters that are its own, which are taken out of ``wanted``."""
+    own = {field.name for field in dataclasses.fields(kind)} & wanted.keys()
+    values = {key: wanted.pop(key) for key in sorted(own)}
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})

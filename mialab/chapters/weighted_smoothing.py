@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -226,26 +226,30 @@ def weight_spread(
             own = run.memory["factor"].gather(1, run.members).cpu().numpy()
             factors.setdefault(run.epoch, []).append(own)
 
-    for k in range(n_models):
-        train_group(
-            [k],
-            pool=pool,
-            y=pool.y,
-            member=member[[k]],
-            build=models.make(model),
-            defense=defense,
-            training=training,
-            queries=queries.make("original", pool),
-            seed=seed,
-            device=device,
-            observe=observe,
-        )
+    _watch(pool, member, models.make(model), defense, training, seed, device, observe)
     rows = [
         (epoch, quantile, float(np.quantile(of_epoch, quantile)))
         for epoch, of_epoch in factors.items()
         for quantile in sorted(quantiles)
     ]
     return pd.DataFrame(rows, columns=["epoch", "quantile", "value"])
+
+
+def _watch(
+    pool: Pool,
+    member: np.ndarray,
+    build: Model,
+    defense: Defense,
+    training: Training,
+    seed: int,
+    device: str,
+    observe: Callable[[Run], None],
+) -> None:
+    """Train models as a game has them, one after the other, and look at each training."""
+    options: dict[str, Any] = {"build": build, "defense": defense, "training": training, "seed": seed}
+    options |= {"queries": queries.make("original", pool), "device": device, "observe": observe}
+    for k in range(len(member)):
+        train_group([k], pool=pool, y=pool.y, member=member[[k]], **options)
 
 
 BLOCK = 1024
@@ -319,19 +323,11 @@ def embedding(
         hook.remove()
 
     held_out = replace(pool, x=pool.x_test, y=pool.y_test, x_test=pool.x[:0], y_test=pool.y[:0])
-    train_group(
-        [0],
-        pool=held_out,
-        y=held_out.y,
-        member=np.ones((1, len(held_out)), bool),
-        build=build,
-        defense=Defense(),
-        training=training,
-        queries=queries.make("original", held_out),
-        seed=int(generator(seed, "reference network").integers(2**31)),
-        device=device,
-        observe=observe,
+    everyone, own_seed = (
+        np.ones((1, len(held_out)), bool),
+        generator(seed, "reference network").integers(2**31),
     )
+    _watch(held_out, everyone, build, Defense(), training, int(own_seed), device, observe)
     return torch.cat(seen).flatten(1).cpu().numpy()
 
 
@@ -387,11 +383,8 @@ def centroid_distance(points: ArrayLike, y: ArrayLike) -> np.ndarray:
         As in `neighbor_distance`.
     """
     points, y = _points(points, y)
-    place = np.unique(y, return_inverse=True)[1]
-    total = np.zeros((place.max() + 1, points.shape[1]))
-    np.add.at(total, place, points)
-    mean = total / np.bincount(place)[:, None]
-    return np.linalg.norm(points - mean[place], axis=1)
+    mean = pd.DataFrame(points).groupby(y).transform("mean").to_numpy()
+    return np.linalg.norm(points - mean, axis=1)
 
 
 def _points(points: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
