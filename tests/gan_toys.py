@@ -61,8 +61,8 @@ def memorizing(
         inside = np.flatnonzero(row)
         samples[k] = pool.x[inside[in_turn(pool.y[inside], pool.n_classes, n_samples, rng)]]
     samples = np.clip(samples + noise * rng.normal(size=samples.shape), 0, 1)
-    said = 20 * member + rng.normal(size=member.shape) + 100 * rng.normal(size=(n_models, 1))
-    critics = {"critic": said, "critic_max": said + 1, "shadow_critic": said / 2}
+    answers = 20 * member + rng.normal(size=member.shape) + 100 * rng.normal(size=(n_models, 1))
+    critics = {"critic": answers, "critic_max": answers + 1, "shadow_critic": answers / 2}
     return game_of(pool, member, samples, design=design, seed=seed, **critics)
 
 

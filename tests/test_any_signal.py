@@ -20,10 +20,10 @@ def generators():
     """Make a game of generators whose critics and reconstructions are noise."""
     rng = np.random.default_rng(0)
     member = np.stack([rng.permutation(40) < 20 for _ in range(4)])
-    said, error = rng.normal(size=(8, 40)), np.exp(rng.normal(size=(8, 40)))
+    answers, error = rng.normal(size=(8, 40)), np.exp(rng.normal(size=(8, 40)))
     member = np.stack([member, ~member], axis=1).reshape(8, 40)
     return GeneratorGame.from_arrays(
-        member=member, partner=np.arange(8) ^ 1, critic_loss=said, critic=-said, reconstruction=error
+        member=member, partner=np.arange(8) ^ 1, critic_loss=answers, critic=-answers, reconstruction=error
     )
 
 
@@ -50,8 +50,10 @@ def test_signals_of_other_victims_are_refused():
     game = coins(8, 50, seed=0)
     with pytest.raises(RequirementsNotMet, match="'critic_lira' is on generators"):
         LiRA(signal="critic_loss").check(game)
-    with pytest.raises(ValueError, match="signal='reconstruction' is unknown"):
+    with pytest.raises(RequirementsNotMet, match="'lira_reconstruction' is on generators"):
         LiRA(signal="reconstruction").check(game)
+    with pytest.raises(ValueError, match="signal='reconstructed' is unknown"):
+        LiRA(signal="reconstructed").check(game)
     with pytest.raises(ValueError, match="signal='correctness' has too few values"):
         Threshold(signal="correctness", calibrated=True)
     assert mia.attacks.make("loss").needs.victim == "classifier"

@@ -137,8 +137,8 @@ def test_logan_ranks_by_what_the_critics_say(name):
     critic = np.random.default_rng(0).normal(size=(2, *GAME.member.shape))
     game = game_of(POOL, GAME.member, GAME.samples, critic=critic[0], critic_max=critic[1])
     score = Logan(critics=name).run(game).score
-    said = critic[int(name == "max")]
-    assert score == pytest.approx(said - np.median(said, axis=1, keepdims=True))
+    answers = critic[int(name == "max")]
+    assert score == pytest.approx(answers - np.median(answers, axis=1, keepdims=True))
 
 
 def test_logan_asks_about_the_record_itself():
@@ -156,15 +156,15 @@ def test_a_critics_constant_does_not_matter():
 
 
 def test_records_that_a_probe_left_out_are_not_evaluated():
-    said = np.random.default_rng(0).normal(size=GAME.member.shape)
-    said[:, ::2] = np.nan
-    outcome = LoganBlackBox().run(game_of(POOL, GAME.member, GAME.samples, shadow_critic=said))
+    answers = np.random.default_rng(0).normal(size=GAME.member.shape)
+    answers[:, ::2] = np.nan
+    outcome = LoganBlackBox().run(game_of(POOL, GAME.member, GAME.samples, shadow_critic=answers))
     assert outcome.evaluated[:, 1::2].all()
     assert not outcome.evaluated[:, ::2].any()
     assert np.isfinite(outcome.score).all()
-    said[:] = np.nan
+    answers[:] = np.nan
     with pytest.raises(RequirementsNotMet, match="queried no record"):
-        LoganBlackBox().run(game_of(POOL, GAME.member, GAME.samples, shadow_critic=said))
+        LoganBlackBox().run(game_of(POOL, GAME.member, GAME.samples, shadow_critic=answers))
 
 
 @pytest.mark.parametrize("k", [1, 4])
@@ -290,8 +290,8 @@ def by_model(game, attack) -> np.ndarray:
 @pytest.mark.parametrize("attack", ATTACKS, ids=named)
 def test_first_models_and_their_order(attack):
     order = np.array([6, 7, 1, 0, 2, 3, 5, 4])
-    said = {name: GAME.dataset[name].to_numpy()[order] for name in ("critic", "critic_max", "shadow_critic")}
-    mixed = game_of(POOL, GAME.member[order], GAME.samples[order], **said)
+    answers = {name: GAME.dataset[name].to_numpy()[order] for name in ("critic", "critic_max", "shadow_critic")}
+    mixed = game_of(POOL, GAME.member[order], GAME.samples[order], **answers)
     score = by_model(GAME, attack)
     assert by_model(mixed, attack) == pytest.approx(score[order], rel=1e-9, abs=1e-12)
     if attack.needs.shadows == "none":
@@ -428,7 +428,7 @@ def test_attacks_on_samples_say_what_is_missing(attack):
 def test_other_refusals():
     bare = GeneratorGame.from_arrays(member=GAME.member, samples=GAME.samples[:, :3], y=POOL.y)
     for attack in (Logan(), Logan(critics="max")):
-        with pytest.raises(RequirementsNotMet, match=f"'{attack.name}' needs what the critics say"):
+        with pytest.raises(RequirementsNotMet, match=f"'{attack.name}' needs the signal 'critic"):
             mia.audit(bare, [attack])
     with pytest.raises(RequirementsNotMet, match=r"probes=\['shadow_critic'\]"):
         mia.audit(bare, ["logan_black_box"])

@@ -552,7 +552,7 @@ def test_targets_with_shadow_models_of_another_game(targets):
     assert set(table["target"]) == {"pooled", *range(8)}
 
 
-def test_shadow_models_may_be_of_another_kind_but_for_what_is_asked(targets):
+def test_shadow_models_may_be_of_another_kind_but_for_what_is_queried(targets):
     ours = targets()
     other = targets(
         seed=1, networks=MLP((4,), latent=3), defense="mixup", members=12, training=Training(steps=2)
@@ -1099,11 +1099,11 @@ def test_records_of_no_model_look_like_those_of_other_models(learned):
     So the p-value of each model is exact; by chance one of the two tests below fails once in 500 times at most.
     """
     outside, p = np.arange(100) >= 32, []
-    for said in (learned.critic[:, 0], -learned.critic_loss[:, 0]):
+    for answers in (learned.critic[:, 0], -learned.critic_loss[:, 0]):
         for k in range(8):
             others = ~outside & ~learned.member[k]
-            p.append(mannwhitneyu(said[k, others], said[k, outside]).pvalue)
-            assert roc_auc_score(~learned.member[k], -said[k]) > 0.4
+            p.append(mannwhitneyu(answers[k, others], answers[k, outside]).pvalue)
+            assert roc_auc_score(~learned.member[k], -answers[k]) > 0.4
     assert min(p) > 1e-3 / 8
 
 

@@ -33,9 +33,9 @@ def n_parameters(network):
 def test_shapes_and_range(networks, shape):
     x, z, y = batch(networks, shape)
     generator, critic = networks.generator(shape, 4), networks.critic(shape, 4)
-    fake, said = generator(100 * z, y), critic(x, y)
+    fake, answers = generator(100 * z, y), critic(x, y)
     assert fake.shape == x.shape
-    assert said.shape == (6,)
+    assert answers.shape == (6,)
     assert fake.min() >= 0
     assert fake.max() <= 1
     assert (fake[1:] - fake[:-1]).abs().amax() > 0.05  # another z, another record
@@ -101,10 +101,10 @@ def test_gradient_penalty_and_per_record_gradients(networks, shape):
     assert any(name.startswith("first") for name in reached)
     parameters = {name: p.detach() for name, p in critic.named_parameters()}
 
-    def said(p, one, label):
+    def answers(p, one, label):
         return functional_call(critic, p, (one[None], label[None]))[0]
 
-    each = vmap(grad(said), (None, 0, 0))(parameters, x.detach(), y)
+    each = vmap(grad(answers), (None, 0, 0))(parameters, x.detach(), y)
     whole = torch.autograd.grad(critic(x.detach(), y).sum(), [*critic.parameters()])
     for per_record, total in zip(each.values(), whole, strict=True):
         torch.testing.assert_close(per_record.sum(0), total, rtol=1e-4, atol=1e-5)

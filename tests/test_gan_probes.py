@@ -167,13 +167,13 @@ def test_only_the_white_box_looks_at_gradients(monkeypatch):
 @pytest.mark.parametrize("probe", SEARCHES, ids=named)
 def test_other_records_are_nan_and_the_same_for_all(probe):
     x, y = records()
-    asked = probes.queried(N, 7)
-    assert len({*asked}) == 7
+    queried = probes.queried(N, 7)
+    assert len({*queried}) == 7
     for options in ({}, {"models": (4,), "seed": 3}):
         error = dataclasses.replace(probe, records=7)(Linear(x, y, **options))[probe.array.name]
-        expected = np.isin(np.arange(N), asked)
+        expected = np.isin(np.arange(N), queried)
         assert (np.isfinite(error) == expected).all()
-    assert set(probes.queried(N, 12)) > set(asked)  # asking more asks the same and others
+    assert set(probes.queried(N, 12)) > set(queried)  # asking more asks the same and others
     assert sorted(probes.queried(N, 1000)) == list(range(N))
 
 
@@ -319,10 +319,10 @@ def test_a_critic_trained_on_samples_that_are_members_tells_members():
         return torch.stack([run.x[np.flatnonzero(m)[i]] for m, i in zip(member, members, strict=True)])
 
     run.sample = released
-    said = ShadowCritic(samples=60, steps=200)(run)["shadow_critic"]
+    answers = ShadowCritic(samples=60, steps=200)(run)["shadow_critic"]
     assert given[0].bincount().tolist() == [20, 20, 20]
     for k in range(2):
-        assert roc_auc_score(member[k], said[k]) > 0.75
+        assert roc_auc_score(member[k], answers[k]) > 0.75
 
 
 def test_steps_of_the_shadow_are_those_asked_for(monkeypatch):
@@ -388,9 +388,9 @@ def remembered():
 def test_generators_that_memorize_are_found_out(attack):
     game = remembered()
     outcome = attack.run(game)
-    asked = np.isin(np.arange(60), probes.queried(60, 40))
-    assert (outcome.evaluated == asked).all()
-    assert not outcome.predicted_member[:, ~asked].any()
+    queried = np.isin(np.arange(60), probes.queried(60, 40))
+    assert (outcome.evaluated == queried).all()
+    assert not outcome.predicted_member[:, ~queried].any()
     auc, accuracy = measure(attack, game)
     assert auc > 0.97
     assert accuracy > 0.9

@@ -139,7 +139,6 @@ def test_requirements_are_what_the_table_of_attacks_says():
     assert attacks.make("critic_lira").needs == Requirements(
         victim="generator",
         sees="critic",
-        arrays=("critic_loss",),
         signal="critic_loss",
         shadows="IN and OUT",
         models=2,

@@ -1,16 +1,19 @@
 """What an attack needs of a game, and which (target, record) pairs have it."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Self
 
 import numpy as np
 
 from mialab._validation import choose
 from mialab.attacks.shadows import lost
-from mialab.classifiers.signals import SIGNALS
 from mialab.exceptions import RequirementsNotMet
 from mialab.games.base import Game
 from mialab.queries import MAKERS
+
+#: Modules of the kinds of models whose signals are known by name, imported when they are looked for.
+VICTIMS = {"mialab.classifiers.game": "Game", "mialab.gan.game": "GeneratorGame"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +35,6 @@ class Requirements:
         Whether the logits themselves are needed: signals, as games with ``keep="scores"`` have them, will not do.
     signal : str
         Name of the signal of the victim that is looked at, see `Game.signal`.
-    arrays : tuple of str
-        Arrays that the game must hold besides.
     shadows : {"none", "OUT", "IN and OUT", "any"}
         Shadow models for each record: trained without it; with it, and without it; or any, if it is enough that members
         and non-members of the shadow models are known.
@@ -60,7 +61,6 @@ class Requirements:
     sees: str = "logits"
     logits: bool = False
     signal: str = ""
-    arrays: tuple[str, ...] = ()
     shadows: str = "none"
     models: int = 1
     pooled: bool = False
@@ -73,15 +73,12 @@ class Requirements:
 
     @classmethod
     def of_signal(cls, signal: str, **needs: Any) -> Self:
-        """Return what an attack needs that looks at a signal of this name, whoever the victim is."""
-        critic = signal.startswith("critic")
-        return cls(
-            victim="generator" if critic else "classifier" if signal in SIGNALS else "",
-            sees="critic" if critic else "label" if signal == "correctness" else "logits",
-            arrays=(signal,) if critic else (),
-            signal=signal,
-            **needs,
-        )
+        """Return what an attack needs that looks at a signal of this name, as its victim has it."""
+        for module, name in VICTIMS.items():
+            game = getattr(import_module(module), name)
+            if signal in game.signals:
+                return cls(victim=game.victim, sees=game.signals[signal].sees, signal=signal, **needs)
+        return cls(victim="", signal=signal, **needs)
 
     def check(self, game: Game, attack: str) -> None:
         """Refuse a game that lacks, for all of its records, what the attack of this name needs.
@@ -119,12 +116,8 @@ class Requirements:
             )
         if self.signal:
             choose("signal", self.signal, game.signals)
-        missing = [name for name in self.arrays if name not in game.dataset]
-        if missing:
-            raise RequirementsNotMet(
-                f"Attack {attack!r} needs what the critics say of the records, and this game has no {missing[0]!r}: "
-                "play it with mialab.gan.play, or give the array to GeneratorGame.from_arrays."
-            )
+            if missing := game.signals[self.signal].missing(game.dataset):
+                raise RequirementsNotMet(f"Attack {attack!r} needs the signal {self.signal!r}. {missing}")
         if self.known_half:
             members = game.member[~game.shadow].sum(1)
             fewest = np.minimum(members, game.n_records - members).min()

@@ -111,7 +111,12 @@ LOGITS = ArraySpec(
 )
 
 
-def _signal(compute: Callable[[np.ndarray, np.ndarray], np.ndarray], sign: int = 1, **values: Any) -> Signal:
+def _signal(
+    compute: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    sign: int = 1,
+    sees: str = "logits",
+    **values: Any,
+) -> Signal:
     array = replace(
         LOGITS,
         name=compute.__name__,
@@ -119,7 +124,7 @@ def _signal(compute: Callable[[np.ndarray, np.ndarray], np.ndarray], sign: int =
         remedy=f"play it with keep='logits', or give logits or {compute.__name__} to from_arrays",
         **values,
     )
-    return Signal(array, sign, compute, LOGITS.name)
+    return Signal(array, sign, compute, LOGITS.name, sees)
 
 
 #: What an attacker reads off the answers of a classifier. Losses, entropies and ranks are stored as such, at least 0.
@@ -130,7 +135,7 @@ SIGNALS = {
         _signal(confidence, low=0, high=1),
         _signal(entropy, -1, low=0),
         _signal(modified_entropy, -1, low=0),
-        _signal(correctness, low=0, high=1),
+        _signal(correctness, sees="label", low=0, high=1),
         _signal(scaled_logit),
         _signal(hinge),
         _signal(true_rank, -1, low=0, hint="classes ranked above the label"),

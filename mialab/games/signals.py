@@ -33,12 +33,15 @@ class Signal:
         (record,), gives (..., record).
     source : str
         The array from which it is computed.
+    sees : str
+        What an attacker sees who looks at it, see `mialab.attacks.Requirements`.
     """
 
     array: ArraySpec
     sign: int = 1
     compute: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None
     source: str = ""
+    sees: str = "logits"
 
     def __call__(self, values: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Compute the signal of float64 values of ``source``."""
@@ -60,17 +63,22 @@ class Signal:
         RequirementsNotMet
             If the game has neither this array nor ``source``.
         """
+        if missing := self.missing(dataset):
+            raise RequirementsNotMet(missing)
         name = self.array.name
         if name in dataset:
             values = self.sign * dataset[name].to_numpy().astype(np.float64)
             return values if values.ndim == 3 else values[:, None]
-        if self.source in dataset:
-            return by_chunks(self, dataset[self.source].variable, y)
+        return by_chunks(self, dataset[self.source].variable, y)
+
+    def missing(self, dataset: xr.Dataset) -> str:
+        """Say what would help where a game has neither this array nor ``source``; nothing if it has."""
+        name = self.array.name
+        if name in dataset or self.source in dataset:
+            return ""
         if not self.source:
-            raise RequirementsNotMet(self.array.missing)
-        raise RequirementsNotMet(
-            f"This game has neither {self.source} nor the signal {name!r}: {self.array.remedy}."
-        )
+            return self.array.missing
+        return f"This game has neither {self.source} nor the signal {name!r}: {self.array.remedy}."
 
 
 def by_chunks(

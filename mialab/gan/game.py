@@ -26,7 +26,7 @@ from mialab.games.signals import Signal
 from mialab.gan.defenses.base import DEFENSES, Defense
 from mialab.gan.networks import GAN
 from mialab.gan.networks import make as make_networks
-from mialab.gan.probes import PROBES
+from mialab.gan.probes import PROBES, PartialBlackBox, ShadowCritic, WhiteBox
 from mialab.gan.run import examples, mode, sample_labels, train_group
 from mialab.gan.training import Training
 from mialab.probes.base import Probe
@@ -84,8 +84,15 @@ class GeneratorGame(Game):
     )
     #: Losses and errors are lower for members.
     signals: ClassVar[Mapping[str, Signal]] = {
-        spec.name: Signal(spec, -1 if spec.name.endswith(("loss", "reconstruction")) else 1)
-        for spec in arrays[:-2]
+        spec.name: Signal(spec, sign, sees=sees)
+        for spec, sign, sees in (
+            (CRITICS[0], 1, "critic"),
+            (CRITICS[1], 1, "critic"),
+            (CRITICS[2], -1, "critic"),
+            (WhiteBox.array, -1, "generator"),
+            (PartialBlackBox.array, -1, "latents and samples"),
+            (ShadowCritic.array, 1, "samples"),
+        )
     }
 
     @classmethod

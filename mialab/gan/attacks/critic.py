@@ -11,11 +11,11 @@ from mialab.attacks.registry import register
 from mialab.attacks.requirements import Requirements
 from mialab.games.base import Game
 
-#: Which array of a game holds what the critics say.
-ARRAYS = {"mean": "critic", "max": "critic_max"}
+#: Which signal is what the critics say.
+SIGNALS = {"mean": "critic", "max": "critic_max"}
 
 
-def centered(said: np.ndarray) -> np.ndarray:
+def centered(answers: np.ndarray) -> np.ndarray:
     """Subtract from what each model's critic says the median over the records that it was queried about.
 
     A Wasserstein critic is trained on differences alone: a constant added to all that it says changes nothing. So a
@@ -24,15 +24,15 @@ def centered(said: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    said : numpy.ndarray of float, shape (model, record)
+    answers : numpy.ndarray of float, shape (model, record)
         What the critics say.
 
     Returns
     -------
     numpy.ndarray of float64, shape (model, record)
     """
-    said = np.asarray(said, dtype=np.float64)
-    return said - np.median(said, axis=1, keepdims=True)
+    answers = np.asarray(answers, dtype=np.float64)
+    return answers - np.median(answers, axis=1, keepdims=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Logan(Attack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choose("critics", self.critics, ARRAYS)
+        choose("critics", self.critics, SIGNALS)
 
     @property
     def base_name(self) -> str:
@@ -69,11 +69,11 @@ class Logan(Attack):
     @property
     def needs(self) -> Requirements:
         """What the critics say."""
-        return Requirements(victim="generator", sees="critic", arrays=(ARRAYS[self.critics],))
+        return Requirements.of_signal(SIGNALS[self.critics])
 
     def scores(self, game: Game) -> np.ndarray:
         """Return what the critics say of the records themselves, centered, (model, record)."""
-        return centered(getattr(game, ARRAYS[self.critics])[:, 0])
+        return centered(game.signal(SIGNALS[self.critics])[:, 0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +100,6 @@ class LoganBlackBox(Attack):
         return centered(game.shadow_critic)
 
 
-for _critics in ARRAYS:
+for _critics in SIGNALS:
     register(Logan(critics=_critics))
 register(LoganBlackBox())

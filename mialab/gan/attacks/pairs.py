@@ -26,7 +26,7 @@ class CriticMixedPairs(MixedPairs):
     """
 
     needs: ClassVar[Requirements] = Requirements(
-        victim="generator", sees="critic", arrays=("critic_loss",), kinds=("mixed",), shadows="IN and OUT"
+        victim="generator", sees="critic", signal="critic_loss", kinds=("mixed",), shadows="IN and OUT"
     )
 
     @property
@@ -37,7 +37,7 @@ class CriticMixedPairs(MixedPairs):
     def answers(self, game: GeneratorGame) -> np.ndarray:
         """Return minus the loss of the critic, a mean over each record's mixtures, float64 (model, record)."""
         mixed = [kind == "mixed" for kind in game.query_kinds]
-        return -game.critic_loss[:, mixed].mean(1)
+        return game.signal("critic_loss")[:, mixed].mean(1)
 
 
 for _variance in ("per_record", "pooled"):

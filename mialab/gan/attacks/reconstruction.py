@@ -40,11 +40,9 @@ class Reconstruction(Calibratable):
     def needs(self) -> Requirements:
         """The probe that measures the errors, and models to compare with."""
         white_box = self.access == "white_box"
-        return Requirements(
-            victim="generator",
-            sees="generator" if white_box else "latents and samples",
+        return Requirements.of_signal(
+            PROBES[self.access].array.name,
             probe=PROBES[self.access].name,
-            signal=PROBES[self.access].array.name,
             shadows=self.shadows,
             budget=str(WhiteBox().steps if white_box else PartialBlackBox().evaluations),
         )
