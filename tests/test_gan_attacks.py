@@ -290,7 +290,9 @@ def by_model(game, attack) -> np.ndarray:
 @pytest.mark.parametrize("attack", ATTACKS, ids=named)
 def test_first_models_and_their_order(attack):
     order = np.array([6, 7, 1, 0, 2, 3, 5, 4])
-    answers = {name: GAME.dataset[name].to_numpy()[order] for name in ("critic", "critic_max", "shadow_critic")}
+    answers = {
+        name: GAME.dataset[name].to_numpy()[order] for name in ("critic", "critic_max", "shadow_critic")
+    }
     mixed = game_of(POOL, GAME.member[order], GAME.samples[order], **answers)
     score = by_model(GAME, attack)
     assert by_model(mixed, attack) == pytest.approx(score[order], rel=1e-9, abs=1e-12)

@@ -24,7 +24,7 @@ from mialab.attacks import CoMembership, LiRA, RequirementsNotMet
 from mialab.attacks.lira import lira
 from mialab.chapters import mixup_gan
 from mialab.gan import GeneratorGame, Training
-from mialab.gan import game as game_module
+from mialab.gan import run as gan_run
 from mialab.gan.attacks.pairs import CriticMixedPairs
 from mialab.gan.defenses import Defense, Mixup, ParGAN, RelaxLoss
 from mialab.gan.game import GeneratorPlan
@@ -42,7 +42,7 @@ QUICK = {"networks": SMALL, "training": SHORT, "n_models": 2, "samples": 6, "fak
 @pytest.fixture
 def trained(monkeypatch):
     """Count the models that are trained."""
-    return toys.count_trained(monkeypatch, game_module)
+    return toys.count_trained(monkeypatch, gan_run)
 
 
 def assert_same(game, expected):
@@ -70,7 +70,7 @@ def played(request, tmp_path_factory):
     options = {"networks": dataclasses.replace(SMALL, conditional=conditional), "samples": 7}
     store = tmp_path_factory.mktemp("played")
     with pytest.MonkeyPatch.context() as patch:
-        trained = toys.count_trained(patch, game_module)
+        trained = toys.count_trained(patch, gan_run)
         game = gan.play(pool, **QUICK | options, queries=queries.Mixed((0.4,)), store=store)
     return SimpleNamespace(game=game, pool=pool, kind=kind, conditional=conditional, trained=trained)
 
@@ -802,7 +802,7 @@ def no_training(monkeypatch):
     def train_group(*_, **__):
         raise AssertionError("something was trained")
 
-    monkeypatch.setattr(game_module, "train_group", train_group)
+    monkeypatch.setattr(gan_run, "train_group", train_group)
 
 
 DIGITS = {"size": 40, "reference": 10, "test": 0, "hidden": (8,), "latent": 4, "steps": 4, "n_critic": 2}

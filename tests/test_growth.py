@@ -195,7 +195,7 @@ def test_gans_grow(fresh_cache, tmp_path, monkeypatch):
         models.extend(group)
         return train(group, **options)
 
-    monkeypatch.setattr("mialab.gan.game.train_group", counted)
+    monkeypatch.setattr(gan_run, "train_group", counted)
 
     def play_gans(n_models, **options):
         return gan.play(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
+from types import ModuleType
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -196,20 +197,14 @@ def stored_arrays(
     probes: Iterable[Probe] = (),
     checkpoints: bool = False,
 ) -> tuple[ArraySpec, ...]:
-    """Return the arrays of a stored game.
+    """Return the arrays of a stored game, see `play`.
 
     Parameters
     ----------
-    keep : {"logits", "scores"}
-        What is stored of an answer: its logits, or one float32 for each of `mialab.classifiers.signals.SIGNALS`.
-    answers : {"float32", "float16"}
-        Type of stored logits.
-    raw : bool
-        Whether answers before the defense's output step are stored too.
-    probes : iterable of Probe
-        What else is measured.
-    checkpoints : bool
-        Whether answers and accuracies after earlier epochs are stored too.
+    keep, answers, probes
+        What is stored, see `play`.
+    raw, checkpoints : bool
+        Whether answers before the defense's output step are stored too, and those after earlier epochs.
     """
     kept = (dataclasses.replace(LOGITS, dtype=answers),) if keep == "logits" else ANSWERS[1:]
     kept = (*kept, *(array.raw() for array in kept if raw), *ACCURACIES)
@@ -225,6 +220,7 @@ class ClassifierPlan(Plan):
     options_class: ClassVar[type] = Training
     defenses: ClassVar[Registry[Any]] = DEFENSES
     known_probes: ClassVar[Registry[Any]] = PROBES
+    engine: ClassVar[ModuleType] = classifier_run
     needs: ClassVar[tuple[str, ...]] = (*Plan.needs, "keep", "answers")
 
     model: Any = "mlp"
@@ -293,11 +289,6 @@ class ClassifierPlan(Plan):
         """Return the sizes of all dimensions."""
         sizes = {"label": self.pool.n_classes, "layer": len(self.layers())}
         return super().sizes() | sizes | {"checkpoint": len(self.training.checkpoints)}
-
-    @property
-    def train_group(self) -> Callable[..., dict[str, np.ndarray]]:
-        """The engine's."""
-        return classifier_run.train_group
 
     def options(self, device: str) -> dict[str, Any]:
         """Return what `mialab.classifiers.run.train_group` needs besides."""

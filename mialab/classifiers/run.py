@@ -200,15 +200,8 @@ class Run(Group):
     def losses(self, batch: torch.Tensor) -> torch.Tensor:
         """Return the loss of each record of a batch, augmented and mixed, with gradient; shape (model, batch).
 
-        Parameters
-        ----------
-        batch : torch.Tensor of int64, shape (model, batch)
-            Positions of records in the data.
-
-        Raises
-        ------
-        ValueError
-            If the batch, or what the defense's `loss` returns, has another shape.
+        The batch holds positions of records in the data, int64 (model, batch); a ValueError says if it, or what the
+        defense's `loss` returns, has another shape.
         """
         training, defense = self.training, self.defense
         self.check_batch(batch, (len(self.models),), "model")
@@ -298,16 +291,9 @@ class Run(Group):
 
     @torch.inference_mode()
     def predict(self, x: torch.Tensor | np.ndarray) -> torch.Tensor:
-        """Own answers of the models, in evaluation mode and float32.
+        """Own answers of the models, in evaluation mode and float32, (model, record, classes).
 
-        Parameters
-        ----------
-        x : shape (record, ...) or (model, record, ...)
-            Inputs, the same for every model or one set a model.
-
-        Returns
-        -------
-        torch.Tensor, shape (model, record, classes)
+        Inputs are the same for every model, (record, ...), or one set a model, (model, record, ...).
         """
         x = as_tensor(x, self.device)
         if x.dim() == self.x.dim():

@@ -198,17 +198,7 @@ Team = Processes | Cluster
 
 
 def find(pool: Pool, workers: int | None, *, shared: bool) -> Processes | Cluster:
-    """Return who trains.
-
-    Parameters
-    ----------
-    pool : Pool
-        The records.
-    workers : int, optional
-        How many workers the user asks for.
-    shared : bool
-        Whether other processes can reach the store; if not, this process does all.
-    """
+    """Return who trains: this process alone, if no other process can reach the store (``shared``)."""
     if not shared:
         return Processes(pool, 1)
     backend, _ = get_active_backend()

@@ -34,6 +34,12 @@ class Game:
         Everything, with dimensions ``model``, ``query``, ``record``, ...
     attrs : dict
         How the game was made.
+    member : numpy.ndarray of bool, shape (model, record)
+        Whether the model was trained on the record.
+    y, canary : numpy.ndarray of int64 and of bool, shape (record,)
+        Labels, as trained on and as attacked; which records are canaries.
+    partner : numpy.ndarray of int64, shape (model,)
+        The model with the complementary members, or -1.
     """
 
     #: What is attacked, e.g. "classifier".
@@ -157,13 +163,14 @@ class Game:
         )
 
     def __getattr__(self, name: str) -> np.ndarray:
-        """Return an array of what the models say, in double precision; RequirementsNotMet if the game has none."""
+        """Return an array, in double precision if it is of numbers; RequirementsNotMet if the game has none."""
         spec = type(self).specs().get(name)
         if spec is None:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
         if name not in self.dataset:
             raise RequirementsNotMet(spec.missing)
-        self.__dict__[name] = self.dataset[name].to_numpy().astype(np.float64)
+        values = self.dataset[name].to_numpy()
+        self.__dict__[name] = values.astype(np.float64) if values.dtype.kind == "f" else values
         return self.__dict__[name]
 
     def signal(self, name: str) -> np.ndarray:
@@ -200,26 +207,6 @@ class Game:
         more += f", {n_samples} samples each" * bool(n_samples)
         kind = type(self).__name__
         return f"{kind}({a.get('dataset')}, defense={a.get('defense')}: {' x '.join(said)}{more})"
-
-    @cached_property
-    def member(self) -> np.ndarray:
-        """Whether the model was trained on the record, bool (model, record)."""
-        return self.dataset["member"].to_numpy()
-
-    @cached_property
-    def y(self) -> np.ndarray:
-        """Labels, as trained on and as attacked, int64 (record,)."""
-        return self.dataset["y"].to_numpy()
-
-    @cached_property
-    def canary(self) -> np.ndarray:
-        """Which records are canaries, bool (record,)."""
-        return self.dataset["canary"].to_numpy()
-
-    @cached_property
-    def partner(self) -> np.ndarray:
-        """The model with the complementary members, or -1, int64 (model,)."""
-        return self.dataset["partner"].to_numpy()
 
     def _accuracy(self, name: str) -> np.ndarray:
         if name not in self.dataset:

@@ -104,13 +104,7 @@ UNDECIDED = frozenset(
 
 @cache
 def code_hash(**sources: str) -> str:
-    """Return a sha256 of code of this package by names that stay when files move.
-
-    Parameters
-    ----------
-    **sources : str
-        Modules inside the package, such as ``"training.streams"``, by these names.
-    """
+    """Return a sha256 of modules of this package, e.g. ``"training.streams"``, by names that stay when files move."""
     package = Path(provenance.__file__).parent
     files = {
         name: package.joinpath(*module.split(".")).with_suffix(".py") for name, module in sources.items()

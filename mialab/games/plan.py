@@ -8,6 +8,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -50,6 +51,8 @@ class Plan(ABC):
     options_class: ClassVar[type]
     defenses: ClassVar[Registry[Any]]
     known_probes: ClassVar[Registry[Any]]
+    #: The module of `train_group`.
+    engine: ClassVar[ModuleType]
     #: Fields that `train_group` is given besides the pool.
     needs: ClassVar[tuple[str, ...]] = ("defense", "training", "queries", "seed", "probes")
 
@@ -162,9 +165,9 @@ class Plan(ABC):
         return {"model": self.n_models, "query": len(self.queries), "record": len(self.pool)}
 
     @property
-    @abstractmethod
     def train_group(self) -> Callable[..., dict[str, np.ndarray]]:
         """The function that trains a group of models, such as `mialab.classifiers.run.train_group`."""
+        return self.engine.train_group
 
     def options(self, device: str) -> dict[str, Any]:
         """Return what `train_group` needs besides the models, the pool, labels and members."""

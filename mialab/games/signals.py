@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from itertools import product
 
 import numpy as np
 import xarray as xr
@@ -84,43 +84,27 @@ class Signal:
 def by_chunks(
     function: Callable[[np.ndarray, np.ndarray], np.ndarray], logits: xr.Variable, y: np.ndarray
 ) -> np.ndarray:
-    """Compute one number per answer without having all logits in memory.
+    """Compute one number per answer, (model, query, record), without having all logits in memory.
 
-    Parameters
-    ----------
-    function : callable
-        Takes float64 logits (query, record, label) and labels (record,), gives (query, record).
-    logits : xarray.Variable, dimensions (model, query, record, label)
-        Of a game's dataset; read chunk by chunk where it is stored.
-    y : numpy.ndarray of int, shape (record,)
-        Labels.
-
-    Returns
-    -------
-    numpy.ndarray of float64, shape (model, query, record)
+    The function takes float64 logits (query, record, label) and labels (record,), and gives (query, record). Logits
+    (model, query, record, label) are read chunk by chunk where they are stored, by a thread for each processor core.
     """
-    stored_chunks = logits.encoding.get("preferred_chunks")
-    if stored_chunks is None:  # in memory
-        models = logits.to_numpy()[:, None]
-        if models.size <= PIECE:
-            return _in_pieces(function, models[:, 0], y)
-        with ThreadPoolExecutor(cpu_count()) as threads:
-            return np.concatenate(list(threads.map(lambda model: _in_pieces(function, model, y), models)))
-    import dask.array as da  # takes half a second, and is needed for stored games only
-
-    chunks = tuple(stored_chunks[d] if d != "label" else n for d, n in logits.sizes.items())
-    lazy = da.from_array(logits, chunks, name=False, asarray=True, meta=np.empty(4 * (0,), logits.dtype))
-    labels = da.from_array(y, chunks=(lazy.chunks[2],), name=False)
-    values = da.blockwise(
-        partial(_in_pieces, function),
-        "mqr",
-        *(lazy, "mqrl", labels, "r"),
-        meta=np.empty(3 * (0,)),
-        concatenate=True,
+    chunks = logits.encoding.get("preferred_chunks", {})
+    result = np.empty(logits.shape[:3])
+    models, records = (
+        [slice(start, start + size) for start in range(0, n, size)]
+        for n, size in ((len(logits), 1), (len(y), chunks.get("record", len(y))))
     )
-    result = np.empty(values.shape)
-    for models in da.core.slices_from_chunks(values.chunks[:1]):
-        result[models] = values[models].compute(scheduler="threads")
+
+    def compute(block: tuple[slice, slice]) -> None:
+        model, record = block
+        result[model, :, record] = _in_pieces(function, logits[model, :, record].to_numpy(), y[record])
+
+    if logits.size <= PIECE and not chunks:
+        compute((slice(None), slice(None)))
+    else:
+        with ThreadPoolExecutor(cpu_count()) as threads:
+            list(threads.map(compute, product(models, records)))
     return result
 
 

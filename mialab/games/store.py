@@ -164,19 +164,8 @@ class Store:
     ) -> None:
         """Lay the game out: room for more models than are ever asked for, and what is known beforehand of these.
 
-        What is there already is left alone; what is known beforehand is compared, and written anew where it is
-        damaged.
-
-        Parameters
-        ----------
-        specs : iterable of ArraySpec
-            All arrays.
-        sizes : mapping of str to int
-            Sizes of their dimensions besides ``"model"``.
-        fixed : dict of str to numpy.ndarray
-            Values of those that are known before training, for the first models.
-        attrs : dict
-            What the game is, JSON-friendly.
+        What is there already is left alone; what is known beforehand (``fixed``, for the first models) is compared, and
+        written anew where it is damaged. Sizes are those of dimensions besides ``"model"``.
         """
         try:
             _, there = self._open()
@@ -186,10 +175,8 @@ class Store:
             try:
                 group = zarr.open_group(self.url, mode="a", attributes=_plain(attrs))
                 for spec in missing:
-                    shape, is_float = (
-                        spec.shape({**sizes, "model": ROOM, "byte": DIGEST}),
-                        np.dtype(spec.dtype).kind == "f",
-                    )
+                    shape = spec.shape({**sizes, "model": ROOM, "byte": DIGEST})
+                    is_float = np.dtype(spec.dtype).kind == "f"
                     with suppress(ContainsArrayError):  # another process was faster
                         group.create_array(
                             spec.name,

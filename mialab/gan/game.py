@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -23,11 +24,12 @@ from mialab.games.base import Game
 from mialab.games.execution import execute
 from mialab.games.plan import STORED, Plan
 from mialab.games.signals import Signal
+from mialab.gan import run as gan_run
 from mialab.gan.defenses.base import DEFENSES, Defense
 from mialab.gan.networks import GAN
 from mialab.gan.networks import make as make_networks
 from mialab.gan.probes import PROBES, PartialBlackBox, ShadowCritic, WhiteBox
-from mialab.gan.run import examples, mode, sample_labels, train_group
+from mialab.gan.run import examples, mode, sample_labels
 from mialab.gan.training import Training
 from mialab.probes.base import Probe
 from mialab.queries import Queries
@@ -163,6 +165,7 @@ class GeneratorPlan(Plan):
     options_class: ClassVar[type] = Training
     defenses: ClassVar[Registry[Any]] = DEFENSES
     known_probes: ClassVar[Registry[Any]] = PROBES
+    engine: ClassVar[ModuleType] = gan_run
     needs: ClassVar[tuple[str, ...]] = (*Plan.needs, "networks", "samples", "fakes")
 
     networks: Any = "mlp"
@@ -214,26 +217,17 @@ class GeneratorPlan(Plan):
         """Return the sizes of all dimensions."""
         return super().sizes() | {"sample": self.samples, "feature": int(np.prod(self.pool.x.shape[1:]))}
 
-    @property
-    def train_group(self) -> Callable[..., dict[str, np.ndarray]]:
-        """That of the engine of generators."""
-        return train_group
-
     def mode(self, team: Team, device: str) -> tuple[str, int]:
         """Let a machine that trains say how it does so."""
         return team.ask_of_pool(_form, **self.options(device))
 
     def seconds_of_work(self) -> float:
         """Estimate how long one processor core takes for one model: ten passes of the networks for each step."""
-        shape, (critic, _) = self.pool.x.shape[1:], examples(self.networks, self.pool, self.defense)
-        places = (
-            int(np.prod(shape[1:])) / 4
-            if len(shape) > 1 and any(isinstance(m, torch.nn.Conv2d) for m in critic.modules())
-            else 1
-        )
-        work = (
-            60 * stack.count_parameters(critic) * places * self.training.batch_size * self.defense.n_critics
-        )
+        critic, _ = examples(self.networks, self.pool, self.defense)
+        convolutions = any(isinstance(m, torch.nn.Conv2d) for m in critic.modules())
+        places = int(np.prod(self.pool.x.shape[2:])) / 4 if convolutions else 1
+        records = self.training.batch_size * self.defense.n_critics
+        work = 60 * stack.count_parameters(critic) * places * records
         return self.training.last * (5 * stack.STEP_SECONDS + work / stack.OPERATIONS_PER_SECOND)
 
     def code(self) -> str:

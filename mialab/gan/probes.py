@@ -146,11 +146,8 @@ class Reconstruction(Probe):
         conditional = run.networks.conditional
         rows = rows[np.argsort(run.y.cpu().numpy()[rows], kind="stable")] if conditional else rows
         error = np.full((len(run.models), len(run.y)), np.nan, np.float32)
-        purpose = f"{run.purpose}{self.name}"
-        candidates = Streams(run.seed, run.models, f"{purpose} candidates", run.device).normal(
-            run.n_generators, self.candidates, run.latent
-        )
-        directions = self.directions_for(run, purpose)
+        rng = Streams(run.seed, run.models, f"{run.purpose}{self.name} candidates", run.device)
+        candidates = rng.normal(run.n_generators, self.candidates, run.latent)
         size = max(1, CHUNK // (prod(run.x.shape[1:]) * self.generated_at_once))
         for part in np.split(rows, range(size, len(rows), size)):
             index = torch.as_tensor(part, device=run.device)
@@ -158,7 +155,7 @@ class Reconstruction(Probe):
             labels = run.y[index] if conditional else torch.zeros_like(index)
             start = self._starts(run, x, labels, candidates)
             residuals = _residuals(run, x, run.onehot(labels), self.penalty)
-            error[:, part] = self.search(residuals, start, directions).amin((0, 2)).cpu().numpy()
+            error[:, part] = self.search(run, residuals, start).amin((0, 2)).cpu().numpy()
         return {self.array.name: error}
 
     @property
@@ -166,14 +163,8 @@ class Reconstruction(Probe):
         """Generated records that a search holds in memory for each record and model."""
         return self.restarts
 
-    def directions_for(self, run: Run, purpose: str) -> torch.Tensor | None:
-        """Draw what the search needs of random numbers, the same for all records of a model."""
-        return None
-
     @abstractmethod
-    def search(
-        self, residuals: Residuals, start: torch.Tensor, directions: torch.Tensor | None
-    ) -> torch.Tensor:
+    def search(self, run: Run, residuals: Residuals, start: torch.Tensor) -> torch.Tensor:
         """Return the least errors found from each start, (restart, model, generator, record).
 
         Parameters
@@ -183,8 +174,6 @@ class Reconstruction(Probe):
             returns (..., model, generator, record, feature + 1).
         start : torch.Tensor, shape (restart, model, generator, record, latent)
             Where to begin.
-        directions : torch.Tensor, optional
-            From `directions_for`.
         """
 
     @torch.no_grad()
@@ -249,9 +238,7 @@ class WhiteBox(Reconstruction):
         super().__post_init__()
         check_integer("steps", self.steps, low=1)
 
-    def search(
-        self, residuals: Residuals, start: torch.Tensor, directions: torch.Tensor | None
-    ) -> torch.Tensor:
+    def search(self, run: Run, residuals: Residuals, start: torch.Tensor) -> torch.Tensor:
         """Return the least errors found by L-BFGS; see `Reconstruction.search`."""
         return lbfgs(lambda z: residuals(z).square().sum(-1), start, self.steps)[1]
 
@@ -292,21 +279,14 @@ class PartialBlackBox(Reconstruction):
         """Generated records that a search holds in memory for each record and model."""
         return self.restarts * max(self.directions, len(DAMPINGS))
 
-    def directions_for(self, run: Run, purpose: str) -> torch.Tensor:
-        """Return orthonormal bases of the subspaces, (step, model, direction, latent)."""
+    def search(self, run: Run, residuals: Residuals, start: torch.Tensor) -> torch.Tensor:
+        """Return the least errors found by Gauss-Newton steps; see `Reconstruction.search`."""
         k = min(self.directions, run.latent)
         steps = (self.evaluations - 1) // (k + len(DAMPINGS))
-        drawn = Streams(run.seed, run.models, f"{purpose} directions", run.device).normal(
-            steps, run.latent, k
-        )
-        return torch.linalg.qr(drawn.movedim(1, 0))[0].mT
-
-    def search(
-        self, residuals: Residuals, start: torch.Tensor, directions: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Return the least errors found by Gauss-Newton steps; see `Reconstruction.search`."""
-        assert directions is not None  # drawn above
-        return gauss_newton(residuals, start, directions)[1]
+        rng = Streams(run.seed, run.models, f"{run.purpose}{self.name} directions", run.device)
+        # Orthonormal bases of the subspaces, the same for all records of a model.
+        bases = torch.linalg.qr(rng.normal(steps, run.latent, k).movedim(1, 0))[0].mT
+        return gauss_newton(residuals, start, bases)[1]
 
 
 def lbfgs(

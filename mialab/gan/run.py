@@ -22,7 +22,7 @@ from mialab.gan.networks import GAN, Generator, is_linear
 from mialab.gan.training import Training
 from mialab.gan.utility import train_on_synthetic
 from mialab.probes.base import Probe
-from mialab.queries import Queries, mixtures, pairing
+from mialab.queries import Queries, kinds, mixtures, pairing
 from mialab.training import stack
 from mialab.training.group import Group
 from mialab.training.stack import batched_mlp, prepare
@@ -111,19 +111,7 @@ class Networks:
 def mode(
     gan: GAN, pool: Pool, device: str, defense: Defense | None = None
 ) -> Literal["stacked", "sequential"]:
-    """Decide how GANs of this kind are trained, by the rule of `mialab.training.stack.mode` for both their networks.
-
-    Parameters
-    ----------
-    gan : GAN
-        The networks, see `mialab.gan.networks`.
-    pool : Pool
-        The records.
-    device : str
-        ``"cpu"`` or ``"cuda"``.
-    defense : Defense, optional
-        May change the networks.
-    """
+    """Decide how GANs of this kind are trained, by the rule of `mialab.training.stack.mode` for both their networks."""
     y = torch.zeros(2, pool.n_classes)
     inputs = (torch.zeros(2, *pool.x.shape[1:]), torch.zeros(2, gan.latent))
     modes = {
@@ -241,15 +229,8 @@ class Run(Group):
     def step(self, batch: torch.Tensor) -> torch.Tensor:
         """Update the critics once with a batch of members; return the labels of the batch as they were mixed.
 
-        Parameters
-        ----------
-        batch : torch.Tensor of int64, shape (model, critic, batch)
-            Positions of records in the data.
-
-        Raises
-        ------
-        ValueError
-            If the batch, or what the defense's `critic_loss` returns, has another shape.
+        The batch holds positions of records in the data, int64 (model, critic, batch); a ValueError says if it, or what
+        the defense's `critic_loss` returns, has another shape.
         """
         self.check_batch(batch, (len(self.models), self.n_critics), "model, critic")
         x, y = prepare(self.x[batch]), self.onehot(self.y[batch])
@@ -385,20 +366,16 @@ def train_group(
 
 def _queried(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
     """Return what the critics say of every query of every record, float32 (model, query, record)."""
-    n, y = len(run.pool), run.onehot(run.y)
-    mixed = mixtures(queries)
+    n, y, mixed = len(run.pool), run.onehot(run.y), mixtures(queries)
     names = ("critic", "critic_max", "critic_loss")
     arrays = {name: np.empty((len(run.models), len(queries), n), np.float32) for name in names}
-    mixed_number = 0
-    kinds = getattr(queries, "kinds", ("original",) * len(queries))
-    for query in range(len(queries)):
+    fractions = iter(mixed.fractions if mixed else ())
+    for query, kind in enumerate(kinds(queries)):
         labels, rows = y, run.y
-        if kinds[query] == "mixed":
-            assert mixed is not None  # there is a mixed query
-            fraction, other = mixed.fractions[mixed_number], torch.as_tensor(pairing(n, mixed.seed))
+        if kind == "mixed" and mixed:
+            fraction, other = next(fractions), torch.as_tensor(pairing(n, mixed.seed))
             labels = fraction * y + (1 - fraction) * y[other]
             rows = run.y * run.n_classes + run.y[other]
-            mixed_number += 1
         if not run.networks.conditional:
             rows = torch.zeros_like(rows)
         x = prepare(torch.as_tensor(np.array(queries(query, run.pool.x)), device=run.device))

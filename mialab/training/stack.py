@@ -146,15 +146,6 @@ def resolve(training: Training, network: nn.Module, device: str = "cpu") -> Trai
 
     That is bfloat16 on GPUs that have it, and on processors with AVX512-BF16 or AMX for networks with convolutions or
     more than 30,000 parameters: for smaller ones, conversions cost more than they save.
-
-    Parameters
-    ----------
-    training : Training
-        How models are trained.
-    network : torch.nn.Module
-        One of the networks.
-    device : str
-        ``"cpu"`` or ``"cuda"``.
     """
     if training.precision != "auto":
         return training
@@ -172,15 +163,6 @@ def seconds_of_work(network: nn.Module, pool: Pool, training: Training) -> float
 
     Each step costs some overhead and six operations for each multiplication of a forward pass: a rule from a typical
     processor, good to a factor of about three.
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        One of the networks.
-    pool : Pool
-        The records; half of them are members.
-    training : Training
-        How models are trained.
     """
     multiplications = 0
 
@@ -209,17 +191,6 @@ def models_per_group(network: nn.Module, pool: Pool, training: Training, device:
     On a CPU that is 16, and fewer where they have more than 400,000 parameters together. On a GPU it is what fits
     into 60 % of its free memory, by the size of parameters, gradients, optimizer state and of what one model keeps
     of a batch for its gradient; a group that does not fit after all is split (see `mialab.play`).
-
-    Parameters
-    ----------
-    network : torch.nn.Module
-        One of the networks, on the CPU.
-    pool : Pool
-        The records.
-    training : Training
-        How models are trained.
-    device : str
-        ``"cpu"`` or ``"cuda"``.
     """
     n_parameters = count_parameters(network)
     if device == "cpu":

@@ -323,7 +323,7 @@ class GanLeaks(Calibratable, OnSamples):
         return {"samples": 1, "reference": int(self.reference == "records")}
 
     def statistic(self, game: Game) -> np.ndarray:
-        """Return minus the distance to the nearest sample, plus that to the nearest reference record if these calibrate."""
+        """Return minus the distance to the nearest sample, plus that to the nearest reference record with these."""
         assert self.pool is not None  # checked before
         x = flat(self.pool.x)
         values = -np.array([nearest(x, s)[:, 0] for s in released(game)])

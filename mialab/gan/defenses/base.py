@@ -46,7 +46,6 @@ class Defense(Hooks):
     ``(model, critic, batch)``. Hyper-parameters are the fields of the dataclass; they are part of a game's hash.
     """
 
-    name: ClassVar[str] = "none"
     #: Objective that the defense needs whatever the training says, see `mialab.gan.Training`; None for any.
     objective: ClassVar[str | None] = None
 

@@ -52,20 +52,7 @@ class Mixup(Defense):
         choose("label", self.label, ("mixed", "dominant", "own"))
 
     def fractions(self, critics: int, batch: int, rng: Streams) -> torch.Tensor:
-        """Draw the fraction lambda of the first record of each mixture.
-
-        Parameters
-        ----------
-        critics, batch : int
-            Critics of a model, and records in the batch of each.
-        rng : Streams
-            Random numbers, a stream a model.
-
-        Returns
-        -------
-        torch.Tensor, shape (model, 1, 1) or (model, critic, batch)
-            In [0, 1].
-        """
+        """Draw the fraction of the first record of each mixture, in [0, 1], (model, 1, 1) or (model, critic, batch)."""
         size = (1, 1) if self.per == "batch" else (critics, batch)
         return rng.beta(self.alpha, self.alpha, *size)
 

@@ -44,21 +44,10 @@ class PrivacyClassifier:
         self.optimizer = torch.optim.Adam(self.parameters, lr=lr, betas=betas)
 
     def loss(self, x: torch.Tensor, part: torch.Tensor, *, learn: bool = False) -> torch.Tensor:
-        """Return the cross-entropy of the guesses, given the parts that they are compared with.
+        """Return the cross-entropy of the guesses, in nats (model, critic, batch), with the parts that are the answers.
 
-        Parameters
-        ----------
-        x : torch.Tensor, shape (model, critic, batch, ...)
-            Records, in [0, 1].
-        part : torch.Tensor of int64, shape (model, critic, batch)
-            Answers.
-        learn : bool
-            Whether the loss has a gradient with respect to the classifier; if not, to the records alone.
-
-        Returns
-        -------
-        torch.Tensor, shape (model, critic, batch)
-            In nats.
+        Records are (model, critic, batch, ...), in [0, 1], and parts int64 (model, critic, batch). The loss has a
+        gradient with respect to the classifier if that shall ``learn``, else to the records alone.
         """
         w1, b1, w2, b2 = self.parameters if learn else [tensor.detach() for tensor in self.parameters]
         hidden = leaky_relu(torch.baddbmm(b1, 2 * x.flatten(3).flatten(1, 2) - 1, w1), 0.2)
