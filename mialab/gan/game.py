@@ -28,10 +28,9 @@ from mialab.gan import run as gan_run
 from mialab.gan.defenses.base import DEFENSES, Defense
 from mialab.gan.networks import GAN
 from mialab.gan.networks import make as make_networks
-from mialab.gan.probes import PROBES, PartialBlackBox, ShadowCritic, WhiteBox
+from mialab.gan.probes import PROBES, PartialBlackBox, Probe, ShadowCritic, WhiteBox
 from mialab.gan.run import examples, mode, sample_labels
 from mialab.gan.training import Training
-from mialab.probes.base import Probe
 from mialab.queries import Queries
 from mialab.training import stack
 

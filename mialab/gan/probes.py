@@ -17,7 +17,7 @@ from mialab._registry import Registry
 from mialab._validation import check_integer, check_number
 from mialab.arrays import ArraySpec
 from mialab.gan.defenses.base import Defense, Run
-from mialab.probes.base import Probe
+from mialab.probes.base import AnyProbe
 from mialab.training.stack import prepare
 from mialab.training.streams import Streams, generator
 
@@ -37,6 +37,10 @@ DAMPING, DAMPINGS, UNHELPED = 1e-3, (0.1, 1.0, 10.0), 100.0
 
 #: How an array of measurements is laid out; NaN stands for records that were not queried.
 measured = partial(ArraySpec, dims=("model", "record"), allows_nan=True)
+
+
+class Probe(AnyProbe):
+    """Base class of every probe of generators."""
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -75,7 +79,7 @@ class ShadowCritic(Probe):
             check_integer("steps", self.steps, low=1)
 
     def __call__(self, run: Run) -> dict[str, np.ndarray]:
-        """Return what the attacker's critics say of all records; see `Probe`."""
+        """Return what the attacker's critics say of all records; see `AnyProbe`."""
         labels = torch.arange(self.samples, device=run.device) % run.n_classes
         labels = labels if run.networks.conditional else torch.zeros_like(labels)
         x = run.sample(labels, "samples for a shadow")
@@ -141,7 +145,7 @@ class Reconstruction(Probe):
         check_number("penalty", self.penalty, low=0)
 
     def __call__(self, run: Run) -> dict[str, np.ndarray]:
-        """Return the least errors found; see `Probe`."""
+        """Return the least errors found; see `AnyProbe`."""
         rows = queried(len(run.y), self.records)
         conditional = run.networks.conditional
         rows = rows[np.argsort(run.y.cpu().numpy()[rows], kind="stable")] if conditional else rows

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -182,7 +182,7 @@ def assess(
     if not games:
         raise ValueError("games is an empty dict; it must hold at least one game, e.g. {'none': game}.")
     compare, n = _ruler(games, pool, seed)
-    rows = []
+    rows: list[tuple] = []
     for label, game in games.items():
         targets = np.flatnonzero(~game.shadow)
         fid, kid = zip(*map(compare, game.samples[targets]), strict=True)
@@ -223,7 +223,7 @@ def _ruler(
 
 def _rows(
     label: str,
-    found: Mapping[str, Sequence[float] | np.ndarray],
+    found: Mapping[str, Any],
     game: GeneratorGame,
     targets: np.ndarray,
     confidence: float,
@@ -271,7 +271,7 @@ def memorization(
         If a game has no samples or was not played with this pool.
     """
     x = _records(pool.x).flatten(1)
-    rows = []
+    rows: list[tuple] = []
     for label, game in games.items():
         _check(game, pool, label)
         released, targets = game.samples, np.flatnonzero(~game.shadow)

@@ -19,9 +19,9 @@ from torch.nn.functional import one_hot
 from mialab.data.pool import Pool
 from mialab.gan.defenses.base import Defense
 from mialab.gan.networks import GAN, Generator, is_linear
+from mialab.gan.probes import Probe
 from mialab.gan.training import Training
 from mialab.gan.utility import train_on_synthetic
-from mialab.probes.base import Probe
 from mialab.queries import Queries, kinds, mixtures, pairing
 from mialab.training import stack
 from mialab.training.group import Group

@@ -12,8 +12,8 @@ from mialab.data.pool import Pool
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Base class of every probe: a measurement of each model at each record, made when training is over.
+class AnyProbe:
+    """A probe of any kind of models: a measurement of each model at each record, made when training is over.
 
     Hyper-parameters are the fields of the dataclass; they are part of a game's hash.
     """
@@ -39,3 +39,7 @@ class Probe:
             The measurements, under the name `array`; NaN for records that were not queried.
         """
         raise NotImplementedError
+
+
+class Probe(AnyProbe):
+    """Base class of every probe of classifiers."""

@@ -79,7 +79,7 @@ class Boundary(Probe):
         return 1 + self.bisections + self.iterations * (self.directions + self.halvings + self.bisections)
 
     def __call__(self, run: Run) -> dict[str, np.ndarray]:
-        """Return the distances of all records; see `Probe`."""
+        """Return the distances of all records; see `AnyProbe`."""
         with torch.inference_mode():
             return {
                 self.array.name: np.stack(

@@ -59,7 +59,7 @@ class Gradient(Probe):
     )
 
     def __call__(self, run: Run) -> dict[str, np.ndarray]:
-        """Return the norms of all gradients; see `Probe`."""
+        """Return the norms of all gradients; see `AnyProbe`."""
         return {self.array.name: np.stack([_gradient_norms(run, k) for k in range(len(run.models))])}
 
 
