@@ -193,6 +193,14 @@ def test_infinite_and_equal_scores_are_coins():
     assert 155 < bound.right < 245
 
 
+def test_the_order_of_pairs_tells_nothing():
+    right = np.repeat([1.0, -1.0], 1000)  # the right guesses come first
+    for paired in (False, True):
+        bound = epsilon_lower_bound(right, 0 * right, method="one_run", guesses=0.2, paired=paired)
+        # Binomial(400, 1/2), nearly: outside of 155..245 with a probability of 6e-6.
+        assert 155 < bound.right < 245
+
+
 def test_matching_drops_what_is_left_over():
     a, b = gaussian(1.0, 300, np.random.default_rng(0))
     assert epsilon_lower_bound(a, b[:200], method="one_run").n == 200
@@ -325,10 +333,11 @@ def test_a_target_of_an_outcome_is_its_scores():
     assert bound.epsilon > 1
 
 
-def test_the_best_target_is_corrected():
+@pytest.mark.parametrize("options", [{}, {"method": "clopper_pearson", "threshold": 1.0}])
+def test_the_best_target_is_corrected(options):
     made = outcome()
-    best = epsilon_of(made, target="best")
-    each = [epsilon_of(made, target=k, confidence=1 - 0.05 / 8).epsilon for k in range(8)]
+    best = epsilon_of(made, target="best", **options)
+    each = [epsilon_of(made, target=k, confidence=1 - 0.05 / 8, **options).epsilon for k in range(8)]
     assert best.epsilon == pytest.approx(max(each), abs=1e-6)
     assert best.target == int(np.argmax(each))
     assert best.confidence == 0.95
