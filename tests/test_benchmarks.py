@@ -9,13 +9,12 @@ import math
 import os
 import subprocess
 import sys
-from multiprocessing import forkserver
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from test_store import PROCESSES
+from test_store import PROCESSES, fork_server  # noqa: F401
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 COLUMNS = ["workload", "variant", "seconds", "ratio_to_loader", "ratio_to_plain", "peak_mb"]
@@ -34,9 +33,6 @@ def fast_processes():
     """Fork the benchmarks' fresh processes from one that has imported everything: nothing is measured here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
-        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        PROCESSES.set_forkserver_preload(["pytest", "torch._dynamo", "workers"])
-        forkserver.ensure_running()
         patch.setattr(importlib.import_module("common"), "get_context", lambda _: PROCESSES)
         yield
 
@@ -62,7 +58,7 @@ def run(name, tmp_path, *arguments):
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory, fast_processes):
+def results(tmp_path_factory, fork_server, fast_processes):  # noqa: F811
     """Results of benchmarks by name, each run once."""
     return functools.cache(lambda name: run(name, tmp_path_factory.mktemp(name), *ARGUMENTS[name]))
 

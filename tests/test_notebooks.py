@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cells
 import nbformat
 import papermill
 import pytest
+from test_store import PROCESSES, fork_server  # noqa: F401
 
 from mialab.book import execution
 
@@ -30,16 +32,26 @@ def test_no_pair_without_its_source():
     assert [p.stem for p in sorted(execution.NOTEBOOKS.glob("*.ipynb"))] == [p.stem for p in NOTEBOOKS]
 
 
+@pytest.fixture(scope="module")
+def synced(tmp_path_factory):
+    """Copies of all notebooks and their pairs, after jupytext has brought them in step."""
+    folder = tmp_path_factory.mktemp("synced")
+    for file in [
+        *NOTEBOOKS,
+        *(p.with_suffix(".ipynb") for p in NOTEBOOKS),
+        NOTEBOOKS[0].with_name("jupytext.toml"),
+    ]:
+        shutil.copy(file, folder)
+    names = [p.name for p in NOTEBOOKS]
+    subprocess.run([sys.executable, "-m", "jupytext", "--quiet", "--sync", *names], cwd=folder, check=True)
+    return folder
+
+
 @every_notebook
-def test_jupytext_sync_leaves_the_pair_alone(notebook, tmp_path):
-    files = [notebook, notebook.with_suffix(".ipynb"), execution.NOTEBOOKS / "jupytext.toml"]
-    copies = [Path(shutil.copy(file, tmp_path)) for file in files]
-    subprocess.run(
-        [sys.executable, "-m", "jupytext", "--quiet", "--sync", copies[0].name], cwd=tmp_path, check=True
-    )
-    execution.pair(copies[0])
-    for file, copy in zip(files, copies, strict=True):
-        assert copy.read_text() == file.read_text(), file.name
+def test_jupytext_sync_leaves_the_pair_alone(notebook, synced):
+    execution.pair(synced / notebook.name)
+    for file in (notebook, notebook.with_suffix(".ipynb"), notebook.with_name("jupytext.toml")):
+        assert (synced / file.name).read_text() == file.read_text(), file.name
 
 
 def test_edits_in_jupyter_reach_the_source(tmp_path):
@@ -64,12 +76,18 @@ def test_papermill_sees_every_parameter(notebook):
 
 
 @every_notebook
-def test_notebook_runs_at_tiny_size(notebook, tmp_path):
+def test_notebook_runs_at_tiny_size(notebook, tmp_path, fresh_cache):
     parameters = {
         k: v for k, v in execution.load_profile("tiny").get(notebook.stem, {}).items() if k != "after"
     }
     out = tmp_path / f"{notebook.stem}.ipynb"
-    execution.run(notebook, out, parameters, profile="tiny")
+    execution.check_parameters(notebook, parameters)
+    process = PROCESSES.Process(
+        target=cells.execute, args=(str(notebook), str(out), parameters, str(fresh_cache))
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 0, out.read_text() if out.exists() else "the process was killed"
     code = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in code if cell.source.strip())
     assert any(cell.outputs for cell in code), "a page without any output"

@@ -50,7 +50,9 @@ SMALL, TRAINING = MLP(hidden=(8,)), mia.Training(epochs=1)
 def fork_server():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        PROCESSES.set_forkserver_preload(["pytest", "torch._dynamo", "workers"])  # the second by optimizers
+        PROCESSES.set_forkserver_preload(
+            ["pytest", "torch._dynamo", "workers", "cells"]
+        )  # the second by optimizers
         forkserver.ensure_running()
 
 
