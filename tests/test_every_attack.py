@@ -7,6 +7,7 @@ in tables, with reasons.
 
 import dataclasses
 import importlib
+from functools import cache
 
 import numpy as np
 import pytest
@@ -105,10 +106,14 @@ BY_POSITION = {
 } | {"co_membership_lira_8": "sets are dealt by position"}
 
 
+@cache
+def large_game():
+    return random_game(n_models=24, n_records=88, n_queries=3, n_mixed=2, seed=6, signal=1)
+
+
 def an_attack(name):
     """Return an attack and a game that it accepts."""
-    attack = mia.attacks.make(name)
-    game = random_game(n_models=24, n_records=88, n_queries=3, n_mixed=2, seed=6, signal=1)
+    attack, game = mia.attacks.make(name), large_game()
     if attack.needs.pool:
         toy = pool(n=game.n_records, n_classes=game.n_classes)
         attack = dataclasses.replace(attack, pool=dataclasses.replace(toy, y=game.y))

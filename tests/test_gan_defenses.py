@@ -397,7 +397,7 @@ def test_an_undecided_critic_leaves_megan_at_rest():
 
 
 def played(defense, kind="image", objective="wgan-gp", **options):
-    pool = toys.pool(kind, n=48, n_classes=3)
+    pool = toys.pool(kind, n=48, n_classes=3, test=0)
     training = gan.Training(steps=20, batch_size=8, n_critic=2, objective=objective)
     networks = gan.networks.MLP(hidden=(16,), latent=4)
     return gan.play(

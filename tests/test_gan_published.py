@@ -36,7 +36,8 @@ def test_defenses_without_published_figures_are_refused():
         mixup_gan.beside(RESULTS[RESULTS["defense"] == "megan"], QUALITY)
 
 
-def test_across_measures_every_arm_on_every_data_set(tmp_path):
+def test_across_measures_every_arm_on_every_data_set(tmp_path, monkeypatch):
+    monkeypatch.setattr("mialab.gan.utility.STEPS", 4)
     pool = toys.pool("image", n=48, validation=20, test=20)
     setting = mixup_gan.Setting(pool, gan.networks.MLP((8,), latent=4), gan.Training(steps=4, batch_size=8))
     options = {"n_models": 6, "samples": 20, "fakes": 4, "store": tmp_path}

@@ -196,6 +196,7 @@ def test_gans_grow(fresh_cache, tmp_path, monkeypatch):
         return train(group, **options)
 
     monkeypatch.setattr(gan_run, "train_group", counted)
+    monkeypatch.setattr("mialab.gan.utility.STEPS", 4)
 
     def play_gans(n_models, **options):
         return gan.play(

@@ -39,31 +39,37 @@ def test_imports_go_one_way():
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize(
-    ("work", "unloaded"),
-    [
-        ("", [*HEAVY, "sklearn", "torch", "numpy", "pandas", "xarray"]),
-        ("mialab.play", HEAVY),
-        (
-            "import numpy as np\n"
-            "member = np.eye(4, dtype=bool)[[0, 0, 1, 1]] ^ [[0], [1], [0], [1]]\n"
-            "game = mialab.Game.from_arrays(logits=np.zeros((4, 1, 4, 2)), member=member > 0, y=np.arange(4) % 2)\n"
-            "mialab.audit(game, attacks=['loss'])",
-            HEAVY,
-        ),
-        (
-            "pool = mialab.load('digits', size=20, test=10)\n"
-            "mialab.play(pool, training=mialab.Training(epochs=1), n_models=2)",
-            HEAVY,
-        ),
-    ],
-    ids=["import mialab", "mialab.play", "audit of stored answers", "a game of two models"],
-)
-def test_what_stays_unloaded(work, unloaded, tmp_path):
-    code = f"import sys, mialab\n{work}\nprint(sorted(set({unloaded}) & set(sys.modules)))"
-    done = python(code, MIALAB_CACHE=str(tmp_path))
+#: What is done in one process, one after the other, and what must not be loaded then.
+WORK = {
+    "import mialab": ("import mialab", [*HEAVY, "sklearn", "torch", "numpy", "pandas", "xarray"]),
+    "mialab.play": ("mialab.play", HEAVY),
+    "audit of stored answers": (
+        "import numpy as np\n"
+        "member = np.eye(4, dtype=bool)[[0, 0, 1, 1]] ^ [[0], [1], [0], [1]]\n"
+        "game = mialab.Game.from_arrays(logits=np.zeros((4, 1, 4, 2)), member=member > 0, y=np.arange(4) % 2)\n"
+        "mialab.audit(game, attacks=['loss'])",
+        HEAVY,
+    ),
+    "a game of two models": (
+        "pool = mialab.load('digits', size=20, test=10)\n"
+        "mialab.play(pool, training=mialab.Training(epochs=1), n_models=2)",
+        HEAVY,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """What was loaded of what must not be, after each piece of work."""
+    steps = [f"{work}\nprint(sorted({set(names)} & set(sys.modules)))" for work, names in WORK.values()]
+    done = python("import sys\n" + "\n".join(steps), MIALAB_CACHE=str(tmp_path_factory.mktemp("cache")))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "[]"
+    return dict(zip(WORK, done.stdout.splitlines(), strict=True))
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_what_stays_unloaded(work, loaded):
+    assert loaded[work] == "[]"
 
 
 def test_the_package_is_imported_at_once():

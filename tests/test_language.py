@@ -47,8 +47,10 @@ def test_words(file):
     text = file.read_text()
     for name in NAMES:
         text = text.replace(name, "")
-    for i, line in enumerate(text.splitlines(), 1):
-        for word in re.finditer(rf"(?i)\w*(?:{BRITISH})\w*", line):
-            assert re.fullmatch(rf"(?i)\w*{AMERICAN}", word[0]), f"line {i}: British spelling: {word[0]}"
-        for pattern, term in RETIRED.items():
-            assert not re.search(pattern, line), f"line {i}: say {term}: {line.strip()[:100]}"
+    for found in re.finditer(rf"(?i)(?:{BRITISH})", text):
+        before, after = re.search(r"\w*$", text[: found.start()])[0], re.match(r"\w*", text[found.end() :])[0]
+        word, line = before + found[0] + after, text.count("\n", 0, found.start()) + 1
+        assert re.fullmatch(rf"(?i)\w*{AMERICAN}", word), f"line {line}: British spelling: {word}"
+    for pattern, term in RETIRED.items():
+        found = re.search(pattern, text)
+        assert not found, f"line {text.count(chr(10), 0, found.start()) + 1}: say {term}: {found[0]}"

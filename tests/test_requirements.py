@@ -1,5 +1,7 @@
 """Which pairs of a target and a record an attack can score: counted among the other models, pair by pair."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import toys
@@ -10,6 +12,7 @@ from mialab import attacks
 from mialab.attacks import LiRA, Requirements, RequirementsNotMet
 
 
+@cache
 def coins(n_models, n_records, seed, fraction=0.5, n_queries=1, **options):
     """Make a game of noise whose memberships are independent coin flips, none thrown again."""
     rng = np.random.default_rng([seed, 3])
