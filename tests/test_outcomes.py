@@ -40,7 +40,7 @@ def test_no_attack_runs_twice_on_a_game(game, ran):
     mia.audit(game, [attacks.make("loss"), attacks.LiRA()], fprs=(0.1,), **OPTIONS)
     mia.difference((game, "lira"), (other, "lira"), **OPTIONS)
     mia.plots.roc(game, names[:2], n_resamples=20)
-    mia.plots.histogram({"a": game, "b": other}, "loss")
+    mia.plots.histograms({"a": game, "b": other}, "loss")
     plt.close("all")
     mia.chapters.attacks.agreement(game, ["loss", "lira"], fpr=0.05)
     mia.auditing.deciles.risk_by_decile(game, "lira", np.arange(300), n_resamples=20)
@@ -118,7 +118,7 @@ def test_a_function_is_an_attack(game, ran):
     assert 0.4 < outcome.predicted_member.mean() < 0.6, "with a threshold from shadow models"
     assert mia.difference((game, margin), (game, "loss"), **OPTIONS).value > -0.5
     mia.plots.roc(game, ["loss", margin], n_resamples=20)
-    mia.plots.histogram(game, margin)
+    mia.plots.histograms(game, margin)
     plt.close("all")
     with pytest.raises(ValueError, match="'margin' is there twice"):
         mia.audit(game, [margin, margin])

@@ -118,17 +118,20 @@ def test_roc_of_few_records(game):
 
 @pytest.mark.parametrize("target", [None, 2])
 def test_histogram_holds_every_score(game, target):
-    ax = curves.histogram(game, "lira", target=target, bins=20)
+    (ax,) = curves.histograms(game, "lira", target=target, bins=20).axes
     areas = [sum(p.get_height() for p in c) for c in ax.containers if len(c) > 1]
     assert areas == pytest.approx([1])  # members; non-members are one outline
     assert texts(ax) == ["members", "non-members"]
-    assert len(curves.histogram({"none": game, "hamp": game}, "loss").get_legend().get_texts()) == 4
+    panels = curves.histograms({"none": game, "hamp": game}, "loss", target=target).axes
+    areas = [sum(p.get_height() for p in ax.containers[0]) for ax in panels]
+    assert areas == pytest.approx([1, 1])
+    assert texts(panels[-1]) == ["members", "non-members"]
 
 
 def test_histogram_stretches_scores_that_span_orders_of_magnitude():
     game = make_game()
     game.logits[:] = game.logits * 30
-    ax = curves.histogram(game, "loss")
+    (ax,) = curves.histograms(game, "loss").axes
     assert ax.get_xscale() == "asinh"
     labels = [t.get_text() for t in ax.get_xticklabels()]
     assert len(labels) == len(set(labels)) > 1
@@ -193,7 +196,8 @@ def test_privacy_utility_names_what_it_cannot_show(game):
 def test_draws_on_the_axes_it_is_given(game):
     figure, axes = plt.subplots(1, 2)
     assert curves.roc(game, "loss", n_resamples=5, ax=axes[0]) is axes[0]
-    assert curves.histogram(game, ax=axes[1]) is axes[1]
+    table = mia.audit(game, ["loss"], n_resamples=5)
+    assert comparisons.strength(table, ax=axes[1]) is axes[1]
     assert plt.get_fignums() == [figure.number]
 
 
@@ -201,7 +205,7 @@ def test_bad_input_is_refused(game):
     with pytest.raises(ValueError, match="empty dict"):
         curves.roc({})
     with pytest.raises(ValueError, match="target=6 must be"):
-        curves.histogram(game, target=6)
+        curves.histograms(game, target=6)
     with pytest.raises(ValueError, match="Did you mean 'loss'"):
         curves.roc(game, "los")
 

@@ -6,7 +6,6 @@ from .comparisons import strength as strength
 from .comparisons import trade_off as trade_off
 from .comparisons import widths as widths
 from .curves import against_shadows as against_shadows
-from .curves import histogram as histogram
 from .curves import histograms as histograms
 from .curves import roc as roc
 from .curves import roc_by_family as roc_by_family

@@ -198,21 +198,20 @@ def against_shadows(table: pd.DataFrame, *, label: str = "") -> Figure:
     return figure
 
 
-def histogram(
-    game: Game | Mapping[str, Game],
+def histograms(
+    games: Game | Mapping[str, Game],
     attack: Attacking = "loss",
     *,
     target: int | None = None,
     records: ArrayLike | None = None,
     bins: int = 50,
-    ax: Axes | None = None,
-) -> Axes:
-    """Draw the scores of members and of non-members.
+) -> Figure:
+    """Draw the scores of members and of non-members, a panel for each game, on one scale.
 
     Parameters
     ----------
-    game : Game or dict of str to Game
-        One game is drawn as areas, several as outlines, members solid and non-members dashed.
+    games : Game or dict of str to Game
+        One game, or label to game.
     attack : str or Attack
     target : int, optional
         Which target model; all pooled by default.
@@ -222,54 +221,27 @@ def histogram(
         Bins of equal width on the axis as drawn, which is linear around zero and logarithmic further out (asinh)
         if the scores span orders of magnitude. The outermost half percent of them on either side is gathered in
         the first and the last bin.
-    ax : matplotlib Axes, optional
-
-    Returns
-    -------
-    matplotlib Axes
-    """
-    games = _games(game)
-    scores = _scores(games, attack, target, records)
-    ax, colors = _axes(ax), _colors(games)
-    edges = _bins(ax, scores, bins)
-    _draw_scores(ax, scores, colors, edges)
-    whose = "all targets" if target is None else f"target {target}"
-    name = _name(games, attack)
-    ax.set(xlabel=f"Score of the attack {name} ({whose}), higher = member", ylabel="Fraction of records")
-    ax.legend()
-    return ax
-
-
-def histograms(
-    games: Mapping[str, Game],
-    attack: Attacking = "loss",
-    *,
-    records: ArrayLike | None = None,
-    bins: int = 50,
-) -> Figure:
-    """Draw the scores of members and of non-members, a panel for each game, on one scale.
-
-    Parameters
-    ----------
-    games : dict of str to Game
-        Label to game.
-    attack, records, bins
-        As in `histogram`.
 
     Returns
     -------
     matplotlib Figure
     """
     games = _games(games)
-    scores, colors = _scores(games, attack, None, records), _colors(games)
+    scores, colors = _scores(games, attack, target, records), _colors(games)
     figure, axes = _panels(1, len(games), 6.4, 3.4, sharex=True, sharey=True)
     edges = _bins(axes[0], scores, bins)
-    for ax, label in zip(axes, games, strict=True):
-        _draw_scores(ax, {label: scores[label]}, colors, edges)
+    for ax, (label, (inside, outside)) in zip(axes, scores.items(), strict=True):
+        area: dict[str, Any] = {"color": _mix(colors[label], 0.25), "alpha": 0.65, "label": "members"}
+        line: dict[str, Any] = {"color": "0.35", "histtype": "step", "linewidth": 1.6, "label": "non-members"}
+        for values, look in ((inside, area), (outside, line)):
+            weight = np.full(len(values), 1 / max(1, len(values)))
+            ax.hist(np.clip(values, edges[0], edges[-1]), edges.tolist(), weights=weight, **look)
         ax.set_title(label)
     axes[0].set_ylabel("Fraction of records")
     axes[-1].legend()
-    figure.supxlabel(f"Score of the attack {_name(games, attack)}, higher = member", fontsize=13)
+    name = next(iter(games.values())).outcome(attack).attack
+    whose = "" if target is None else f" (target {target})"
+    figure.supxlabel(f"Score of the attack {name}{whose}, higher = member", fontsize=13)
     return figure
 
 
@@ -402,10 +374,6 @@ def _scores(
     return scores
 
 
-def _name(games: Mapping[str, Game], attack: Attacking) -> str:
-    return next(iter(games.values())).outcome(attack).attack
-
-
 def _bins(ax: Axes, scores: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: int) -> np.ndarray:
     """Edges of bins that hold all but the extremes of the scores; stretches the x axis if they need it."""
     games = [np.concatenate(pair) for pair in scores.values()]
@@ -421,26 +389,3 @@ def _bins(ax: Axes, scores: Mapping[str, tuple[np.ndarray, np.ndarray]], bins: i
     ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
     ax.xaxis.set_minor_locator(NullLocator())
     return width * np.sinh(np.linspace(np.arcsinh(low / width), np.arcsinh(high / width), bins + 1))
-
-
-def _draw_scores(
-    ax: Axes,
-    scores: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    colors: Mapping[str, str],
-    edges: np.ndarray,
-) -> None:
-    for label, (inside, outside) in scores.items():
-        if len(scores) == 1:
-            looks: tuple[dict[str, Any], ...] = (
-                {"color": _mix(colors[label], 0.25), "alpha": 0.65, "label": "members"},
-                {"color": "0.35", "histtype": "step", "linewidth": 1.6, "label": "non-members"},
-            )
-        else:
-            line = {"color": colors[label], "histtype": "step", "linewidth": 1.6}
-            looks = (
-                {**line, "label": f"{label}: members"},
-                {**line, "linestyle": (0, (3, 1.5)), "label": f"{label}: non-members"},
-            )
-        for values, look in zip((inside, outside), looks, strict=True):
-            weight = np.full(len(values), 1 / max(1, len(values)))
-            ax.hist(np.clip(values, edges[0], edges[-1]), edges.tolist(), weights=weight, **look)
