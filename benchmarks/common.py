@@ -16,6 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psutil
 
 from mialab import provenance
@@ -159,23 +160,29 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def rows_of_loops(workload: str, seconds: Mapping[str, list[float]], peak: Mapping[str, float]) -> list[Row]:
+    """Return a row for each variant, of its least seconds, with their ratios to those of the plain loops."""
+    least = {variant: min(values) for variant, values in seconds.items()}
+    return [
+        Row(
+            workload,
+            variant,
+            round(value, 4),
+            round(least["loader"] / value, 3),
+            round(least["plain"] / value, 3),
+            round(peak[variant], 1),
+        )
+        for variant, value in least.items()
+    ]
+
+
 def table(rows: list[Mapping[str, Any]]) -> str:
     """Return rows as aligned text; numbers to three digits, nothing for None."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [names, *([_text(row.get(name)) for name in names] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    numeric = [all(isinstance(row.get(name), int | float | None) for row in rows) for name in names]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(w) if right else cell.ljust(w)
-            for cell, w, right in zip(line, widths, numeric, strict=True)
-        ).rstrip()
-        for line in cells
-    )
+    return pd.DataFrame(rows, dtype=object).map(_text).to_string(index=False)
 
 
 def _text(value: object) -> str:
-    if value is None:
+    if value is None or value != value:
         return ""
     if not isinstance(value, float):
         return str(value)

@@ -21,7 +21,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -32,9 +32,10 @@ import numpy as np
 import torch
 from common import Fresh, Row
 from joblib.externals.loky import get_reusable_executor
+from loops import step, train
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import mialab as mia
@@ -116,49 +117,24 @@ def tensors(pool: mia.Pool) -> tuple[torch.Tensor, torch.Tensor]:
     return x.float() / 255 if x.dtype == torch.uint8 else x, torch.as_tensor(pool.y)
 
 
-def step(network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> None:
-    optimizer.zero_grad()
-    F.cross_entropy(network(x), y).backward()
-    optimizer.step()
-
-
 def initialized(work: Workload, model: int) -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(model)
     network = work.model(work.pool.x.shape[1:], work.pool.n_classes)
     return network, torch.optim.Adam(network.parameters(), lr=work.training.lr)
 
 
-@torch.no_grad()
-def answers(network: nn.Module, batches: Iterator[torch.Tensor]) -> np.ndarray:
-    network.eval()
-    return torch.cat([network(x) for x in batches]).numpy()
-
-
-def with_loader(work: Workload) -> list[np.ndarray]:
+def by_loop(work: Workload, *, loader: bool) -> list[np.ndarray]:
+    """Train all models, and let them answer, with a DataLoader or without."""
     records = TensorDataset(*tensors(work.pool))
-    logits = []
-    for k, member in enumerate(work.member):
-        network, optimizer = initialized(work, k)
-        own = Subset(records, np.flatnonzero(member).tolist())
-        batches = DataLoader(own, batch_size=work.training.batch_size, shuffle=True)
-        for _ in range(work.training.epochs):
-            for x, y in batches:
-                step(network, optimizer, x, y)
-        logits.append(answers(network, (x for x, _ in DataLoader(records, batch_size=ANSWER_BATCH))))
-    return logits
 
+    def queries() -> Iterable[torch.Tensor]:
+        if loader:
+            return (x for x, _ in DataLoader(records, batch_size=ANSWER_BATCH))
+        return records.tensors[0].split(ANSWER_BATCH)
 
-def without_loader(work: Workload) -> list[np.ndarray]:
-    x, y = tensors(work.pool)
-    logits = []
-    for k, member in enumerate(work.member):
-        network, optimizer = initialized(work, k)
-        own = torch.as_tensor(np.flatnonzero(member))
-        for _ in range(work.training.epochs):
-            for batch in own[torch.randperm(len(own))].split(work.training.batch_size):
-                step(network, optimizer, x[batch], y[batch])
-        logits.append(answers(network, iter(x.split(ANSWER_BATCH))))
-    return logits
+    options = {"epochs": work.training.epochs, "batch_size": work.training.batch_size}
+    make = partial(initialized, work)
+    return train(make, records, work.member, loader=loader, queries=queries, **options)
 
 
 def train_accuracy(work: Workload, logits: list[np.ndarray]) -> float:
@@ -166,13 +142,13 @@ def train_accuracy(work: Workload, logits: list[np.ndarray]) -> float:
     return float(right[work.member].mean())
 
 
-def time_loop(work: Workload, loop: Callable[[Workload], list[np.ndarray]], threads: int | None) -> dict:
+def time_loop(work: Workload, loader: bool, threads: int | None) -> dict:
     """Seconds and accuracy of a plain loop; runs in a process of its own."""
     if threads:
         torch.set_num_threads(threads)
     step(*initialized(work, 0), *(part[:2] for part in tensors(work.pool)))  # what torch sets up only once
     began = time.perf_counter()
-    logits = loop(work)
+    logits = by_loop(work, loader=loader)
     return {"seconds": time.perf_counter() - began, "accuracy": train_accuracy(work, logits)}
 
 
@@ -228,9 +204,9 @@ def time_engine(work: Workload, *, first: bool, games: int = 1) -> dict:
 
 
 LOOPS = {
-    "loader": (with_loader, None),
-    "plain": (without_loader, None),
-    "plain, 1 thread": (without_loader, 1),  # of MLPs; of the others it takes too long
+    "loader": (True, None),
+    "plain": (False, None),
+    "plain, 1 thread": (False, 1),  # of MLPs; of the others it takes too long
 }
 
 
@@ -240,10 +216,10 @@ def compare(work: Workload, repeats: int, fresh: Fresh) -> tuple[list[Row], dict
     peak: dict[str, float] = {}
     accuracy: dict[str, float] = {}
     for repeat in range(min(repeats, work.most_repeats)):
-        for variant, (loop, threads) in LOOPS.items():
+        for variant, (loader, threads) in LOOPS.items():
             if threads and not isinstance(work.model, MLP):
                 continue
-            result, mb = fresh(time_loop, work, loop, threads, memory=not repeat)
+            result, mb = fresh(time_loop, work, loader, threads, memory=not repeat)
             seconds.setdefault(variant, []).append(result["seconds"])
             peak[variant], accuracy[variant] = max(mb, peak.get(variant, 0)), result["accuracy"]
         result, mb = fresh(partial(time_engine, work, first=not repeat), memory=not repeat)
@@ -255,17 +231,7 @@ def compare(work: Workload, repeats: int, fresh: Fresh) -> tuple[list[Row], dict
         say = ", ".join(f"{variant} {values[-1]:.2f} s" for variant, values in seconds.items())
         print(f"{work.name}, repeat {repeat + 1}: {say}", flush=True)
     least = {variant: min(values) for variant, values in seconds.items()}
-    rows = [
-        Row(
-            work.name,
-            variant,
-            round(value, 4),
-            round(least["loader"] / value, 3),
-            round(least["plain"] / value, 3),
-            round(peak[variant], 1),
-        )
-        for variant, value in least.items()
-    ]
+    rows = common.rows_of_loops(work.name, seconds, peak)
     did = {
         "workload": work.name,
         "mode": result["mode"],

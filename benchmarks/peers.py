@@ -34,12 +34,12 @@ from pathlib import Path
 from typing import Any
 
 import common
+import loops
 import numpy as np
 import torch
 from common import FreshProcess, Row
 from scipy.stats import norm, spearmanr
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import mialab as mia
@@ -142,31 +142,17 @@ def scaled_logit(logits: np.ndarray, y: np.ndarray) -> np.ndarray:
     return own - np.logaddexp.reduce(others, axis=1)
 
 
-def step(network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> None:
-    optimizer.zero_grad()
-    F.cross_entropy(network(x), y).backward()
-    optimizer.step()
-
-
 def by_loop(job: Job, folder: str, *, loader: bool) -> np.ndarray:
     """With a plain PyTorch loop."""
-    x, y = map(torch.as_tensor, job.records())
-    logits = []
-    for k, member in enumerate(job.member()):
+    records = TensorDataset(*map(torch.as_tensor, job.records()))
+    x, y = records.tensors
+
+    def make(k: int) -> tuple[nn.Module, torch.optim.Optimizer]:
         network = job.network(k)
-        optimizer = torch.optim.SGD(network.parameters(), **SGD)
-        own = torch.as_tensor(np.flatnonzero(member))
-        batches = DataLoader(Subset(TensorDataset(x, y), own.tolist()), batch_size=BATCH, shuffle=True)
-        for _ in range(job.epochs):
-            if loader:
-                for batch in batches:
-                    step(network, optimizer, *batch)
-            else:
-                for index in own[torch.randperm(len(own))].split(BATCH):
-                    step(network, optimizer, x[index], y[index])
-        network.eval()
-        with torch.no_grad():
-            logits.append(torch.cat([network(part) for part in x.split(BATCH)]).numpy())
+        return network, torch.optim.SGD(network.parameters(), **SGD)
+
+    options = {"epochs": job.epochs, "batch_size": BATCH, "loader": loader}
+    logits = loops.train(make, records, job.member(), queries=lambda: x.split(BATCH), **options)
     np.savez(f"{folder}/answers.npz", logits=np.stack(logits))
     return online_lira(np.stack([scaled_logit(z, y.numpy()) for z in logits]), job.member())
 
@@ -236,7 +222,7 @@ def train(model: nn.Module, dataloader: DataLoader, epochs: int) -> None:
     model.train()
     for _ in range(epochs):
         for x, y in dataloader:
-            step(model, optimizer, x, y)
+            loops.step(model, optimizer, x, y)
 
 
 def sacro_model(job: Job) -> Any:
@@ -330,11 +316,10 @@ def timed(who: str, job: Job, threads: int | None) -> tuple[float, float]:
     """Seconds of the job, and the AUC of its scores; runs in the process of that variant."""
     if threads:
         torch.set_num_threads(threads)
-    loops = {"loader": True, "plain": False}
     with tempfile.TemporaryDirectory() as folder, quiet():
         began = time.perf_counter()
-        if who in loops:
-            score = by_loop(job, folder, loader=loops[who])
+        if who in ("loader", "plain"):
+            score = by_loop(job, folder, loader=who == "loader")
         else:
             score = (by_mialab if who == "mialab" else BY[who])(job, folder)
         seconds = time.perf_counter() - began
@@ -367,17 +352,7 @@ def compare(
                 peak[variant] = max(mb, peak.get(variant, 0))
     least = {variant: min(values) for variant, values in seconds.items()}
     print(f"{job.name}: " + ", ".join(f"{v} {s:.2f} s" for v, s in least.items()), flush=True)
-    rows = [
-        Row(
-            job.name,
-            variant,
-            round(value, 4),
-            round(least["loader"] / value, 3),
-            round(least["plain"] / value, 3),
-            round(peak[variant], 1),
-        )
-        for variant, value in least.items()
-    ]
+    rows = common.rows_of_loops(job.name, seconds, peak)
     line: dict[str, Any] = {"job": job.name}
     of_peers = {variant: value for variant, value in least.items() if variants[variant][0] in peers}
     if of_peers:
@@ -419,7 +394,7 @@ def mialab_score(attack: Any) -> Callable[[Signals], np.ndarray]:
     """Scores of all models as targets, of which the first is compared."""
     return lambda s: attack.scores(mia.Game(s.game.dataset))[
         0
-    ]  # a new Game: signals are computed once per game
+    ]  # a new one: signals are computed once per game
 
 
 def sacro_score(mode: str) -> Callable[[Signals], np.ndarray]:
