@@ -40,6 +40,8 @@ class Game:
         Labels, as trained on and as attacked; which records are canaries.
     partner : numpy.ndarray of int64, shape (model,)
         The model with the complementary members, or -1.
+    train_accuracy, validation_accuracy, test_accuracy : numpy.ndarray of float64, shape (model,)
+        Of each model on its members and on other parts of the pool; NaN if unknown.
     """
 
     #: What is attacked, e.g. "classifier".
@@ -163,10 +165,12 @@ class Game:
         )
 
     def __getattr__(self, name: str) -> np.ndarray:
-        """Return an array, in double precision if it is of numbers; RequirementsNotMet if the game has none."""
+        """Return an array, in double precision if it is of numbers; RequirementsNotMet if there is none."""
         spec = type(self).specs().get(name)
         if spec is None:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
+        if name not in self.dataset and spec in ACCURACIES:
+            return np.full(self.n_models, np.nan)
         if name not in self.dataset:
             raise RequirementsNotMet(spec.missing)
         values = self.dataset[name].to_numpy()
@@ -174,24 +178,14 @@ class Game:
         return self.__dict__[name]
 
     def signal(self, name: str) -> np.ndarray:
-        """Return one number for each record and query, higher for members; computed once.
+        """Return one number for each record and query, float64 (model, query, record), higher for members; kept.
 
-        Parameters
-        ----------
-        name : str
-            One of `signals`.
-
-        Returns
-        -------
-        numpy.ndarray of float64, shape (model, query, record)
-            NaN for records that a probe left out; of one query where all are measured together.
+        NaN for records that a probe left out; of one query where all are measured together.
 
         Raises
         ------
-        ValueError
-            If the name is unknown.
-        RequirementsNotMet
-            If the game holds neither the signal nor what it is computed from.
+        ValueError, RequirementsNotMet
+            If the name is none of `signals`; if the game holds neither the signal nor what it is computed from.
         """
         choose("signal", name, self.signals)
         known = self.__dict__.setdefault("_signals", {})
@@ -207,21 +201,6 @@ class Game:
         more += f", {n_samples} samples each" * bool(n_samples)
         kind = type(self).__name__
         return f"{kind}({a.get('dataset')}, defense={a.get('defense')}: {' x '.join(said)}{more})"
-
-    def _accuracy(self, name: str) -> np.ndarray:
-        if name not in self.dataset:
-            return np.full(self.n_models, np.nan)
-        return self.dataset[name].to_numpy()
-
-    @property
-    def train_accuracy(self) -> np.ndarray:
-        """Accuracy of each model on its members, (model,); NaN if unknown."""
-        return self._accuracy("train_accuracy")
-
-    @property
-    def test_accuracy(self) -> np.ndarray:
-        """Accuracy of each model on the pool's test part, (model,); NaN if unknown."""
-        return self._accuracy("test_accuracy")
 
     @cached_property
     def shadow(self) -> np.ndarray:

@@ -25,11 +25,6 @@ def describe(value: object, _within: tuple[object, ...] = ()) -> str:
     counts. Code of this package counts with the code in the file that holds it, wherever that is; that of installed
     packages with its name.
 
-    Parameters
-    ----------
-    value : object
-        A model builder, a defense, ...
-
     Raises
     ------
     TypeError

@@ -171,13 +171,9 @@ class Reconstruction(Probe):
     def search(self, run: Run, residuals: Residuals, start: torch.Tensor) -> torch.Tensor:
         """Return the least errors found from each start, (restart, model, generator, record).
 
-        Parameters
-        ----------
-        residuals : callable
-            What is to be minimized: the sum of its squares. Of arguments (..., model, generator, record, latent), it
-            returns (..., model, generator, record, feature + 1).
-        start : torch.Tensor, shape (restart, model, generator, record, latent)
-            Where to begin.
+        The error is the sum of the squares of residuals: a function of latent vectors (..., model, generator, record,
+        latent) that gives (..., model, generator, record, feature + 1). Starts are (restart, model, generator, record,
+        latent).
         """
 
     @torch.no_grad()
@@ -303,23 +299,9 @@ def lbfgs(
     `torch.optim.LBFGS` on the sum of all functions gives them a history and a step length in common, and leaves higher
     errors after as many evaluations (up to a third, measured on small GANs); Adam leaves still higher ones.
 
-    Parameters
-    ----------
-    errors : callable
-        Of arguments ``(..., dimension)``, returns values ``(...)``, each of its own argument alone.
-    z : torch.Tensor, shape (..., dimension)
-        Where to begin.
-    evaluations : int
-        Evaluations of values and gradients, 1 or more.
-    history : int
-        Evaluations whose differences are kept.
-
-    Returns
-    -------
-    z : torch.Tensor, shape (..., dimension)
-        The best arguments.
-    value : torch.Tensor, shape (...)
-        Their values.
+    Values ``errors(z)`` (...) of arguments (..., dimension) are each of its own argument alone. They are evaluated, with
+    their gradients, as often as ``evaluations`` says; the differences of the last ``history`` evaluations count. Return
+    the best arguments and their values.
     """
 
     def evaluate(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -372,21 +354,8 @@ def gauss_newton(
     Each step takes finite differences along the directions of one subspace, and tries Gauss-Newton steps with several
     dampings (Levenberg, 1944; Marquardt, 1963).
 
-    Parameters
-    ----------
-    residuals : callable
-        See `Reconstruction.search`.
-    z : torch.Tensor, shape (restart, model, generator, record, latent)
-        Where to begin.
-    directions : torch.Tensor, shape (step, model, direction, latent)
-        Orthonormal bases of the subspaces.
-
-    Returns
-    -------
-    z : torch.Tensor, shape (restart, model, generator, record, latent)
-        The best arguments.
-    value : torch.Tensor, shape (restart, model, generator, record)
-        Their sums of squares.
+    Residuals and where to begin are those of `Reconstruction.search`; directions are orthonormal bases of subspaces,
+    (step, model, direction, latent). Return the best arguments and their sums of squares.
     """
     residual = residuals(z)
     value = residual.square().sum(-1)

@@ -39,19 +39,8 @@ COLUMNS = ["defense", "metric", "value", "low", "high", "models"]
 class Extractor(nn.Module):
     """What a small classifier sees of records before it answers: 64 features of mean variance 1, float64.
 
-    Parameters
-    ----------
-    network : torch.nn.Sequential
-        The classifier without its last layer.
-    x : torch.Tensor, shape (record, ...)
-        Records whose features get a mean variance of 1.
-
-    Attributes
-    ----------
-    num_features : int
-        Number of features.
-    scale : torch.Tensor
-        What features are divided by: the root of their mean variance, one number for all.
+    The network is the classifier without its last layer; the mean variance is that of the features of records ``x``,
+    (record, ...), by the root of which, ``scale``, all features are divided.
     """
 
     def __init__(self, network: nn.Sequential, x: torch.Tensor) -> None:

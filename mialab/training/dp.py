@@ -28,23 +28,11 @@ MORE_ORDERS = (1.001, 1.003, 1.01, 1.02, 1.05, 80, 96, 128, 192, 256, 512)
 
 
 def poisson_batch(members: torch.Tensor, rate: float, rng: Streams) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw batches in which every member takes part independently, padded to the largest of them.
+    """Draw batches in which every member takes part independently, with probability ``rate``.
 
-    Parameters
-    ----------
-    members : torch.Tensor of int, shape (model, ..., member)
-        Positions of members in the pool.
-    rate : float
-        Probability of each member to be in a batch.
-    rng : Streams
-        Random numbers, a stream a model.
-
-    Returns
-    -------
-    index : torch.Tensor of int, shape (model, ..., width)
-        Positions of the members in the batch, then of others.
-    weight : torch.Tensor of float32, shape (model, ..., width)
-        1 for the members in the batch, 0 for the others.
+    Given positions of members in the pool, int64 (model, ..., member), return positions, (model, ..., width), of those
+    in the batch, then of others, up to the size of the largest batch; and weights, float32 of that shape: 1 for the
+    members in the batch, 0 for the others. Random numbers are a stream a model.
     """
     return padded(members, rng.uniform(*members.shape[1:]) < rate)
 
@@ -156,22 +144,10 @@ def _by_outer_products(
 def noise(
     like: dict[str, torch.Tensor], scale: float, rng: Streams, *, per_model: int = 1
 ) -> dict[str, torch.Tensor]:
-    """Draw Gaussian noise for each parameter.
+    """Draw Gaussian noise of standard deviation ``scale`` for each parameter (network, ...), like sums of gradients.
 
-    Parameters
-    ----------
-    like : dict of str to torch.Tensor, shapes (network, ...)
-        Sums of gradients.
-    scale : float
-        Standard deviation: the noise multiplier times the norm that gradients are clipped to.
-    rng : Streams
-        Random numbers, a stream a model.
-    per_model : int
-        Networks of each model.
-
-    Returns
-    -------
-    dict of str to torch.Tensor, of the same shapes
+    The scale is the noise multiplier times the norm that gradients are clipped to. There are ``per_model`` networks of
+    each model, and a stream of random numbers a model.
     """
     sizes = [value[0].numel() for value in like.values()]
     drawn = rng.normal(per_model, sum(sizes)).flatten(0, 1).split(sizes, 1)
@@ -181,14 +157,9 @@ def noise(
 
 
 def check_network(network: nn.Module, *inputs: torch.Tensor) -> None:
-    """Refuse a network that knows more of a record's batch than the record (ValueError).
+    """Refuse a network, in training mode, that knows more of a record's batch than the record (ValueError).
 
-    Parameters
-    ----------
-    network : torch.nn.Module
-        In training mode.
-    inputs : torch.Tensor, shapes (batch, ...)
-        What it is called with, for a few records, an even number of them.
+    Inputs, (batch, ...), are what it is called with for an even number of records.
     """
     state = [type(m).__name__ for m in network.modules() if any(True for _ in m.buffers(recurse=False))]
     if not state:

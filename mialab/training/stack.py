@@ -109,16 +109,8 @@ def batched_mlp(
 ) -> torch.Tensor:
     """Compute networks of `is_plain_mlp` by batched matrix products, in two thirds of the time that `vmap` takes.
 
-    Parameters
-    ----------
-    network : torch.nn.Sequential
-        One of the networks; its own parameters are not looked at.
-    parameters : dict of str to torch.Tensor, shapes (network, ...)
-        Parameters of all networks.
-    x : torch.Tensor, shape (network, batch, ...)
-        Inputs of each.
-    prefix : str
-        What the names of its parameters begin with.
+    Of one network the layers are looked at, not its parameters: those of all, (network, ...), are given by names that
+    begin with ``prefix``. Inputs are (network, batch, ...).
     """
     for number, layer in network.named_children():
         if isinstance(layer, nn.Linear):
@@ -278,15 +270,7 @@ def torch_rng(seed: int, model: int) -> AbstractContextManager[None]:
 
 @contextmanager
 def seeded(seed: int, devices: Sequence[int] | None = ()) -> Iterator[None]:
-    """Seed torch's own generator for a while, in which no other thread does.
-
-    Parameters
-    ----------
-    seed : int
-        The seed.
-    devices : sequence of int, optional
-        GPUs whose generators get their state back; None for all.
-    """
+    """Seed torch's own generator for a while, in which no other thread does; GPUs (None: all) get their state back."""
     with _CHANCE, torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield

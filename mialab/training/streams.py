@@ -8,14 +8,9 @@ import torch
 
 
 def generator(seed: int, *key: int | str) -> np.random.Generator:
-    """Return the NumPy generator that belongs to ``(seed, *key)``.
+    """Return the NumPy generator that belongs to ``(seed, *key)``: those with different keys are independent.
 
-    Parameters
-    ----------
-    seed : int
-        Seed of the game.
-    *key : int or str
-        What the numbers are for, e.g. ``generator(0, "batches", 3)``: streams with different keys are independent.
+    The key says what the numbers are for, e.g. ``generator(0, "batches", 3)``.
     """
     words = [crc32(part.encode()) if isinstance(part, str) else int(part) for part in key]
     return np.random.default_rng(np.random.SeedSequence([int(seed), *words]))
