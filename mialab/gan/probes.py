@@ -299,7 +299,7 @@ def lbfgs(
     `torch.optim.LBFGS` on the sum of all functions gives them a history and a step length in common, and leaves higher
     errors after as many evaluations (up to a third, measured on small GANs); Adam leaves still higher ones.
 
-    Values ``errors(z)`` (...) of arguments (..., dimension) are each of its own argument alone. They are evaluated, with
+    Values ``errors(z)`` (...) of arguments (..., dimension) are each of its own argument alone. They are evaluated with
     their gradients, as often as ``evaluations`` says; the differences of the last ``history`` evaluations count. Return
     the best arguments and their values.
     """
