@@ -50,8 +50,9 @@ class Attack(ABC):
     calibrations: ClassVar[tuple[str, ...]] = ("shadows", "known_half")
     #: Threshold of scores that have one of their own ("ratio" and "level").
     own_threshold: ClassVar[float] = 0.0
-    #: Why there are no thresholds for each class, if so.
+    #: Why there are no thresholds for each class, if so; and whether the scores' own threshold is one for each class.
     no_per_class: ClassVar[str] = ""
+    own_per_class: ClassVar[bool] = False
 
     per_class: bool = False
     calibrate: str | None = None
@@ -65,7 +66,7 @@ class Attack(ABC):
         choose("calibrate", self.calibrate, self.calibrations)
         if self.per_class and self.no_per_class:
             raise ValueError(f"per_class=True has no use here: {self.no_per_class}.")
-        if self.per_class and self.calibrate == "ratio":
+        if self.per_class and self.calibrate in ("ratio", "level") and not self.own_per_class:
             raise ValueError(
                 "per_class=True needs thresholds that are calibrated: give calibrate='known_half'."
             )

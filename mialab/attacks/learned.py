@@ -192,14 +192,16 @@ class Shokri(Attack):
     @property
     def base_name(self) -> str:
         """Name of the variant, e.g. ``"shokri_sorted_one_model"``."""
-        parts = {
-            "shokri": True,
-            "sorted": self.posteriors == "sorted",
-            "one_model": self.attack_models == "one",
-            "without_label": not self.label,
-            self.classifier: self.classifier != "logistic",
-        }
-        return "_".join(part for part, applies in parts.items() if applies)
+        name = (
+            "shokri"
+            + "_sorted" * (self.posteriors == "sorted")
+            + "_one_model" * (self.attack_models == "one")
+        )
+        return (
+            name
+            + "_without_label" * (not self.label)
+            + f"_{self.classifier}" * (self.classifier != "logistic")
+        )
 
     def scores(self, game: Game) -> np.ndarray:
         """Return the log odds of membership, (model, record); in two passes over the models' answers."""
@@ -279,21 +281,15 @@ class _Networks:
         """Return log odds (target, answer) from inputs (target, answer, feature) to the branches."""
         parts = iter(self.parameters.split(self.sizes, dim=1))
         *branches, joint = self.layers
-        outputs = [_relu_layers(x, branch, parts) for x, branch in zip(inputs, branches, strict=True)]
-        x = _relu_layers(torch.cat(outputs, dim=-1), joint[:-1], parts)
-        return _linear(x, joint[-1], next(parts))[..., 0]
+        outputs = [torch.relu(_layers(x, branch, parts)) for x, branch in zip(inputs, branches, strict=True)]
+        return _layers(torch.cat(outputs, dim=-1), joint, parts)[..., 0]
 
 
-def _linear(x: torch.Tensor, shape: tuple[int, int], part: torch.Tensor) -> torch.Tensor:
-    bias, weight = part.split((shape[1], shape[0] * shape[1]), dim=1)
-    return torch.baddbmm(bias[:, None], x, weight.unflatten(1, shape))
-
-
-def _relu_layers(
-    x: torch.Tensor, shapes: list[tuple[int, int]], parts: Iterator[torch.Tensor]
-) -> torch.Tensor:
-    for shape in shapes:
-        x = torch.relu(_linear(x, shape, next(parts)))
+def _layers(x: torch.Tensor, shapes: list[tuple[int, int]], parts: Iterator[torch.Tensor]) -> torch.Tensor:
+    """Linear layers with ReLU between them."""
+    for i, shape in enumerate(shapes):
+        bias, weight = next(parts).split((shape[1], shape[0] * shape[1]), dim=1)
+        x = torch.baddbmm(bias[:, None], torch.relu(x) if i else x, weight.unflatten(1, shape))
     return x
 
 

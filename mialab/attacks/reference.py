@@ -149,13 +149,6 @@ class AttackR(_Percentile):
     calibrations: ClassVar[tuple[str, ...]] = ("level", "known_half")
     source: ClassVar[str] = "Ye et al. (2022), Attack R"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.per_class and self.calibrate == "level":
-            raise ValueError(
-                "per_class=True needs thresholds that are calibrated: give calibrate='known_half'."
-            )
-
     def scores(self, game: Game) -> np.ndarray:
         """Return the fractions of the reference models, (model, record)."""
         return attack_r(game.signal("loss")[:, 0], game.member, game.excluded_models)
@@ -184,6 +177,7 @@ class AttackP(_Percentile):
     base_name: ClassVar[str] = "attack_p"
     needs: ClassVar[Requirements] = Requirements(known_half=2)
     calibrations: ClassVar[tuple[str, ...]] = ("level",)
+    own_per_class: ClassVar[bool] = True
     source: ClassVar[str] = "Ye et al. (2022), Attack P"
 
     def scores(self, game: Game) -> np.ndarray:

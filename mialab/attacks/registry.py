@@ -115,19 +115,8 @@ def _by_name(name: str) -> Attack:
     return ATTACKS[choose("attack", name, ATTACKS)]
 
 
-def _needed(for_score: bool, for_threshold: bool) -> str:
+def _needed(for_score: object, for_threshold: bool = False) -> str:
     return "for the score" if for_score else "for the threshold" if for_threshold else "none"
-
-
-def _shadows_needed(attack: Attack) -> str:
-    kinds = {"OUT": "OUT", "IN and OUT": "IN and OUT", "any": "any, for the score"}
-    return kinds.get(attack.needs.shadows) or _needed(False, "shadows" in attack.calibrations)
-
-
-def _queries_needed(attack: Attack) -> str:
-    if attack.needs.kinds:
-        return f"1+ {' or '.join(attack.needs.kinds)}"
-    return attack.needs.budget or f"{attack.needs.queries}" + ("+" if attack.needs.queries > 1 else "")
 
 
 def available(victim: str = "classifier") -> pd.DataFrame:
@@ -152,19 +141,22 @@ def available(victim: str = "classifier") -> pd.DataFrame:
     for module in MODULES:
         import_module(module)
     for name, attack in sorted(ATTACKS.items()):
-        if attack.needs.victim != victim:
+        needs, how = attack.needs, attack.calibrations
+        if needs.victim != victim:
             continue
+        shadows = {"none": _needed(False, "shadows" in how), "any": "any, for the score"}
+        copies = f"1+ {' or '.join(needs.kinds)}" * bool(needs.kinds)
         rows.append(
             {
                 "attack": name,
-                "sees": attack.needs.sees,
-                "shadow models": _shadows_needed(attack),
-                "known half": _needed(bool(attack.needs.known_half), attack.calibrations == ("known_half",)),
-                "features": _needed(attack.needs.pool, False),
-                "logits": _needed(attack.needs.logits, False),
-                "probe": attack.needs.probe or "none",
-                "threshold": " or ".join(attack.calibrations).replace("_", " "),
-                "queries": _queries_needed(attack),
+                "sees": needs.sees,
+                "shadow models": shadows.get(needs.shadows, needs.shadows),
+                "known half": _needed(needs.known_half, how == ("known_half",)),
+                "features": _needed(needs.pool),
+                "logits": _needed(needs.logits),
+                "probe": needs.probe or "none",
+                "threshold": " or ".join(how).replace("_", " "),
+                "queries": copies or needs.budget or f"{needs.queries}" + "+" * (needs.queries > 1),
                 "source": attack.source,
             }
         )

@@ -120,23 +120,20 @@ def _read_shokri(path: Path, inside: tuple[str, ...]) -> tuple[np.ndarray, np.nd
     return (tables[0], tables[1]) if len(tables) == 2 else (tables[0][:, 1:], tables[0][:, 0])
 
 
-ADULT_COLUMNS = {  # of the text files: True where the column holds numbers
-    "age": True,
-    "workclass": False,
-    "fnlwgt": True,
-    "education": False,
-    "education-num": True,
-    "marital-status": False,
-    "occupation": False,
-    "relationship": False,
-    "race": False,
-    "sex": False,
-    "capital-gain": True,
-    "capital-loss": True,
-    "hours-per-week": True,
-    "native-country": False,
-    "income": False,
-}
+#: Columns of the text files; the last is the label.
+ADULT_COLUMNS = (
+    *(
+        "age",
+        "workclass",
+        "fnlwgt",
+        "education",
+        "education-num",
+        "marital-status",
+        "occupation",
+        "relationship",
+    ),
+    *("race", "sex", "capital-gain", "capital-loss", "hours-per-week", "native-country", "income"),
+)
 
 
 # Of the 6 numeric columns as int32, the codes of the 8 others as uint8 and the labels as int64.
@@ -170,10 +167,10 @@ def _read_adult(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     parts = [pd.read_csv(path, **options), pd.read_csv(path.with_name("adult.test"), skiprows=1, **options)]
     table = pd.concat(parts, ignore_index=True)
     income = table.pop("income").str.rstrip(".")
-    numeric = [name for name in table if ADULT_COLUMNS[name]]
-    codes = table.drop(columns=numeric).apply(lambda column: column.astype("category").cat.codes)
+    numbers = table.select_dtypes("number")
+    codes = table.drop(columns=numbers).apply(lambda column: column.astype("category").cat.codes)
     y = (income == ">50K").to_numpy(np.int64)
-    return table[numeric].to_numpy(np.int32), codes.to_numpy(np.uint8), y, len(parts[0])
+    return numbers.to_numpy(np.int32), codes.to_numpy(np.uint8), y, len(parts[0])
 
 
 def _read_adult_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
