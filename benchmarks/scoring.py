@@ -173,7 +173,7 @@ def lira_rows(quick: bool, repeats: int) -> tuple[list[Row], list[dict[str, Any]
 
 
 def rmia_rows(quick: bool, repeats: int) -> list[Row]:
-    """RMIA for one target and for all."""
+    """RMIA for all targets."""
     n_models, n_records, n_drawn = (8, 300, 150) if quick else (64, 10_000, 5_000)
     answers = Answers.made_up(n_models, n_records).log_p
     population = np.random.default_rng(1).permutation(n_records)[:n_drawn]
@@ -183,8 +183,6 @@ def rmia_rows(quick: bool, repeats: int) -> list[Row]:
         plain = partial(plain_rmia, answers, online=online, population=population)
         ours = partial(rmia, *answers, online=online, population=population)
         size = f"{n_records:,} records, population of {n_drawn:,}"
-        first = partial(ours, targets=np.array([0]))
-        rows += compare(f"RMIA {kind}, one of {n_models} targets, {size}", plain, first, 1, 1, repeats)
         some = min(4, n_models)
         rows += compare(
             f"RMIA {kind}, all of {n_models} targets, {size}", plain, ours, n_models, some, repeats

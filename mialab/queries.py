@@ -179,11 +179,8 @@ class Shifts(_Copies):
 
     def _moves(self) -> list[tuple[int, int, bool]]:
         steps = (0, -self.pixels, self.pixels)
-        return [
-            (dy, dx, m)
-            for m in ((False, True) if self.mirror else (False,))
-            for dy, dx in product(steps, steps)
-        ]
+        mirrored = (False, True) if self.mirror else (False,)
+        return [(dy, dx, mirror) for mirror, dy, dx in product(mirrored, steps, steps)]
 
     @property
     def n(self) -> int:

@@ -67,18 +67,6 @@ def test_rmia_against_plain_loops(design, online, seed, n_models, signal, gamma,
     np.testing.assert_allclose(attack.run(game).score, expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-@pytest.mark.parametrize("online", [True, False])
-def test_one_target_alone_is_scored_as_among_all(design, online):
-    game = random_game(design, seed=2, signal=1.0)
-    arrays = (game.signal("loss")[:, 0], game.member, game.excluded_models)
-    every = rmia(*arrays, online=online)
-    for target in range(game.n_models):
-        np.testing.assert_array_equal(
-            rmia(*arrays, online=online, targets=np.array([target]))[0], every[target]
-        )
-
-
 def test_with_several_queries_it_is_the_mean_of_their_scores():
     game = random_game(n_queries=3, seed=5)
     by_query = [

@@ -28,6 +28,8 @@ class Scored(NamedTuple):
 class Attack(ABC):
     """Base class of every attack: subclasses say what they need and compute `scores`.
 
+    Subclasses have these parameters too, and describe them where they are special.
+
     Parameters
     ----------
     per_class : bool

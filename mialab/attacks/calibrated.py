@@ -47,14 +47,14 @@ def calibrated(values: np.ndarray, member: np.ndarray, excluded_models: np.ndarr
 class Calibratable(Attack):
     """Base class of attacks whose score may be compared with that of other models: subclasses compute `plain`.
 
+    Subclasses have this parameter too.
+
     Parameters
     ----------
     calibrated : bool
         Whether the mean score of the shadow models that were not trained on the record (OUT) is subtracted: records
         differ in difficulty, and the threshold is then one for each (Watson et al., 2022). Shadow models that were
         trained on the record (IN) are not needed.
-    per_class, calibrate
-        See `Attack`.
     """
 
     #: Paper and equation of the score itself.

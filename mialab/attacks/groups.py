@@ -19,6 +19,9 @@ from mialab.games.base import Game
 from mialab.games.signals import by_chunks
 from mialab.training.streams import generator
 
+#: Least number of shadow models of each kind for a pair.
+LEAST = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroupAttack(Attack):
@@ -187,11 +190,13 @@ class MixedPairs(GroupAttack):
             )
         both, neither = _sides(game, *_pairs(game))
         models = game.shadow if game.shadow.any() else np.ones(game.n_models, bool)
-        if not (np.minimum(both[models].sum(0), neither[models].sum(0)) >= 3 + (not game.shadow.any())).any():
+        if not (
+            np.minimum(both[models].sum(0), neither[models].sum(0)) >= LEAST + (not game.shadow.any())
+        ).any():
             raise RequirementsNotMet(
                 f"Attack {self.name!r} compares models trained on both records of a pair with models trained on "
-                "neither, at least 3 of each besides the target; no pair has so many here: play the game with more "
-                "models, at least 16."
+                f"neither, at least {LEAST} of each besides the target; no pair has so many here: play the game with "
+                "more models, at least 16."
             )
         return scorable
 
@@ -269,7 +274,6 @@ def pair_ratio(
     excluded_models: np.ndarray,
     *,
     pooled: bool = False,
-    least: int = 3,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log likelihood ratios of Gaussians for two kinds of shadow models, some of which are of neither kind.
 
@@ -283,8 +287,6 @@ def pair_ratio(
         The model that is no shadow besides the target itself, -1 for none.
     pooled : bool
         Whether all pairs of a kind share a variance.
-    least : int
-        Least number of shadow models of each kind, 2 or more.
 
     Returns
     -------
@@ -294,11 +296,11 @@ def pair_ratio(
         Where they are not.
     """
     counts = [side.sum(0) - lost(side.astype(np.float64), excluded_models) for side in (both, neither)]
-    enough = np.minimum(*counts) >= least
+    enough = np.minimum(*counts) >= LEAST
     tiny = np.finfo(np.float64).tiny ** 0.5  # so that scores are finite where all answers are equal
     score = np.zeros(phi.shape)
     for side, n, sign in zip((both, neither), counts, (1, -1), strict=True):
-        n = np.where(enough, n, least)
+        n = np.where(enough, n, LEAST)
         deviation = phi - np.where(side, phi, 0).sum(0) / np.maximum(side.sum(0), 1)
         own = np.where(side, deviation, 0)
         # All deviations of a side sum to zero; without some of them, their mean is off by this.

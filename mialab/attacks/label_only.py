@@ -118,8 +118,6 @@ class Robustness(Attack):
     kinds : tuple of str
         Kinds of copies that count, see `Game.query_kinds`: ``("noise",)`` by default; ``("shift", "flip")`` for
         shifted and mirrored images or flipped binary features; ``("changed",)`` for copies of unknown kind.
-    per_class, calibrate
-        See `Attack`.
     """
 
     source: ClassVar[str] = "Choquette-Choo et al. (2021): random noise"

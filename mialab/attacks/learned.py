@@ -42,19 +42,7 @@ def _log_posteriors(game: Game, model: int, posteriors: str) -> torch.Tensor:
 
 
 def folds(partner: np.ndarray, n: int) -> np.ndarray:
-    """Deal models out to at most n folds, partners to the same one.
-
-    Parameters
-    ----------
-    partner : numpy.ndarray of int, shape (model,)
-        The model with the complementary members, or -1.
-    n : int
-        Number of folds.
-
-    Returns
-    -------
-    numpy.ndarray of int, shape (model,)
-    """
+    """Deal models out to at most n folds, each and its partner (-1 for none) to the same one, int64 (model,)."""
     model = np.arange(len(partner))
     first = np.where(partner >= 0, np.minimum(model, partner), model)
     return np.unique(first, return_inverse=True)[1] % n

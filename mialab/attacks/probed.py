@@ -30,13 +30,9 @@ class BoundaryDistance(Calibratable):
 
     The score is the distance that `mialab.probes.Boundary` measured, 0 where the record itself is labeled wrongly
     (Choquette-Choo et al., 2021, section 4.1; Li and Zhang, 2021). As many distances are 0, differences from other
-    models' are often the same, and the threshold from shadow models, whose score holds the target's distance where it
-    is no member, would give memberships away: the threshold then comes from a known half.
-
-    Parameters
-    ----------
-    calibrated, per_class, calibrate
-        See `Calibratable`.
+    models' (``calibrated``, see `mialab.attacks.calibrated.Calibratable`) are often the same, and the threshold from
+    shadow models, whose score holds the target's distance where it is no member, would give memberships away: it then
+    comes from a known half.
     """
 
     paper: ClassVar[str] = "Choquette-Choo et al. (2021), section 4.1; Li and Zhang (2021)"
@@ -73,11 +69,6 @@ class GradientNorm(Calibratable):
 
     The score is minus the logarithm of the L2 norm over all parameters (Nasr et al., 2019, section III; Rezaei and
     Liu, 2021, section 3).
-
-    Parameters
-    ----------
-    calibrated, per_class, calibrate
-        See `Calibratable`.
     """
 
     paper: ClassVar[str] = "Nasr et al. (2019); Rezaei and Liu (2021)"

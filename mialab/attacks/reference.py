@@ -140,8 +140,6 @@ class AttackR(_Percentile):
     ----------
     alpha : float
         False-positive rate that the attacker allows, for the threshold "level".
-    per_class, calibrate
-        See `Attack`.
     """
 
     base_name: ClassVar[str] = "attack_r"

@@ -25,8 +25,6 @@ class Function(Attack):
     ----------
     function : callable
         From a game to scores, float (model, record), higher = member.
-    per_class, calibrate
-        See `Attack`.
     """
 
     source: ClassVar[str] = "a function"

@@ -25,9 +25,8 @@ def rmia(
     a: float = 0.3,
     likelihood: bool = True,
     population: np.ndarray | None = None,
-    targets: np.ndarray | slice = slice(None),
 ) -> np.ndarray:
-    """Score all records against models as targets, with the other models as their shadow models.
+    """Score all records against each model as target, with the other models as its shadow models.
 
     Sorts the population's ratios once per target; the matrix of records by population is never formed.
 
@@ -46,8 +45,6 @@ def rmia(
         Whether ``phi`` is a log-probability; else differences take the place of ratios, see `RMIA`.
     population : numpy.ndarray of int, shape (population,), optional
         Indices of the records that a record is compared with; all by default.
-    targets : numpy.ndarray of int, shape (target,), optional
-        Which models are targets; all by default.
 
     Returns
     -------
@@ -55,13 +52,13 @@ def rmia(
         Fractions of the population, higher = member.
     """
     if likelihood:
-        ratio = _log_ratio(phi, member, excluded_models, targets, None if online else a)
+        ratio = _log_ratio(phi, member, excluded_models, None if online else a)
     else:  # the difference from the mean over OUT models, or the mean of the differences from both means
-        apart = [calibrated(phi, side, excluded_models)[targets] for side in (member, ~member)[: 1 + online]]
+        apart = [calibrated(phi, side, excluded_models) for side in (member, ~member)[: 1 + online]]
         ratio = np.mean(apart, axis=0)
     population = np.arange(phi.shape[1]) if population is None else population
     sides = [(member == inside).astype(np.float64) for inside in (True, False)[not online :]]
-    known = [side.sum(0) - lost(side, excluded_models[targets], targets) > 0 for side in sides]
+    known = [side.sum(0) - lost(side, excluded_models) > 0 for side in sides]
     below = np.empty(phi.shape[1])
     for row, enough in zip(ratio, np.logical_and.reduce(known), strict=True):
         compared = population[enough[population]]
@@ -80,36 +77,33 @@ def _log_ratio(
     log_p: np.ndarray,
     member: np.ndarray,
     excluded_models: np.ndarray,
-    targets: np.ndarray | slice,
     a: float | None,
 ) -> np.ndarray:
     """Log of p(x | target) / p(x), (target, record); p(x) from all shadow models, or, given a, from OUT alone."""
-    ratio = np.empty((len(excluded_models[targets]), log_p.shape[1]))
+    ratio = np.empty(log_p.shape)
     for records, x, m, out in blocks(log_p, member, excluded_models):
         top = x.max(0)  # of probabilities relative to the greatest, not all can vanish
         x = x - top
         p = np.exp(x)
-        p_x = _shadow_mean(p, ~m, out, targets)
+        p_x = _shadow_mean(p, ~m, out)
         if a is None:
-            p_x += _shadow_mean(p, m, out, targets)
+            p_x += _shadow_mean(p, m, out)
         else:
             p_x *= 1 + a
             p_x += (1 - a) * np.exp(np.minimum(-top, 700))
-        ratio[:, records] = x[targets] - np.log(p_x / 2)
+        ratio[:, records] = x - np.log(p_x / 2)
     return ratio
 
 
-def _shadow_mean(
-    p: np.ndarray, side: np.ndarray, excluded_models: np.ndarray, targets: np.ndarray | slice
-) -> np.ndarray:
+def _shadow_mean(p: np.ndarray, side: np.ndarray, excluded_models: np.ndarray) -> np.ndarray:
     """Mean over each target's shadow models on one side, (target, record); greater than 0."""
     inside = side.astype(np.float64)
     own = inside * p
     total = own.sum(0)
-    rest = total - lost(own, excluded_models[targets], targets)
+    rest = total - lost(own, excluded_models)
     # Beside one overwhelming probability, nothing but its rounding error may be left of the others.
     np.maximum(rest, np.finfo(np.float64).eps * total + np.finfo(np.float64).tiny, out=rest)
-    rest /= np.maximum(inside.sum(0) - lost(inside, excluded_models[targets], targets), 1)
+    rest /= np.maximum(inside.sum(0) - lost(inside, excluded_models), 1)
     return rest
 
 
@@ -152,8 +146,6 @@ class RMIA(Attack):
         Size of a population drawn at random from the pool; by default the whole pool.
     queries : {"original", "all"}
         Whether changed copies of the record are queried as well, where the game has them; mixed queries never.
-    per_class, calibrate
-        See `Attack`.
     """
 
     source: ClassVar[str] = "Zarifzadeh et al. (2024), algorithm 1"

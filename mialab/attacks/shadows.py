@@ -42,9 +42,7 @@ def blocks(
         yield records, np.ascontiguousarray(values[:, records], np.float64), member[:, records], out
 
 
-def lost(
-    values: np.ndarray, excluded_models: np.ndarray, targets: np.ndarray | slice = slice(None)
-) -> np.ndarray:
+def lost(values: np.ndarray, excluded_models: np.ndarray) -> np.ndarray:
     """Return what a sum over all models must lose to be one over each target's shadow models.
 
     Parameters
@@ -53,8 +51,6 @@ def lost(
         The summands.
     excluded_models : numpy.ndarray of int, shape (target, record) or (target, 1)
         As `blocks` gives it.
-    targets : numpy.ndarray of int, shape (target,), optional
-        The models that are targets; all by default.
 
     Returns
     -------
@@ -70,7 +66,7 @@ def lost(
         if excluded_models.shape[1] == 1
         else np.take_along_axis(padded, excluded_models, 0)
     )
-    others += values[targets]
+    others += values
     return others
 
 

@@ -31,8 +31,6 @@ class Threshold(Calibratable):
         Whether it is compared with that of other models (Watson et al., 2022), see `Calibratable`; of the loss, the
         difference is a log ratio of probabilities, close to offline RMIA's; of the scaled logit, it ranks a target's
         records as offline LiRA with a pooled variance does.
-    per_class, calibrate
-        See `Attack`.
     """
 
     signal: str = "loss"

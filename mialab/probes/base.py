@@ -1,7 +1,5 @@
 """What a probe is: a measurement on the trained models themselves, as answers to fixed queries do not show it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Distances of records from the decision boundary."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod

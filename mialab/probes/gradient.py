@@ -1,7 +1,5 @@
 """Norms of the gradients of each record's loss."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar

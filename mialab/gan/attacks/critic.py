@@ -49,8 +49,6 @@ class Logan(Attack):
     critics : {"mean", "max"}
         For models with several critics, what is taken of all they say. Each critic saw another part of the members, so
         the largest finds a member of any part.
-    per_class, calibrate
-        See `mialab.attacks.Attack`.
     """
 
     source: ClassVar[str] = "Hayes et al. (2019), white box"
@@ -82,11 +80,6 @@ class LoganBlackBox(Attack):
 
     The black-box form of LOGAN without auxiliary knowledge; see `mialab.gan.probes.ShadowCritic` and, for the median
     that is subtracted, `Logan`. Records that the probe did not query are not evaluated.
-
-    Parameters
-    ----------
-    per_class, calibrate
-        See `mialab.attacks.Attack`.
     """
 
     base_name: ClassVar[str] = "logan_black_box"

@@ -67,8 +67,6 @@ class Domias(OnSamples):
         The records of the game, with a validation part.
     components : int
         Principal components, at most [assumed; the paper has an autoencoder with 128 dimensions for images].
-    per_class, calibrate
-        See `mialab.attacks.Attack`.
     """
 
     base_name: ClassVar[str] = "domias"
@@ -106,8 +104,6 @@ class NeighborRatio(OnSamples):
         The records of the game, with a validation part.
     k : int
         Which neighbor.
-    per_class, calibrate
-        See `mialab.attacks.Attack`.
     """
 
     base_name: ClassVar[str] = "neighbor_ratio"
@@ -155,8 +151,6 @@ class LoganAuxiliary(OnSamples):
         Units of the hidden layers.
     epochs : int
         Passes over samples and reference records, in batches of 256 [their number is assumed].
-    per_class, calibrate
-        See `mialab.attacks.Attack`.
     """
 
     base_name: ClassVar[str] = "logan_auxiliary"

@@ -26,8 +26,6 @@ class Reconstruction(Calibratable):
     ----------
     access : {"white_box", "partial"}
         What the attacker has: the generator itself, or an interface that generates a record from a given z.
-    calibrated, per_class, calibrate
-        See `mialab.attacks.calibrated.Calibratable`.
     """
 
     access: str = "white_box"

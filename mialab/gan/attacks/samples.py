@@ -160,8 +160,6 @@ class OnSamples(Attack):
     pool : Pool
         The records of the game; a game does not hold their features. Its validation part, which no model is trained
         on, are the attacker's reference records.
-    per_class, calibrate
-        See `mialab.attacks.Attack`.
     """
 
     #: Least numbers of samples and of reference records.
@@ -224,8 +222,6 @@ class MonteCarlo(OnSamples):
     class_conditional : bool, optional
         Whether records are compared with the samples of their own class alone; by default if the generators are
         conditional.
-    per_class, calibrate
-        See `mialab.attacks.Attack`.
     """
 
     #: Principal components take two reference records.
@@ -288,8 +284,6 @@ class GanLeaks(Calibratable, OnSamples):
     reference : {"models", "records"}
         What calibrates: the mean distance to the samples of the shadow models that were not trained on the record; or
         the distance to the nearest reference record, which takes no shadow models.
-    per_class, calibrate
-        See `mialab.attacks.Attack`.
     """
 
     source: ClassVar[str] = "Chen et al. (2020), full black box"
