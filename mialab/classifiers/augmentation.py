@@ -8,23 +8,9 @@ from mialab.training.streams import Streams
 def flip_and_shift(x: torch.Tensor, *, flip: bool, shift: int, rng: Streams) -> torch.Tensor:
     """Mirror images left to right with probability 1/2, and move them by up to ``shift`` pixels.
 
-    Each image has a move of its own, uniform over ``-shift..shift`` in both directions; what moves in mirrors what is
-    at the edge (the augmentation of Carlini et al., 2022, section V-A).
-
-    Parameters
-    ----------
-    x : torch.Tensor, shape (model, batch, channels, height, width)
-        Images.
-    flip : bool
-        Whether to mirror.
-    shift : int
-        Largest move, in pixels; 0 for none.
-    rng : Streams
-        Random numbers, a stream a model.
-
-    Returns
-    -------
-    torch.Tensor, of the shape and type of ``x``
+    Each image, of (model, batch, channels, height, width), has a move of its own, uniform over ``-shift..shift`` in
+    both directions, from a stream of random numbers a model; what moves in mirrors what is at the edge (the
+    augmentation of Carlini et al., 2022, section V-A).
     """
     if not (flip or shift):
         return x

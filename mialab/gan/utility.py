@@ -30,10 +30,8 @@ def train_on_synthetic(
 
     Parameters
     ----------
-    samples : numpy.ndarray of float32, shape (sample, ...)
-        Records in [0, 1].
-    sample_y : numpy.ndarray of int, shape (sample,)
-        Their labels.
+    samples, sample_y : numpy.ndarray of float32 and of int, shapes (sample, ...) and (sample,)
+        Records in [0, 1] and their labels.
     pool : Pool
         Gives number of classes, kind, and the test part.
     seed, model : int
@@ -69,15 +67,7 @@ def classifier(pool: Pool) -> Model:
 
 
 def trained(data: Pool, seed: int) -> classifier_run.Run:
-    """Train the small network on all records of a pool, for about 400 steps.
-
-    Parameters
-    ----------
-    data : Pool
-        The records; its other parts are not used.
-    seed : int
-        Of weights and batches.
-    """
+    """Train the small network on all records of a pool, for about 400 steps; its other parts are not used."""
     n = len(data)
     batches = -(-n // BATCH)
     training = Training(

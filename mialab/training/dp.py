@@ -54,31 +54,23 @@ def clipped_sum(
     *,
     linear: bool = False,
 ) -> dict[str, torch.Tensor]:
-    """Sum of the gradients of each record's loss, that of each record clipped.
+    """Sum of the gradients of each record's loss, that of each record clipped, by names and of shapes of parameters.
 
     Parameters
     ----------
-    network : torch.nn.Module
-        The network; its own parameters are not looked at.
+    network, parameters
+        One of the networks, whose own parameters are not looked at, and those of all, of shapes (network, ...).
     loss : callable
         Losses of records (batch,), given a callable in place of the network and ``inputs`` of one network, e.g.
         ``lambda network, x, y: cross_entropy(network(x), y)``.
-    parameters : dict of str to torch.Tensor, shapes (network, ...)
-        Parameters of all networks.
-    inputs : tuple of torch.Tensor, shapes (network, batch, ...)
-        What the loss needs of the records of each network.
-    weight : torch.Tensor, shape (network, batch)
-        Weight of each record in the sum, at most 1.
+    inputs, weight : torch.Tensor, shapes (network, batch, ...) and (network, batch)
+        What the loss needs of the records of each network; the weight of each record in the sum, at most 1.
     max_norm : float
         Norm over all parameters to which a record's gradient is clipped.
     linear : bool
         Whether all parameters are of linear layers that are each called once, on rows of numbers: a record's gradient
         is then the outer product of a layer's input and of what comes back, and its norm known without it (Goodfellow,
         2015, "Efficient per-example gradient computations").
-
-    Returns
-    -------
-    dict of str to torch.Tensor, shapes (network, ...)
     """
     squares, total = (_by_outer_products if linear else _by_record)(network, loss, parameters, inputs)
     return total(weight / (torch.stack(squares).sum(0).sqrt() / max_norm).clamp(min=1))

@@ -16,24 +16,14 @@ def membership(
 ) -> np.ndarray:
     """Draw who is a member of which model: complementary halves for each pair of models.
 
-    Parameters
-    ----------
-    n_models, n_records : int
-        Both even.
-    seed : int
-        Pair j depends on ``(seed, j)`` alone.
-    canary : numpy.ndarray of bool, shape (record,), optional
-        Canaries are halved among themselves, so every model has the same number of them.
-    candidate : numpy.ndarray of bool, shape (record,), optional
-        Records that may be members, an even number; all by default. The others are members of no model.
-    members : int, optional
-        Members of each model, at most half of the candidates, which is the default; not with canaries. With fewer, the
-        members of a pair of models are still disjoint.
+    By default every row and every column is True for exactly half of its length; numbers of models and of records are
+    even. Pair j depends on ``(seed, j)`` alone. Canaries, bool (record,), are halved among themselves, so every model
+    has the same number of them. Records that are no candidates, bool (record,), are members of no model. With fewer
+    members than half of the candidates (not with canaries), those of a pair of models are still disjoint.
 
     Returns
     -------
     numpy.ndarray of bool, shape (model, record)
-        By default every row and every column is True for exactly half of its length.
     """
     member = np.zeros((n_models, n_records), bool)
     canary = np.zeros(n_records, bool) if canary is None else canary

@@ -25,19 +25,9 @@ def log_density(points: np.ndarray, data: np.ndarray, *, least_variance: float =
 
     The same as ``scipy.stats.gaussian_kde(data.T).logpdf(points.T)``, for data without variance in some direction too.
 
-    Parameters
-    ----------
-    points : numpy.ndarray of float64, shape (n, d)
-        Where.
-    data : numpy.ndarray of float64, shape (m, d)
-        Draws from the distribution, 2 at least.
-    least_variance : float
-        Along principal axes, the data's variance is taken for at least this.
-
-    Returns
-    -------
-    numpy.ndarray of float64, shape (n,)
-        Summed up in log space, so that it is finite however far from the data a point is.
+    Of points (n, d), given draws (m, d) from the distribution, 2 at least; along principal axes, their variance is
+    taken for at least ``least_variance``. It is summed up in log space, so that it is finite however far from the data
+    a point is. Float64 (n,).
     """
     n, d = data.shape
     bandwidth = n ** (-1 / (d + 4))

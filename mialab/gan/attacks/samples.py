@@ -49,24 +49,9 @@ def spread(x: np.ndarray) -> float:
 def projection(pool: Pool, components: int, *, whiten: bool = False) -> Callable[[np.ndarray], np.ndarray]:
     """Fit principal components to the reference records of a pool.
 
-    Parameters
-    ----------
-    pool : Pool
-        The reference records are its validation part, which no model is trained on.
-    components : int
-        Number of components, at most; as many as there are if there are fewer.
-    whiten : bool
-        Whether the reference records have variance 1 along each component.
-
-    Returns
-    -------
-    callable
-        From records in rows, see `flat`, to float64 (record, component).
-
-    Raises
-    ------
-    RequirementsNotMet
-        If all reference records are equal.
+    These are its validation part, which no model is trained on. There are at most so many components; if they are
+    whitened, the reference records have variance 1 along each. Return a function from records in rows, see `flat`, to
+    float64 (record, component); RequirementsNotMet if all reference records are equal.
     """
     reference = flat(pool.x_val).astype(np.float64)
     if not np.ptp(reference, axis=0).any():
@@ -79,20 +64,10 @@ def projection(pool: Pool, components: int, *, whiten: bool = False) -> Callable
 
 
 def nearest(records: np.ndarray, others: np.ndarray, k: int = 1) -> np.ndarray:
-    """Return the Euclidean distances of records to their k nearest others, exactly.
+    """Return the distances of records to their k nearest others, float64 (record, k) in increasing order, exactly.
 
-    Parameters
-    ----------
-    records, others : numpy.ndarray of float, shape (record, feature)
-        k others at least.
-    k : int
-        Number of neighbors.
-
-    Returns
-    -------
-    numpy.ndarray of float64, shape (record, k)
-        In increasing order. The neighbors are found by products of matrices, which round; the distances to them
-        are then computed anew from the differences, so that those to equal records are 0.
+    Both are (record, feature); distances are Euclidean. The neighbors are found by products of matrices, which round;
+    the distances to them are then computed anew from the differences, so that those to equal records are 0.
     """
     found = NearestNeighbors(n_neighbors=k, algorithm="brute").fit(others)
     squares = np.empty((len(records), k))
@@ -115,18 +90,9 @@ def monte_carlo(
     A sample is near if its distance is at most epsilon, the median over all records of the distance to their nearest
     sample (Hilprecht et al., 2019, median heuristic).
 
-    Parameters
-    ----------
-    records, samples : numpy.ndarray of float64, shape (record, feature) and (sample, feature)
-        In the space where Euclidean distances count.
-    groups, sample_groups : numpy.ndarray of int, shape (record,) and (sample,), optional
-        Records are compared with the samples of their group alone, of which there must be some.
-    score : {"count", "log"}
-        See `MonteCarlo`.
-
-    Returns
-    -------
-    numpy.ndarray of float64, shape (record,)
+    Records and samples are float64 (record, feature), in the space where Euclidean distances count. Records are
+    compared with the samples of their group alone, int (record,) and (sample,), of which there must be some. See
+    `MonteCarlo` for the two scores. Float64 (record,).
     """
     groups = np.zeros(len(records), int) if groups is None else groups
     sample_groups = np.zeros(len(samples), int) if sample_groups is None else sample_groups
