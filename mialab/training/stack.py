@@ -137,7 +137,8 @@ def resolve(training: Training, network: nn.Module, device: str = "cpu") -> Trai
     """Replace ``precision="auto"`` by a precision.
 
     That is bfloat16 on GPUs that have it, and on processors with AVX512-BF16 or AMX for networks with convolutions or
-    more than 30,000 parameters: for smaller ones, conversions cost more than they save.
+    more than 30,000 parameters: for smaller ones, conversions cost more than they save. See `mode` for the
+    parameters.
     """
     if training.precision != "auto":
         return training
@@ -182,7 +183,8 @@ def models_per_group(network: nn.Module, pool: Pool, training: Training, device:
 
     On a CPU that is 16, and fewer where they have more than 400,000 parameters together. On a GPU it is what fits
     into 60 % of its free memory, by the size of parameters, gradients, optimizer state and of what one model keeps
-    of a batch for its gradient; a group that does not fit after all is split (see `mialab.play`).
+    of a batch for its gradient; a group that does not fit after all is split (see `mialab.play`). See `mode` for the
+    parameters.
     """
     n_parameters = count_parameters(network)
     if device == "cpu":
