@@ -24,6 +24,7 @@ import jupytext
 import nbformat
 import yaml
 from nbformat import NotebookNode
+from tqdm import tqdm
 
 from mialab import provenance
 from mialab._validation import choose
@@ -388,42 +389,31 @@ class Display:
 
     def __init__(self, stream: Any = None, every: float = 60.0) -> None:
         self._stream, self._every = stream or sys.stdout, every
-        self._live = self._stream.isatty()
-        self._lines: dict[str, str] = {}
+        self._lines: dict[str, tqdm] = {}
         self._said: dict[str, float] = {}
-        self._drawn = 0
         self._lock = threading.Lock()
-
-    def _draw(self, permanent: str = "") -> None:
-        width = shutil.get_terminal_size().columns - 1
-        text = f"\x1b[{self._drawn}F" if self._drawn else ""
-        text += "\x1b[J" + (permanent + "\n" if permanent else "")
-        text += "".join(line[:width] + "\n" for line in self._lines.values())
-        self._drawn = len(self._lines)
-        self._stream.write(text)
-        self._stream.flush()
 
     def update(self, name: str, status: str) -> None:
         """Show what the notebook ``name`` does now."""
+        line = f"  {name:<16} {status}"
         with self._lock:
-            line = f"  {name:<16} {status}"
-            changed, self._lines[name] = self._lines.get(name) != line, line
-            if self._live:
-                if changed:
-                    self._draw()
+            if self._stream.isatty():
+                if name not in self._lines:
+                    looks: dict[str, Any] = {"bar_format": "{desc}", "leave": False, "dynamic_ncols": True}
+                    self._lines[name] = tqdm(file=self._stream, **looks)
+                self._lines[name].set_description_str(line)
             elif time.monotonic() - self._said.get(name, -self._every) >= self._every:
                 self._said[name] = time.monotonic()
-                print(self._lines[name], file=self._stream, flush=True)
+                print(line, file=self._stream, flush=True)
 
     def finish(self, name: str, line: str) -> None:
         """Print the last line on the notebook ``name``."""
         with self._lock:
-            self._lines.pop(name, None)
             self._said.pop(name, None)
-            if self._live:
-                self._draw(line)
-            else:
-                print(line, file=self._stream, flush=True)
+            if name in self._lines:
+                self._lines.pop(name).close()
+            tqdm.write(line, file=self._stream)
+            self._stream.flush()
 
 
 def show_run(display: Display, notebook: Path, out: Path, parameters: Mapping[str, Any], **more: Any) -> bool:
