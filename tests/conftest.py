@@ -12,48 +12,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("mialab", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("mialab")
 
-#: Files of which every test trains much, runs processes, or repeats for statistics: `make check` leaves them out.
-SLOW = frozenset(
-    f"test_{name}"
-    for name in (
-        "benchmarks",
-        "book",
-        "checkpoints",
-        "defenses",
-        "engine",
-        "every_attack",
-        "gan_attacks",
-        "gan_defenses",
-        "gan_engine",
-        "gan_game",
-        "gan_hooks",
-        "gan_probes",
-        "gan_quality",
-        "groups",
-        "growth",
-        "hooks",
-        "learned",
-        "matrix",
-        "notebooks",
-        "null",
-        "power",
-        "probes",
-        "quantization",
-        "requirements",
-        "scale_out",
-        "shadows",
-        "store",
-        "toolchain",
-        "weighted_smoothing",
-    )
-)
-
-
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if item.path.stem in SLOW:
-            item.add_marker(pytest.mark.slow)
-
 
 @pytest.fixture(scope="session", autouse=True)
 def session_cache(tmp_path_factory):

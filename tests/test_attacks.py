@@ -331,7 +331,11 @@ def test_likelihood_ratios_are_compared_with_one():
 def every_variant(names=NAMES):
     """Return every attack, with each kind of threshold it offers."""
     return [
-        pytest.param(dataclasses.replace(attack, calibrate=calibrate), id=f"{name}-{calibrate}")
+        pytest.param(
+            dataclasses.replace(attack, calibrate=calibrate),
+            id=f"{name}-{calibrate}",
+            marks=pytest.mark.slow if name.startswith(("nasr", "shokri")) else (),
+        )
         for name in names
         for attack in [mia.attacks.make(name)]
         for calibrate in attack.calibrations
@@ -383,7 +387,9 @@ def memorized(design):
 
 
 @pytest.mark.parametrize("attack", every_variant())
-@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize(
+    "design", [DESIGNS[0], *(pytest.param(design, marks=pytest.mark.slow) for design in DESIGNS[1:])]
+)
 def test_a_model_that_memorizes_is_caught(attack, design):
     game = memorized(design)
     outcome = attack.run(game)

@@ -68,6 +68,7 @@ def benchmark(request, results):
     return request.param, *results(request.param)
 
 
+@pytest.mark.slow
 def test_rows_have_the_promised_form(benchmark):
     _, rows, _, printed = benchmark
     assert rows
@@ -83,12 +84,14 @@ def test_rows_have_the_promised_form(benchmark):
     assert len({(row["workload"], row["variant"]) for row in rows}) == len(rows), "two rows of the same name"
 
 
+@pytest.mark.slow
 def test_details_say_where_figures_come_from(benchmark):
     _, _, details, _ = benchmark
     assert {"processor", "versions", "commit", "date", "load"} <= set(details["about"])
     assert len(details) > 1
 
 
+@pytest.mark.slow
 def test_ratios_are_those_of_the_seconds(results):
     rows, details, _ = results("engine")
     rows = [row for row in rows if row["ratio_to_loader"] is not None]
@@ -104,6 +107,7 @@ def test_ratios_are_those_of_the_seconds(results):
     assert 0 <= accuracy["spread"] <= 1
 
 
+@pytest.mark.slow
 def test_missing_peers_are_named(results):
     _, details, printed = results("peers")
     here = {line["peer"] for line in details["peers"]}
@@ -112,6 +116,7 @@ def test_missing_peers_are_named(results):
     assert printed.count("SKIPPED") == 3 - len(here)
 
 
+@pytest.mark.slow
 def test_a_benchmark_runs_as_a_script(tmp_path):
     command = [sys.executable, BENCHMARKS / "metrics.py", "--quick", "--json", "rows.json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

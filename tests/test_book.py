@@ -121,6 +121,7 @@ def test_pages_in_a_browser():
         assert seen.look["overflow"] <= 1, f"{where}: the page scrolls sideways: {seen.look['wide']}"
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_browser_check_can_fail(tmp_path):
     page = tmp_path / "bad.html"

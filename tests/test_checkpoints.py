@@ -137,6 +137,7 @@ class Restless(Defense):
 # The same as with stop
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [SMALL, LARGE, Noisy], ids=["stacked", "sequential", "noisy"])
 @pytest.mark.parametrize(
     "options",
@@ -160,16 +161,19 @@ DEFENSES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [SMALL, LARGE], ids=["stacked", "sequential"])
 @pytest.mark.parametrize("defense", DEFENSES, ids=lambda d: d.name)
 def test_defenses(model, defense):
     assert_as_if_stopped(defense, model, **SGD)
 
 
+@pytest.mark.slow
 def test_whatever_a_defense_does_with_a_noisy_network():
     assert_as_if_stopped(Restless(), Noisy, checkpoints=(1, 2, 4), **SCHEDULE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [MLP(hidden=(8, 8)), LARGE], ids=["stacked", "sequential"])
 @pytest.mark.parametrize(
     "defense",
@@ -186,6 +190,7 @@ def test_quantization_before_and_after_it_begins(model, defense):
     assert_as_if_stopped(defense, model, checkpoints=(1, 2, 3, 4, 5), weight_decay=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [SMALL, LARGE, Noisy], ids=["stacked", "sequential", "noisy"])
 def test_the_best_epoch_so_far(model):
     pool = toys.pool(validation=30)
@@ -196,6 +201,7 @@ def test_the_best_epoch_so_far(model):
     assert (arrays["validation_accuracy"] >= best[:, -1]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defense", [None, HAMP()], ids=["none", "hamp"])
 def test_augmented_images_and_queries(defense):
     assert_as_if_stopped(
@@ -209,6 +215,7 @@ def test_augmented_images_and_queries(defense):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"answers": "float16"}, {"keep": "scores"}, {"queries": mia.queries.Noise(n=2)}, {"canaries": 10}],
@@ -225,11 +232,13 @@ def test_what_is_kept(defense, options):
     assert game.dataset[f"checkpoint_{kept}"].dtype == game.dataset[kept].dtype
 
 
+@pytest.mark.slow
 def test_more_epochs_after_the_last_checkpoint_with_a_stop():
     assert_same(play(stop=5, checkpoints=(2, 4)).at(4), play(stop=4))
     assert_same(play(stop=5, checkpoints=(2, 4)).at(5), play(stop=5))
 
 
+@pytest.mark.slow
 def test_several_groups_in_threads():
     expected = play(stop=3, n_models=18)
     assert_same(play(checkpoints=(3,), n_models=18).at(3), expected)
@@ -244,6 +253,7 @@ def game():
     return play(HAMP(), checkpoints=(2, 4), n_models=8, probes=["gradient", "boundary"])
 
 
+@pytest.mark.slow
 def test_checkpoints_are_without_what_probes_measured(game):
     assert set(game.probes) == set(game.at(6).probes) == {"gradient", "boundary"}
     assert game.at(6).gradient_norm.shape == game.gradient_norm.shape
@@ -253,6 +263,7 @@ def test_checkpoints_are_without_what_probes_measured(game):
     assert_same(game.at(2), play(HAMP(), stop=2, n_models=8))
 
 
+@pytest.mark.slow
 def test_attacks_and_views(game):
     expected = play(HAMP(), stop=4, n_models=8)
     attacks = ("loss", "lira", "lira_pooled", "rmia", "calibrated_loss")
@@ -267,6 +278,7 @@ def test_attacks_and_views(game):
     assert game.at(4).train_accuracy.tolist() == expected.train_accuracy.tolist()
 
 
+@pytest.mark.slow
 def test_other_shadow_models(game):
     shadows = play(HAMP(), checkpoints=(3, 5), seed=1, n_models=4)
     of_both = game.at(4).with_shadows(shadows.at(3))
@@ -285,6 +297,7 @@ def test_views_come_after_at(game):
     assert_same(game.at(2).at(2), game.at(2))
 
 
+@pytest.mark.slow
 def test_full_precision_joined_at_a_checkpoint():
     pool, how = toys.pool(), {"checkpoints": (3,)}
     quantized, full = (play(Quantization(bits), pool=pool, **how) for bits in (4, 32))
@@ -347,6 +360,7 @@ def test_procedures_of_ones_own_are_refused_before_any_training(monkeypatch):
 # The store
 
 
+@pytest.mark.slow
 def test_checkpoints_are_part_of_the_key_and_a_killed_game_resumes(fresh_cache, monkeypatch):
     expected = play(stop=2, n_models=4, model=LARGE)
     real, trained = execution._train_group, []
@@ -371,6 +385,7 @@ def test_checkpoints_are_part_of_the_key_and_a_killed_game_resumes(fresh_cache, 
     assert len(trained) == 8
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_trained_again(fresh_cache):
     game = play(checkpoints=(2, 3))
     (folder,) = (fresh_cache / "games").glob("*.zarr")
@@ -383,6 +398,7 @@ def test_a_damaged_checkpoint_is_trained_again(fresh_cache):
     assert before.drop_vars("seconds").equals(again.dataset.drop_vars("seconds"))
 
 
+@pytest.mark.slow
 def test_logits_of_a_checkpoint_are_read_chunk_by_chunk(fresh_cache, monkeypatch):
     play(checkpoints=(2,))
     game = play(checkpoints=(2,))

@@ -81,6 +81,7 @@ def test_applicable_gives_reasons(game):
         mia.auditing.applicable(game, ["los"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fpr", [0.05, 0.1, 0.29])
 def test_agreement_by_plain_sets(game, fpr):
     names = ["loss", "lira", "correctness", "attack_p", "nasr"]

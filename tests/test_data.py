@@ -746,6 +746,7 @@ def python(code):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_torchvision_imports_beside_any_build_of_torch():
     done = python(
         "from mialab._torchvision import torchvision\n"
@@ -756,6 +757,7 @@ def test_torchvision_imports_beside_any_build_of_torch():
     assert done.stdout.split() == ["CIFAR10"]
 
 
+@pytest.mark.slow
 def test_a_working_torchvision_is_left_alone(tmp_path):
     """With a torchvision that imports, nothing is declared."""
     (tmp_path / "torchvision.py").write_text("__version__ = 'works'\n")
@@ -767,6 +769,7 @@ def test_a_working_torchvision_is_left_alone(tmp_path):
     assert done.stdout.split() == ["works", "False"], done.stderr
 
 
+@pytest.mark.slow
 def test_other_failures_of_torchvision_are_not_hidden(tmp_path):
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('something else')\n")
     done = python(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nimport mialab._torchvision")

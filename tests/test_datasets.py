@@ -322,6 +322,7 @@ def test_a_silent_server_is_not_waited_for(monkeypatch):
             load("cifar10")
 
 
+@pytest.mark.slow
 def test_torchvision_is_imported_only_for_images():
     code = (
         "import sys, mialab as mia; mia.load('digits'); mia.datasets()\n"

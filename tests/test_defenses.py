@@ -53,6 +53,7 @@ def test_soft_labels_have_the_entropy_asked_for(gamma, n_classes):
     assert label_entropy(p, n_classes) == pytest.approx(entropy(label), abs=1e-9)
 
 
+@pytest.mark.slow
 @given(st.floats(0, 1), st.integers(2, 200))
 def test_soft_labels_on_the_grid_are_the_first_that_reach_the_bound(gamma, n_classes):
     p = label_probability(gamma, n_classes, step=0.01)
@@ -152,6 +153,7 @@ def ranking(values: torch.Tensor) -> torch.Tensor:
     return torch.argsort(values, dim=-1, descending=True, stable=True)
 
 
+@pytest.mark.slow
 @given(ANSWERS, ANSWERS)
 def test_output_step_keeps_the_ranking_and_nothing_else(logits, noise):
     logits, noise = torch.from_numpy(logits), torch.from_numpy(noise)
@@ -215,6 +217,7 @@ def test_random_pixels_are_bytes_where_the_images_are():
     assert torch.equal(inputs.unique(), torch.arange(255, dtype=torch.uint8))
 
 
+@pytest.mark.slow
 def test_output_step_is_seeded(fresh_cache):
     pool, training = toys.pool("binary"), mia.Training(epochs=1)
     model = mia.models.MLP(hidden=(8,))
@@ -239,6 +242,7 @@ def test_every_query_is_answered_with_other_noise():
     assert not HAMP(output_step=False).uses("answer")
 
 
+@pytest.mark.slow
 def test_accuracy_is_that_of_the_unchanged_answers():
     pool, training = toys.pool("binary"), mia.Training(epochs=5)
     options = {"n_models": 2, "training": training}

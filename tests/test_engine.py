@@ -75,6 +75,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize(
     ("build", "kind", "models"),
@@ -210,6 +211,7 @@ class Everything(Defense):
         return logits + run.predict(x + 0.1 * rng.normal(*x.shape)) + rng.normal(*logits.shape[1:])
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_group():
     pool = toys.pool(n=60, validation=20)
     for defense in (Defense(), HAMP(), Everything()):
@@ -227,6 +229,7 @@ def test_results_do_not_depend_on_the_group():
                 np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_number_of_workers(monkeypatch, tmp_path):
     pool = toys.pool()
     for build in (SMALL, LARGE):
@@ -239,6 +242,7 @@ def test_results_do_not_depend_on_the_number_of_workers(monkeypatch, tmp_path):
         np.testing.assert_array_equal(*answers)
 
 
+@pytest.mark.slow
 def test_threads_train_what_one_thread_trains(monkeypatch, tmp_path):
     pool, answers, before = toys.pool(), [], torch.get_num_threads()
     for n_jobs in (1, 4):
@@ -272,6 +276,7 @@ def test_training_that_stops_early_is_the_beginning_of_a_longer_one():
         Training(epochs=5, stop=6)
 
 
+@pytest.mark.slow
 def test_what_attacks_find_does_not_depend_on_the_group(monkeypatch, tmp_path):
     pool, found = toys.pool(n=200, n_classes=10), []
     for size in (1, 3, 8):
@@ -373,6 +378,7 @@ def test_hooks_see_the_running_training():
 # Selection, precision, divergence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "models"), [(SMALL, [0, 1, 2, 3]), (LARGE, [1])])
 def test_best_validation_keeps_the_first_best_epoch(build, models):
     pool = toys.pool(n=40, validation=20)
@@ -391,6 +397,7 @@ def test_best_validation_keeps_the_first_best_epoch(build, models):
     )
 
 
+@pytest.mark.slow
 def test_best_validation_keeps_the_running_statistics_of_its_epoch():
     pool, build = toys.pool("image", validation=20), CNN(channels=(4,), hidden=8, norm="batch")
     earlier = 0
@@ -431,6 +438,7 @@ def test_divergence_is_an_error_that_names_the_model():
 # Results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [SMALL, LARGE])
 def test_results_of_a_group(build):
     pool = toys.pool("binary", n=60, validation=20, test=30)

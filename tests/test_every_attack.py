@@ -85,6 +85,7 @@ def test_every_attack_has_a_plain_version():
         assert callable(getattr(importlib.import_module(module), function))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["paired", "balanced", "random"])
 @pytest.mark.parametrize("name", PLAIN)
 @given(seed=st.integers(0, 10_000), n_models=st.sampled_from([6, 8, 10]), signal=st.sampled_from([0, 3]))
@@ -126,6 +127,7 @@ def with_logits(game, logits):
     return mia.Game(game.dataset.assign(logits=(game.dataset["logits"].dims, logits)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_shift_of_all_logits_of_an_answer(name):
     attack, game = an_attack(name)
@@ -135,6 +137,7 @@ def test_a_shift_of_all_logits_of_an_answer(name):
     np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in BY_POSITION])
 def test_the_order_of_records(name):
     attack, game = an_attack(name)
@@ -146,6 +149,7 @@ def test_the_order_of_records(name):
     np.testing.assert_allclose(there, here, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in BY_POSITION])
 def test_the_order_of_models(name):
     attack, game = an_attack(name)
@@ -156,6 +160,7 @@ def test_the_order_of_models(name):
     np.testing.assert_allclose(there[np.argsort(models)], here, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in NAMES if mia.attacks.make(n).needs.sees in ("label", "ranking")])
 def test_the_temperature_of_labels_and_rankings(name):
     """Of answers that were made sure or unsure, attacks that see no logits see nothing."""

@@ -331,6 +331,7 @@ def test_peak_memory_is_noted(fresh_cache):
     assert n_bytes / 2**20 < execution._peak_mb() < n_bytes / 2**20 + before + 60
 
 
+@pytest.mark.slow
 def test_worker_processes_fraction_the_pool(fresh_cache, tmp_path):
     pool, log = toys.pool(n=1000, features=400), tmp_path / "log"  # 1.6 MB; joblib copies less than 1 MB
     defense = workers.Inspected(str(log))

@@ -58,6 +58,7 @@ def armed(attack, pool=POOL, **changes):
 # Power and null
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["paired", "balanced"])
 @pytest.mark.parametrize("attack", ATTACKS, ids=named)
 def test_a_generator_that_memorizes_is_found_out(attack, design):
@@ -90,6 +91,7 @@ def excess(values) -> float:
     return abs(np.mean(values) - 0.5) / (limit * np.std(values, ddof=1) / np.sqrt(len(values)) + 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("attack", ATTACKS, ids=named)
 def test_nothing_is_found_where_there_is_nothing(attack, design):
@@ -99,6 +101,7 @@ def test_nothing_is_found_where_there_is_nothing(attack, design):
     assert excess(accuracy) <= 1, f"balanced accuracy {np.mean(accuracy):.3f}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ON_SAMPLES, ids=named)
 def test_a_little_memory_would_be_noticed(attack):
     """The test above can fail: here one sample in three is a member."""
@@ -115,6 +118,7 @@ def test_a_little_memory_would_be_noticed(attack):
     assert np.mean(auc) > 0.55
 
 
+@pytest.mark.slow
 def test_audit_tells_the_two_apart():
     names = ["logan", "monte_carlo", "gan_leaks_calibrated", "domias", "neighbor_ratio"]
     games = memorizing(POOL, n_models=6), ignorant(POOL, FRESH, FRESH_Y, n_models=6)
@@ -270,6 +274,7 @@ def test_neighbor_ratio_is_that_of_scipy(k):
         assert score[target] == pytest.approx(np.log(to_reference / to_samples), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_auxiliary_network_estimates_the_log_ratio_of_densities():
     """Of two Gaussians half a unit to the left and right the log ratio is x; noise is of the size of 0.2."""
     rng = np.random.default_rng(0)
@@ -287,6 +292,7 @@ def by_model(game, attack) -> np.ndarray:
     return armed(attack).run(game).score
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS, ids=named)
 def test_first_models_and_their_order(attack):
     order = np.array([6, 7, 1, 0, 2, 3, 5, 4])
@@ -302,6 +308,7 @@ def test_first_models_and_their_order(attack):
         assert armed(attack).run(GAME.subset(6)).evaluated.all() or GAME.n_models < 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ON_SAMPLES, ids=named)
 def test_pixels_as_bytes_are_the_same_records(attack):
     def as_bytes(x):
@@ -324,6 +331,7 @@ def test_pixels_as_bytes_are_the_same_records(attack):
     assert scores[1] == pytest.approx(scores[0], rel=1e-6, abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ON_SAMPLES, ids=named)
 @pytest.mark.parametrize("copies", [True, False])
 def test_exact_copies_and_collapsed_generators_give_finite_scores(attack, copies):
@@ -344,6 +352,7 @@ def test_exact_copies_and_collapsed_generators_give_finite_scores(attack, copies
         assert measure(armed(attack, pool), game)[0] > 0.8 or attack.score == "log"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ON_SAMPLES, ids=named)
 def test_separate_shadow_models(attack):
     shadows = memorizing(POOL, noise=0.2, seed=1)
@@ -359,6 +368,7 @@ def test_separate_shadow_models(attack):
         assert outcome.score[:8] == pytest.approx(plain[0] - np.nanmean(expected, axis=0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ON_SAMPLES, ids=named)
 def test_records_that_are_never_members(attack):
     candidate = np.arange(len(POOL)) < 30
@@ -374,6 +384,7 @@ def test_records_that_are_never_members(attack):
         assert outcome.score[:, :30] == pytest.approx(armed(attack, part).run(alone).score)
 
 
+@pytest.mark.slow
 def test_scores_do_not_need_run():
     for attack in ON_SAMPLES:
         assert armed(attack).scores(GAME) == pytest.approx(armed(attack).run(GAME).score)

@@ -241,6 +241,7 @@ def test_the_privacy_classifier_computes_a_perceptron():
         assert loss[k, part, i].item() == pytest.approx(-torch.log_softmax(answers, 0)[part].item(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_privacy_classifier_learns_the_parts():
     run = started(PrivGAN(generators=2, pretraining=300), lr=5e-3)
     x = run.x[run.members]
@@ -410,6 +411,7 @@ def plain():
     return played(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["image", "binary"])
 @pytest.mark.parametrize(
     "defense",
@@ -434,6 +436,7 @@ def test_games_under_every_defense(defense, kind, plain):
         assert not np.allclose(game.critic_loss, plain.critic_loss), "it changes the training"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "defense", [RelaxLoss(level=-1e6), MEGAN(entropy=0)], ids=lambda defense: defense.name
 )
@@ -457,6 +460,7 @@ class Watched(ParGAN):
         run.fit()
 
 
+@pytest.mark.slow
 def test_critics_fraction_the_members_without_overlap(tmp_path):
     SEEN.clear()
     game = played(Watched(critics=3), store=tmp_path)

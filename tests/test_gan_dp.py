@@ -222,6 +222,7 @@ def separation(defense):
     )
 
 
+@pytest.mark.slow
 def test_members_are_seen_without_it_and_not_with_much_noise():
     # The AUC of a critic that knows nothing has standard deviation 0.0925, eight of them 0.0925 / sqrt(8): it is more
     # than four of those from 0.5 once in 15,000 seeds.
@@ -290,6 +291,7 @@ def test_critics_of_ones_own():
     torch.testing.assert_close(got, same)
 
 
+@pytest.mark.slow
 def test_game():
     assert make("dp_critic") == DPCritic()
     defense = DPCritic(noise_multiplier=0.3)

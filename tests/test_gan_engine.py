@@ -269,6 +269,7 @@ def test_places_on_the_lines_are_uniform_and_each_line_has_its_own():
 NO_SLOPE = {"wgan-gp": ("of_x.bias", "of_y.weight"), "bce": ()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["wgan-gp", "bce"])
 @pytest.mark.parametrize(("critics", "generators"), [(1, 1), (3, 1), (2, 2)])
 @pytest.mark.parametrize("stacked", [True, False])
@@ -295,6 +296,7 @@ def test_training_against_plain_torch(stacked, critics, generators, objective):
                     assert (got - before).abs().max() > 1e-3, f"{name} is trained"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defense", [None, Mixup(), ParGAN(critics=2), PrivGAN(generators=2)], ids=str)
 def test_networks_are_trained_stacked_as_they_are_singly(defense):
     for objective in ("wgan-gp", "bce"):
@@ -382,6 +384,7 @@ def test_training_that_stops_early_is_the_beginning_of_a_longer_one():
 # A model depends on the seed and its number alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defense", [None, Mixup(), ParGAN(critics=2)], ids=str)
 def test_results_do_not_depend_on_the_group(defense):
     options = {"defense": defense, "how": queries.Mixed(), "steps": 12, "lr": 2e-3}
@@ -414,6 +417,7 @@ def test_other_models_change_nothing():
 # What critics are queried with
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nets", [Plain(), Plain(stacked=False)], ids=["stacked", "sequential"])
 @pytest.mark.parametrize("critics", [1, 3])
 def test_what_critics_say_is_what_a_plain_loop_computes(nets, critics):
@@ -443,6 +447,7 @@ def of_pixels(x):
     return dataclasses.replace(IMAGES, x=x, x_val=x[:0], x_test=x[:0])
 
 
+@pytest.mark.slow
 def test_records_as_bytes_are_queried_as_numbers():
     x = np.rint(255 * IMAGES.x).astype(np.uint8)
     as_bytes, as_numbers = of_pixels(x), of_pixels(x.astype(np.float32) / 255)
@@ -516,6 +521,7 @@ def of_labels(run, labels, generator=0):
         return make(maker[generator], torch.zeros(len(y), 2), y).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["image", "binary", "bytes"])
 def test_samples_are_those_of_each_class_in_turn_as_the_pool_stores_records(kind):
     pool = of_pixels((255 * IMAGES.x).astype(np.uint8)) if kind == "bytes" else toys.pool(kind, test=0)
@@ -553,6 +559,7 @@ def test_all_generators_of_a_model_release_samples_of_all_classes():
             alike(own, expected.ravel())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [True, False])
 def test_accuracy_is_that_of_a_classifier_of_the_samples(conditional):
     pool = toys.pool("image")

@@ -75,6 +75,7 @@ def played(request, tmp_path_factory):
     return SimpleNamespace(game=game, pool=pool, kind=kind, conditional=conditional, trained=trained)
 
 
+@pytest.mark.slow
 def test_a_game_is_as_large_as_was_asked_for(played):
     game = played.game
     assert game.victim == "generator"
@@ -83,6 +84,7 @@ def test_a_game_is_as_large_as_was_asked_for(played):
     assert played.trained == [0, 1]
 
 
+@pytest.mark.slow
 def test_models_are_trained_on_complementary_halves(played):
     assert played.game.member.sum(1).tolist() == [20, 20]
     assert (played.game.member.sum(0) == 1).all()
@@ -90,6 +92,7 @@ def test_models_are_trained_on_complementary_halves(played):
     np.testing.assert_array_equal(played.game.y, played.pool.y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "sign"), [("critic", 1), ("critic_max", 1), ("critic_loss", -1)])
 def test_critics_evaluate_every_record_and_query(played, name, sign):
     evaluated = getattr(played.game, name)
@@ -99,11 +102,13 @@ def test_critics_evaluate_every_record_and_query(played, name, sign):
     np.testing.assert_array_equal(played.game.signal(name), sign * evaluated)
 
 
+@pytest.mark.slow
 def test_a_game_knows_its_queries(played):
     assert played.game.query_kinds == ("original", "mixed")
     np.testing.assert_array_equal(played.game.mixed_with, queries.pairing(40))
 
 
+@pytest.mark.slow
 def test_samples_are_stored_like_records_and_read_as_numbers(played):
     game, shape = played.game, (2, 7, *played.pool.x.shape[1:])
     assert game.dataset["samples"].dtype == played.pool.x.dtype
@@ -113,6 +118,7 @@ def test_samples_are_stored_like_records_and_read_as_numbers(played):
     np.testing.assert_array_equal(game.samples, expected)
 
 
+@pytest.mark.slow
 def test_samples_have_the_range_of_records(played):
     samples = played.game.samples
     if played.kind == "binary":
@@ -122,15 +128,18 @@ def test_samples_have_the_range_of_records(played):
         assert 0 <= samples.min() <= samples.max() <= 1
 
 
+@pytest.mark.slow
 def test_samples_are_of_all_classes_in_turn_where_these_are_known(played):
     assert played.game.conditional == played.conditional
     assert played.game.sample_y.tolist() == ([0, 1, 2, 0, 1, 2, 0] if played.conditional else 7 * [0])
 
 
+@pytest.mark.slow
 def test_accuracy_is_unknown_without_test_records_or_without_labels(played):
     assert np.isnan(played.game.test_accuracy).all()
 
 
+@pytest.mark.slow
 def test_a_game_describes_itself(played):
     about = {"n_samples": 7, "fakes": 3, "objective": "wgan-gp", "n_critics": 1, "dataset": "toy"}
     assert about.items() <= played.game.attrs.items()
@@ -139,6 +148,7 @@ def test_a_game_describes_itself(played):
     )
 
 
+@pytest.mark.slow
 def test_a_game_is_found_again(trained, tmp_path):
     def play(**options):
         return gan.play(
@@ -161,6 +171,7 @@ def test_a_game_is_found_again(trained, tmp_path):
         again.signal("losses")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("networks", "n_models"), [(SMALL, 18), (SINGLE, 4)], ids=["stacked", "sequential"])
 def test_results_do_not_depend_on_the_number_of_workers(networks, n_models, tmp_path):
     games = [
@@ -175,6 +186,7 @@ def test_results_do_not_depend_on_the_number_of_workers(networks, n_models, tmp_
     assert_same(games[1], games[0].dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("networks", "equal"), [(SMALL, False), (SINGLE, True)], ids=["stacked", "sequential"]
 )
@@ -225,6 +237,7 @@ def undisturbed(tmp_path_factory):
         return play_deadly().dataset.load()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_with_what_was_under_way(fresh_cache, trained, undisturbed, monkeypatch):
     monkeypatch.setenv("DEADLY", "interrupt")
     with pytest.raises(KeyboardInterrupt):
@@ -235,6 +248,7 @@ def test_an_interrupted_run_resumes_with_what_was_under_way(fresh_cache, trained
     assert trained == [0, 1, 2, 2, 3]
 
 
+@pytest.mark.slow
 def test_divergence_keeps_the_finished_models(fresh_cache, trained, undisturbed, monkeypatch):
     monkeypatch.setenv("DEADLY", "diverge")
     for again in (False, True):
@@ -248,6 +262,7 @@ def test_divergence_keeps_the_finished_models(fresh_cache, trained, undisturbed,
     assert trained == [0, 1, 2, 2, 2, 3]
 
 
+@pytest.mark.slow
 def test_damaged_models_are_trained_again(fresh_cache, trained, undisturbed):
     play_deadly()
     trained.clear()
@@ -263,6 +278,7 @@ def test_damaged_models_are_trained_again(fresh_cache, trained, undisturbed):
     assert trained == [1, 3]
 
 
+@pytest.mark.slow
 def test_labels_of_samples_are_restored(fresh_cache, trained, undisturbed):
     play_deadly()
     zarr.open_group(stored(fresh_cache), mode="r+")["sample_y"][:] = 1
@@ -396,6 +412,7 @@ def changed(name, index, value):
 SAMPLES = np.zeros((4, 5, 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -522,6 +539,7 @@ def targets(tmp_path_factory):
     return play
 
 
+@pytest.mark.slow
 def test_targets_with_shadow_models_of_another_game(targets):
     ours, theirs = targets(), targets(seed=1)
     both = ours.with_shadows(theirs)
@@ -552,6 +570,7 @@ def test_targets_with_shadow_models_of_another_game(targets):
     assert set(table["target"]) == {"pooled", *range(8)}
 
 
+@pytest.mark.slow
 def test_shadow_models_may_be_of_another_kind_but_for_what_is_queried(targets):
     ours = targets()
     other = targets(
@@ -564,6 +583,7 @@ def test_shadow_models_may_be_of_another_kind_but_for_what_is_queried(targets):
     assert "shadow_critic" not in ours.with_shadows(others).dataset
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -665,6 +685,7 @@ def critics(design="paired", *, n_models=8, n_records=40, n_queries=1, n_mixed=0
     return GeneratorGame(game.dataset.assign_attrs(query_kinds=kinds, mixed=mixed if n_mixed else None))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["paired", "balanced", "random"])
 @pytest.mark.parametrize("online", [True, False])
 @pytest.mark.parametrize("variance", ["per_record", "pooled"])
@@ -701,6 +722,7 @@ def test_games_without_the_loss_of_critics_are_refused(name):
         mia.audit(GeneratorGame(dataset), [name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", ["per_record", "pooled"])
 @pytest.mark.parametrize("design", ["paired", "random"])
 def test_mixed_pairs_against_a_slow_loop(variance, design):
@@ -754,6 +776,7 @@ def test_sets_of_records_sum_the_likelihood_ratios_of_critics():
 # All attacks on several games
 
 
+@pytest.mark.slow
 def test_audit_each_runs_what_it_can_and_says_why_not(tmp_path):
     training = dataclasses.replace(SHORT, steps=6)
     probes = [
@@ -852,12 +875,14 @@ def arms(tmp_path_factory):
     return games, store
 
 
+@pytest.mark.slow
 def test_an_arm_has_its_defense(arms):
     games, _ = arms
     assert [g.attrs["defense"] for g in games.values()] == ["none", "mixup", "par_gan", "none", "mixup"]
     assert games["mixup"].attrs["defense_parameters"]["alpha"] == 0.5
 
 
+@pytest.mark.slow
 def test_an_arm_has_its_training_and_networks(arms):
     games, _ = arms
     assert [g.attrs["training"]["steps"] for g in games.values()] == [4, 4, 4, 6, 3]
@@ -866,6 +891,7 @@ def test_an_arm_has_its_training_and_networks(arms):
     assert games["own"].attrs["model"] == repr(SMALL)
 
 
+@pytest.mark.slow
 def test_an_arm_has_its_samples_and_seed(arms):
     games, _ = arms
     assert [g.n_samples for g in games.values()] == [6, 6, 6, 6, 8]
@@ -873,12 +899,14 @@ def test_an_arm_has_its_samples_and_seed(arms):
     assert {g.attrs["fakes"] for g in games.values()} == {3}
 
 
+@pytest.mark.slow
 def test_arms_share_their_memberships(arms):
     games, _ = arms
     for label in ("mixup", "par_gan", "longer"):
         np.testing.assert_array_equal(games[label].member, games["none"].member)
 
 
+@pytest.mark.slow
 def test_an_arm_is_the_game_that_its_parameters_play(arms, trained):
     games, store = arms
     options = QUICK | {"training": dataclasses.replace(SHORT, steps=6), "networks": MLP((8,), latent=5)}
@@ -887,6 +915,7 @@ def test_an_arm_is_the_game_that_its_parameters_play(arms, trained):
     assert not trained, "the same game"
 
 
+@pytest.mark.slow
 def test_parameters_for_all_arms_may_replace_those_of_the_setting(tmp_path):
     setting = mixup_gan.Setting(IMAGES, SMALL, SHORT)
     arms = {"a": None, "b": {"training": {"steps": 2}}}
@@ -1081,6 +1110,7 @@ def learned(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_members_are_found_after_many_steps(learned):
     """Means over targets of the AUC, with four seeds: LOGAN 0.85 to 0.87, LiRA with a pooled variance 0.96 to 0.99."""
     for name, least in (("logan", 0.7), ("critic_lira_pooled", 0.85), ("critic_lira", 0.75)):
@@ -1093,6 +1123,7 @@ def test_members_are_found_after_many_steps(learned):
     assert members < learned.critic_loss[:, 0][~learned.member].mean(), "lower for members"
 
 
+@pytest.mark.slow
 def test_records_of_no_model_look_like_those_of_other_models(learned):
     """Non-members and records outside of all candidates are drawn alike, given the members of a model.
 
@@ -1127,6 +1158,7 @@ class Guarded(MLP):
         return self._built(super().generator(shape, n_classes))
 
 
+@pytest.mark.slow
 def test_networks_are_built_while_no_other_thread_draws_from_torchs_generator(tmp_path):
     nets = Guarded((4,), latent=2)
     gan.play(

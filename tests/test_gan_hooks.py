@@ -81,6 +81,7 @@ class Spelled(Defense):
         self.log.append("finish")
 
 
+@pytest.mark.slow
 def test_hooks_are_called_in_their_turn(tmp_path):
     defense = Spelled()
     game = play(defense, tmp_path)
@@ -101,6 +102,7 @@ def test_hooks_are_called_in_their_turn(tmp_path):
     assert alike(game, play(None, tmp_path))
 
 
+@pytest.mark.slow
 def test_training_is_adapted(tmp_path):
     own = defined(adapt=lambda self, training: dataclasses.replace(training, stop=2))
     assert alike(play(own(), tmp_path), play(None, tmp_path, training=dataclasses.replace(SHORT, stop=2)))
@@ -141,6 +143,7 @@ def test_a_defense_brings_its_own_batches(tmp_path):
     assert seen[0].shape[:3] == (2, 1, 3)
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_the_samples_of_a_teacher(tmp_path):
     """Two stages: teachers on the members, then the game's own networks on samples of the teachers."""
 
@@ -159,6 +162,7 @@ def test_a_student_learns_from_the_samples_of_a_teacher(tmp_path):
     assert not alike(game, plain)
 
 
+@pytest.mark.slow
 def test_a_defense_stacks_on_another(tmp_path):
     """A hook that calls the one of its base changes nothing but what it changes."""
 
@@ -184,6 +188,7 @@ def test_mistakes_when_a_defense_is_defined(members, message):
         defined(**members)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("members", "message"),
     [

@@ -88,6 +88,7 @@ def records(n=N, shape=(1, 3, 4), seed=0):
 # Reconstructions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"n_generators": 3}, {"conditional": False}], ids=str)
 @pytest.mark.parametrize("probe", SEARCHES, ids=named)
 def test_linear_generators_reconstruct_as_least_squares_do(probe, options, monkeypatch):
@@ -108,6 +109,7 @@ def test_labels_are_those_of_the_records(probe):
     assert np.abs(error - run.least()).max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", SEARCHES, ids=named)
 def test_penalized_errors_are_those_that_scipy_finds(probe):
     run = Linear(*records(8))
@@ -128,6 +130,7 @@ def test_penalized_errors_are_those_that_scipy_finds(probe):
         assert error[k, i] <= least * 1.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", SEARCHES, ids=named)
 def test_more_effort_is_never_worse(probe):
     run = Linear(*records(), latent=6)
@@ -141,6 +144,7 @@ def test_more_effort_is_never_worse(probe):
     assert errors[2].mean() < errors[1].mean() < errors[0].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", SEARCHES, ids=named)
 def test_the_budget_is_that_which_is_promised_and_equal(probe):
     n_evaluations = []
@@ -164,6 +168,7 @@ def test_only_the_white_box_looks_at_gradients(monkeypatch):
     assert sum(looked) == 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", SEARCHES, ids=named)
 def test_other_records_are_nan_and_the_same_for_all(probe):
     x, y = records()
@@ -177,6 +182,7 @@ def test_other_records_are_nan_and_the_same_for_all(probe):
     assert sorted(probes.queried(N, 1000)) == list(range(N))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", SEARCHES, ids=named)
 def test_a_model_is_measured_alike_in_any_group(probe):
     x, y = records()
@@ -201,6 +207,7 @@ def rosenbrock(z):
     return (100 * (z[..., 1:] - z[..., :-1] ** 2) ** 2 + (1 - z[..., :-1]) ** 2).sum(-1)
 
 
+@pytest.mark.slow
 def test_lbfgs_minimizes_each_function_as_scipy_does():
     z = torch.tensor(np.random.default_rng(0).normal(size=(3, 5, 4)))
     best, value = probes.lbfgs(rosenbrock, z, 80)
@@ -279,6 +286,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["image", "binary"])
 @pytest.mark.parametrize("probe", SMALL, ids=named)
 def test_real_models_are_measured_alike_in_any_group(probe, kind):
@@ -289,6 +297,7 @@ def test_real_models_are_measured_alike_in_any_group(probe, kind):
     assert not np.allclose(together[0], together[1], rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("probe", SMALL, ids=named)
 @pytest.mark.parametrize(
     ("networks", "defense"),
@@ -307,6 +316,7 @@ def test_real_models_of_all_kinds_are_measured(networks, defense, probe):
     assert np.isfinite(measured).sum() == (40 if isinstance(probe, ShadowCritic) else 9)
 
 
+@pytest.mark.slow
 def test_a_critic_trained_on_samples_that_are_members_tells_members():
     pool = toys.pool("image", test=0)
     run = trained(pool, networks=gan.networks.MLP((64,), latent=4), n_critic=10, lr=2e-3, batch_size=20)
@@ -334,6 +344,7 @@ def test_steps_of_the_shadow_are_those_asked_for(monkeypatch):
     assert [one.iteration for one in made] == [10, 3]
 
 
+@pytest.mark.slow
 def test_games_keep_what_probes_measure(tmp_path):
     pool = toys.pool("image", test=0)
     game = gan.play(
@@ -384,6 +395,7 @@ def remembered():
     return GeneratorGame.from_arrays(member=member, y=pool.y, partner=np.arange(8) ^ 1, **arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", ATTACKS, ids=named)
 def test_generators_that_memorize_are_found_out(attack):
     game = remembered()
@@ -417,6 +429,7 @@ def game_of_errors(design, seed, signal=0.0):
     return GeneratorGame.from_arrays(member=member, y=rng.integers(2, size=N), partner=partner, **arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("attack", ATTACKS, ids=named)
 def test_nothing_is_found_where_there_is_nothing(attack, design):

@@ -43,6 +43,7 @@ def game(noise=0.0, *, source="members", pool=POOL, n_models=4, samples=100, see
 # ------------------------------------------------------------------------------------ distances of distributions
 
 
+@pytest.mark.slow
 def test_fid_is_the_closed_form():
     rng = np.random.default_rng(0)
     real, made = rng.normal(size=(300, 6)), rng.normal(size=(200, 6)) @ rng.normal(size=(6, 6)) + 0.3
@@ -65,6 +66,7 @@ def test_kid_is_the_unbiased_cubic_kernel():
     assert kid == pytest.approx(within - 2 * kernel(x, y).mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_kid_is_right_at_small_numbers_and_fid_is_not():
     rng = np.random.default_rng(2)
     found = {n: [q.distances(*rng.normal(size=(2, n, 6)), Identity()) for _ in range(60)] for n in (15, 60)}
@@ -86,6 +88,7 @@ def test_subsets_of_many_records_are_drawn_from_the_seed_alone(monkeypatch):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_features_are_learnt_from_held_out_records_alone():
     first = q.extractor(POOL, seed=1)
     features = first(torch.as_tensor(POOL.x_val))
@@ -106,6 +109,7 @@ def test_bytes_are_the_same_pixels():
 # ------------------------------------------------------------------------------------------------------ the table
 
 
+@pytest.mark.slow
 def test_a_table_ranks_generators_and_shows_what_real_records_reach():
     accuracy = np.array([0.7, 0.8, 0.6, 0.9])
     games = {"good": game(0.02, test_accuracy=accuracy), "bad": game(0.5, test_accuracy=accuracy)}
@@ -126,6 +130,7 @@ def test_a_table_ranks_generators_and_shows_what_real_records_reach():
     assert q.assess(games, POOL).equals(table)
 
 
+@pytest.mark.slow
 def test_models_that_are_shadows_only_do_not_count():
     g = game(test_accuracy=np.array([0.7, 0.8, 0.1, 0.1]), shadow=np.array([False, False, True, True]))
     table = q.assess({"none": g}, POOL).set_index(["defense", "metric"])
@@ -137,6 +142,7 @@ def test_models_that_are_shadows_only_do_not_count():
 # ------------------------------------------------------------------------------------------- train on synthetic
 
 
+@pytest.mark.slow
 def test_classifiers_learn_from_good_samples_only():
     rng = np.random.default_rng(0)
     real = train_on_synthetic(POOL.x, POOL.y, POOL, seed=0, model=0)
@@ -146,6 +152,7 @@ def test_classifiers_learn_from_good_samples_only():
     assert train_on_synthetic(POOL.x, POOL.y, POOL, seed=0, model=0) == real
 
 
+@pytest.mark.slow
 def test_test_records_may_be_bytes():
     pool = dataclasses.replace(
         POOL, **{part: (getattr(POOL, part) * 255).astype(np.uint8) for part in ("x", "x_val", "x_test")}
@@ -223,6 +230,7 @@ def test_what_does_not_fit_is_refused():
         train_on_synthetic(POOL.x, POOL.y, POOL, seed=0, model=-1)
 
 
+@pytest.mark.slow
 def test_differences_in_quality_are_those_of_the_tables():
     one, other = game(), game(seed=1)
     table = (

@@ -71,6 +71,7 @@ def test_sets_of_one_record_are_the_attack_itself(design, of):
         assert sets.run(game).evaluated.all()
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 10_000),
     design=st.sampled_from(DESIGNS),
@@ -125,13 +126,13 @@ def test_known_sets_choose_the_threshold_of_other_scores():
     assert (scored.sum(1) == 24).all()
     assert (outcome.evaluated <= scored).all()
     for k in range(4):
-        told = scored[k] & ~outcome.evaluated[k]
-        assert told[game.member[k]].sum() == told[~game.member[k]].sum() == 6
-        said, member = outcome.predicted_member[k, told], game.member[k, told]
+        known = scored[k] & ~outcome.evaluated[k]
+        assert known[game.member[k]].sum() == known[~game.member[k]].sum() == 6
+        predicted_member, member = outcome.predicted_member[k, known], game.member[k, known]
         by_trying = max(
-            ((score[k, told] >= cut) == member).mean() for cut in [*score[k, told], np.inf]
+            ((score[k, known] >= cut) == member).mean() for cut in [*score[k, known], np.inf]
         )  # as many members as others: accuracy is balanced accuracy
-        assert (said == member).mean() == by_trying
+        assert (predicted_member == member).mean() == by_trying
 
 
 def test_records_with_a_known_half_are_in_no_set():
@@ -196,6 +197,7 @@ def test_records_in_no_model_are_in_no_set():
 # Mixed pairs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", ["per_record", "pooled"])
 @given(
     seed=st.integers(0, 10_000),
@@ -286,6 +288,7 @@ def mean_auc(game) -> float:
     return np.mean(auc)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", DESIGNS)
 def test_mixed_pairs_find_nothing_in_noise_because_of_whom_they_leave_out(design):
     """Of 150 independent games: AUC 1/2 within 5 standard errors, an error rate of 5e-6 for all designs together.
@@ -361,6 +364,7 @@ def test_canaries_are_in_no_pair_with_other_records():
 # From play to the attack
 
 
+@pytest.mark.slow
 def test_a_played_game_of_mixtures(tmp_path):
     asked = Compose(Noise(n=2), Mixed(fractions=(0.3, 0.7), seed=5))
     options = {"n_models": 16, "queries": asked, "training": mia.Training(epochs=2), "store": tmp_path}

@@ -40,6 +40,7 @@ def grown(fresh_cache, trained):
     return first, before, play()
 
 
+@pytest.mark.slow
 def test_a_game_grows_by_the_new_models(grown, trained, whole):
     _, before, eight = grown
     assert trained == list(range(8))
@@ -50,6 +51,7 @@ def test_a_game_grows_by_the_new_models(grown, trained, whole):
     assert eight.attrs["peak_mb"] >= before["peak_mb"]
 
 
+@pytest.mark.slow
 def test_a_grown_game_shrinks_to_the_first_models(grown, trained, fresh_cache):
     first, before, eight = grown
     again = play(n_models=4)
@@ -61,6 +63,7 @@ def test_a_grown_game_shrinks_to_the_first_models(grown, trained, fresh_cache):
     assert len(list(fresh_cache.glob("games/*.zarr"))) == 1
 
 
+@pytest.mark.slow
 def test_models_trained_in_groups_differ_in_the_last_bits_at_most(fresh_cache, trained, tmp_path):
     stacked(4)
     grown, whole = stacked(8), stacked(8, store=tmp_path / "whole")
@@ -71,6 +74,7 @@ def test_models_trained_in_groups_differ_in_the_last_bits_at_most(fresh_cache, t
     np.testing.assert_allclose(grown.logits, whole.logits, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -92,6 +96,7 @@ def test_what_is_known_beforehand_grows_too(options, fresh_cache, tmp_path):
             np.testing.assert_allclose(grown.dataset[name], values, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_at_any_write_of_growth_resumes(fresh_cache, monkeypatch):
     first, real = stacked(2).dataset.load(), zarr.Array.__setitem__
     two = fresh_cache.rename(fresh_cache.with_name("two"))
@@ -124,6 +129,7 @@ def test_a_run_that_stops_at_any_write_of_growth_resumes(fresh_cache, monkeypatc
     assert writes >= 8  # members, partners, 5 arrays and a checksum
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_while_it_grows_resumes(fresh_cache, tmp_path, whole):
     play(n_models=4)
     log = tmp_path / "log"
@@ -139,6 +145,7 @@ def test_a_run_that_is_killed_while_it_grows_resumes(fresh_cache, tmp_path, whol
     assert_same(play(), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locked", [True, False])
 def test_processes_that_ask_for_fewer_and_more_models_at_once(locked, fresh_cache, tmp_path, whole):
     """At a URL there is no lock: the same may be done twice, but nothing is lost."""
@@ -163,6 +170,7 @@ def test_processes_that_ask_for_fewer_and_more_models_at_once(locked, fresh_cach
     assert sorted(log.read_text().split()) == models
 
 
+@pytest.mark.slow
 def test_who_has_a_game_open_goes_on_reading_it_while_it_grows(fresh_cache, whole):
     reader = play(n_models=4)  # arrays are read when they are used
     one = reader.dataset["logits"][1].to_numpy()
@@ -172,6 +180,7 @@ def test_who_has_a_game_open_goes_on_reading_it_while_it_grows(fresh_cache, whol
     assert reader.signal("loss").shape == (4, 1, 40)
 
 
+@pytest.mark.slow
 def test_damaged_models_of_a_grown_game_are_trained_again(fresh_cache, trained, whole):
     play(n_models=4)
     play()
@@ -188,6 +197,7 @@ def test_damaged_models_of_a_grown_game_are_trained_again(fresh_cache, trained, 
     assert trained == [1, 6]
 
 
+@pytest.mark.slow
 def test_gans_grow(fresh_cache, tmp_path, monkeypatch):
     models, train = [], gan_run.train_group
 

@@ -118,6 +118,7 @@ def test_a_class_that_is_defined_again_replaces_the_first():
         DEFENSES.pop("cell")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -167,6 +168,7 @@ class Stopping(Defense):
         return {"members": plan.n_members}
 
 
+@pytest.mark.slow
 def test_a_defense_adapts_the_training_and_reports():
     game = played(Stopping())
     assert game.attrs["training"]["stop"] == 2
@@ -379,6 +381,7 @@ class Adversarial(Defense):
         run.descend(losses.mean(-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "models"), [(SMALL, (1, 2)), (LARGE, (1,))])
 @pytest.mark.parametrize(
     ("defense", "reference"),
@@ -396,6 +399,7 @@ def test_whole_procedures_against_plain_torch(defense, reference, build, models)
         assert (undefended - theirs).abs().max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("defense", [Clipped(), Distilled(), Adversarial()])
 def test_a_game_of_four_models_is_part_of_a_game_of_eight(defense, tmp_path):
     options = {"pool": toys.pool(reference=24), "training": mia.Training(epochs=1), "store": tmp_path}

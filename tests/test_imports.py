@@ -97,6 +97,7 @@ def test_stubs_name_what_is_there(stub):
     assert set(names) <= set(dir(package))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extra", "missing", "use"),
     [

@@ -11,7 +11,7 @@ import mialab as mia
 from mialab.attacks import LabelOnly, RequirementsNotMet, Robustness
 
 
-def asked(kinds, logits, **given):
+def queried(kinds, logits, **given):
     game = mia.Game.from_arrays(logits=logits, **given)
     return mia.Game(game.dataset.assign_attrs(query_kinds=kinds))
 
@@ -19,7 +19,7 @@ def asked(kinds, logits, **given):
 def test_fractions_counted_by_hand():
     predicted = np.array([[[0, 1], [0, 1], [1, 1], [0, 0], [1, 0]], [[1, 1], [1, 1], [1, 1], [1, 0], [0, 1]]])
     logits = 3.0 * (np.arange(2) == predicted[..., None])
-    game = asked(
+    game = queried(
         ["original", "noise", "noise", "noise", "shift"],
         logits,
         member=np.array([[1, 0], [0, 1]], bool),

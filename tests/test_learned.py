@@ -114,6 +114,7 @@ def test_what_is_learnt_from_says_nothing_of_the_targets_memberships():
 # Shadow models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("design", DESIGNS)
 @given(seed=st.integers(0, 10_000), n_models=st.sampled_from([6, 10]), most=st.sampled_from([40, 10_000]))
@@ -124,6 +125,7 @@ def test_shokri_against_an_attack_model_for_each_target(form, design, seed, n_mo
     np.testing.assert_allclose(attack.run(game).score, shokri_by_loops(game, attack), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_memberships_in_a_targets_fold_are_not_used(form):
     game = random_game(n_models=12, n_records=30, seed=4, signal=1)
@@ -136,6 +138,7 @@ def test_memberships_in_a_targets_fold_are_not_used(form):
     assert (np.delete(here, same, 0) != np.delete(there, same, 0)).any(1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classifier", ["logistic", "boosting"])  # a network does not quite come to rest
 @pytest.mark.parametrize("attack_models", ["per_class", "one"])
 @pytest.mark.parametrize("design", DESIGNS)
@@ -166,6 +169,7 @@ def test_scores_are_cut_off_where_probabilities_end():
     assert learned._log_odds(Certain(), np.zeros((2, 1))).tolist() == [36, 36]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classifier", ["boosting", "network"])
 def test_other_classifiers_find_what_a_line_cannot(classifier):
     """From the least to the most certain answer, members' and others' take turns."""
@@ -185,6 +189,7 @@ def test_other_classifiers_find_what_a_line_cannot(classifier):
     assert auc[classifier] > 0.8
 
 
+@pytest.mark.slow
 def test_the_order_of_records_has_no_influence():
     game = random_game(n_models=24, n_records=60, seed=1, signal=1)
     order = np.random.default_rng(0).permutation(60)
@@ -197,6 +202,7 @@ def test_the_order_of_records_has_no_influence():
 # A known half
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("posteriors", ["by_class", "sorted"])
 @pytest.mark.parametrize("design", ["paired", "random"])
 def test_nasr_against_a_network_for_each_target(design, posteriors):
@@ -228,6 +234,7 @@ def test_what_a_networks_batches_hold():
         )
 
 
+@pytest.mark.slow
 def test_a_networks_score_depends_on_its_target_alone(monkeypatch):
     game = random_game(n_models=8, n_records=80, seed=5, signal=2)
     whole = Nasr(steps=20).run(game)
@@ -252,6 +259,7 @@ def test_memberships_that_were_not_told_are_not_used(monkeypatch):
     np.testing.assert_array_equal(here, there)
 
 
+@pytest.mark.slow
 def test_the_state_that_was_best_on_held_out_records_is_kept():
     """Answers are noise: the longer a network is trained, the more it learns by heart, and the surer it is."""
     game = random_game(n_models=8, n_records=200, n_classes=6, seed=0)
@@ -266,6 +274,7 @@ def test_the_state_that_was_best_on_held_out_records_is_kept():
 # Both
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "attack",
     [
@@ -287,6 +296,7 @@ def test_forms_that_are_not_registered_catch_a_model_that_memorizes(attack, desi
     assert (outcome.predicted_member == game.member).mean() > 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["shokri", "shokri_sorted", "shokri_sorted_one_model", "nasr", "nasr_sorted"]
 )
@@ -298,6 +308,7 @@ def test_games_that_keep_scores_are_refused(name, fresh_cache):
         mia.audit(game, [name])
 
 
+@pytest.mark.slow
 def test_stored_games_are_read_model_by_model(monkeypatch, fresh_cache):
     game = mia.play(pool(), n_models=6, training=mia.Training(epochs=1))
     expected = {a.name: a.run(changed(game)).score for a in (Shokri(), Nasr(steps=10))}

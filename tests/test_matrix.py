@@ -60,6 +60,7 @@ def extended(monkeypatch):
     monkeypatch.setitem(registry.ATTACKS, "brand_new", renamed())
 
 
+@pytest.mark.slow
 def test_every_defense_and_every_attack_by_itself(extended):
     table = play_matrix(defenses=None)
     assert table["defense"].iloc[0] == "none"
@@ -79,6 +80,7 @@ def test_every_defense_and_every_attack_by_itself(extended):
         assert not there & gone
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_audit():
     pool = toys.pool(n=100)
     table = play_matrix(
@@ -96,6 +98,7 @@ def test_figures_are_those_of_the_audit():
     assert list(table.summary("auc").index) == ["loss", "quantile", "lira"]
 
 
+@pytest.mark.slow
 def test_overrides():
     table = play_matrix(
         defenses=["none", "hamp"],
@@ -148,6 +151,7 @@ def test_audit_each_names_what_a_game_does_not_allow():
     ]
 
 
+@pytest.mark.slow
 def test_strongest_of_each_family():
     game = toys.random_game(n_models=8, n_records=100, signal=2.0)
     table = mia.auditing.audit_each(
@@ -174,6 +178,7 @@ def made():
     return mia.chapters.settings.settings({"digits": digits, "clusters": clusters}, seed=1)
 
 
+@pytest.mark.slow
 def test_settings_name_model_and_training(made):
     assert isinstance(made["clusters"], Setting)
     assert made["digits"].model == mia.models.CNN(channels=(4, 8), hidden=16)
@@ -181,16 +186,19 @@ def test_settings_name_model_and_training(made):
     assert made["clusters"].training == mia.Training()
 
 
+@pytest.mark.slow
 def test_settings_may_name_another_model(made):
     assert made["digits"].other_model is None
     assert made["clusters"].other_model == mia.models.MLP(hidden=(4, 4))
 
 
+@pytest.mark.slow
 def test_settings_load_the_pool(made):
     assert len(made["digits"].pool) == 100
     np.testing.assert_array_equal(made["clusters"].pool.y, mia.load("clusters", size=60, seed=1).y)
 
 
+@pytest.mark.slow
 def test_settings_choose_queries_and_probes_for_the_records(made):
     assert set(made["digits"].queries.kinds) == {"original", "shift", "noise", "mixed"}
     assert set(made["clusters"].queries.kinds) == {"original", "noise", "mixed"}
@@ -198,6 +206,7 @@ def test_settings_choose_queries_and_probes_for_the_records(made):
     assert list(made["clusters"].options()) == ["model", "training", "queries", "probes"]
 
 
+@pytest.mark.slow
 def test_settings_that_are_unknown():
     with pytest.raises(ValueError, match=r"datasets\['clusters'\]: the parameter='hiden'.*'hidden'"):
         mia.chapters.settings.settings({"clusters": {"hiden": [8]}})

@@ -89,17 +89,22 @@ def test_infinite_scores_have_a_place():
     assert metrics.auc([np.inf, 0, -np.inf], [True, False, False]) == 1
 
 
+@pytest.mark.slow
 @given(scored(), st.integers(0, 5))
 def test_decisions_as_scikit_learn(data, threshold):
     score, member = data
-    said = score >= threshold
-    assert metrics.balanced_accuracy(said, member) == pytest.approx(balanced_accuracy_score(member, said))
-    assert metrics.recall(said, member) == pytest.approx(recall_score(member, said))
-    assert metrics.f1(said, member) == pytest.approx(f1_score(member, said))
-    if said.any():
-        assert metrics.precision(said, member) == pytest.approx(precision_score(member, said))
+    predicted_member = score >= threshold
+    assert metrics.balanced_accuracy(predicted_member, member) == pytest.approx(
+        balanced_accuracy_score(member, predicted_member)
+    )
+    assert metrics.recall(predicted_member, member) == pytest.approx(recall_score(member, predicted_member))
+    assert metrics.f1(predicted_member, member) == pytest.approx(f1_score(member, predicted_member))
+    if predicted_member.any():
+        assert metrics.precision(predicted_member, member) == pytest.approx(
+            precision_score(member, predicted_member)
+        )
     else:
-        assert np.isnan(metrics.precision(said, member))
+        assert np.isnan(metrics.precision(predicted_member, member))
 
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (10, 10), (3, 10), (5000, 10_000), (1, 1)])
@@ -184,6 +189,7 @@ def test_bootstrap_repeats_and_names_its_rates():
     assert table["precision"].value == metrics.precision(score > 0.5, member)
 
 
+@pytest.mark.slow
 def test_auc_interval_covers():
     # 300 trials at nominal 95%: a true coverage of 95% leaves 91.3%..98.3% with probability below 0.4%
     # (binomial); the seed is fixed, so the test repeats exactly.
@@ -198,6 +204,7 @@ def test_auc_interval_covers():
     assert 0.913 <= hits / 300 <= 0.983
 
 
+@pytest.mark.slow
 def test_tpr_interval_covers_where_it_is_just_resolvable():
     # As above, at exactly 10 allowed false alarms.
     rng, n, shift = np.random.default_rng(1), 200, 0.5
@@ -217,14 +224,14 @@ def test_pooled_is_one_roc_over_the_evaluated_pairs():
     score = rng.normal(size=member.shape) + 0.5 * member
     evaluated = rng.random(member.shape) < 0.5
     evaluated[6:] = False
-    said = score > 0.3
+    predicted_member = score > 0.3
     score[~evaluated] = np.nan  # never looked at
     table = intervals.pooled_bootstrap(
         score,
         member,
         evaluated=evaluated,
         partner=partner,
-        predicted_member=said,
+        predicted_member=predicted_member,
         fprs=(0.1,),
         n_resamples=130,
     )
@@ -232,7 +239,7 @@ def test_pooled_is_one_roc_over_the_evaluated_pairs():
     assert table["auc"].value == metrics.auc(s, m)
     assert table["tpr@0.1"].value == metrics.tpr_at_fpr(s, m, 0.1)
     for name in ("balanced_accuracy", "precision", "recall", "f1"):
-        assert table[name].value == pytest.approx(getattr(metrics, name)(said[evaluated], m))
+        assert table[name].value == pytest.approx(getattr(metrics, name)(predicted_member[evaluated], m))
     assert all(i.low < i.value < i.high for i in table.values())
 
 
@@ -241,7 +248,7 @@ def test_pooled_weights_are_target_times_record(monkeypatch):
     rng = np.random.default_rng(3)
     member, partner = complementary(3, 40, rng)
     score = np.round(rng.normal(size=member.shape) + member, 1)
-    said, evaluated = score > 0.5, rng.random(member.shape) < 0.7
+    predicted_member, evaluated = score > 0.5, rng.random(member.shape) < 0.7
     evaluated[0] = True  # or a record without any evaluated pair is left out of the draw
     drawn, draw = [], intervals._draw
     monkeypatch.setattr(intervals, "_draw", lambda r, n: drawn.append(draw(r, n)) or drawn[-1])
@@ -250,19 +257,20 @@ def test_pooled_weights_are_target_times_record(monkeypatch):
         member,
         evaluated=evaluated,
         partner=partner,
-        predicted_member=said,
+        predicted_member=predicted_member,
         fprs=(0.1,),
         fnrs=(0.1,),
         n_resamples=70,
     )
     for b, (pairs, records) in enumerate(zip(drawn[::2], drawn[1::2], strict=True)):
         weight = (np.repeat(pairs, 2)[:, None] * records)[evaluated]
-        s, m, d = (np.repeat(x[evaluated], weight) for x in (score, member, said))
+        s, m, d = (np.repeat(x[evaluated], weight) for x in (score, member, predicted_member))
         expected = [metrics.auc(s, m), metrics.tpr_at_fpr(s, m, 0.1), metrics.tnr_at_fnr(s, m, 0.1)]
         expected += [metrics.balanced_accuracy(d, m), metrics.precision(d, m), metrics.recall(d, m)]
         assert_allclose([draws[b] for _, draws in kept.values()], [*expected, metrics.f1(d, m)])
 
 
+@pytest.mark.slow
 def test_pooled_interval_covers_with_target_and_record_effects():
     # 100 trials; at a true coverage of 95% fewer than 88 hits have probability 0.2%. It may cover more.
     rng, spread = np.random.default_rng(0), 0.3

@@ -171,6 +171,7 @@ def test_where_the_risk_lies_is_found():
         assert min(sign * found.low, sign * found.high) > 0
 
 
+@pytest.mark.slow
 def test_chance_is_no_difference():
     """Of 40 intervals of nominally 95 % on noise, more than 8 miss 0 with a chance below 1e-4."""
     missed = 0
@@ -203,10 +204,10 @@ def test_one_distance_per_record():
 
 def test_decisions_of_one_side():
     game = toys.random_game(n_models=6, n_records=30)
-    said = mia.attacks.make("loss").run(game).predicted_member
+    predicted_member = mia.attacks.make("loss").run(game).predicted_member
     for side, counted in (("members", game.member), ("non-members", ~game.member)):
         found = deciles.decisions(game, "loss", side)
-        assert np.array_equal(found, np.where(counted, said, np.nan), equal_nan=True)
+        assert np.array_equal(found, np.where(counted, predicted_member, np.nan), equal_nan=True)
     with pytest.raises(ValueError, match="side='all'"):
         deciles.decisions(game, "loss", "all")
 

@@ -19,6 +19,7 @@ NOTEBOOKS = sorted(execution.NOTEBOOKS.glob("*.py"))
 every_notebook = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 
 
+@pytest.mark.slow
 @every_notebook
 def test_pair_is_in_step(notebook, tmp_path):
     copy = shutil.copy(notebook, tmp_path)
@@ -47,6 +48,7 @@ def synced(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @every_notebook
 def test_jupytext_sync_leaves_the_pair_alone(notebook, synced):
     execution.pair(synced / notebook.name)
@@ -54,6 +56,7 @@ def test_jupytext_sync_leaves_the_pair_alone(notebook, synced):
         assert (synced / file.name).read_text() == file.read_text(), file.name
 
 
+@pytest.mark.slow
 def test_edits_in_jupyter_reach_the_source(tmp_path):
     source = Path(shutil.copy(execution.NOTEBOOKS / "template.py", tmp_path))
     shutil.copy(execution.NOTEBOOKS / "jupytext.toml", tmp_path)
@@ -67,6 +70,7 @@ def test_edits_in_jupyter_reach_the_source(tmp_path):
     assert "added = 'in Jupyter'" in source.read_text()
 
 
+@pytest.mark.slow
 @every_notebook
 def test_papermill_sees_every_parameter(notebook):
     source = execution.read(notebook)
@@ -75,6 +79,7 @@ def test_papermill_sees_every_parameter(notebook):
     assert list(papermill.inspect_notebook(source)) == assigned
 
 
+@pytest.mark.slow
 @every_notebook
 def test_notebook_runs_at_tiny_size(notebook, tmp_path, fresh_cache):
     parameters = {
@@ -96,6 +101,7 @@ def test_notebook_runs_at_tiny_size(notebook, tmp_path, fresh_cache):
     assert not [o.metadata.scrapbook.name for o in glued if "np." in str(o.data)]
 
 
+@pytest.mark.slow
 def test_plain_papermill_runs_a_committed_notebook(tmp_path):
     command = [sys.executable, "-m", "papermill", "notebooks/template.ipynb", str(tmp_path / "out.ipynb")]
     subprocess.run(

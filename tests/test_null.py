@@ -52,10 +52,12 @@ def measure(attack, game) -> tuple[float, float]:
     auc, accuracy = [], []
     for k in range(game.n_models):
         seen = outcome.evaluated[k]
-        member, score, said = (a[k, seen] for a in (game.member, outcome.score, outcome.predicted_member))
+        member, score, predicted_member = (
+            a[k, seen] for a in (game.member, outcome.score, outcome.predicted_member)
+        )
         rank = rankdata(score)[member]
         auc.append((rank.mean() - (rank.size + 1) / 2) / (~member).sum())
-        accuracy.append((said[member].mean() + 1 - said[~member].mean()) / 2)
+        accuracy.append((predicted_member[member].mean() + 1 - predicted_member[~member].mean()) / 2)
     return float(np.mean(auc)), float(np.mean(accuracy))
 
 
@@ -66,6 +68,7 @@ def excess(values) -> float:
     return abs(np.mean(values) - 0.5) / (limit * error + 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", DESIGNS)
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_nothing_is_found_where_there_is_nothing(attack, design):
@@ -76,6 +79,7 @@ def test_nothing_is_found_where_there_is_nothing(attack, design):
     assert excess(accuracy) <= 1, f"balanced accuracy {np.mean(accuracy):.3f}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("design", ["paired", "balanced"])
 @pytest.mark.parametrize(("attack", "below"), [("lira-ratio", 0.47), ("label_only-ratio", 0.2)])
 def test_plain_leave_one_out_would_be_noticed(attack, below, design):

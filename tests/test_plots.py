@@ -60,6 +60,7 @@ def test_every_defense_has_its_own_look():
     assert len(set(theme.DEFENSES.values())) == len(theme.DEFENSES)
 
 
+@pytest.mark.slow
 def test_colors_are_stable():
     assert theme.color("HAMP (gamma=0.5)") == theme.color("hamp") != theme.color("none")
     assert theme.color("mixup, alpha 1") == theme.color("mixup") != theme.color("mixupper")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 from sklearn.metrics import roc_auc_score
-from toys import asked
+from toys import queried
 
 import mialab as mia
 from mialab.queries import Compose, Mixed, Noise, Shifts
@@ -55,9 +55,10 @@ def nearest_neighbors():
             nearest = distance[:, :, own & (pool.y == label)].min(-1)
             logits[k, ..., label] = -SHARPNESS * np.log(nearest**2 + TINY)
     game = mia.Game.from_arrays(logits=logits, member=member, y=pool.y, partner=np.arange(N_MODELS) ^ 1)
-    return asked(game, queries), pool
+    return queried(game, queries), pool
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mia.attacks.available().index)
 def test_nearest_neighbors_are_caught(name):
     game, pool = nearest_neighbors()

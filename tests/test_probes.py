@@ -64,6 +64,7 @@ def test_gradients_of_a_linear_model_in_closed_form():
     np.testing.assert_allclose(norms[..., 0], error * size, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "build", "names"),
     [
@@ -185,6 +186,7 @@ def linear(d, n=120):
     return run, np.maximum(distance, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("d", "probe", "bound"),
     [
@@ -295,6 +297,7 @@ def play(**options):
     return mia.play(**{"pool": toys.pool(), "model": SMALL, "training": FAST, "n_models": 4} | options)
 
 
+@pytest.mark.slow
 def test_games_with_probes(fresh_cache):
     game = play(probes=["gradient", "boundary"])
     assert game.probes == ("boundary", "gradient")
@@ -318,6 +321,7 @@ def test_games_with_probes(fresh_cache):
     assert play(probes="boundary").probes == ("boundary",)
 
 
+@pytest.mark.slow
 def test_probes_are_part_of_a_game(fresh_cache):
     played = [
         play(probes=p).dataset.encoding["source"]
@@ -328,6 +332,7 @@ def test_probes_are_part_of_a_game(fresh_cache):
     assert {play(probes=p).dataset.encoding["source"] for p in same} == {played[3]}
 
 
+@pytest.mark.slow
 def test_measurements_that_were_damaged_are_made_again(fresh_cache):
     game = play(probes=["gradient", "boundary"])
     before = {name: game.dataset[name].to_numpy() for name in ("gradient_norm", "boundary_distance")}
@@ -341,6 +346,7 @@ def test_measurements_that_were_damaged_are_made_again(fresh_cache):
         np.testing.assert_allclose(again.dataset[name].to_numpy(), before[name], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_before_the_output_step_nothing_is_known_of_released_labels(fresh_cache):
     game = play(probes=["gradient", "boundary"], defense="hamp")
     before = game.before_output_step()
@@ -349,6 +355,7 @@ def test_before_the_output_step_nothing_is_known_of_released_labels(fresh_cache)
     np.testing.assert_array_equal(before.gradient_norm, game.gradient_norm)
 
 
+@pytest.mark.slow
 def test_separate_shadow_models_fraction_what_was_measured_alike(fresh_cache):
     both = ["gradient", "boundary"]
     game = play(probes=both)
@@ -484,6 +491,7 @@ def test_what_attacks_on_measurements_need():
     assert table.loc["calibrated_boundary_distance", "known half"] == "for the threshold"
 
 
+@pytest.mark.slow
 def test_members_of_overfitted_models_are_found(fresh_cache):
     """The training is long enough for every model to know its members by heart: no chance is left to the attacks."""
     pool = mia.load("clusters", size=400)

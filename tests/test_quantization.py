@@ -95,6 +95,7 @@ def test_levels_by_hand():
     torch.testing.assert_close(uniform(x, clip, 3, signed=False), torch.tensor([0.0, 0, 0.3, 0.3, 0.9, 0.9]))
 
 
+@pytest.mark.slow
 def test_binary_and_ternary_weights_are_near_the_best_ones_of_their_kind():
     w = normal(5000)
     grid = np.linspace(0.1, 2, 100)
@@ -205,6 +206,7 @@ def test_thresholds_lie_between_clusters():
     assert torch.equal(cluster_thresholds(torch.zeros(5), 3), torch.zeros(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [2, "ternary", "binary"])
 def test_sums_of_sigmoids_are_steps_when_training_is_over(bits):
     run = run_of(Quantization(bits, quantizer="sigmoid"))
@@ -266,6 +268,7 @@ def answers(run, k=0):
     return out, inside, run.defense.weights(own, progress=run.progress)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["full_precision", "scratch", "after_training"])
 def test_what_is_released_is_quantized(start):
     run = run_of(Quantization(2, start=start))
@@ -318,6 +321,7 @@ def test_full_precision_epochs_are_those_of_an_unquantized_model():
         assert torch.equal(seen["sigmoid"][name], value)
 
 
+@pytest.mark.slow
 def test_full_precision_is_no_defense():
     pool, options = toys.pool(), {"training": training(), "n_models": 4}
     plain, full = (mia.play(pool, DEEP, defense, **options) for defense in (None, Quantization(32)))
@@ -427,6 +431,7 @@ def test_impossible_trainings():
     run_of(Quantization(32), pool=toys.pool(validation=6), select="best_validation").train()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantizer", ["uniform", "sigmoid"])
 def test_training_that_is_over_before_is_rounded_then(quantizer):
     for options in ({"epochs": 1}, {"stop": 3}):
@@ -453,6 +458,7 @@ def games():
     return pool, full, mia.play(pool, DEEP, defense, training=training(), **options)
 
 
+@pytest.mark.slow
 def test_an_attacker_with_both_answers(games):
     _, full, quantized = games
     both = join_answers(quantized, full)
@@ -508,6 +514,7 @@ def test_changes_are_differences(games):
         changes({"ternary": quantized}, full.subset(4), "loss")
 
 
+@pytest.mark.slow
 def test_a_table_of_widths(games):
     pool, full, quantized = games
     arms = {"quantization": {"ternary": quantized, 32: full}, "none": {"8 epochs": full, "others": quantized}}
@@ -573,6 +580,7 @@ def test_the_choice_stays_where_nothing_is_better():
             select_bits(lambda bits: 0.0, 2, **{"choices": (8, 2), **options})
 
 
+@pytest.mark.slow
 def test_the_objective_adds_validation_loss_and_leakage():
     pool = toys.pool(n=40)
     objective = PrivacyObjective(pool, DEEP, Quantization(), training=training(), mu=3.0, n_models=2, seed=9)
@@ -592,6 +600,7 @@ def test_the_objective_adds_validation_loss_and_leakage():
     assert objective.measured["validation loss"].item() == pytest.approx(loss)
 
 
+@pytest.mark.slow
 def test_layers_that_fraction_a_width():
     pool, model = toys.pool(n=40), MLP(hidden=(4,) * 6)
     options = {"training": training(1), "mu": 1.0, "n_models": 2}

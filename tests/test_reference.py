@@ -235,9 +235,9 @@ def test_attack_p_follows_records_and_models():
 def test_attack_r_makes_the_false_positives_it_allows(design, alpha):
     """Of 16 models, 7 are references; records are independent of each other."""
     game = random_game(design, n_models=16, n_records=1000, seed=1, signal=3.0)
-    said = AttackR(alpha=alpha).run(game).predicted_member
-    assert_mean((said & ~game.member).sum(0) / (~game.member).sum(0), alpha)
-    assert said[game.member].mean() > alpha + 0.1
+    predicted_member = AttackR(alpha=alpha).run(game).predicted_member
+    assert_mean((predicted_member & ~game.member).sum(0) / (~game.member).sum(0), alpha)
+    assert predicted_member[game.member].mean() > alpha + 0.1
 
 
 @pytest.mark.parametrize("alpha", [0.02, 0.1])
@@ -247,7 +247,10 @@ def test_attack_p_makes_the_false_positives_it_allows(per_class, alpha):
     game = random_game(n_models=24, n_records=2000, n_classes=2, seed=2, signal=3.0)
     outcome = AttackP(alpha=alpha, per_class=per_class).run(game)
     other = outcome.evaluated & ~game.member
-    rate = [said[seen].mean() for said, seen in zip(outcome.predicted_member, other, strict=True)]
+    rate = [
+        predicted_member[seen].mean()
+        for predicted_member, seen in zip(outcome.predicted_member, other, strict=True)
+    ]
     assert_mean(rate, alpha, slack=1 / 200)
     assert outcome.predicted_member[game.member].mean() > 2 * alpha
 
@@ -351,6 +354,7 @@ def game_of(toy, *, signal: float, slope: float = 0.0, n_models: int = 8, seed: 
     return mia.Game.from_arrays(logits=logits, member=game.member, y=toy.y, partner=game.partner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["gaussian", "pinball"])
 def test_quantile_regression_finds_nothing_where_there_is_nothing(form):
     """Each of the four comparisons fails with probability 1 in 10,000; games are independent."""

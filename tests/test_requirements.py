@@ -24,6 +24,7 @@ def coins(n_models, n_records, seed, fraction=0.5, n_queries=1, **options):
     )
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_other_models():
     game = coins(7, 200, seed=0, fraction=0.3)
     for name, least_in, least_out in (
@@ -37,6 +38,7 @@ def test_counts_are_those_of_the_other_models():
             np.testing.assert_array_equal(scorable[k], expected, err_msg=name)
 
 
+@pytest.mark.slow
 def test_an_excluded_partner_is_no_other_model():
     for design in ("paired", "balanced"):
         game = toys.random_game(design, n_models=6)
@@ -95,6 +97,7 @@ def test_scores_are_those_of_plain_formulas_where_memberships_are_uneven():
             assert lira.score[t, i] == pytest.approx(densities[0] - densities[1], rel=1e-6, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_references", [1, 2, 4, 8])
 def test_few_reference_models(n_references):
     rng = np.random.default_rng(7)
@@ -164,6 +167,7 @@ NULL = [
 ALARM = 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NULL)
 @pytest.mark.parametrize("n_models", [5, 12])
 def test_coin_flips_of_few_models_give_nothing_away(name, n_models):

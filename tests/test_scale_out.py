@@ -43,6 +43,7 @@ def client(cluster):
         yield client
 
 
+@pytest.mark.slow
 def test_a_game_survives_the_death_of_a_worker(client, fresh_cache, tmp_path, monkeypatch):
     pool = toys.pool(n=80, validation=10)  # records of the user's own: every worker holds a copy
     options = {
@@ -79,6 +80,7 @@ def test_a_game_survives_the_death_of_a_worker(client, fresh_cache, tmp_path, mo
         assert mia.play(pool, **options).dataset.equals(game.dataset)
 
 
+@pytest.mark.slow
 def test_a_group_that_kills_its_workers_is_given_up(cluster, client, fresh_cache, monkeypatch):
     monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
     options = SMALL | {"model": workers.MODEL, "n_models": 4}
@@ -92,11 +94,13 @@ def test_a_group_that_kills_its_workers_is_given_up(cluster, client, fresh_cache
     assert not stored[3]
 
 
+@pytest.mark.slow
 def test_an_error_in_a_worker_arrives_as_it_is(client, fresh_cache):
     with pytest.raises(FloatingPointError, match=r"^Training diverged: model 0 answers"):
         mia.play(toys.pool(), defense=workers.Diverging(0), **SMALL)
 
 
+@pytest.mark.slow
 def test_workers_load_a_pool_by_its_name(client, fresh_cache, tmp_path, monkeypatch):
     pool = mia.load("digits", size=40, test=50, seed=3)
     expected = mia.play(pool, **SMALL, store=f"memory://{tmp_path}")
@@ -104,6 +108,7 @@ def test_workers_load_a_pool_by_its_name(client, fresh_cache, tmp_path, monkeypa
     np.testing.assert_array_equal(mia.play(pool, **SMALL).logits, expected.logits)
 
 
+@pytest.mark.slow
 def test_a_worker_with_other_data_says_so(client, fresh_cache):
     pool = mia.load("digits", size=40)
     pool.x[0] += 1
@@ -114,6 +119,7 @@ def test_a_worker_with_other_data_says_so(client, fresh_cache):
     assert mia.play(dataclasses.replace(pool), **SMALL).n_records == 40
 
 
+@pytest.mark.slow
 def test_what_is_asked_is_answered_by_a_worker(client):
     team = backends.find(toys.pool(), None, shared=True)
     assert team.ask(os.getpid) in client.run(os.getpid).values()
@@ -121,6 +127,7 @@ def test_what_is_asked_is_answered_by_a_worker(client):
     assert backends.find(toys.pool(), 7, shared=True).size(0) == 7
 
 
+@pytest.mark.slow
 def test_a_store_in_memory_is_filled_in_this_process(client, tmp_path):
     defense = workers.Inspected(str(tmp_path / "log"))
     game = mia.play(toys.pool(), defense=defense, **SMALL, store=f"memory://{tmp_path}")
@@ -128,6 +135,7 @@ def test_a_store_in_memory_is_filled_in_this_process(client, tmp_path):
     assert {line.split(",")[0] for line in (tmp_path / "log").read_text().splitlines()} == {f"({os.getpid()}"}
 
 
+@pytest.mark.slow
 def test_workers_of_several_threads_are_refused(fresh_cache):
     with (
         distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, **ALONE) as cluster,

@@ -73,6 +73,7 @@ def stored(game, path, **chunks):
     return mia.Game(xr.open_zarr(path, consolidated=False, chunks=None))
 
 
+@pytest.mark.slow
 def test_a_game_larger_than_the_memory_limit_is_audited(no_logits, tmp_path):
     game = random_game(n_models=8, n_records=2000, n_classes=250)
     on_disk = stored(game, tmp_path / "game.zarr", model=1, record=100)

@@ -175,12 +175,13 @@ def noise_of(others, seed):
     return mia.Game(game.dataset.assign(candidate=("record", np.arange(40) < 20))) if others else game
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("others", [False, True], ids=["same records", "others"])
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_nothing_is_found_where_there_is_nothing(attack, others):
-    """AUC and balanced accuracy are 1/2 on noise (Student's t over games; Bonferroni over all comparisons)."""
+    """AUC and balanced accuracy are 1/2 on noise (Student's t over so many games; Bonferroni over all comparisons)."""
     values = []
-    for seed in range(12):
+    for seed in range(8 if attack.startswith(("nasr", "shokri")) else 12):  # these train networks
         try:
             table = mia.audit(noise_of(others, seed), [attack], fprs=(), fnrs=(), n_resamples=2)
         except RequirementsNotMet:

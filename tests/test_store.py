@@ -12,7 +12,6 @@ import sys
 import time
 import types
 import warnings
-from multiprocessing import forkserver
 from pathlib import Path
 
 import fsspec
@@ -50,10 +49,9 @@ SMALL, TRAINING = MLP(hidden=(8,)), mia.Training(epochs=1)
 def fork_server():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        PROCESSES.set_forkserver_preload(
-            ["pytest", "torch._dynamo", "workers", "cells"]
-        )  # the second by optimizers
-        forkserver.ensure_running()
+        # The second is imported by optimizers.
+        PROCESSES.set_forkserver_preload(["pytest", "torch._dynamo", "workers", "cells"])
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +84,7 @@ def chunk(path, name, model=None):
 # Kills and errors
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_and_loses_only_what_was_under_way(fresh_cache, tmp_path, undisturbed):
     log = tmp_path / "log"
     log.touch()
@@ -114,6 +113,7 @@ def test_a_killed_run_resumes_and_loses_only_what_was_under_way(fresh_cache, tmp
         assert_same(workers.play(), undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_at_any_write_resumes(fresh_cache, monkeypatch):
     """The test above cannot hit every moment; this one stops before the first, the second, ... write."""
 
@@ -144,6 +144,7 @@ def test_a_run_that_stops_at_any_write_resumes(fresh_cache, monkeypatch):
     assert writes >= 7  # 6 arrays and a checksum
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_a_run_killed_while_it_is_laid_out_goes_on(after, fresh_cache, monkeypatch):
     """Stopped before or after any array is made, several times in a row."""
@@ -171,6 +172,7 @@ def test_a_run_killed_while_it_is_laid_out_goes_on(after, fresh_cache, monkeypat
     assert_same(play(), expected)
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_worker_processes_resumes(fresh_cache, tmp_path, undisturbed):
     log = tmp_path / "log"
     log.touch()
@@ -188,6 +190,7 @@ def test_a_killed_run_with_worker_processes_resumes(fresh_cache, tmp_path, undis
     assert len(log.read_text().split()) <= 8 + 4
 
 
+@pytest.mark.slow
 def test_divergence_keeps_the_finished_models(fresh_cache, trained):
     options = {"training": TRAINING, "n_models": 8, "workers": 1}
     for again in (False, True):
@@ -199,6 +202,7 @@ def test_divergence_keeps_the_finished_models(fresh_cache, trained):
     assert group["checksum"][:8].any(1).tolist() == [True] * 5 + [False] * 3
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_that_keeps_the_finished_models(fresh_cache, monkeypatch, undisturbed):
     real = zarr.Array.__setitem__
     count = []
@@ -224,6 +228,7 @@ def test_a_full_disk_is_an_error_that_keeps_the_finished_models(fresh_cache, mon
 # Damage
 
 
+@pytest.mark.slow
 def test_damaged_answers_are_named_and_trained_again(fresh_cache, undisturbed, trained):
     workers.play()
     path = stored(fresh_cache)
@@ -251,6 +256,7 @@ def test_damaged_answers_are_named_and_trained_again(fresh_cache, undisturbed, t
     assert not trained
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["member", "y", "partner", "canary"])
 @pytest.mark.parametrize("damage", ["cut", "deleted", "changed"])
 def test_what_is_known_beforehand_is_restored(name, damage, fresh_cache, trained):
@@ -273,6 +279,7 @@ def test_what_is_known_beforehand_is_restored(name, damage, fresh_cache, trained
     assert trained == [0, 1]
 
 
+@pytest.mark.slow
 def test_lost_metadata_are_made_again(fresh_cache, trained):
     def play():
         return mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
@@ -284,6 +291,7 @@ def test_lost_metadata_are_made_again(fresh_cache, trained):
     assert trained == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", [".", "logits", "checksum", "y"])
 def test_damaged_metadata_are_a_clear_error(part, fresh_cache):
     mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
@@ -307,6 +315,7 @@ def place(request, tmp_path):
     return f"{request.param}{tmp_path}/shared"
 
 
+@pytest.mark.slow
 def test_games_are_kept_at_any_place(place, fresh_cache, undisturbed, trained):
     first = workers.play(store=place)
     assert_same(first, undisturbed)
@@ -316,6 +325,7 @@ def test_games_are_kept_at_any_place(place, fresh_cache, undisturbed, trained):
     assert not fresh_cache.exists()
 
 
+@pytest.mark.slow
 def test_a_run_at_any_place_resumes_and_notices_damage(place, fresh_cache, undisturbed, trained, monkeypatch):
     real, writes = zarr.Array.__setitem__, []
 
@@ -344,6 +354,7 @@ def test_a_run_at_any_place_resumes_and_notices_damage(place, fresh_cache, undis
     assert trained == [5]
 
 
+@pytest.mark.slow
 def test_worker_processes_write_to_a_shared_place_themselves(place, fresh_cache, undisturbed, monkeypatch):
     alone = str(place).startswith("memory")
     monkeypatch.setattr(Store, "write", functools.partialmethod(refuse, os.getpid(), alone, Store.write))
@@ -357,6 +368,7 @@ def refuse(store, process, alone, write, *arguments):
     write(store, *arguments)
 
 
+@pytest.mark.slow
 def test_a_group_that_is_given_out_again_is_finished_only(fresh_cache, monkeypatch, trained):
     workers.play()
     store = Store(games_root(), stored(fresh_cache).stem)
@@ -435,6 +447,7 @@ def spec(*dims, dtype="float32"):
     return ArraySpec("an array", ("model", *dims), dtype)
 
 
+@pytest.mark.slow
 @given(SIZES, st.integers(1, 20), SIZES, st.sampled_from(["float16", "float32"]))
 def test_chunks_hold_whole_records_of_one_model(n_records, n_queries, n_classes, dtype):
     shape, dtype = (4, n_queries, n_records, n_classes), np.dtype(dtype)
@@ -462,6 +475,7 @@ def test_sizes_of_chunks():
     assert store._chunks(spec(dtype="float64"), (64,)) == (1,)
 
 
+@pytest.mark.slow
 def test_answers_in_many_chunks(fresh_cache, monkeypatch, trained, undisturbed):
     monkeypatch.setattr(store, "CHUNK_BYTES", 10 * 3 * 4)
     assert_same(workers.play(), undisturbed)
@@ -481,6 +495,7 @@ def test_answers_in_many_chunks(fresh_cache, monkeypatch, trained, undisturbed):
 # Found again, or not
 
 
+@pytest.mark.slow
 def test_a_game_is_found_again_exactly(fresh_cache, monkeypatch):
     def play():
         return mia.play(
@@ -603,6 +618,7 @@ def test_every_parameter_of_a_defense_is_in_the_key():
     )
 
 
+@pytest.mark.slow
 def test_a_changed_game_is_not_found(fresh_cache, trained):
     base = {"model": SMALL, "training": TRAINING, "n_models": 2}
     changes = [{}, {"seed": 1}, {"canaries": 2}, {"defense": "hamp"}, {"pool": toys.pool(seed=1)}]
@@ -611,6 +627,7 @@ def test_a_changed_game_is_not_found(fresh_cache, trained):
     assert len(trained) == 2 * len(changes)
 
 
+@pytest.mark.slow
 def test_keys_are_the_same_in_other_processes(tmp_path):
     keys = []
     for i in range(2):
@@ -672,6 +689,7 @@ own = Own()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "old", "new"),
     [
@@ -801,12 +819,14 @@ def test_values_inside_own_code_are_noticed(one, same, other):
     assert describe(one) != describe(other)
 
 
+@pytest.mark.slow
 def test_a_game_of_own_code_is_found_again_until_it_changes(fresh_cache, trained):
     for source in (FUNCTION, FUNCTION, FUNCTION.replace("8", "9")):
         mia.play(toys.pool(), in_module(source), training=TRAINING, n_models=2)
     assert len(trained) == 4
 
 
+@pytest.mark.slow
 def test_code_with_hidden_state_is_never_found_again(fresh_cache, trained):
     def generate():
         yield 8
@@ -827,6 +847,7 @@ def test_code_with_hidden_state_is_never_found_again(fresh_cache, trained):
 # Other processes, and rights
 
 
+@pytest.mark.slow
 def test_two_processes_do_the_work_once(fresh_cache, tmp_path, undisturbed):
     log = tmp_path / "log"
     both = [PROCESSES.Process(target=workers.play_in, args=(str(fresh_cache), str(log))) for _ in range(2)]
@@ -839,6 +860,7 @@ def test_two_processes_do_the_work_once(fresh_cache, tmp_path, undisturbed):
     assert_same(workers.play(), undisturbed)
 
 
+@pytest.mark.slow
 def test_two_processes_without_a_lock_get_the_same_game(fresh_cache, tmp_path, undisturbed):
     place = f"bucket://{tmp_path}/shared"
     both = [
@@ -857,6 +879,7 @@ def test_two_processes_without_a_lock_get_the_same_game(fresh_cache, tmp_path, u
     assert_same(workers.play(store=place), undisturbed)
 
 
+@pytest.mark.slow
 def test_nothing_of_dask_distributed_is_loaded_without_need(fresh_cache):
     process = PROCESSES.Process(target=workers.play_without_cluster, args=(str(fresh_cache),))
     process.start()

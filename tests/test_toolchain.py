@@ -158,12 +158,14 @@ def run_page(tmp_path_factory):
     return SimpleNamespace(folder=folder, record=record, lines=lines, page=page, children=children)
 
 
+@pytest.mark.slow
 def test_a_run_reports_its_progress(run_page):
     assert any(line.startswith("cell 4/5 · training 3/8, 1:15 left") for line in run_page.lines), (
         run_page.lines
     )
 
 
+@pytest.mark.slow
 def test_a_page_holds_the_record_of_its_run(run_page):
     record = run_page.record
     assert run_page.page.metadata["mialab"] == record
@@ -171,33 +173,39 @@ def test_a_page_holds_the_record_of_its_run(run_page):
     assert (record["profile"], record["parameters"]) == ("tiny", {"seed": 7})
 
 
+@pytest.mark.slow
 def test_a_page_holds_nothing_of_the_machinery(run_page):
     assert "papermill" not in run_page.page.metadata
     assert not any("papermill" in c.metadata or "execution" in c.metadata for c in run_page.page.cells)
 
 
+@pytest.mark.slow
 def test_a_page_hides_its_parameters(run_page):
     injected = [c for c in run_page.page.cells if "injected-parameters" in c.metadata.get("tags", [])]
     assert len(injected) == 1
     assert "hide-input" in injected[0].metadata.tags
 
 
+@pytest.mark.slow
 def test_a_page_shows_texts_and_figures(run_page):
     cells = run_page.page.cells
     assert "7" in cells[3].outputs[0].text
     assert any("image/png" in o.get("data", {}) for o in cells[4].outputs), "the figure is missing"
 
 
+@pytest.mark.slow
 def test_a_run_closes_its_pipes(run_page):
     pipes = [pipe for child in run_page.children for pipe in (child.stdin, child.stdout) if pipe]
     assert pipes
     assert all(pipe.closed for pipe in pipes)
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_page_alone(run_page):
     assert sorted(p.name for p in run_page.folder.iterdir()) == ["one.ipynb", "one.py"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -220,6 +228,7 @@ def test_a_failed_run_leaves_no_page(tmp_path, monkeypatch, code, message):
     assert (tmp_path / "runs" / "bad.failed.ipynb").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_build_leaves_no_process_and_no_page(tmp_path):
     code = "import os, pathlib, time\npathlib.Path('{}').write_text(str(os.getpid()))\ntime.sleep(60)"
     pid = tmp_path / "pid"
@@ -250,6 +259,7 @@ def alive(pid):
     return True
 
 
+@pytest.mark.slow
 def test_a_figure_cell_shows_the_figure_alone(tmp_path):
     header = '# %% mystnb={"figure": {"caption": "c", "name": "fig-x"}}'
     figure = f"import matplotlib.pyplot as plt\n\n{header}\nplt.plot([1, 2])[0].axes.set(xlabel='x')"
@@ -287,6 +297,7 @@ def mialab(*arguments, cwd=ROOT):
     )
 
 
+@pytest.mark.slow
 def test_run_command(tmp_path):
     out = tmp_path / "out.ipynb"
     done = mialab("run", "template", "-p", "seed", "3", "-p", "n_points", "20", "--out", str(out))
@@ -299,6 +310,7 @@ def test_run_command(tmp_path):
     assert mialab("run", "templat").stderr.startswith("error: notebook='templat' is unknown")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "book/index.md"])
 def test_the_example_in_the_prose_runs(page, monkeypatch):
     """Every line as printed, but for the size."""
@@ -409,28 +421,33 @@ def succeeded(build):
     return build.output
 
 
+@pytest.mark.slow
 def test_a_book_is_built_in_order(builds):
     output = succeeded(builds["first"])
     assert output.index("done    one") < output.index("done    two"), "two is to run after one"
     assert "one 1" in builds["first"].html
 
 
+@pytest.mark.slow
 def test_what_is_current_is_not_built_again(builds):
     lines = succeeded(builds["again"]).splitlines()
     assert [line.split() for line in lines] == [["current", n] for n in ("one", "two", "book")]
     assert builds["again"].seconds < 10
 
 
+@pytest.mark.slow
 def test_a_page_that_another_run_left_in_the_books_place_does_not_pass_for_this_one(builds):
     assert "done    one" in succeeded(builds["page of another run"])
     assert "one 2" in builds["page of another run"].html
 
 
+@pytest.mark.slow
 def test_a_chapter_runs_again_when_its_reference_results_change(builds):
     assert "done    one" in succeeded(builds["reference results"])
     assert "current one" in builds["reference results again"].output
 
 
+@pytest.mark.slow
 def test_a_failing_notebook_fails_the_build_and_leaves_no_page(builds):
     build = builds["failing notebook"]
     assert build.code != 0
@@ -440,11 +457,13 @@ def test_a_failing_notebook_fails_the_build_and_leaves_no_page(builds):
     assert build.html is None, "an old page in the built book"
 
 
+@pytest.mark.slow
 def test_an_unknown_parameter_stops_everything_before_anything_runs(builds):
     assert builds["unknown parameter"].code != 0
     assert "Did you mean 'seed'?" in builds["unknown parameter"].output
 
 
+@pytest.mark.slow
 def test_a_warning_fails_the_build_every_time(tmp_path):
     checkout = copy_checkout(tmp_path)
     (checkout / "book" / "index.md").write_text("# Index\n\nSee {doc}`missing`.\n")

@@ -105,7 +105,7 @@ def remade(game: Game, **changes: np.ndarray | None) -> Game:
     return Game(made.dataset.assign_attrs(query_kinds=game.query_kinds)) if same else made
 
 
-def asked(game: Game, queries: Queries) -> Game:
+def queried(game: Game, queries: Queries) -> Game:
     """Return a game with queries that are known to have been made in this way."""
     mixed = mixtures(queries)
     pairs = mixed and {"fractions": mixed.fractions, "seed": mixed.seed, "n_records": game.n_records}
