@@ -17,7 +17,6 @@ from mialab.training.streams import Streams
 N, CLASSES = 12, 3
 
 
-@pytest.mark.slow
 def test_modified_entropies_are_those_of_the_attack():
     logits, y = torch.randn(2, N, CLASSES, dtype=torch.float64), torch.randint(CLASSES, (N,))
     exact = -signals.modified_entropy(logits.numpy(), y.numpy())
@@ -25,7 +24,6 @@ def test_modified_entropies_are_those_of_the_attack():
     np.testing.assert_allclose(ours, exact, rtol=1e-10)
 
 
-@pytest.mark.slow
 def test_weights_are_standardized_within_each_class():
     values, y = torch.randn(2, N), torch.arange(N).expand(2, N) % CLASSES
     z = class_z_scores(values, y, CLASSES)
@@ -35,7 +33,6 @@ def test_weights_are_standardized_within_each_class():
             np.testing.assert_allclose(z[k, y[k] == c], (own - own.mean()) / own.std(), atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_class_of_equal_values_has_no_weights():
     y = torch.zeros(1, 4, dtype=torch.int64)
     assert class_z_scores(torch.full((1, 4), 0.7), y, 2).abs().max() == 0
@@ -66,7 +63,6 @@ def prepared(defense, epoch=9):
     return run
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("weighting", ["modified_entropy", "uniform", "inverted", "clipped"])
 @pytest.mark.parametrize("version", ["code", "paper"])
 def test_the_loss_is_that_of_a_plain_loop(version, weighting):
@@ -100,7 +96,6 @@ def test_the_loss_is_that_of_a_plain_loop(version, weighting):
         assert losses[k].mean().item() == pytest.approx(np.mean(expected), rel=1e-4)
 
 
-@pytest.mark.slow
 def test_the_warm_up_is_plain_training():
     for version, first in (("code", 4), ("paper", 5)):
         defense = WeightedSmoothing(version=version)
@@ -112,7 +107,6 @@ def test_the_warm_up_is_plain_training():
     assert torch.equal(WeightedSmoothing().loss(logits, y, run=run, index=run.members[:, :5]), plain)
 
 
-@pytest.mark.slow
 def test_weights_go_with_their_records():
     defense = WeightedSmoothing(sigma=0.3)
     run = prepared(defense)
@@ -134,7 +128,6 @@ def test_without_noise_it_is_plain_training_and_with_noise_it_is_not():
     assert np.abs(noisy - plain).max() > 1e-3
 
 
-@pytest.mark.slow
 def test_gradients_reach_the_network():
     """Through the noisy probabilities, but not through the size of the noise."""
     defense = WeightedSmoothing(sigma=0.3)
@@ -146,7 +139,6 @@ def test_gradients_reach_the_network():
     assert (logits.grad.abs().sum((1, 2)) > 0).all()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{"sigma": -1}, {"version": "v2"}, {"warm_up": -1}, {"weighting": "none"}]
 )
