@@ -98,13 +98,13 @@ class Distances(NamedTuple):
 def total_variation(score: ArrayLike, member: ArrayLike, *, bins: int = 10, seed: int = 0) -> Distances:
     """Estimate the total variation distance of the scores of members and of non-members.
 
-    ``histogram`` cuts the scores at their quantiles and is half the sum of the differences between the fractions in
-    each bin; without any true distance it is about ``sqrt(bins / (pi n))`` for n members and n non-members, so it errs
-    upward, but for what happens within bins. ``cross_fitted`` takes the bins where members are the more frequent ones
-    from one half of the scores and the difference of their fractions from the other half, and the other way round;
-    since no set of scores has a difference above D, it errs downward, and may be below 0. ``threshold`` is the
-    greatest ``TPR - FPR`` of any threshold: of scores that are likelihood ratios it estimates the same distance, and
-    errs upward, by about ``1.2 / sqrt(n)`` at most.
+    ``histogram`` cuts the scores at their quantiles. It is half the sum of the differences between the fractions in
+    each bin. Without any true distance it is about ``sqrt(bins / (pi n))`` for n members and n non-members: it errs
+    upward, but for what happens within bins. ``cross_fitted`` takes from one half of the scores the bins where members
+    are more frequent, from the other half the difference of their fractions, and the other way round. Since no set of
+    scores has a difference above D, it errs downward, and may be below 0. ``threshold`` is the greatest ``TPR - FPR``
+    of any threshold. Of scores that are likelihood ratios it estimates the same distance, and errs upward, by about
+    ``1.2 / sqrt(n)`` at most.
 
     Parameters
     ----------

@@ -173,7 +173,7 @@ def same_accuracy(frame: pd.DataFrame, defense: str, control: str = "none") -> i
     -------
     int
         The first of the measured epochs at which the control's mean test accuracy is at least that of the defense after
-        its last epoch; if there is none, the first with the control's highest.
+        its last epoch. If there is none, the first with the control's highest.
     """
     choose("control", control, set(frame["defense"]))
     rows = select(frame, metric="test_accuracy").sort_values("epoch").set_index("epoch")

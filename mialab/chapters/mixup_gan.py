@@ -90,7 +90,7 @@ def play_each(
     setting : Setting
         From `settings`.
     arms : dict of str to (str, Defense, None or dict)
-        Label to a defense; or to a dict of those parameters of `mialab.gan.play` that this arm does not share, of which
+        Label to a defense; or to a dict of those parameters of `mialab.gan.play` that this arm does not share. There
         ``training`` and ``networks`` may be dicts of what is different in the setting's.
     **common
         Parameters of `mialab.gan.play` for all arms.

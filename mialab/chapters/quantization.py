@@ -50,10 +50,10 @@ def model_bits(pool: Pool, model: str | Model, defense: Defense | None = None) -
 def join_answers(quantized: Game, full: Game) -> Game:
     """Return the game of an attacker who gets the answers of quantized models and of the same ones in full precision.
 
-    Whoever publishes both gives this attacker a second query: play the second game with ``Quantization(bits=32)`` and,
-    where the quantized models were trained further, with ``Training(..., stop=...)`` after as many epochs as those were
-    trained in full precision (``Quantization.full_precision_epochs``). Attacks that use every query, such as
-    ``"lira_augmented"``, then use both.
+    Whoever publishes both gives this attacker a second query. Play the second game with ``Quantization(bits=32)``.
+    Where the quantized models were trained further, let it stop, by ``Training(..., stop=...)``, after as many epochs
+    as those were trained in full precision (``Quantization.full_precision_epochs``). Attacks that use every query, such
+    as ``"lira_augmented"``, then use both.
 
     Parameters
     ----------
@@ -313,8 +313,8 @@ def select_bits(
 class PrivacyObjective:
     """``validation loss + mu max(0, AUC - 1/2)`` of models whose inner layers have given widths.
 
-    Both are measured on what is held out: the loss is the mean cross-entropy of the records that a model was not
-    trained on, and the AUC that of an attack without shadow models, of those against the members. This objective is
+    Both are measured on what is held out. The loss is the mean cross-entropy of the records that a model was not
+    trained on. The AUC is that of an attack without shadow models, of those against the members. This objective is
     ours: what Famili and Lao (2023) minimize could not be found.
 
     Parameters

@@ -94,9 +94,9 @@ def costs(games: Iterable[Game]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``models``, ``records``; ``core seconds``, the time that all trainings and answers took, added up over worker
-        processes; ``stored MB`` of all arrays, before they are compressed; ``peak MB``, the largest resident memory of
-        a process that trained, its libraries included; ``mode``, ``precision`` and ``workers`` of the training.
+        ``models``, ``records``, and ``mode``, ``precision`` and ``workers`` of the training. ``core seconds``: the time
+        that all trainings and answers took, added up over worker processes. ``stored MB``: of all arrays, before they
+        are compressed. ``peak MB``: the largest resident memory of a process that trained, its libraries included.
     """
     return pd.DataFrame(
         {

@@ -127,8 +127,8 @@ def arms(sigma: float, n_classes: int, *, warm_up: int | None = None) -> dict[st
 
     Notes
     -----
-    In each class the factor 1 - w has mean 1 and mean square 2, and so has 1 + w, but uniform noise has mean square 1:
-    with the same sigma it is weaker. Of equal power is the one with ``sqrt(2) sigma``.
+    In each class the factor 1 - w has mean 1 and mean square 2, and so has 1 + w. Uniform noise has mean square 1: with
+    the same sigma it is weaker. Of equal power is the one with ``sqrt(2) sigma``.
     """
     common: dict[str, Any] = {"sigma": sigma, "warm_up": warm_up}
     return {
@@ -274,9 +274,9 @@ def embedding(
 ) -> np.ndarray:
     """Embed all records of a pool by a network that was trained on none of them.
 
-    The reference network is of the given kind, undefended, and trained on the pool's test part, so that what it says
-    about a record does not depend on who is a member of which model. Its weights and batches are drawn apart from
-    those of any game.
+    The reference network is of the given kind, undefended, and trained on the pool's test part. So what it says about
+    a record does not depend on who is a member of which model. Its weights and batches are drawn apart from those of
+    any game.
 
     Parameters
     ----------

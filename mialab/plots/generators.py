@@ -113,7 +113,7 @@ def bounds(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axe
     """Draw the measured AUC of each game over the distance of its scores, below the curve that bounds it.
 
     A marker stands at the mean AUC over targets, with its interval, and at the distance that a threshold shows
-    (``distance_threshold``); the horizontal bar goes from the estimate that errs downward to the one that errs
+    (``distance_threshold``). The horizontal bar goes from the estimate that errs downward to the one that errs
     upward. A cross of the same color is the bound for Gaussians, at the same place.
 
     Parameters
