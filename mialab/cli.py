@@ -3,7 +3,9 @@
 import argparse
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -59,9 +61,8 @@ def _sync(options: argparse.Namespace) -> int:
     for notebook in sorted(execution.NOTEBOOKS.glob("*.py")):
         if notebook.with_suffix(".ipynb").exists():
             jupytext("--sync", notebook.name)  # the younger of the two wins, so that edits in Jupyter count
-        jupytext(
-            "--to", "py:percent", execution.pair(notebook).name
-        )  # metadata in the order in which .ipynb keeps it
+        # Metadata in the order in which .ipynb keeps it:
+        jupytext("--to", "py:percent", execution.pair(notebook).name)
     return 0
 
 
@@ -77,31 +78,27 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="mialab", description="Run and write chapters of the study.")
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    command = commands.add_parser("run", help="execute one notebook with parameters")
-    command.add_argument("notebook", help="its name, e.g. hamp")
-    command.add_argument(
-        "-p",
-        dest="parameter",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="set one parameter; the value is read as YAML",
-    )
-    command.add_argument("--profile", help="start from the parameters in profiles/PROFILE.yml")
-    command.add_argument("--out", type=Path, help="the page to write (default: runs/NOTEBOOK.ipynb)")
-    command.set_defaults(call=_run)
+    def command(name: str, call: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=what)
+        made.set_defaults(call=call)
+        return made
 
-    command = commands.add_parser("new", help="start a chapter from the template")
-    command.add_argument("name", help="e.g. my_idea")
-    command.set_defaults(call=_new)
-
-    command = commands.add_parser("sync", help="bring notebooks/*.py and their .ipynb pairs in step")
-    command.set_defaults(call=_sync)
-
-    command = commands.add_parser("datasets", help="list the data sets and whether they are here")
-    command.set_defaults(call=_datasets)
-
+    run = command("run", _run, "execute one notebook with parameters")
+    run.add_argument("notebook", help="its name, e.g. hamp")
+    value: dict[str, Any] = {
+        "dest": "parameter",
+        "nargs": 2,
+        "action": "append",
+        "default": [],
+        "metavar": ("NAME", "VALUE"),
+    }
+    run.add_argument("-p", **value, help="set one parameter; the value is read as YAML")
+    run.add_argument("--profile", help="start from the parameters in profiles/PROFILE.yml")
+    run.add_argument("--out", type=Path, help="the page to write (default: runs/NOTEBOOK.ipynb)")
+    new = command("new", _new, "start a chapter from the template")
+    new.add_argument("name", help="e.g. my_idea")
+    command("sync", _sync, "bring notebooks/*.py and their .ipynb pairs in step")
+    command("datasets", _datasets, "list the data sets and whether they are here")
     options = parser.parse_args(arguments)
     try:
         return options.call(options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -310,6 +310,7 @@ def select_bits(
     return Selection(best, known[best], steps)
 
 
+@dataclass(eq=False)
 class PrivacyObjective:
     """``validation loss + mu max(0, AUC - 1/2)`` of models whose inner layers have given widths.
 
@@ -344,31 +345,29 @@ class PrivacyObjective:
         A row for each choice so far: ``validation loss``, ``AUC``, ``objective``, ``test accuracy``, ``kbit``.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        model: Model,
-        defense: Quantization,
-        *,
-        training: Training,
-        mu: float,
-        n_models: int = 4,
-        seed: int = 1,
-        groups: int | None = None,
-        attack: str = "modified_entropy",
-    ) -> None:
-        check_number("mu", mu, low=0)
-        network = initialize(model, pool, 0, 0)
-        layers = max(0, len(replace(defense, per_layer=None).layer_bits(network)) - 2)
-        check_integer("groups", layers if groups is None else groups, low=1)
-        if groups is not None and groups > layers:
+    pool: Pool
+    model: Model
+    defense: Quantization
+    _: KW_ONLY
+    training: Training
+    mu: float
+    n_models: int = 4
+    seed: int = 1
+    groups: int | None = None
+    attack: str = "modified_entropy"
+    measured: pd.DataFrame = field(init=False, default_factory=pd.DataFrame)
+
+    def __post_init__(self) -> None:
+        check_number("mu", self.mu, low=0)
+        network = initialize(self.model, self.pool, 0, 0)
+        layers = max(0, len(replace(self.defense, per_layer=None).layer_bits(network)) - 2)
+        groups = layers if self.groups is None else self.groups
+        check_integer("groups", groups, low=1)
+        if groups > layers:
             raise ValueError(
                 f"groups={groups} must be at most {layers}, the layers between the first and the last one."
             )
-        self._sizes = [len(part) for part in np.array_split(np.arange(layers), groups or layers)]
-        self.pool, self.model, self.defense, self.training = pool, model, defense, training
-        self.mu, self.n_models, self.seed, self.attack = mu, n_models, seed, attack
-        self.measured = pd.DataFrame()
+        self._sizes = [len(part) for part in np.array_split(np.arange(layers), groups)]
 
     @property
     def n_layers(self) -> int:
