@@ -1,7 +1,4 @@
-"""Figures. A defense has one color and one marker in all of them, an attack one dash pattern.
-
-In figures of many attacks on one defense, colors tell the attacks apart.
-"""
+"""What all figures have in common: colors, markers, dashes, and how panels, intervals and legends are drawn."""
 
 from __future__ import annotations
 
