@@ -278,7 +278,7 @@ def peak() -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 
 
-def audit_game(path: Path, limit: float | None, load_first: bool, n_resamples: int) -> dict[str, Any]:
+def audit_game(path: Path, limit: float | None, load_first: bool) -> dict[str, Any]:
     """Audit a game on disk; what this process needs beyond its libraries may be limited, in MB."""
     import resource
 
@@ -290,7 +290,7 @@ def audit_game(path: Path, limit: float | None, load_first: bool, n_resamples: i
     try:
         if load_first:
             game.dataset["logits"].load()
-        mia.audit(game, ATTACKS, n_resamples=n_resamples)
+        mia.audit(game, ATTACKS)
     except MemoryError:
         return {"audit": "does not fit"}
     return {
@@ -303,7 +303,7 @@ def audit_game(path: Path, limit: float | None, load_first: bool, n_resamples: i
 
 def audit_rows(quick: bool) -> tuple[list[Row], list[dict[str, Any]]]:
     """The audit of a game whose logits exceed a memory limit."""
-    size, n_resamples, limit = ((6, 400, 20), 10, 640) if quick else ((32, 20_000, 500), 1000, 640)
+    size, limit = ((6, 400, 20), 640) if quick else ((32, 20_000, 500), 640)
     rows, facts = [], []
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "game.zarr"
@@ -317,7 +317,7 @@ def audit_rows(quick: bool) -> tuple[list[Row], list[dict[str, Any]]]:
         )
         for variant, limits, load_first in variants[::3] if quick else variants:
             with common.FreshProcess() as process:
-                found, _ = process.run(audit_game, path, limits, load_first, n_resamples)
+                found, _ = process.run(audit_game, path, limits, load_first)
             fact = {"variant": variant, "logits MB": megabytes, "limit MB": limits} | found
             print(", ".join(f"{key}: {value}" for key, value in fact.items()), flush=True)
             facts.append(

@@ -25,7 +25,7 @@ PACKAGES = (
 
 @cache
 def commit() -> str:
-    """Return the git commit of this code, with ``+`` behind it if files were changed since, or ``"unknown"``."""
+    """Return the git commit of this code, with ``+`` if it or a notebook was changed since, or ``"unknown"``."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -34,7 +34,7 @@ def commit() -> str:
 
     try:
         return git("rev-parse", "--short=12", "HEAD") + (
-            "+" if git("status", "--porcelain", "--", ".") else ""
+            "+" if git("status", "--porcelain", "--", ".", ":/notebooks/*.py") else ""
         )
     except (OSError, subprocess.SubprocessError):
         return "unknown"

@@ -27,7 +27,6 @@ overrides = {
 attacks = None  # names of attacks; None for all
 n_models = 10  # per defense; each plays the target in turn
 fprs = [0.01]
-n_resamples = 100  # of the intervals
 seed = 0
 
 # %% tags=["hide-input"]
@@ -57,7 +56,6 @@ tables = {
         overrides=overrides,
         attacks=attacks,
         fprs=fprs,
-        n_resamples=n_resamples,
         seed=seed,
         **s.options(),
     )
@@ -86,10 +84,10 @@ for name, table in tables.items():
     plt.show()
 
 # %% [markdown]
-# ## The strongest attack of each family
+# ## The strongest attack by what the attacker sees
 #
-# A defense is as good as the strongest attack that it must face. By the AUC; the best of many, chosen by its result, looks
-# better than it is:
+# A defense is as good as the strongest attack that it must face. By the AUC; the interval is that of the greatest of so many
+# estimates ([how](many-claims)):
 
 # %% tags=["hide-input"]
 for table in tables.values():

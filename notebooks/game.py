@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from myst_nb import glue
+from scipy import stats
 
 import mialab as mia
 from mialab.training.membership import membership
@@ -129,14 +130,8 @@ for k in (8, 12, 16, 32):
             else noise
         )
         score = played.outcome("lira").score
-        interval = mia.metrics.pooled_bootstrap(
-            score,
-            noise.member,
-            partner=noise.partner,
-            fprs=(),
-            n_resamples=300,
-            seed=seed,
-        )["auc"]
+        cells = mia.metrics.Cells(score, noise.member, partner=noise.partner)
+        interval = cells.estimate("auc").interval()
         rows.append((k, shadow_models, *interval))
 null = pd.DataFrame(rows, columns=["models", "shadow models", "auc", "low", "high"])
 
@@ -229,7 +224,7 @@ mia.attacks.available().loc[attacks]
 
 # %%
 rates = [0.001, 0.01, 0.1]
-table = mia.audit(game, attacks, fprs=rates, fnrs=[0.001], seed=seed)
+table = mia.audit(game, attacks, fprs=rates, fnrs=[0.001])
 table.summary().T.rename_axis(None)
 
 # %% tags=["hide-input"]
@@ -247,7 +242,7 @@ glue("game_half", game.n_records // 2, display=False)
 
 # %% mystnb={"figure": {"caption": "The same three attacks on linear axes (left) and on logarithmic axes (right). Bands are 95 % intervals, pointwise, over new models and new records.", "name": "fig-roc"}, "image": {"alt": "Two ROC plots of the attacks loss, lira and correctness. On linear axes the curves of loss and lira both rise well above the diagonal; on logarithmic axes loss comes close to the diagonal at low false-positive rates while lira stays far above it, and correctness drops to the floor."}} tags=["hide-input"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 4.6), layout="constrained")
-mia.plots.roc(game, attacks, seed=seed, ax=right)
+mia.plots.roc(game, attacks, ax=right)
 lines = [
     line
     for name in attacks
@@ -316,72 +311,172 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# ### Two kinds of interval
+# ### How wide an interval must be
 #
-# **One target.** Given the threshold, each member is either found or not: $h$ hits among $m$ members are binomial, and
-# the interval of {cite:t}`clopper1934` is exact,
+# A TPR over all $K n$ (target, record) pairs has many points behind it, but they are no independent draws: a record that is an
+# outlier is found in most models that trained on it, and a model that overfits more gives all of its members away. So every
+# interval in this book is **two-way**. Each pair has an *influence* on the number, which says how much it would move if the
+# pair counted a little more; the pair's influences are summed over records, over targets, and not at all, and the three sums
+# of squares tell how much of the variance comes from targets, $V_t$, from records, $V_r$, and from single pairs, $V_p$:
 #
 # $$
-# \bigl[\, B_{0.025}(h,\; m - h + 1),\;\; B_{0.975}(h + 1,\; m - h) \,\bigr]
+# V = \max(V_t - V_p,\, 0) + \max(V_r,\, V_p) .
 # $$
 #
-# for 95 %, with $B_q(a, b)$ the $q$-quantile of the beta distribution. It speaks about *this model*, and other records
-# from the same source. It holds for a threshold fixed beforehand; for a TPR at a low FPR the threshold itself
-# hangs on a few non-members, which this interval leaves out.
+# The interval speaks about *new models trained on new records*. To draw targets and records again and again, the pigeonhole
+# bootstrap of {cite:t}`owen2007pigeonhole`, would count $V_p$ three times {cite:p}`mccullagh2000resampling`; with intervals
+# that much too wide, differences that are there stay "not settled" ({numref}`fig-wide`). Where an attacker picks a threshold,
+# what that choice adds is in the interval as well. $V_t / V_p$ stands in the attributes of every audit: about 1 if models differ
+# by chance only, 5 and more if whole models do. A difference of two games uses the difference of the influences, so that what
+# both games have in common cancels. With fewer than eight pairs of models no verdict is given, because $V_t$ is hardly known.
 #
-# **All targets pooled.** One ROC over all $K n$ (target, record) pairs has many more points, but they are no
-# independent draws: a record that is an outlier is found in most models that trained on it, and a model that overfits
-# more gives all of its members away. Clopper–Pearson on the pooled counts would ignore both. The study resamples pairs
-# of targets *and* records, the pigeonhole bootstrap of {cite:t}`owen2007pigeonhole`: draw pairs of targets with
-# replacement, draw records with replacement, and count each (target, record) as often as the product says. This interval speaks
-# about *new models trained on new records*. It errs on the wide side, by a factor of $\sqrt 3$ at worst, where neither targets
-# nor records differ systematically {cite:p}`mccullagh2000resampling`.
+# For a single target only its records vary, and the interval speaks about this model and other records of the same source.
 
 # %% tags=["hide-input"]
 pooled = table.query(
     "attack == 'lira' and target == 'pooled' and metric == 'tpr@0.01'"
 ).iloc[0]
-each = table.query("attack == 'lira' and target != 'pooled' and metric == 'tpr@0.01'")
+each = table.query(
+    "attack == 'lira' and target not in ['pooled', 'mean'] and metric == 'tpr@0.01'"
+)
 naive = mia.metrics.clopper_pearson(
     round(np.nan_to_num(pooled.value) * pooled.n_member), pooled.n_member
 )
 pd.DataFrame(
     [
-        ("as if all pairs were independent", *naive),
-        ("targets and records resampled", pooled.low, pooled.high),
+        ("as if all pairs were independent, and the threshold fixed", *naive),
+        ("two-way", pooled.low, pooled.high),
     ],
     columns=["95 % interval of the pooled TPR at 1 % FPR (lira)", "low", "high"],
 ).assign(width=lambda t: t["high"] - t["low"]).set_index(
     "95 % interval of the pooled TPR at 1 % FPR (lira)"
 ).round(4)
 
-# %% mystnb={"figure": {"caption": "TPR of LiRA at 1 % FPR for each target, with its Clopper-Pearson interval, in the order of the TPR; the band is the pooled value with its two-way bootstrap interval. Targets without a point are not resolvable.", "name": "fig-intervals"}, "image": {"alt": "One point with an error bar for each target model, rising from left to right, and a horizontal band for the pooled interval."}} tags=["hide-input"]
-figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-ordered = each.sort_values("value").reset_index(drop=True)
-axes.axhspan(
-    pooled.low,
-    pooled.high,
-    color="tab:blue",
-    alpha=0.2,
-    label="pooled, two-way bootstrap",
+# %% mystnb={"figure": {"caption": "Left: the chance that a true difference is settled, for differences of 2 to 4 standard errors, if intervals are wider than they need be. Right: TPR of LiRA at 1 % FPR for each target with its interval over records, in the order of the TPR; the band is the pooled value with its two-way interval. Targets without a point are not resolvable.", "name": "fig-wide"}, "image": {"alt": "Left, three falling curves: a difference of three standard errors is settled in 85 percent of the cases with intervals of the right width and in less than half with intervals half as wide again. Right, one point with an error bar for each target model, rising from left to right, and a horizontal band for the pooled interval."}} tags=["hide-input"]
+figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
+width = np.linspace(1, np.sqrt(3), 50)
+for size, style in ((4, ":"), (3, "-"), (2, "--")):
+    settled = stats.norm.sf(stats.norm.isf(0.025) * width - size)
+    left.plot(width, settled, style, color="black")
+    left.text(1.02, settled[0] - 0.09, f"{size} standard errors", fontsize="small")
+left.set(
+    xlabel="Width of the interval / right width",
+    ylabel="Chance to settle the difference",
+    ylim=(0, 1.02),
 )
-axes.axhline(pooled.value, color="tab:blue", linewidth=1)
-axes.errorbar(
+ordered = each.sort_values("value").reset_index(drop=True)
+right.axhspan(
+    pooled.low, pooled.high, color="tab:blue", alpha=0.2, label="pooled, two-way"
+)
+right.axhline(pooled.value, color="tab:blue", linewidth=1)
+right.errorbar(
     ordered.index,
     ordered["value"],
     yerr=[ordered["value"] - ordered["low"], ordered["high"] - ordered["value"]],
     fmt="o",
     color="black",
     markersize=4,
-    label="one target, Clopper-Pearson",
+    label="one target",
 )
-axes.set(xlabel="Targets, in the order of their TPR", ylabel="TPR at 1 % FPR")
-axes.legend(loc="lower right")
+right.set(xlabel="Targets, in the order of their TPR", ylabel="TPR at 1 % FPR")
+right.legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
-# Both intervals are about chance. Neither covers the choice of the data set, of the network or of the attack, and the
-# best of many attacks, picked by looking at the result, looks better than it is.
+# ### Who the false alarms are
+#
+# A pooled FPR of 1 % does not mean that every record is falsely accused in 1 % of the models. Records whose loss is low in all
+# models, trained on them or not, get most of the false alarms of the loss attack, and records with a high loss could never be
+# accused. The pooled TPR is an average over both. So the tables also have a **calibrated** TPR: each score (as a quantile of the
+# normal distribution with the same rank, so that its scale does not matter) is replaced by its place among the models that
+# were *not* trained on the record, in units of their standard deviation, with the sign of
+# $\mathrm{mean}_{in} - \mathrm{mean}_{out}$; then all records have nearly the same FPR {cite:p}`jaelkoe2026calibration`. It needs
+# shadow models. For the loss attack it is a stronger attack; of LiRA and RMIA, whose false alarms are spread evenly already, the
+# calibration throws away what their likelihood ratios know about members. A ROC curve *of a single record* over targets is
+# never shown: shadow models are shared, which biases it downward.
+
+# %% mystnb={"figure": {"caption": "Left: the fraction of all false alarms at a pooled FPR of 1 % that falls on the records with the most of them; if all records were alike the curve would follow the gray band. Right: true-positive rates at 1 % FPR, pooled and calibrated, with 95 % intervals.", "name": "fig-calibrated"}, "image": {"alt": "Left, curves of cumulated false alarms over records: that of the loss attack rises steeply, those of LiRA and of calibrated scores stay near the gray band. Right, a dot and an interval for each attack, pooled and calibrated."}} tags=["hide-input"]
+figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), layout="constrained")
+share = np.arange(1, game.n_records + 1) / game.n_records
+shown = {"loss": "tab:orange", "lira": "tab:blue"}
+for name, color in shown.items():
+    cells = game.outcome(name).cells
+    for one, style in ((cells, "-"), (cells.calibrated, "--")):
+        accused = one.score >= one.curve.at(0.01).threshold
+        alarms = (accused & one.evaluated & ~game.member).sum(0)
+        label = f"{name}, calibrated" if one is not cells else name
+        left.plot(
+            share,
+            np.sort(alarms)[::-1].cumsum() / alarms.sum(),
+            style,
+            color=color,
+            label=label,
+        )
+even = np.random.default_rng(seed).multinomial(
+    int(alarms.sum()), np.full(game.n_records, 1 / game.n_records), 200
+)
+even = np.sort(even, axis=1)[:, ::-1].cumsum(axis=1) / alarms.sum()
+left.fill_between(
+    share, *np.quantile(even, [0.025, 0.975], axis=0), color="0.8", label="all alike"
+)
+left.set(
+    xlabel="Fraction of records, most accused first",
+    ylabel="Fraction of the false alarms",
+    xlim=(0, 0.3),
+    ylim=(0, 1.02),
+)
+left.legend()
+rows = [
+    (f"{name}, {how}", *table.interval(name, metric), color)
+    for name, color in shown.items()
+    for how, metric in (("pooled", "tpr@0.01"), ("calibrated", "calibrated_tpr@0.01"))
+]
+for y, (_, value, low, high, color) in enumerate(rows[::-1]):
+    right.errorbar(value, y, xerr=[[value - low], [high - value]], fmt="o", color=color)
+right.axvline(0.01, color="0.6", linewidth=1)
+right.set_yticks(range(len(rows)), [row[0] for row in rows[::-1]])
+right.set(xlabel="TPR at 1 % FPR", xlim=(0, None), ylim=(-0.5, len(rows) - 0.5))
+plt.show()
+
+# %% [markdown]
+# ### What the attacker knows of the pool
+#
+# Half of a finite pool are members. If one record is not a member, the others are members a little more often: memberships tell
+# on each other. For an attacker who knows the pool, the outputs of shadow models therefore vary less than those of models
+# trained on $m$ records of an endless population, by $\sqrt{1 - m/N}$ with $N$ records in the pool, and members and non-members are
+# separated $1/\sqrt{1 - m/N}$ times as well: 1.41 times for the usual half ({numref}`fig-pool`). Efficient games such as this
+# one, LiRA's among them, all state figures that are conditional on an attacker who knows the pool. It is the same for every
+# defense, so that comparisons stand.
+
+# %% mystnb={"figure": {"caption": "How much better members and non-members are separated if m members are drawn from a pool of N known records instead of an endless population: the standard deviation of a sum over m members, in 4,000 draws (points), and the formula (line).", "name": "fig-pool"}, "image": {"alt": "A rising curve from 1 at small fractions to 1.41 at one half and above 3 near 0.9, with points that lie on it."}} tags=["hide-input"]
+rng, size = np.random.default_rng(seed), 200
+contribution = rng.standard_normal(size)
+fractions = np.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9])
+order = rng.permuted(np.tile(np.arange(size), (4000, 1)), axis=1)
+spread = [contribution[order[:, : int(f * size)]].sum(1).std() for f in fractions]
+endless = contribution.std() * np.sqrt(fractions * size)
+figure, axes = plt.subplots(figsize=(5.6, 3.4), layout="constrained")
+grid = np.linspace(0, 0.92, 100)
+axes.plot(grid, 1 / np.sqrt(1 - grid), color="black", label=r"$1/\sqrt{1 - m/N}$")
+axes.plot(fractions, endless / spread, "o", color="tab:blue", label="simulated")
+axes.axvline(0.5, color="0.6", linewidth=1, linestyle="--")
+axes.set(
+    xlabel="Members as a fraction of the pool, m / N", ylabel="Separation, relative"
+)
+axes.legend()
+plt.show()
+
+# %% [markdown]
+# (many-claims)=
+# ### Many attacks, many claims
+#
+# Intervals are about chance. None covers the choice of the data set, of the network or of the attack. The best of many attacks,
+# picked by looking at the result, looks better than it is; where this book names the strongest one, its interval is that of the
+# *greatest of so many* estimates, drawn jointly. And with twenty claims in a chapter one would "hold" by chance: p-values are
+# adjusted for their number {cite:p}`holm1979`, and the tables of verdicts show both. Before any number is looked at, a verdict's
+# **conditions** are checked: no dead model and a training that has ended; for "better than", test accuracies within half a point;
+# at least eight pairs of models. What fails them is *not comparable*, and the table says why. A difference that lies within
+# a stated margin is *negligible*, whatever its p-value.
 #
 # (precision-needs-a-prior)=
 # ## Precision needs a prior

@@ -1,21 +1,29 @@
+import json
+
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import mialab as mia
-from mialab.auditing.claims import ByConstruction, Claim
-from mialab.book import reference_runs
+from mialab import provenance
+from mialab.auditing import conditions
+from mialab.auditing import tables as tables_of_audits
+from mialab.auditing.claims import NUMBERS, ByConstruction, Claim, holm, judge
+from mialab.book import execution, reference_runs
 from mialab.metrics.intervals import Interval
+from mialab.training.membership import membership
 
 
 @pytest.mark.parametrize(
     ("bound", "measured", "verdict"),
     [
         ({"below": 0}, (-0.2, -0.3, -0.1), "holds"),
-        ({"below": 0}, (-0.2, -0.3, 0.0), "not settled"),
-        ({"below": 0}, (0.2, 0.0, 0.3), "does not hold"),
+        ({"below": 0}, (-0.2, -0.3, 0.01), "not settled"),
+        ({"below": 0}, (0.2, 0.01, 0.3), "does not hold"),
         ({"above": 0.5}, (0.7, 0.51, 0.8), "holds"),
         ({"above": 0.5}, (0.5, 0.4, 0.6), "not settled"),
-        ({"above": 0.5}, (0.3, 0.2, 0.5), "does not hold"),
+        ({"above": 0.5}, (0.3, 0.2, 0.49), "does not hold"),
         ({"above": 0.5}, (float("nan"),) * 3, "not settled"),
     ],
 )
@@ -36,10 +44,29 @@ def test_judge_keeps_every_claim():
         "b": Claim(text="B", source="abstract"),
         "c": Claim(text="C", source="table 2"),
     }
-    findings = {"a": Interval(0.2, 0.1, 2e-4), "b": ByConstruction("it is built so"), "c": "no such data"}
-    table = mia.auditing.claims.judge(claims, findings)
-    assert list(table["verdict"]) == ["holds", "holds, by construction", "could not be tested here"]
-    assert table.loc["C1", "measured here"] == "0.200 [0.100, 2.0e-04]"
+    findings = {
+        "a": Interval(0.2, 2e-4, 0.3, n_pairs=8),
+        "b": ByConstruction("it is built so"),
+        "c": "no such data",
+    }
+    table = judge(claims, findings)
+    verdicts = ["holds", "holds, by construction: it is built so", "could not be tested: no such data"]
+    assert list(table["verdict"]) == verdicts
+    text = table.as_text()
+    assert list(text.columns) == [
+        *("claim", "published", "quantity", "bound", "margin", "value", "interval"),
+        *("p", "adjusted p", "pairs", "verdict"),
+    ]
+    assert list(text.loc["C1"])[3:10] == [
+        "below 1",
+        "-",
+        "0.200",
+        "[2.0e-04, 0.300]",
+        "< 0.0001",
+        "< 0.0001",
+        "8",
+    ]
+    assert list(text.loc["C2"])[2:10] == ["-"] * 8
     assert list(table["published"]) == ["0.5", "no value", "no value"]
     assert list(mia.auditing.claims.list_claims(claims)["tested here by"]) == [
         "measured",
@@ -47,12 +74,103 @@ def test_judge_keeps_every_claim():
         "not measured",
     ]
     with pytest.raises(ValueError, match="'c'"):
-        mia.auditing.claims.judge(claims, {"a": findings["a"], "b": findings["b"]})
+        judge(claims, {"a": findings["a"], "b": findings["b"]})
+    with pytest.raises(TypeError, match=r"findings\['c'\]=3"):
+        judge(claims, findings | {"c": 3})
+
+
+def claims_with_p(*p):
+    """Claims above 0, each with an interval of which the one-sided p-value is given."""
+    values = stats.norm.isf(p)
+    claims = {str(i): Claim(text=str(i), source="s", above=0) for i in range(len(p))}
+    return claims, {str(i): Interval(v, v - 1.959964, v + 1.959964) for i, v in enumerate(values)}
+
+
+def test_holm_by_hand():
+    # 0.01 x 4; 0.02 x 3; 0.03 x 2 = 0.06, not below the one before; 0.5 x 1.
+    assert holm([0.02, 0.5, 0.01, 0.03]) == pytest.approx([0.06, 0.5, 0.04, 0.06])
+    assert holm([]) == []
+    assert holm([0.9, 0.9]) == [1, 1]
+
+
+def test_many_claims_are_judged_by_adjusted_p_values():
+    one = judge(*claims_with_p(0.02))
+    assert list(one["verdict"]) == ["holds"]
+    many = judge(*claims_with_p(0.02, 0.001, 0.4, 0.004))
+    assert list(many["verdict"]) == ["not settled", "holds", "not settled", "holds"]
+    assert list(many["p"]) == pytest.approx([0.02, 0.001, 0.4, 0.004], rel=1e-5)
+    assert list(many["adjusted p"]) == pytest.approx([0.04, 0.004, 0.4, 0.012], rel=1e-5)
+
+
+def test_holm_keeps_the_family_wise_error_rate():
+    # 20 claims at their bound, 2,000 times: some is settled in at most 5 % (2.5 % on either side); more than 6.3 % has
+    # probability below 0.5 % (binomial). Without Holm it would be 64 %.
+    rng = np.random.default_rng(0)
+    p = rng.random((2000, 20))
+    smaller = np.minimum(p, 1 - p)
+    settled = np.mean([min(holm(row)) <= 0.025 for row in smaller])
+    assert 0.03 < settled < 0.063
+    assert np.mean((smaller <= 0.025).any(1)) > 0.55
+
+
+def test_what_lies_within_the_margin_is_negligible():
+    claim = Claim(text="lowers it", source="s", below=0, margin=0.01)
+    assert claim.verdict(Interval(-0.002, -0.005, -0.001)) == "negligible"
+    assert claim.verdict(Interval(-0.02, -0.03, -0.011)) == "holds"
+    assert claim.verdict(Interval(0.0, -0.02, 0.02)) == "not settled"
+    assert claim.verdict(Interval(0.03, 0.02, 0.04)) == "does not hold"
+
+
+def test_few_pairs_settle_nothing():
+    claim = Claim(text="lowers it", source="s", below=0)
+    assert claim.verdict(Interval(-0.2, -0.3, -0.1, n_pairs=8)) == "holds"
+    few = claim.verdict(Interval(-0.2, -0.3, -0.1, n_pairs=6))
+    assert few == "not settled: 6 pairs of models, at least 8 are needed"
+
+
+def game(accuracy, train=None, n_models=16, **about):
+    rng = np.random.default_rng(0)
+    member = membership(n_models, 60, 0)
+    return mia.Game.from_arrays(
+        loss=rng.exponential(size=member.shape),
+        member=member,
+        y=np.arange(60) % 2,
+        partner=np.arange(n_models) ^ 1,
+        test_accuracy=np.full(n_models, accuracy),
+        train_accuracy=np.full(n_models, 0.995) if train is None else train,
+        **about,
+    )
+
+
+def test_arms_of_unequal_accuracy_are_not_compared_where_a_claim_needs_it():
+    same = {"text": "better", "source": "s", "below": 0}
+    better = Claim(**same, requires=("trained", "equal accuracy"))
+    near = mia.difference((game(0.8), "loss"), (game(0.796), "loss"))
+    assert not better.verdict(near).startswith("not comparable")
+    apart = mia.difference((game(0.8), "loss"), (game(0.769), "loss"))
+    assert better.verdict(apart) == "not comparable: test accuracies differ by 3.1 points"
+    assert not Claim(**same).verdict(apart).startswith("not comparable")
+    with pytest.raises(ValueError, match="requires='equal acuracy'"):
+        Claim(**same, requires=("equal acuracy",))
+
+
+def test_dead_models_make_a_verdict_impossible():
+    train = np.full(16, 0.995)
+    train[3] = 0.51
+    dead = game(0.8, train)
+    assert conditions.trained(dead) == "1 of 16 models of 'unknown' are dead (train accuracy 0.510)"
+    found = mia.difference((dead, "loss"), (game(0.8), "loss"))
+    verdict = Claim(text="x", source="s", below=0).verdict(found)
+    assert verdict.startswith("not comparable: 1 of 16 models of 'unknown' are dead")
+    table = mia.audit(dead, ["loss"], fprs=(), fnrs=())
+    assert "dead" in table.interval("loss", "auc").conditions["trained"]
+    assert conditions.trained(game(0.8)) == ""
+    assert "dead" in conditions.trained(game(0.8, np.full(16, np.nan)))
 
 
 def test_page_shows_cells_in_full_and_escaped():
     long = "a claim that is much longer than the fifty characters after which tables are cut < off"
-    table = mia.auditing.claims.judge({"a": Claim(text=long, source="s", below=0)}, {"a": Interval(1, 1, 1)})
+    table = judge({"a": Claim(text=long, source="s", below=0)}, {"a": Interval(1, 0.5, 2)})
     page = table._repr_html_()
     assert long.replace("<", "&lt;") in page
     assert (
@@ -67,15 +185,13 @@ def test_results_round_trip(tmp_path):
     columns = ["attack", "target", "metric", "value", "low", "high", "n_member", "n_nonmember"]
     audit = pd.DataFrame(rows, columns=columns)
     audit.attrs = {"seed": 3}
-    verdicts = mia.auditing.claims.judge(
-        {"a": Claim(text="A", source="s", below=0)}, {"a": Interval(1, 1, 1)}
-    )
+    verdicts = judge({"a": Claim(text="A", source="s", below=0)}, {"a": Interval(1, 0.5, 1.5, n_pairs=8)})
     reference_runs.save("demo", folder=tmp_path, audit=audit, verdicts=verdicts)
     back = reference_runs.load("demo", folder=tmp_path)
-    assert list(back["audit"]["target"]) == ["pooled"]
+    assert list(back["audit"]["target"]) == [0, "pooled"]
     assert back["audit"].interval("loss", "auc") == (0.6, 0.5, 0.7)
     assert back["provenance"]["audit"] == {"seed": 3}
-    assert back["verdicts"].to_dict() == verdicts.to_dict()
+    pd.testing.assert_frame_equal(pd.DataFrame(back["verdicts"]), pd.DataFrame(verdicts))
     with pytest.raises(ValueError, match="Did you mean 'demo'"):
         reference_runs.load("dem", folder=tmp_path)
 
@@ -94,3 +210,43 @@ def test_values_of_a_reference_run_are_laid_out_by_the_table(tmp_path):
     reference_runs.save("demo", folder=tmp_path, quality=quality)
     back = reference_runs.load("demo", folder=tmp_path)["quality"]
     pd.testing.assert_frame_equal(back.wide("defense", "metric"), quality.wide("defense", "metric"))
+
+
+def test_a_run_of_changed_code_is_no_reference_run(monkeypatch, tmp_path):
+    monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab+")
+    table = pd.DataFrame({"a": [1]})
+    monkeypatch.setattr(reference_runs, "FOLDER", tmp_path)
+    with pytest.raises(RuntimeError, match=r"commit='0123456789ab\+'.*Commit the changes"):
+        reference_runs.save("demo", folder=tmp_path, table=table)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(RuntimeError, match="Commit the changes"):  # before the notebook runs
+        execution.run(execution.NOTEBOOKS / "hamp.py", tmp_path / "out.ipynb", {"save_as": "demo"})
+    monkeypatch.setattr(provenance, "commit", lambda: "0123456789ab")
+    reference_runs.save("demo", folder=tmp_path, table=table)
+
+
+def test_a_file_of_a_later_version_is_refused(tmp_path):
+    reference_runs.save("demo", folder=tmp_path, table=pd.DataFrame({"a": [1]}))
+    file = tmp_path / "demo.json"
+    file.write_text(file.read_text().replace('"schema": 2', '"schema": 9'))
+    with pytest.raises(ValueError, match="schema=9; this version reads up to 2"):
+        reference_runs.load("demo", folder=tmp_path)
+
+
+@pytest.mark.parametrize("file", sorted(reference_runs.FOLDER.glob("*-standard.json")), ids=lambda f: f.stem)
+def test_reference_runs_have_the_columns_of_their_version(file):
+    schema = json.loads(file.read_text()).get("schema", 1)
+    assert schema in (1, reference_runs.SCHEMA)
+    tables = reference_runs.load(file.stem)
+    audits = [table for table in tables.values() if isinstance(table, pd.DataFrame) and "target" in table]
+    assert audits
+    for table in audits:
+        assert set(tables_of_audits.COLUMNS[:8]) <= set(table)
+        assert (schema == 1) == ("threshold" not in table)
+        assert (schema == 1) == (set(table["target"]) == {"pooled"})
+        assert (table["low"].fillna(0) <= table["high"].fillna(1)).all()
+    verdicts = tables["verdicts"]
+    first = {"claim", "published", "verdict"}
+    assert first | ({"measured here"} if schema == 1 else {"quantity", "bound", *NUMBERS}) == set(verdicts)
+    known = ("holds", "does not hold", "negligible", "not settled", "not comparable", "could not be tested")
+    assert all(verdict.startswith(known) for verdict in verdicts["verdict"])

@@ -150,9 +150,7 @@ def test_agreement_takes_all_kinds_by_itself(game):
 
 
 def test_against_shadows_attacks_within_blocks(game):
-    table = mia.chapters.attacks.against_shadows(
-        game, ["loss", "lira"], (4, 8, 14), fprs=(0.05,), n_resamples=20
-    )
+    table = mia.chapters.attacks.against_shadows(game, ["loss", "lira"], (4, 8, 14), fprs=(0.05,))
     value = table.set_index(["attack", "n_shadows", "metric"])["value"]
     assert len(table) == 2 * 3 * 2
     # All models in one block: the plain game.
@@ -180,7 +178,7 @@ def test_against_shadows_knows_nothing_of_the_membership():
     auc = []
     for seed in range(24):
         noise = toys.random_game(n_models=16, n_records=60, seed=seed)
-        table = mia.chapters.attacks.against_shadows(noise, ["lira"], (4,), fprs=(), n_resamples=1)
+        table = mia.chapters.attacks.against_shadows(noise, ["lira"], (4,), fprs=())
         auc.append(table["value"].item())
     from scipy.stats import ttest_1samp
 
@@ -197,7 +195,7 @@ def test_blocks_keep_pairs_together_whatever_their_order():
 
 
 def test_against_shadows_takes_all_kinds_and_rates_that_are_not_resolvable(game):
-    table = mia.chapters.attacks.against_shadows(game, shadows=(4,), fprs=(0.001,), n_resamples=2)
+    table = mia.chapters.attacks.against_shadows(game, shadows=(4,), fprs=(0.001,))
     assert {"loss", "lira", "rmia", "shokri"} <= set(table["attack"])
     assert table[table["metric"] == "tpr@0.001"]["value"].isna().all()
     assert table[table["metric"] == "auc"]["value"].notna().all()

@@ -42,10 +42,10 @@ def test_across_measures_every_arm_on_every_data_set(tmp_path, monkeypatch):
     setting = mixup_gan.Setting(pool, gan.networks.MLP((8,), latent=4), gan.Training(steps=4, batch_size=8))
     options = {"n_models": 6, "samples": 20, "fakes": 4, "store": tmp_path}
     arms = {"none": None, "mixup": "mixup"}
-    table = mixup_gan.across({"toy": setting}, arms, attacks=["logan"], n_resamples=20, **options)
+    table = mixup_gan.across({"toy": setting}, arms, attacks=["logan"], **options)
     assert set(table["game"]) == {"toy: none", "toy: mixup"}
     game = mixup_gan.play_each(setting, {"none": None}, **options)["none"]
-    expected = mia.audit(game, ["logan"], n_resamples=20)
+    expected = mia.audit(game, ["logan"])
     auc = table.set_index(["game", "measure"])["value"].loc[("toy: none", "AUC of logan")]
     assert auc == expected.interval("logan", "auc").value
     assert mixup_gan.across({}, arms, attacks=["logan"]).empty

@@ -40,7 +40,7 @@ def value(table, attack, metric="auc", target="pooled"):
 
 def test_lira_is_the_ratio_of_gaussians_of_the_references():
     given = published()
-    table = audit_scores(**given, n_resamples=50)
+    table = audit_scores(**given)
     assert isinstance(table, AuditTable)
     assert list(dict.fromkeys(table["attack"])) == list(ATTACKS)
     loss, member = given["reference_loss"], given["reference_member"]
@@ -68,20 +68,17 @@ def test_a_table_is_that_of_a_game_with_separate_shadow_models():
         shadow=np.arange(26) >= 2,
     )
     attack = LiRA(signal="critic_loss", variance="pooled")
-    expected = measure.audit(game, [attack], n_resamples=20).drop(columns="attack")
-    found = audit_scores(**given, attacks=["lira_pooled"], n_resamples=20)
+    expected = measure.audit(game, [attack]).drop(columns="attack")
+    found = audit_scores(**given, attacks=["lira_pooled"])
     pd.testing.assert_frame_equal(pd.DataFrame(found.drop(columns="attack")), pd.DataFrame(expected))
     assert "LiRA(" in found.attrs["audit"]["attacks"]["lira_pooled"]
 
 
 def test_known_aucs_of_strong_weak_and_no_signals():
     for shift in (0.0, 1.0, 2.0):
-        table = audit_scores(
-            **published(4, 40, 400, shift=shift), attacks=["lira_pooled"], confidence=0.999, n_resamples=400
-        )
+        table = audit_scores(**published(4, 40, 400, shift=shift), attacks=["lira_pooled"], confidence=0.999)
         row = value(table, "lira_pooled")
-        # Gaussians of known means would give this; those fitted to 20 losses a side cost about 0.01. The interval of
-        # 99.9 % is rather too wide (see metrics.pooled_bootstrap).
+        # Gaussians of known means would give this; those fitted to 20 losses a side cost about 0.01.
         expected = stats.norm.cdf(shift / np.sqrt(2))
         assert row["low"] < expected - 0.005 * bool(shift) < row["high"]
         assert row["value"] == pytest.approx(expected, abs=0.05)
@@ -95,21 +92,21 @@ def test_the_reference_that_is_the_target_is_left_out():
     }
     with pytest.raises(ValueError, match="Target 0 has exactly the losses of reference 24"):
         audit_scores(**itself)
-    kept = audit_scores(**itself, own_reference=[24], n_resamples=20)
-    assert pd.DataFrame(kept).equals(pd.DataFrame(audit_scores(**given, n_resamples=20)))
+    kept = audit_scores(**itself, own_reference=[24])
+    assert pd.DataFrame(kept).equals(pd.DataFrame(audit_scores(**given)))
 
 
 def test_equal_members_are_suspicious():
     given = published()
     given["target_member"][1] = given["reference_member"][3]
     with pytest.warns(UserWarning, match="Target 1 has exactly the members of reference 3"):
-        audit_scores(**given, attacks=["loss"], n_resamples=5)
+        audit_scores(**given, attacks=["loss"])
 
 
 def test_one_target_is_given_as_one_row():
     given = published(1)
     flat = given | {key: given[key][0] for key in ("target_loss", "target_member")}
-    options = {"attacks": ["lira"], "n_resamples": 20}
+    options = {"attacks": ["lira"]}
     assert pd.DataFrame(audit_scores(**flat, **options)).equals(
         pd.DataFrame(audit_scores(**given, **options))
     )
@@ -118,7 +115,7 @@ def test_one_target_is_given_as_one_row():
 def test_records_with_few_references_are_not_evaluated():
     given = published()
     given["reference_member"][1:, :100] = True  # 1 reference without them at most
-    table = audit_scores(**given, attacks=["lira", "loss"], n_resamples=5)
+    table = audit_scores(**given, attacks=["lira", "loss"])
     counted = {name: value(table, name)[["n_member", "n_nonmember"]].sum() for name in ("lira", "loss")}
     assert counted == {"lira": 2 * 200, "loss": 2 * 300}
 
@@ -188,7 +185,7 @@ def test_bounds_and_shifts_are_drawn_with_labels():
     assert ax.get_xlabel().startswith("Total variation distance")
     assert ax.get_ylabel() == "AUC"
     assert {"none", "mixup"} <= {text.get_text() for text in ax.get_legend().get_texts()}
-    table = mixup_gan.ratio_shifts({"mixup": made["mixup"]}, made["none"], n_resamples=20)
+    table = mixup_gan.ratio_shifts({"mixup": made["mixup"]}, made["none"])
     figure = generators.shifts(table)
     assert [a.get_title(loc="left") for a in figure.axes] == ["members", "non-members"]
     assert all(a.get_xlabel() for a in figure.axes)

@@ -185,7 +185,7 @@ def test_a_defense_that_changes_nothing_shifts_no_ratio():
     loss, member = losses()
     natural = game(loss, member, partner=np.arange(16) ^ 1)
     again = game(losses(seed=0)[0], member)
-    same = mixup_gan.ratio_shifts({"same": again}, natural, n_resamples=20)
+    same = mixup_gan.ratio_shifts({"same": again}, natural)
     unconditional = same[same["quantity"] != "ratio falls if loss rises"]
     assert (unconditional[["value", "low", "high"]] == 0.5).all(axis=None)
     # Other trainings without an effect: the same means, new noise. Intervals are of 99.9 %, for two values.
@@ -203,7 +203,7 @@ def shifts():
     loss, member = losses(shift=2.0)
     natural = game(loss, member, partner=np.arange(16) ^ 1)
     defended = game(loss + np.where(member, 2.0, -1.0), member)
-    table = mixup_gan.ratio_shifts({"d": defended}, natural, variance="pooled", n_resamples=100)
+    table = mixup_gan.ratio_shifts({"d": defended}, natural, variance="pooled")
     assert len(table) == 2 * 11 * 3
     return table.set_index(["of", "part", "quantity"]), member
 
@@ -236,9 +236,7 @@ def test_intervals_resample_pairs_of_targets_and_records():
     loss, member = losses(16, 400, shift=2.0)
     natural = game(loss, member, partner=np.arange(16) ^ 1)
     up = np.where(np.arange(16) // 2 % 2, 1.0, -1.0)[:, None]
-    table = mixup_gan.ratio_shifts(
-        {"d": game(loss + up, member)}, natural, variance="pooled", n_resamples=300
-    )
+    table = mixup_gan.ratio_shifts({"d": game(loss + up, member)}, natural, variance="pooled")
     row = table[(table["quantity"] == "loss rises") & (table["part"] == 0)].iloc[0]
     assert row["value"] == pytest.approx(0.5, abs=0.01)
     # The standard error of a fraction over 8 pairs is sqrt(1/32) = 0.18, were targets independent 0.125.
@@ -255,5 +253,5 @@ def test_what_cannot_be_compared_is_refused():
         mixup_gan.ratio_shifts({"d": game(*few)}, game(*few))
     with pytest.raises(ValueError, match="variance='shared' is unknown"):
         mixup_gan.ratio_shifts({"d": natural}, natural, variance="shared")
-    with pytest.raises(ValueError, match="n_resamples=0"):
-        mixup_gan.ratio_shifts({"d": natural}, natural, n_resamples=0)
+    with pytest.raises(ValueError, match="confidence=0 must be"):
+        mixup_gan.ratio_shifts({"d": natural}, natural, confidence=0)

@@ -29,7 +29,6 @@ def play_matrix(pool=None, **options):
         "training": TRAINING,
         "n_models": 6,
         "fprs": (0.1,),
-        "n_resamples": 5,
     } | options
     return mia.auditing.audit_defenses(toys.pool() if pool is None else pool, **options)
 
@@ -87,9 +86,7 @@ def test_figures_are_those_of_the_audit():
         pool, defenses=["label_smoothing"], attacks=["loss", "quantile", "lira"], queries="augmented"
     )
     game = mia.play(pool, MODEL, "label_smoothing", training=TRAINING, n_models=6, queries="augmented")
-    expected = mia.audit(
-        game, ["loss", "quantile", "lira"], pool=pool, fprs=(0.1,), fnrs=(0.001,), n_resamples=5
-    )
+    expected = mia.audit(game, ["loss", "quantile", "lira"], pool=pool, fprs=(0.1,), fnrs=(0.001,))
     pd.testing.assert_frame_equal(pd.DataFrame(table).drop(columns="defense"), pd.DataFrame(expected))
     about = table.attrs["audits"]["label_smoothing"]
     assert about["test_accuracy"] == expected.attrs["test_accuracy"]
@@ -152,20 +149,24 @@ def test_audit_each_names_what_a_game_does_not_allow():
 
 
 @pytest.mark.slow
-def test_strongest_of_each_family():
+def test_strongest_of_each_kind_of_attacker():
     game = toys.random_game(n_models=8, n_records=100, signal=2.0)
     table = mia.auditing.audit_each(
         {"none": game}, ["loss", "entropy", "lira", "lira_hinge", "correctness"], fprs=()
     )
     best = table.strongest()
-    assert list(best.index) == [
-        "label or ranking only",
-        "one answer, one threshold",
-        "IN and OUT shadow models",
-    ]
-    rows = table[(table["target"] == "pooled") & (table["metric"] == "auc")].set_index("attack")["value"]
-    name = max(("loss", "entropy"), key=rows.get)
-    assert best.loc["one answer, one threshold", "none"] == f"{rows[name]:.3f} {name}"
+    assert list(best.index) == ["labels only", "scores"]
+    rows = table[(table["target"] == "pooled") & (table["metric"] == "auc")].set_index("attack")
+    scores = rows.drop(index="correctness")
+    name = scores["value"].idxmax()
+    cell = best.loc["scores", "none"]
+    assert cell.startswith(f"{scores['value'].max():.3f} [")
+    assert cell.endswith(f"] {name}, of 4")
+    # It was chosen for its value, so its interval is wider than its own.
+    low, high = (float(x) for x in cell.split("[")[1].split("]")[0].split(", "))
+    assert low < scores.loc[name, "low"]
+    assert high > scores.loc[name, "high"] - 1e-3
+    assert best.loc["labels only", "none"].endswith("] correctness, of 1")
     alone = mia.audit(game, ["loss"], fprs=()).strongest()
     assert list(alone.columns) == ["unknown"]
 

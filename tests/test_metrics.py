@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from reference.metrics import slow_rate
@@ -26,11 +26,6 @@ def scored(draw):
     n_in, n_out = draw(st.integers(1, 30)), draw(st.integers(1, 30))
     score = np.array(draw(st.lists(st.integers(-6, 6), min_size=n_in + n_out, max_size=n_in + n_out)), float)
     return score, np.random.default_rng(draw(st.integers(0, 99))).permutation(np.arange(n_in + n_out) < n_in)
-
-
-def complementary(n_pairs, n_records, rng):
-    first = rng.permuted(np.tile(np.arange(n_records) < n_records // 2, (n_pairs, 1)), axis=1)
-    return np.stack([first, ~first], axis=1).reshape(2 * n_pairs, n_records), np.arange(2 * n_pairs) ^ 1
 
 
 def test_hand_worked_roc_with_ties():
@@ -136,7 +131,7 @@ def test_resolvable():
     ],
 )
 def test_bad_input_is_refused(score, member, says):
-    for function in (metrics.auc, metrics.roc, intervals.bootstrap):
+    for function in (metrics.auc, metrics.roc):
         with pytest.raises(ValueError, match=says):
             function(score, member)
 
@@ -146,184 +141,13 @@ def test_bad_options_are_refused():
     with pytest.raises(ValueError, match="fpr: 5 must be a fraction"):
         metrics.tpr_at_fpr(score, member, 5)
     with pytest.raises(ValueError, match="confidence=95 must be"):
-        intervals.bootstrap(score, member, confidence=95)
-    with pytest.raises(ValueError, match="n_resamples"):
-        intervals.bootstrap(score, member, n_resamples=0)
+        metrics.over_targets(score, confidence=95)
+    with pytest.raises(ValueError, match="prior=10 must be"):
+        metrics.precision_at(0.1, 0.01, 10)
     with pytest.raises(ValueError, match="0 <= successes <= trials"):
         intervals.clopper_pearson(3, 2)
     with pytest.raises(ValueError, match="mutual"):
         intervals.over_targets([0.1, 0.2, 0.3], partner=[1, 2, 0])
-
-
-@settings(deadline=None)
-@given(scored(), st.integers(0, 1000))
-def test_weighted_statistics_are_those_of_repeated_records(data, seed):
-    """The heart of the bootstrap: counting records w times is the same as repeating them w times."""
-    score, member = data
-    ranks = intervals._Ranks(score, member, RATES, RATES)
-    rng = np.random.default_rng(seed)
-    weight = np.empty(len(score), int)
-    weight[ranks.order_in] = intervals._draw(rng, ranks.n_in)
-    weight[ranks.order_out] = intervals._draw(rng, ranks.n_out)
-    got = ranks.statistics(weight[ranks.order_in], weight[ranks.order_out], out=np.empty(len(ranks.names)))
-    score, member = np.repeat(score, weight), np.repeat(member, weight)
-    expected = [
-        metrics.auc(score, member),
-        *(metrics.tpr_at_fpr(score, member, f) for f in RATES),
-        *(metrics.tnr_at_fnr(score, member, f) for f in RATES),
-    ]
-    assert_allclose(got, expected, atol=1e-12)
-
-
-def test_bootstrap_repeats_and_names_its_rates():
-    rng = np.random.default_rng(0)
-    member = np.arange(400) < 200
-    score = rng.normal(size=400) + member
-    options = {"predicted_member": score > 0.5, "fprs": (0.1,), "fnrs": (0.05,), "n_resamples": 200}
-    table = intervals.bootstrap(score, member, **options)
-    assert list(table) == ["auc", "tpr@0.1", "tnr@0.05", "balanced_accuracy", "precision", "recall", "f1"]
-    assert table == intervals.bootstrap(score, member, **options)
-    assert table != intervals.bootstrap(score, member, **options, seed=1)
-    assert all(i.low < i.value < i.high for i in table.values())
-    assert table["auc"].value == metrics.auc(score, member)
-    assert table["precision"].value == metrics.precision(score > 0.5, member)
-
-
-@pytest.mark.slow
-def test_auc_interval_covers():
-    # 300 trials at nominal 95%: a true coverage of 95% leaves 91.3%..98.3% with probability below 0.4%
-    # (binomial); the seed is fixed, so the test repeats exactly.
-    rng, n, shift = np.random.default_rng(0), 150, 0.5
-    member, truth = np.arange(2 * n) < n, stats.norm.cdf(shift / np.sqrt(2))
-    hits = 0
-    for seed in range(300):
-        interval = intervals.bootstrap(
-            rng.normal(size=2 * n) + shift * member, member, fprs=(), n_resamples=300, seed=seed
-        )["auc"]
-        hits += interval.low <= truth <= interval.high
-    assert 0.913 <= hits / 300 <= 0.983
-
-
-@pytest.mark.slow
-def test_tpr_interval_covers_where_it_is_just_resolvable():
-    # As above, at exactly 10 allowed false alarms.
-    rng, n, shift = np.random.default_rng(1), 200, 0.5
-    member, truth = np.arange(2 * n) < n, stats.norm.sf(stats.norm.isf(0.05) - shift)
-    hits = 0
-    for seed in range(300):
-        interval = intervals.bootstrap(
-            rng.normal(size=2 * n) + shift * member, member, fprs=(0.05,), n_resamples=300, seed=seed
-        )["tpr@0.05"]
-        hits += interval.low <= truth <= interval.high
-    assert 0.913 <= hits / 300 <= 0.983
-
-
-def test_pooled_is_one_roc_over_the_evaluated_pairs():
-    rng = np.random.default_rng(0)
-    member, partner = complementary(4, 100, rng)
-    score = rng.normal(size=member.shape) + 0.5 * member
-    evaluated = rng.random(member.shape) < 0.5
-    evaluated[6:] = False
-    predicted_member = score > 0.3
-    score[~evaluated] = np.nan  # never looked at
-    table = intervals.pooled_bootstrap(
-        score,
-        member,
-        evaluated=evaluated,
-        partner=partner,
-        predicted_member=predicted_member,
-        fprs=(0.1,),
-        n_resamples=130,
-    )
-    s, m = score[evaluated], member[evaluated]
-    assert table["auc"].value == metrics.auc(s, m)
-    assert table["tpr@0.1"].value == metrics.tpr_at_fpr(s, m, 0.1)
-    for name in ("balanced_accuracy", "precision", "recall", "f1"):
-        assert table[name].value == pytest.approx(getattr(metrics, name)(predicted_member[evaluated], m))
-    assert all(i.low < i.value < i.high for i in table.values())
-
-
-def test_pooled_weights_are_target_times_record(monkeypatch):
-    """Against a slow loop that repeats every pair (times its target was drawn) x (times its record was)."""
-    rng = np.random.default_rng(3)
-    member, partner = complementary(3, 40, rng)
-    score = np.round(rng.normal(size=member.shape) + member, 1)
-    predicted_member, evaluated = score > 0.5, rng.random(member.shape) < 0.7
-    evaluated[0] = True  # or a record without any evaluated pair is left out of the draw
-    drawn, draw = [], intervals._draw
-    monkeypatch.setattr(intervals, "_draw", lambda r, n: drawn.append(draw(r, n)) or drawn[-1])
-    kept = intervals.pooled_draws(
-        score,
-        member,
-        evaluated=evaluated,
-        partner=partner,
-        predicted_member=predicted_member,
-        fprs=(0.1,),
-        fnrs=(0.1,),
-        n_resamples=70,
-    )
-    for b, (pairs, records) in enumerate(zip(drawn[::2], drawn[1::2], strict=True)):
-        weight = (np.repeat(pairs, 2)[:, None] * records)[evaluated]
-        s, m, d = (np.repeat(x[evaluated], weight) for x in (score, member, predicted_member))
-        expected = [metrics.auc(s, m), metrics.tpr_at_fpr(s, m, 0.1), metrics.tnr_at_fnr(s, m, 0.1)]
-        expected += [metrics.balanced_accuracy(d, m), metrics.precision(d, m), metrics.recall(d, m)]
-        assert_allclose([draws[b] for _, draws in kept.values()], [*expected, metrics.f1(d, m)])
-
-
-@pytest.mark.slow
-def test_pooled_interval_covers_with_target_and_record_effects():
-    # 100 trials; at a true coverage of 95% fewer than 88 hits have probability 0.2%. It may cover more.
-    rng, spread = np.random.default_rng(0), 0.3
-    truth = stats.norm.cdf(0.4 / np.sqrt(2 + 4 * spread**2))
-    hits = 0
-    for seed in range(100):
-        member, partner = complementary(8, 100, rng)
-        effects = spread * (rng.normal(size=(16, 1)) + rng.normal(size=100))
-        score = rng.normal(size=member.shape) + 0.4 * member + effects
-        interval = intervals.pooled_bootstrap(
-            score, member, partner=partner, fprs=(), n_resamples=200, seed=seed
-        )
-        hits += interval["auc"].low <= truth <= interval["auc"].high
-    assert hits >= 88
-
-
-def test_difference_is_paired():
-    """Of an attack with itself it is exactly 0; of two alike ones the interval is narrower than of either."""
-    rng = np.random.default_rng(4)
-    member, partner = complementary(6, 120, rng)
-    score = rng.normal(size=member.shape) + rng.normal(size=120) + 0.8 * member
-    near = score + 0.1 * rng.normal(size=member.shape)
-    options = {"member": member, "partner": partner, "fprs": (0.1,), "n_resamples": 200}
-    assert set(intervals.pooled_difference({"score": score}, {"score": score}, **options).values()) == {
-        (0, 0, 0)
-    }
-    found = intervals.pooled_difference({"score": score}, {"score": near}, **options)["auc"]
-    alone = intervals.pooled_bootstrap(score, fprs=(), member=member, partner=partner, n_resamples=200)["auc"]
-    assert found.value == pytest.approx(
-        metrics.auc(score.ravel(), member.ravel()) - metrics.auc(near.ravel(), member.ravel())
-    )
-    assert found.high - found.low < (alone.high - alone.low) / 2
-
-
-def test_difference_is_paired_where_one_attack_evaluates_less():
-    """A record that one side never evaluates must not shift which records the other side draws."""
-    rng = np.random.default_rng(5)
-    member, partner = complementary(6, 120, rng)
-    score = rng.normal(size=member.shape) + 2 * rng.normal(size=120) + 0.8 * member
-    most = np.arange(120) > 0  # all but the first record
-    options = {"member": member, "partner": partner, "fprs": (), "n_resamples": 200}
-    less = {"score": score, "evaluated": np.tile(most, (12, 1))}
-    found = intervals.pooled_difference({"score": score}, less, **options)["auc"]
-    alone = intervals.pooled_bootstrap(score, fprs=(), member=member, partner=partner, n_resamples=200)["auc"]
-    assert found.high - found.low < (alone.high - alone.low) / 4
-
-
-def test_one_pair_of_targets_resamples_records_only():
-    rng = np.random.default_rng(0)
-    member, partner = complementary(1, 300, rng)
-    score = rng.normal(size=member.shape) + member
-    interval = intervals.pooled_bootstrap(score, member, partner=partner, n_resamples=200)["auc"]
-    assert interval.low < interval.value < interval.high
 
 
 def test_over_targets_is_a_t_interval_over_pairs():
@@ -354,3 +178,33 @@ def test_t_interval_covers_four_pairs_where_the_bootstrap_does_not():
     low, high = np.quantile(drawn, [0.025, 0.975], axis=1)
     assert 0.93 <= np.mean([i.low <= 0 <= i.high for i in ours]) <= 0.97
     assert np.mean((low <= 0) & (high >= 0)) < 0.9
+
+
+def test_precision_at_a_prior_by_hand():
+    # Of 10,000 people 100 are members: 10 of them and 99 of the others are accused.
+    assert metrics.precision_at(0.1, 0.01, 0.01) == pytest.approx(10 / 109)
+    assert metrics.precision_at(0.3, 0.3, 0.1) == pytest.approx(0.1)
+    assert np.isnan(metrics.precision_at(0.0, 0.0, 0.1))
+
+
+def test_p_values_are_those_of_the_interval():
+    interval = metrics.Interval(0.3, 0.1, 0.5, df=7)
+    assert interval.p_value(0.1, "above") == pytest.approx(0.025)
+    assert interval.p_value(0.5, "below") == pytest.approx(0.025)
+    assert interval.p_value(0.3, "above") == pytest.approx(0.5)
+    t = 0.3 / 0.2 * stats.t(7).ppf(0.975)
+    assert interval.p_value(0.0, "above") == pytest.approx(stats.t(7).sf(t))
+    assert interval.p_value(0.0, "below") == pytest.approx(stats.t(7).cdf(t))
+    assert metrics.Interval(0.3, np.nan, np.nan).p_value(0, "above") == 1
+    assert metrics.Interval(0.3, 0.3, 0.3).p_value(0, "above") == 0
+    with pytest.raises(ValueError, match="side='up'"):
+        interval.p_value(0, "up")
+
+
+def test_an_interval_is_three_numbers_with_what_is_known_of_them():
+    interval = metrics.Interval(0.3, -0.1, 0.5, n_pairs=8).under(trained="no")
+    assert interval == (0.3, -0.1, 0.5)
+    clipped = interval.clip(0, 1)
+    assert clipped == (0.3, 0.0, 0.5)
+    assert (clipped.n_pairs, clipped.conditions) == (8, {"trained": "no"})
+    assert f"{interval:.1f}" == "0.3 [-0.1, 0.5]"

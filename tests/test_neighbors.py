@@ -148,7 +148,7 @@ def test_the_risk_of_a_decile_is_that_of_its_records_alone():
     part = deciles.deciles(distance, n=4)
     outcome = mia.attacks.make("loss").run(game)
     for metric, of in (("auc", metrics.auc), ("tpr@0.1", lambda s, m: metrics.tpr_at_fpr(s, m, 0.1))):
-        table = deciles.risk_by_decile(game, "loss", distance, metric=metric, n=4, n_resamples=50)
+        table = deciles.risk_by_decile(game, "loss", distance, metric=metric, n=4)
         assert table["records"].tolist() == [100] * 4
         for row in table.itertuples():
             inside = part == row.decile
@@ -158,7 +158,7 @@ def test_the_risk_of_a_decile_is_that_of_its_records_alone():
             assert row.low <= row.value <= row.high
             assert row.distance == np.median(distance[inside])
         expected = table["value"].iloc[0] - table["value"].iloc[-1]
-        found = deciles.risk_difference(game, "loss", distance, metric=metric, n=4, n_resamples=50)
+        found = deciles.risk_difference(game, "loss", distance, metric=metric, n=4)
         assert found.value == pytest.approx(expected)
         assert found.low <= found.value <= found.high
 
@@ -178,7 +178,7 @@ def test_chance_is_no_difference():
     for seed in range(40):
         game = toys.random_game(n_models=8, n_records=200, seed=seed)
         distance = np.random.default_rng([seed, 1]).random(200)
-        found = deciles.risk_difference(game, "loss", distance, n=2, n_resamples=200)
+        found = deciles.risk_difference(game, "loss", distance, n=2)
         missed += not found.low <= 0 <= found.high
     assert missed <= 8
 
@@ -396,7 +396,7 @@ def drawn(ax):
 
 def test_the_trade_off_joins_values_in_order(closed):
     games = {seed: toys.random_game(n_models=8, n_records=100, signal=seed, seed=seed) for seed in range(4)}
-    tables = {k: mia.audit(game, ["loss"], fprs=(0.1,), fnrs=(), n_resamples=10) for k, game in games.items()}
+    tables = {k: mia.audit(game, ["loss"], fprs=(0.1,), fnrs=()) for k, game in games.items()}
     for k, table in tables.items():
         table.attrs["test_accuracy"] = np.linspace(0.5, 0.6, 8) + k / 10
     curves = {"none": tables[0], "weighted_smoothing": {1.0: tables[3], 0.1: tables[1], 0.3: tables[2]}}
@@ -412,7 +412,7 @@ def test_the_trade_off_joins_values_in_order(closed):
 
 
 def test_deciles_are_drawn_beside_each_other(closed):
-    table = deciles.risk_by_decile(uneven_game(100), "loss", np.arange(100.0), n=5, n_resamples=10)
+    table = deciles.risk_by_decile(uneven_game(100), "loss", np.arange(100.0), n=5)
     ax = comparisons.by_decile({"none": table, "weighted_smoothing": table}, ylabel="AUC", chance=0.5)
     for i, points in enumerate(drawn(ax).values()):
         np.testing.assert_allclose(points[:, 0], np.arange(1, 6) + (-0.125, 0.125)[i])

@@ -11,8 +11,6 @@ import mialab as mia
 from mialab import attacks
 from mialab.metrics import Outcome
 
-OPTIONS = {"n_resamples": 20, "seed": 1}
-
 
 @pytest.fixture
 def game():
@@ -36,14 +34,14 @@ def ran(monkeypatch):
 def test_no_attack_runs_twice_on_a_game(game, ran):
     other = toys.random_game(n_models=8, n_records=300, signal=0.5, seed=3)
     names = ["loss", "lira", "co_membership_lira_8"]
-    mia.audit(game, names, fprs=(0.1,), **OPTIONS)
-    mia.audit(game, [attacks.make("loss"), attacks.LiRA()], fprs=(0.1,), **OPTIONS)
-    mia.difference((game, "lira"), (other, "lira"), **OPTIONS)
-    mia.plots.roc(game, names[:2], n_resamples=20)
+    mia.audit(game, names, fprs=(0.1,))
+    mia.audit(game, [attacks.make("loss"), attacks.LiRA()], fprs=(0.1,))
+    mia.difference((game, "lira"), (other, "lira"))
+    mia.plots.roc(game, names[:2])
     mia.plots.histograms({"a": game, "b": other}, "loss")
     plt.close("all")
     mia.chapters.attacks.agreement(game, ["loss", "lira"], fpr=0.05)
-    mia.auditing.deciles.risk_by_decile(game, "lira", np.arange(300), n_resamples=20)
+    mia.auditing.deciles.risk_by_decile(game, "lira", np.arange(300))
     mia.auditing.deciles.decisions(game, "loss", "members")
     assert set(ran.values()) == {1}
     assert {name for name, of in ran if of == id(game)} == set(names)
@@ -71,19 +69,19 @@ def test_attacks_with_a_pool_are_kept_by_the_pool(game):
 
 
 def test_statistics_of_an_outcome_are_those_of_the_audit(game):
-    table = mia.audit(game, ["loss"], fprs=(0.1,), fnrs=(0.1,), **OPTIONS)
+    table = mia.audit(game, ["loss"], fprs=(0.1,), fnrs=(0.1,))
     rows = table[table["target"] == "pooled"].set_index("metric")[["value", "low", "high"]]
     outcome = game.outcome("loss")
     for metric, row in rows.iterrows():
-        np.testing.assert_array_equal(outcome.interval(metric, **OPTIONS), row)
-    assert np.isnan(outcome.interval("tpr@0.001", **OPTIONS)).all(), "too few non-members"
+        np.testing.assert_array_equal(outcome.interval(metric), row)
+    assert np.isnan(outcome.interval("tpr@0.001")).all(), "too few non-members"
     some = np.arange(300) < 100
-    among = mia.audit(game, [outcome], records=some, fprs=(), fnrs=(), **OPTIONS)
+    among = mia.audit(game, [outcome], records=some, fprs=(), fnrs=())
     value = among[(among["target"] == "pooled") & (among["metric"] == "auc")][["value", "low", "high"]]
-    np.testing.assert_array_equal(outcome.among(some).interval(**OPTIONS), value.to_numpy()[0])
+    np.testing.assert_array_equal(outcome.among(some).interval(), value.to_numpy()[0])
     lira = game.outcome("lira")
-    direct = mia.difference((game, "lira"), (game, "loss"), **OPTIONS)
-    np.testing.assert_array_equal(lira.minus(outcome, **OPTIONS), direct)
+    direct = mia.difference((game, "lira"), (game, "loss"))
+    np.testing.assert_array_equal(lira.minus(outcome), direct)
     with pytest.raises(ValueError, match="different members"):
         outcome.minus(game.subset(4).outcome("loss"))
     with pytest.raises(ValueError, match="metric='acu'"):
@@ -96,7 +94,7 @@ def test_scores_computed_elsewhere(game):
     score = np.random.default_rng(0).normal(size=game.member.shape) + game.member
     everywhere = np.ones_like(game.member)
     mine = Outcome(score, everywhere, score > 0.5, game.member, game.partner, "mine", "of a paper")
-    table = mia.audit(game, [mine, "loss"], fprs=(0.1,), **OPTIONS)
+    table = mia.audit(game, [mine, "loss"], fprs=(0.1,))
     assert set(table["attack"]) == {"mine", "loss"}
     assert table.attrs["audit"]["attacks"]["mine"] == "of a paper"
     pooled = table[(table["target"] == "pooled") & (table["metric"] == "auc")].set_index("attack")["value"]
@@ -110,14 +108,14 @@ def margin(game):
 
 
 def test_a_function_is_an_attack(game, ran):
-    table = mia.audit(game, ["loss", margin], fprs=(0.1,), **OPTIONS)
+    table = mia.audit(game, ["loss", margin], fprs=(0.1,))
     assert list(dict.fromkeys(table["attack"])) == ["loss", "margin"]
     outcome = game.outcome(margin)
     np.testing.assert_array_equal(outcome.score, margin(game))
     assert ran["margin", id(game)] == 1
     assert 0.4 < outcome.predicted_member.mean() < 0.6, "with a threshold from shadow models"
-    assert mia.difference((game, margin), (game, "loss"), **OPTIONS).value > -0.5
-    mia.plots.roc(game, ["loss", margin], n_resamples=20)
+    assert mia.difference((game, margin), (game, "loss")).value > -0.5
+    mia.plots.roc(game, ["loss", margin])
     mia.plots.histograms(game, margin)
     plt.close("all")
     with pytest.raises(ValueError, match="'margin' is there twice"):

@@ -85,7 +85,7 @@ def test_labels_of_one_figure_differ():
 
 
 def test_roc_is_the_pooled_curve_and_stops_where_it_is_resolvable(game):
-    ax = curves.roc(game, ["loss", "lira"], n_resamples=20)
+    ax = curves.roc(game, ["loss", "lira"])
     x, y = lines(ax)["loss"].get_data()
     outcome = attacks.make("loss").run(game)
     score, member = outcome.score.ravel(), game.member.ravel()
@@ -105,15 +105,15 @@ def test_roc_is_the_pooled_curve_and_stops_where_it_is_resolvable(game):
 
 def test_roc_of_several_games_uses_their_colors(game):
     games = {"none": game, "hamp": make_game(1, strength=0.2)}
-    ax = curves.roc(games, "loss", n_resamples=20)
+    ax = curves.roc(games, "loss")
     for name in games:
         assert lines(ax)[name].get_color() == theme.color(name)
-    ax = curves.roc(games, ["loss", "lira"], n_resamples=20)
+    ax = curves.roc(games, ["loss", "lira"])
     assert lines(ax).keys() >= {"none, loss", "none, lira", "hamp, loss", "hamp, lira"}
 
 
 def test_roc_of_few_records(game):
-    ax = curves.roc(game, "loss", records=np.arange(40), n_resamples=20)
+    ax = curves.roc(game, "loss", records=np.arange(40))
     assert lines(ax)["loss"].get_xdata()[0] == pytest.approx(10 / 120)
 
 
@@ -147,7 +147,7 @@ def test_histograms_fraction_their_bins(game):
 
 def test_strength_shows_each_attack_on_each_defense(game):
     games = {"none": game, "hamp": make_game(1, strength=0.2)}
-    tables = {k: mia.audit(g, ["loss", "lira"], n_resamples=20, fprs=(0.1,)) for k, g in games.items()}
+    tables = {k: mia.audit(g, ["loss", "lira"], fprs=(0.1,)) for k, g in games.items()}
     ax = comparisons.strength(mia.compare(tables))
     for name, container in zip(games, ax.containers, strict=True):
         table = tables[name]
@@ -159,7 +159,7 @@ def test_strength_shows_each_attack_on_each_defense(game):
 
 def test_privacy_utility(game):
     games = {"none": game, "hamp": make_game(1, strength=0.2), "mine": make_game(2)}
-    tables = {k: mia.audit(g, ["loss", "lira"], n_resamples=20, fprs=(0.1,)) for k, g in games.items()}
+    tables = {k: mia.audit(g, ["loss", "lira"], fprs=(0.1,)) for k, g in games.items()}
     ax = comparisons.privacy_utility(tables)
     assert texts(ax) == [*games, "chance"]
     point = ax.containers[1].lines[0]
@@ -180,8 +180,8 @@ def test_privacy_utility(game):
 
 def test_privacy_utility_names_what_it_cannot_show(game):
     tables = {
-        "none": mia.audit(game, ["loss"], n_resamples=20, fprs=(0.01,)),
-        "hamp": mia.audit(game, ["loss"], records=np.arange(100), n_resamples=20, fprs=(0.01,)),
+        "none": mia.audit(game, ["loss"], fprs=(0.01,)),
+        "hamp": mia.audit(game, ["loss"], records=np.arange(100), fprs=(0.01,)),
     }
     ax = comparisons.privacy_utility(tables, metric="tpr@0.01")
     assert texts(ax) == ["none", "chance"]
@@ -196,8 +196,8 @@ def test_privacy_utility_names_what_it_cannot_show(game):
 
 def test_draws_on_the_axes_it_is_given(game):
     figure, axes = plt.subplots(1, 2)
-    assert curves.roc(game, "loss", n_resamples=5, ax=axes[0]) is axes[0]
-    table = mia.audit(game, ["loss"], n_resamples=5)
+    assert curves.roc(game, "loss", ax=axes[0]) is axes[0]
+    table = mia.audit(game, ["loss"])
     assert comparisons.strength(table, ax=axes[1]) is axes[1]
     assert plt.get_fignums() == [figure.number]
 
@@ -213,7 +213,7 @@ def test_bad_input_is_refused(game):
 
 def test_roc_by_family_has_a_panel_for_each(game):
     names = ["correctness", "loss", "entropy", "lira", "rmia", "lira_offline"]
-    figure = curves.roc_by_family(game, names, n_resamples=5)
+    figure = curves.roc_by_family(game, names)
     assert [ax.get_title(loc="left") for ax in figure.axes] == [
         "label or ranking only",
         "one answer, one threshold",
@@ -235,7 +235,7 @@ def test_roc_by_family_has_a_panel_for_each(game):
 
 
 def test_roc_by_family_takes_what_the_game_allows(game):
-    figure = curves.roc_by_family(game, n_resamples=2)
+    figure = curves.roc_by_family(game)
     named = {label.split(" (")[0] for ax in figure.axes for label in texts(ax)}
     able = {a.name for a in mia.auditing.applicable(game)[0]}
     assert named == set(mia.auditing.one_of_each(sorted(able)))
@@ -253,7 +253,7 @@ def cells(ax):
 
 def test_matrix_writes_every_value_in_its_cell(game):
     games = {"none": game, "hamp": make_game(1, strength=0.2)}
-    table = mia.auditing.audit_each(games, ["loss", "lira", "correctness"], fprs=(0.1, 0.001), n_resamples=5)
+    table = mia.auditing.audit_each(games, ["loss", "lira", "correctness"], fprs=(0.1, 0.001))
     table.attrs["missing"] = [
         {"defense": "hamp", "attack": "rmia", "reason": "r"},
         {"defense": "late", "attack": "all", "reason": "r"},
@@ -293,11 +293,9 @@ def test_matrix_centres_colors_at_chance():
 
 
 def test_matrix_of_one_audit_and_of_many_defenses(game):
-    assert [
-        t.get_text() for t in heatmaps.matrix(mia.audit(game, ["loss"], n_resamples=5)).get_xticklabels()
-    ] == ["none"]
+    assert [t.get_text() for t in heatmaps.matrix(mia.audit(game, ["loss"])).get_xticklabels()] == ["none"]
     many = {f"defense_{i}": game for i in range(6)}
-    ax = heatmaps.matrix(mia.auditing.audit_each(many, ["loss"], fprs=(), n_resamples=2))
+    ax = heatmaps.matrix(mia.auditing.audit_each(many, ["loss"], fprs=()))
     assert [t.get_text() for t in ax.get_xticklabels()] == [f"defense {i}" for i in range(6)]
     assert ax.get_xticklabels()[0].get_rotation() == 90
 
@@ -314,9 +312,7 @@ def test_agreement_figure_is_the_lower_triangle(game):
 
 
 def test_against_shadows_figure_has_a_line_for_each_attack(game):
-    table = mia.chapters.attacks.against_shadows(
-        game, ["loss", "lira"], (4,), fprs=(0.1, 0.001), n_resamples=5
-    )
+    table = mia.chapters.attacks.against_shadows(game, ["loss", "lira"], (4,), fprs=(0.1, 0.001))
     more = table.assign(n_shadows=8, value=table["value"] * 0.9)
     figure = curves.against_shadows(pd.concat([more, table]), label="toy")
     assert [ax.get_ylabel() for ax in figure.axes] == ["AUC", "TPR at FPR 0.1", "TPR at FPR 0.001"]

@@ -31,9 +31,7 @@ def pool():
 @pytest.fixture(scope="module")
 def frame(pool):
     arms = {"none": None, "adamixup": AdaMixup()}
-    return mia.chapters.adamixup.trajectory(
-        pool, MODEL, arms, stops=(2, 4), baseline="none", n_resamples=100, **OPTIONS
-    )
+    return mia.chapters.adamixup.trajectory(pool, MODEL, arms, stops=(2, 4), baseline="none", **OPTIONS)
 
 
 def value(frame, **where):
@@ -66,7 +64,7 @@ def test_figures_are_those_of_games_that_stop_there(pool, frame, stop):
         for label, defense in (("none", None), ("adamixup", AdaMixup()))
     }
     for label, game in games.items():
-        table = mia.audit(game, ATTACKS, n_resamples=100)
+        table = mia.audit(game, ATTACKS)
         for attack in ATTACKS:
             for metric in ("auc", "balanced_accuracy"):
                 row = value(frame, defense=label, epoch=stop, attack=attack, metric=metric)
@@ -76,7 +74,7 @@ def test_figures_are_those_of_games_that_stop_there(pool, frame, stop):
         assert 0 <= row.low <= row.value <= row.high <= 1
     for metric, attack in (("auc", "loss"), ("balanced_accuracy", "correctness"), ("test_accuracy", "")):
         pair = [(games[label], attack or None) for label in ("adamixup", "none")]
-        expected = mia.difference(*pair, metric=metric, n_resamples=100)
+        expected = mia.difference(*pair, metric=metric)
         row = value(frame, defense="adamixup", epoch=stop, attack=attack, metric=f"{metric} minus none")
         assert row[-3:] == pytest.approx(tuple(expected), abs=1e-12)
 
@@ -90,7 +88,7 @@ def test_each_defense_is_trained_once(pool, monkeypatch):
 
     monkeypatch.setattr(mia.chapters.adamixup, "play", play)
     arms = {"none": None, "adamixup": AdaMixup()}
-    mia.chapters.adamixup.trajectory(pool, MODEL, arms, stops=(2, 4), n_resamples=10, **OPTIONS)
+    mia.chapters.adamixup.trajectory(pool, MODEL, arms, stops=(2, 4), **OPTIONS)
     assert played == 2 * [dataclasses.replace(TRAINING, checkpoints=(2, 4))]
 
 
@@ -118,7 +116,7 @@ def test_several_data_sets_and_the_worst_of_them(pool, frame):
         settings[one.name] = setting()
         settings[one.name].pool = one
     everywhere = mia.chapters.adamixup.across(
-        settings, {"none": None, "adamixup": AdaMixup()}, attacks=ATTACKS, n_models=4, n_resamples=100
+        settings, {"none": None, "adamixup": AdaMixup()}, attacks=ATTACKS, n_models=4
     )
     assert list(dict.fromkeys(everywhere["dataset"])) == ["toy", "other"]
     here = everywhere[everywhere["dataset"] == "toy"].drop(columns="dataset").reset_index(drop=True)
@@ -163,7 +161,6 @@ def test_fractions_over_the_epochs():
         ({"baseline": "nobody"}, "baseline"),
         ({"training": dataclasses.replace(TRAINING, stop=3)}, "stop=3"),
         ({"training": dataclasses.replace(TRAINING, checkpoints=(3,))}, r"stops=\[3\]"),
-        ({"n_resamples": 0}, "n_resamples"),
         ({"confidence": 1.5}, "confidence"),
         ({"attacks": ["los"]}, "loss"),
         ({"fprs": (2,)}, "fprs"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -10,9 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mialab._validation import check_number, choose
+from mialab.auditing.conditions import CONDITIONS, TRAINED
+from mialab.metrics.estimates import MIN_PAIRS
 from mialab.metrics.intervals import Interval
 
-HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not hold", "not settled", "could not be tested here"
+HOLDS, FAILS, OPEN = "holds", "does not hold", "not settled"
+NEGLIGIBLE, DIFFERENT, UNTESTED = "negligible", "not comparable", "could not be tested"
+
+
+#: Columns of a table of verdicts that hold numbers.
+NUMBERS = ("margin", "value", "low", "high", "p", "adjusted p", "pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +40,10 @@ class Claim:
     below, above : float, optional
         The claim holds if the measured value is smaller than ``below``, or greater than ``above``; exactly one is
         given unless the claim cannot be tested.
+    margin : float, optional
+        Distance from the bound within which a value makes no difference to anybody; by default none.
+    requires : tuple of str
+        Conditions that must be met, see `mialab.auditing.conditions`; "equal accuracy" for every "better than".
     """
 
     text: str
@@ -40,29 +52,73 @@ class Claim:
     test: str = ""
     below: float | None = None
     above: float | None = None
+    margin: float | None = None
+    requires: tuple[str, ...] = (TRAINED,)
 
     def __post_init__(self) -> None:
         if self.below is not None and self.above is not None:
             raise ValueError(
                 f"claim {self.text!r} has both below={self.below} and above={self.above}; give one."
             )
+        for name in self.requires:
+            choose("requires", name, CONDITIONS)
+        if self.margin is not None:
+            check_number("margin", self.margin, above=0)
 
-    def verdict(self, measured: Interval) -> str:
+    @property
+    def bound(self) -> float:
+        """What the value is compared with (ValueError if the claim has no bound)."""
+        if self.below is None and self.above is None:
+            raise ValueError(f"claim {self.text!r} was measured, but has no bound: give below= or above=.")
+        return float(self.above if self.below is None else self.below)  # type: ignore[arg-type]
+
+    def p_values(self, measured: Interval) -> tuple[float, float]:
+        """Return the one-sided p-values of the claim and of its contrary."""
+        sides = ("above", "below") if self.below is None else ("below", "above")
+        return measured.p_value(self.bound, sides[0]), measured.p_value(self.bound, sides[1])
+
+    def verdict(self, measured: Interval, adjusted: float | None = None) -> str:
         """Judge by the whole interval: on the claim's side of the bound, on the other side, or across it.
 
         Parameters
         ----------
         measured : Interval
             The measurement.
+        adjusted : float, optional
+            The smaller one of the p-values, adjusted for the number of claims; by default as it is.
+
+        Returns
+        -------
+        str
+            "holds", "does not hold", "negligible" if the whole interval is within the margin, "not settled", or
+            "not comparable" with the condition that failed.
         """
-        if self.below is None and self.above is None:
-            raise ValueError(f"claim {self.text!r} was measured, but has no bound: give below= or above=.")
+        bound = self.bound
+        for name in self.requires:
+            if wrong := measured.conditions.get(name):
+                return f"{DIFFERENT}: {wrong}"
         if not np.isfinite(measured).all():
             return OPEN
-        if self.below is not None:
-            return HOLDS if measured.high < self.below else FAILS if measured.low >= self.below else OPEN
-        assert self.above is not None
-        return HOLDS if measured.low > self.above else FAILS if measured.high <= self.above else OPEN
+        if measured.n_pairs is not None and measured.n_pairs < MIN_PAIRS:
+            return f"{OPEN}: {measured.n_pairs} pairs of models, at least {MIN_PAIRS} are needed"
+        if (
+            self.margin is not None
+            and bound - self.margin < measured.low <= measured.high < bound + self.margin
+        ):
+            return NEGLIGIBLE
+        claim, contrary = self.p_values(measured)
+        if (min(claim, contrary) if adjusted is None else adjusted) > (1 - measured.confidence) / 2:
+            return OPEN
+        return HOLDS if claim < contrary else FAILS
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for their number (Holm, Scandinavian Journal of Statistics 6, 1979)."""
+    order = np.argsort(p, kind="stable")
+    scaled = np.asarray(p, np.float64)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(scaled)) if len(p) else scaled
+    return adjusted.tolist()
 
 
 @dataclass(frozen=True)
@@ -86,16 +142,38 @@ class ClaimsTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without t
         return ClaimsTable
 
     def _repr_html_(self) -> str:
-        cells = pd.DataFrame(self).map(lambda cell: escape(str(cell)))
-        if "verdict" in cells:
-            whole = [
+        cells = pd.DataFrame(self.as_text()).map(lambda cell: escape(str(cell)))
+        for column in cells.columns.intersection(["interval", "measured here"]):
+            cells[column] = [
                 f'<span style="white-space: nowrap">{c}</span>' if c.endswith("]") else c
-                for c in cells["measured here"]
+                for c in cells[column]
             ]
-            cells["measured here"] = whole
+        if "verdict" in cells:
             cells["verdict"] = [f'<strong class="{_css(v)}">{v}</strong>' for v in cells["verdict"]]
         with pd.option_context("display.max_colwidth", None):
             return cells.to_html(classes="claims", escape=False, border=0)
+
+    def as_text(self) -> pd.DataFrame:
+        """Return the table as it is printed: numbers as text, both ends of an interval in one column, "-" for none."""
+        plain = pd.DataFrame(self)
+        if not set(NUMBERS) <= set(plain):
+            return plain
+        text = plain.assign(
+            margin=[_text(x, "g") for x in plain["margin"]],
+            value=[_text(x) for x in plain["value"]],
+            interval=[
+                f"[{_text(low)}, {_text(high)}]" if np.isfinite(low) else "-"
+                for low, high in zip(plain["low"], plain["high"], strict=True)
+            ],
+            pairs=[_text(x, ".0f") for x in plain["pairs"]],
+            **{
+                p: ["< 0.0001" if x < 1e-4 else _text(x, ".4f") for x in plain[p]]
+                for p in ("p", "adjusted p")
+            },
+        )
+        order = [c for c in plain.columns if c not in ("low", "high")]
+        order.insert(order.index("value") + 1, "interval")
+        return text[order]
 
 
 def _css(verdict: str) -> str:
@@ -130,7 +208,10 @@ def judge(
     Returns
     -------
     ClaimsTable
-        Columns ``claim``, ``published``, ``measured here``, ``verdict``.
+        Columns ``claim``, ``published``, ``quantity``, ``bound``, ``margin``, ``value``, ``low``, ``high``, ``p``,
+        ``adjusted p`` (Holm, over all claims that were measured), ``pairs`` (of models) and ``verdict``. The p-values
+        are one-sided, of the side on which the value lies; a verdict needs an adjusted one of at most (1 - confidence)
+        / 2.
 
     Raises
     ------
@@ -141,18 +222,32 @@ def judge(
         raise ValueError(
             f"claims and findings must have the same names; they differ in {set(claims) ^ set(findings)}."
         )
+    measured = {name: found for name, found in findings.items() if isinstance(found, Interval)}
+    raw = {
+        name: min(claims[name].p_values(found))
+        for name, found in measured.items()
+        if np.isfinite(found).all()
+    }
+    adjusted = dict(zip(raw, holm(list(raw.values())), strict=True))
     rows = []
     for name, claim in claims.items():
+        numbers, bound = [np.nan] * len(NUMBERS), "-"
         match findings[name]:
             case ByConstruction(reason):
-                measured, verdict = reason, f"{HOLDS}, by construction"
+                verdict = f"{HOLDS}, by construction: {reason}"
             case str(reason):
-                measured, verdict = reason, UNTESTED
-            case value, low, high:
-                measured = f"{_number(value)} [{_number(low)}, {_number(high)}]"
-                verdict = claim.verdict(Interval(value, low, high))
-        rows.append((claim.text, claim.published, measured, verdict))
-    columns = ["claim", "published", "measured here", "verdict"]
+                verdict = f"{UNTESTED}: {reason}"
+            case Interval() as found:
+                bound = f"{'above' if claim.below is None else 'below'} {claim.bound:g}"
+                margin, p = claim.margin or np.nan, (raw.get(name, np.nan), adjusted.get(name, np.nan))
+                numbers = [margin, *found, *p, np.nan if found.n_pairs is None else found.n_pairs]
+                verdict = claim.verdict(found, adjusted.get(name))
+            case other:
+                raise TypeError(
+                    f"findings[{name!r}]={other!r} must be an Interval, ByConstruction or a reason as text."
+                )
+        rows.append((claim.text, claim.published, claim.test or "-", bound, *numbers, verdict))
+    columns = ["claim", "published", "quantity", "bound", *NUMBERS, "verdict"]
     return ClaimsTable(rows, columns=columns, index=_numbers(claims))
 
 
@@ -179,8 +274,10 @@ def where_played(
     }
 
 
-def _number(x: float) -> str:
-    return f"{x:.1e}" if 0 < abs(x) < 0.0005 else f"{x:.3f}"
+def _text(x: float, spec: str = "") -> str:
+    if not np.isfinite(x):
+        return "-"
+    return f"{x:{spec}}" if spec else f"{x:.1e}" if 0 < abs(x) < 0.0005 else f"{x:.3f}"
 
 
 def _numbers(claims: Mapping[str, Claim]) -> pd.Index:

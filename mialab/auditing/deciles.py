@@ -42,8 +42,7 @@ def risk_by_decile(
     *,
     metric: str = "auc",
     n: int = 10,
-    n_resamples: int = 200,
-    **options: Any,
+    confidence: float = 0.95,
 ) -> pd.DataFrame:
     """Measure an attack on the records of each decile of a distance apart.
 
@@ -61,9 +60,8 @@ def risk_by_decile(
         ``"auc"``, or ``"tpr@0.01"`` at any rate; NaN where it allows fewer than ten false alarms.
     n : int
         Number of parts.
-    n_resamples, **options
-        ``n_resamples``, ``confidence`` and ``seed`` of the intervals over targets and records, see
-        `mialab.metrics.pooled_bootstrap`.
+    confidence : float
+        Coverage of the intervals over targets and records, see `mialab.metrics.Estimate`.
 
     Returns
     -------
@@ -73,31 +71,35 @@ def risk_by_decile(
     _check(metric)
     part, distance = _parts(distance, game.n_records, n)
     outcome = game.outcome(attack)
-    options = {"n_resamples": n_resamples, **options}
     table = _table(
-        part, distance, [outcome.among(part == i).interval(metric, **options) for i in range(1, n + 1)]
+        part,
+        distance,
+        [outcome.among(part == i).interval(metric, confidence=confidence) for i in range(1, n + 1)],
     )
     table.attrs = {"attack": outcome.attack, "metric": metric}
     return table
 
 
 def risk_difference(
-    game: Game, attack: Attacking, distance: ArrayLike, *, metric: str = "auc", n: int = 10, **options: Any
+    game: Game,
+    attack: Attacking,
+    distance: ArrayLike,
+    *,
+    metric: str = "auc",
+    n: int = 10,
+    confidence: float = 0.95,
 ) -> Interval:
     """Return the risk in the nearest decile minus the risk in the farthest one, with an interval.
 
     Parameters
     ----------
-    game, attack, distance, metric, n
+    game, attack, distance, metric, n, confidence
         As in `risk_by_decile`.
-    **options
-        ``n_resamples``, ``confidence`` and ``seed`` of the interval, for which targets and the records of both
-        deciles are resampled together; see `mialab.metrics.pooled_difference`.
     """
     _check(metric)
     part, _ = _parts(distance, game.n_records, n)
     nearest, farthest = (game.outcome(attack).among(part == decile) for decile in (1, n))
-    return nearest.minus(farthest, metric, **options)
+    return nearest.minus(farthest, metric, confidence=confidence)
 
 
 def decisions(game: Game, attack: Attacking, side: str) -> np.ndarray:

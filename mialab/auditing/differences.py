@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from mialab.auditing import conditions
 from mialab.auditing.measure import _columns
 from mialab.auditing.taxonomy import Attacking
 from mialab.games.base import Game
@@ -77,12 +78,10 @@ def difference(
     relative: bool = False,
     records: ArrayLike | None = None,
     confidence: float = 0.95,
-    n_resamples: int = 1000,
-    seed: int = 0,
 ) -> Interval:
     """Return the difference of a measure, first minus second, with an interval.
 
-    Targets and records are resampled for both at once, so that what both have in common cancels.
+    What both have in common, such as records that are easy to tell, cancels.
 
     Parameters
     ----------
@@ -91,15 +90,16 @@ def difference(
         games must have the same members: play them with the same pool, ``n_models``, ``canaries`` and ``seed``. The
         attack is None where ``metric`` is an accuracy.
     metric : str
-        ``"auc"``, ``"tpr@0.01"`` (any rate), ``"tnr@0.001"``, ``"balanced_accuracy"``, ``"precision"``, ``"recall"`` or
-        ``"f1"``, pooled over targets; or ``"test_accuracy"`` or ``"train_accuracy"``, over models.
+        ``"auc"``, ``"tpr@0.01"`` or ``"calibrated_tpr@0.01"`` (any rate), ``"tnr@0.001"``, ``"balanced_accuracy"``,
+        ``"precision"``, ``"recall"`` or ``"f1"``, pooled over targets; or ``"test_accuracy"`` or ``"train_accuracy"``,
+        over models.
     relative : bool
         Whether to divide the difference by the second value, e.g. -0.1 where it is lower by a tenth of itself; not for
         accuracies of models.
     records : mask or indices, optional
         Records to measure on, as in `mialab.audit`; all by default.
-    confidence, n_resamples, seed
-        Of the interval, see `mialab.metrics.pooled_bootstrap`.
+    confidence : float
+        Coverage of the interval, see `mialab.metrics.Estimate`.
 
     Raises
     ------
@@ -116,8 +116,18 @@ def difference(
         if relative:
             raise ValueError(f"relative=True goes with measures of attacks, not with metric={metric!r}.")
         values = getattr(a, metric) - getattr(b, metric)
-        return intervals.over_targets(values, partner=a.partner, confidence=confidence)
+        return _between(a, b, intervals.over_targets(values, partner=a.partner, confidence=confidence))
     columns = _columns(records, a.n_records)
     one, other = (game.outcome(attack).among(columns) for game, attack in (first, second))
-    options = {"n_resamples": n_resamples, "confidence": confidence, "seed": seed}
-    return one.minus(other, metric, relative=relative, **options)
+    return _between(a, b, one.minus(other, metric, relative=relative, confidence=confidence))
+
+
+def _between(first: Game, second: Game, measured: Interval) -> Interval:
+    """Note with a difference of games what must be true of them."""
+    reasons = dict.fromkeys(reason for game in (first, second) if (reason := conditions.trained(game)))
+    return measured.under(
+        **{
+            conditions.TRAINED: "; ".join(reasons),
+            conditions.EQUAL_ACCURACY: "" if first is second else conditions.equal_accuracy(first, second),
+        }
+    )

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from mialab import metrics
 from mialab._validation import check_integer
-from mialab.metrics import intervals, rates
+from mialab.metrics import intervals
 from mialab.training.streams import generator
 
 if TYPE_CHECKING:
@@ -207,24 +207,3 @@ def bounds(
         interval = intervals.over_targets(values, partner=partner, confidence=confidence)
         rows.append((name, *np.clip(interval, -1 if "cross" in name else 0, 1).tolist(), len(targets)))
     return pd.DataFrame(rows, columns=["quantity", "value", "low", "high", "targets"])
-
-
-def _resamples(
-    shape: tuple[int, int], partner: np.ndarray, n_resamples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """How often each target, (resample, target), and each record, (resample, record), is drawn."""
-    rng = np.random.default_rng(seed)
-    cluster = intervals.clusters(shape[0], partner)
-    n = int(cluster.max()) + 1
-    u = np.ones((n_resamples, shape[0]))
-    v = np.empty((n_resamples, shape[1]))
-    for b in range(n_resamples):
-        if n > 1:
-            u[b] = rates._draw(rng, n)[cluster]
-        v[b] = rates._draw(rng, shape[1])
-    return u, v
-
-
-def _weighted(u: np.ndarray, v: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """Sum of the cells, each counted as often as its target and its record were drawn, (resample,)."""
-    return ((u @ cell) * v).sum(1)

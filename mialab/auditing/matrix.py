@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from mialab import _progress, defenses
 from mialab._validation import choose
 from mialab.attacks.base import Attack
@@ -34,8 +32,6 @@ def audit_each(
     pool: Pool | None = None,
     fprs: Sequence[float] = (0.001, 0.01),
     fnrs: Sequence[float] = (),
-    n_resamples: int = 200,
-    seed: int = 0,
 ) -> AuditTable:
     """Audit several games with every attack that each of them allows.
 
@@ -47,7 +43,7 @@ def audit_each(
         All that are registered by default, those on generators for games of generators.
     pool : Pool, optional
         The records that were played with, for attacks that look at them.
-    fprs, fnrs, n_resamples, seed
+    fprs, fnrs
         As in `mialab.audit`.
 
     Returns
@@ -64,7 +60,7 @@ def audit_each(
         If no attack works on any game.
     """
     wanted = _all(attacks, pool, next((game.victim for game in games.values()), "classifier"))
-    options = {"pool": pool, "fprs": fprs, "fnrs": fnrs, "n_resamples": n_resamples, "seed": seed}
+    options = {"pool": pool, "fprs": fprs, "fnrs": fnrs}
     return _audit_all(
         {label: partial(lambda game: game, game) for label, game in games.items()}, wanted, options
     )
@@ -83,7 +79,6 @@ def audit_defenses(
     attacks: Sequence[str | Attack] | None = None,
     fprs: Sequence[float] = (0.001, 0.01),
     fnrs: Sequence[float] = (0.001,),
-    n_resamples: int = 200,
     seed: int = 0,
 ) -> AuditTable:
     """Play one game per defense, or read those played before, and audit each with every attack that it allows.
@@ -104,7 +99,7 @@ def audit_defenses(
         differs from ``training``.
     attacks : sequence of str or Attack, optional
         All that are registered by default.
-    fprs, fnrs, n_resamples
+    fprs, fnrs
         As in `mialab.audit`.
 
     Returns
@@ -123,7 +118,7 @@ def audit_defenses(
     training = Training() if training is None else training
     plan = _plan(defenses, overrides or {}, training)
     wanted = _all(attacks, pool)
-    options = {"pool": pool, "fprs": fprs, "fnrs": fnrs, "n_resamples": n_resamples, "seed": seed}
+    options = {"pool": pool, "fprs": fprs, "fnrs": fnrs}
     common: dict[str, Any] = {"n_models": n_models, "queries": queries, "probes": probes, "seed": seed}
     games = {
         name: partial(play, pool, model, defense, training=how, **common)
@@ -160,25 +155,25 @@ def _replace(options: Any, given: Mapping[str, Any], where: str) -> Any:
 def _audit_all(
     games: Mapping[str, Callable[[], Game]], attacks: Sequence[Attack], options: dict[str, Any]
 ) -> AuditTable:
-    """Audit one game after the other with one attack after the other; list what fails as missing."""
+    """Audit one game after the other with all attacks that work on it; list what fails as missing."""
     tables: dict[str, AuditTable] = {}
     missing: list[dict[str, str]] = []
     for label, make in games.items():
-        parts = []
         try:
             game = make()
         except Exception as error:  # whatever it is, it becomes part of the table, and the others go on
             missing.append(_missing(label, "all", error))
             continue
+        outcomes = []
         for i, attack in enumerate(attacks, 1):
             _progress.note(f"{label}: attack {i} of {len(attacks)}, {attack.name}")
             try:
                 _check_pool(attack)
-                parts.append(audit(game, [attack], **options))
+                outcomes.append(game.outcome(attack))
             except Exception as error:
                 missing.append(_missing(label, attack.name, error))
-        if parts:
-            tables[label] = _joined(parts)
+        if outcomes:
+            tables[label] = audit(game, outcomes, **options)
     if not tables:
         first = missing[0]
         raise RuntimeError(
@@ -186,16 +181,6 @@ def _audit_all(
         )
     table = compare(tables)
     table.attrs["missing"] = missing
-    return table
-
-
-def _joined(parts: Sequence[AuditTable]) -> AuditTable:
-    """Return the table of one game of those of its attacks."""
-    table = AuditTable(pd.concat([pd.DataFrame(part) for part in parts], ignore_index=True))
-    audits = [part.attrs["audit"] for part in parts]
-    whole = {key: {k: v for a in audits for k, v in a[key].items()} for key in ("attacks", "attack_seconds")}
-    whole |= {"seconds": round(sum(a["seconds"] for a in audits), 3)}
-    table.attrs = parts[0].attrs | {"audit": audits[0] | whole}
     return table
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mialab import _progress, metrics, provenance
-from mialab._validation import check_integer
+from mialab import _progress, provenance
 from mialab.attacks.base import Attack
-from mialab.auditing.tables import COLUMNS, POOLED, AuditTable
-from mialab.auditing.taxonomy import Attacking, _chosen
+from mialab.auditing import conditions
+from mialab.auditing.tables import COLUMNS, MEAN, POOLED, AuditTable
+from mialab.auditing.taxonomy import Attacking, _chosen, threat_model
 from mialab.games.base import Game
-from mialab.metrics import intervals, rates
+from mialab.metrics import estimates, influence, intervals, rates
+from mialab.metrics.calibration import Concentration
+from mialab.metrics.estimates import Estimate
 from mialab.metrics.intervals import Interval
 from mialab.metrics.outcomes import Outcome
 from mialab.metrics.rates import rate_name
@@ -34,8 +36,6 @@ def audit(
     fnrs: Sequence[float] = (0.001,),
     records: ArrayLike | None = None,
     confidence: float = 0.95,
-    n_resamples: int = 1000,
-    seed: int = 0,
 ) -> AuditTable:
     """Run attacks on a game and measure them on each target model and on all of them pooled.
 
@@ -53,20 +53,24 @@ def audit(
     records : (n_records,) bool or array of int, optional
         Records to measure on, such as ``game.canary``; all by default. The attacks still see the whole game.
     confidence : float
-        Coverage of the intervals. Within a target: Clopper-Pearson for proportions (given the threshold) and
-        the bootstrap for the rest; pooled: the two-way bootstrap of `metrics.pooled_bootstrap`.
-    n_resamples, seed : int
-        Of the bootstrap.
+        Coverage of the intervals, which are about new models *and* new records: two-way, from influence values, see
+        `metrics.Estimate`. Of a single target they are about records only; precision and recall of a single target
+        have Clopper-Pearson's, given the threshold.
 
     Returns
     -------
     AuditTable
         One row per attack, target and metric; columns ``attack, target, metric, value, low, high, n_member,
-        n_nonmember``. ``target`` is the index of the model, or ``"pooled"`` for one ROC over all evaluated
-        (target, record) pairs. Metrics are ``auc``, ``balanced_accuracy``, ``tpr@0.001``, ..., ``tnr@0.001``,
-        ..., ``precision``, ``recall``, ``f1``; the last three and the balanced accuracy are of the decisions at the
-        attacker's own threshold. A rate that allows fewer than ten errors is not resolvable: its cells are NaN and
-        print so. ``attrs`` says how the table was made.
+        n_nonmember, threshold, realized, errors``. ``target`` is the index of the model, ``"mean"`` for the mean over
+        the targets, or ``"pooled"`` for one ROC over all evaluated (target, record) pairs. Metrics are ``auc``,
+        ``balanced_accuracy``, ``tpr@0.001``, ..., ``tnr@0.001``, ..., ``precision``, ``recall``, ``f1``; the last three
+        and the balanced accuracy are of the decisions at the attacker's own threshold. Pooled rows have
+        ``calibrated_tpr@0.001``, ... too, of scores that are calibrated record by record (`metrics.Cells.calibrated`).
+        Rates come with the threshold that reaches them, the error rate that it realizes and the number of errors (false
+        alarms of a TPR). A rate that allows fewer than ten errors is not resolvable: its cells are NaN and print so.
+        ``attrs`` says how the table was made; under ``"variance"`` for each attack and metric V_t / V_p
+        (`metrics.estimates.Variance`), under ``"concentration"`` how evenly false alarms fall on records, and under
+        ``"strongest"`` the strongest attack of each kind of attacker with an interval that knows that it was chosen.
 
     Raises
     ------
@@ -82,17 +86,16 @@ def audit(
         raise TypeError(f"game={game!r} must be a Game, from mialab.play or mialab.Game.from_arrays.")
     rates.check_rates("fprs", fprs), rates.check_rates("fnrs", fnrs)
     rates.check_fraction("confidence", confidence)
-    check_integer("n_resamples", n_resamples, low=1)
     columns = _columns(records, game.n_records)
     chosen = _chosen(attacks, pool)
-    options: dict[str, Any] = {"fprs": fprs, "fnrs": fnrs, "confidence": confidence}
-    options |= {"n_resamples": n_resamples, "seed": seed}
-
+    names = _metrics(fprs, fnrs)
     for attack in chosen.values():
         if isinstance(attack, Attack):
             attack.check(game)
     outcomes = {name: game.outcome(attack) for name, attack in chosen.items()}
 
+    pooled: dict[str, dict[str, Estimate]] = {}
+    even: dict[str, dict[str, Concentration]] = {}
     rows: list[tuple] = []
     what = f"auditing {game.attrs.get('defense')} on {game.attrs.get('dataset')}"
     with _progress.bar(len(outcomes) * (game.n_models + 1), what) as advance:
@@ -102,23 +105,40 @@ def audit(
                 raise ValueError(
                     f"The attack {name!r} evaluates none of the {columns.sum()} records asked for."
                 )
-            member = game.member[outcome.evaluated]
-            rows += _rows(name, POOLED, outcome.intervals(**options), member, options)
-            advance(1)
-            for k in range(game.n_models):
-                if outcome.evaluated[k].any():  # a model that only serves as a shadow is no target
-                    rows += _target_rows(k, outcome, options)
+            try:
+                measured = {metric: outcome.estimate(metric) for metric in names}
+                even[name] = {
+                    metric: outcome.concentration(rate, calibrated=kind == "calibrated_tpr")
+                    for metric in names
+                    for kind, rate in (influence.parse(metric),)
+                    if rate is not None and kind != "tnr" and outcome.resolvable(metric)
+                }
+                rows += _rows(name, POOLED, measured, outcome.cells.sides, confidence)
+                pooled[name] = {metric: one.without_cells() for metric, one in measured.items()}
                 advance(1)
+                rows += _target_rows(outcome, names, confidence, advance)
+            except ValueError as error:
+                raise ValueError(f"Attack {name!r}: {error}") from error
 
     table = AuditTable(rows, columns=COLUMNS)
     table.attrs = _plain(
         {
             **game.attrs,
             "partner": game.partner,
+            "train_accuracy": game.train_accuracy if "train_accuracy" in game.dataset else None,
             "test_accuracy": game.test_accuracy,
+            "conditions": {conditions.TRAINED: conditions.trained(game)},
+            "variance": {
+                name: {metric: round(one.variance.targets, 3) for metric, one in found.items()}
+                for name, found in pooled.items()
+            },
+            "concentration": even,
+            "strongest": _strongest(pooled, names, confidence),
             "audit": {
                 **provenance.collect(),
-                **options,
+                "fprs": fprs,
+                "fnrs": fnrs,
+                "confidence": confidence,
                 "attacks": {name: outcome.description for name, outcome in outcomes.items()},
                 "records": _describe(columns),
                 "n_excluded": {name: outcome.n_excluded for name, outcome in outcomes.items()},
@@ -130,38 +150,81 @@ def audit(
     return table
 
 
-def _target_rows(k: int, outcome: Outcome, options: dict[str, Any]) -> Iterator[tuple]:
-    of_target = (
-        a[k, outcome.evaluated[k]] for a in (outcome.score, outcome.member, outcome.predicted_member)
-    )
-    score, member, said = of_target
-    confidence = options["confidence"]
-    resampling = {key: options[key] for key in ("n_resamples", "confidence", "seed")}
-    try:
-        found = intervals.bootstrap(score, member, predicted_member=said, fprs=(), fnrs=(), **resampling)
-    except ValueError as error:
-        raise ValueError(f"Attack {outcome.attack!r} on target {k}: {error}") from error
-    for rate in options["fprs"]:
-        hits = round(metrics.tpr_at_fpr(score, member, rate) * member.sum())
-        found[rate_name("tpr", rate)] = intervals.proportion(hits, member.sum(), confidence)
-    for rate in options["fnrs"]:
-        hits = round(metrics.tnr_at_fnr(score, member, rate) * (~member).sum())
-        found[rate_name("tnr", rate)] = intervals.proportion(hits, (~member).sum(), confidence)
-    hits = (said & member).sum()
-    found["precision"] = intervals.proportion(hits, said.sum(), confidence)
-    found["recall"] = intervals.proportion(hits, member.sum(), confidence)
-    return _rows(outcome.attack, k, found, member, options)
+def _strongest(
+    pooled: Mapping[str, Mapping[str, Estimate]], names: Sequence[str], confidence: float
+) -> dict[str, dict[str, tuple]]:
+    """Name the strongest attack of each kind of attacker by each measure, with a max-statistic interval."""
+    found: dict[str, dict[str, tuple]] = {}
+    for metric in names:
+        of_kind: dict[str, dict[str, Estimate]] = {}
+        for attack, measured in pooled.items():
+            if np.isfinite(measured[metric].value):
+                of_kind.setdefault(threat_model(attack), {})[attack] = measured[metric]
+        found[metric] = {
+            kind: (
+                max(each, key=lambda name: each[name].value),
+                *estimates.strongest(list(each.values()), confidence=confidence),
+                len(each),
+            )
+            for kind, each in of_kind.items()
+        }
+    return found
+
+
+def _metrics(fprs: Sequence[float], fnrs: Sequence[float]) -> list[str]:
+    """Names of all measures, in the order of the table."""
+    of_rates = [rate_name(kind, rate) for kind in ("tpr", "calibrated_tpr") for rate in fprs]
+    of_rates += [rate_name("tnr", rate) for rate in fnrs]
+    return ["auc", "balanced_accuracy", *of_rates, "precision", "recall", "f1"]
+
+
+def _target_rows(
+    outcome: Outcome, names: Sequence[str], confidence: float, advance: Callable[[int], None]
+) -> list[tuple]:
+    """Return the rows of each target that is evaluated, and of the mean over all."""
+    rows: list[tuple] = []
+    found: dict[str, list[tuple[int, Estimate]]] = {name: [] for name in names if "calibrated" not in name}
+    sides = np.zeros(2, np.int64)
+    for k in range(len(outcome.member)):
+        advance(1)
+        if not outcome.evaluated[k].any():  # a model that only serves as a shadow is no target
+            continue
+        cells = outcome.cells.of_target(k)
+        own = {name: cells.estimate(name) for name in found if cells.resolvable(name)}
+        for name, estimate in own.items():
+            found[name].append((k, estimate))
+        exact = {}
+        accused, member = cells.predicted_member, cells.member
+        if accused is not None:
+            hits = int((accused & member).sum())
+            exact["precision"] = intervals.proportion(hits, int(accused.sum()), confidence)
+            exact["recall"] = intervals.proportion(hits, cells.sides[0], confidence)
+        rows += _rows(outcome.attack, k, own, cells.sides, confidence, names=list(found), exact=exact)
+        sides += cells.sides
+    means = {name: outcome.cells.mean(parts) for name, parts in found.items() if parts}
+    n_in, n_out = (int(n) // int(outcome.evaluated.any(1).sum()) for n in sides)  # of each target
+    rows += _rows(outcome.attack, MEAN, means, (n_in, n_out), confidence, names=list(found))
+    return rows
 
 
 def _rows(
-    name: str, target: int | str, found: dict[str, Interval], member: np.ndarray, options: dict[str, Any]
+    attack: str,
+    target: int | str,
+    found: Mapping[str, Estimate],
+    sides: tuple[int, int],
+    confidence: float,
+    *,
+    names: Sequence[str] | None = None,
+    exact: Mapping[str, Interval] | None = None,
 ) -> Iterator[tuple]:
-    n_in, n_out = int(member.sum()), int((~member).sum())
-    tprs = {rate_name("tpr", f): metrics.resolvable(n_out, f) for f in options["fprs"]}
-    tnrs = {rate_name("tnr", f): metrics.resolvable(n_in, f) for f in options["fnrs"]}
-    for metric in ("auc", "balanced_accuracy", *tprs, *tnrs, "precision", "recall", "f1"):
-        resolvable = (tprs | tnrs).get(metric, True)
-        yield name, target, metric, *(found[metric] if resolvable else (np.nan,) * 3), n_in, n_out
+    for name in names or found:
+        estimate = found.get(name)
+        interval = (exact or {}).get(name) or (
+            Interval(np.nan, np.nan, np.nan) if estimate is None else estimate.interval(confidence)
+        )
+        point = estimate.point if estimate is not None else None
+        at = (np.nan,) * 3 if point is None else (point.threshold, point.fpr, point.errors)
+        yield attack, target, name, *interval, *sides, *at
 
 
 def _columns(records: ArrayLike | None, n_records: int) -> np.ndarray:

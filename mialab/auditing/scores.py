@@ -51,8 +51,6 @@ def audit_scores(
     fprs: Sequence[float] = (0.001, 0.01),
     fnrs: Sequence[float] = (0.001,),
     confidence: float = 0.95,
-    n_resamples: int = 1000,
-    seed: int = 0,
     name: str = "scores",
 ) -> AuditTable:
     """Judge losses of target models by those of reference models, with LiRA and with a threshold.
@@ -78,7 +76,7 @@ def audit_scores(
         Of ``"loss"``, a threshold on the target's loss; ``"lira"``, the online attack with variances per record;
         ``"lira_pooled"``, with one variance for all records; ``"lira_offline"`` and ``"lira_offline_pooled"``, which
         use references without the record alone. See `mialab.attacks.LiRA`.
-    fprs, fnrs, confidence, n_resamples, seed
+    fprs, fnrs, confidence
         See `mialab.audit`.
     name : str
         A name for tables and figures.
@@ -144,7 +142,7 @@ def audit_scores(
         found |= {"member": member, "partner": targets.partner, "attack": attack}
         done.append(dataclasses.replace(each[0], **found))
     options: dict[str, Any] = {"fprs": fprs, "fnrs": fnrs, "confidence": confidence}
-    return audit(targets, done, **options, n_resamples=n_resamples, seed=seed)
+    return audit(targets, done, **options)
 
 
 def _own(own_reference: ArrayLike | None, n_targets: int, n_references: int) -> np.ndarray:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
 
 from mialab._validation import choose
 from mialab.auditing.claims import ClaimsTable
-from mialab.auditing.taxonomy import families, family
-from mialab.metrics import intervals
-from mialab.metrics.intervals import Interval
+from mialab.auditing.taxonomy import KINDS
+from mialab.metrics import rates
+from mialab.metrics.intervals import Interval, clusters
 
-COLUMNS = ["attack", "target", "metric", "value", "low", "high", "n_member", "n_nonmember"]
+COLUMNS = [
+    *("attack", "target", "metric", "value", "low", "high", "n_member", "n_nonmember"),
+    *("threshold", "realized", "errors"),
+]
 
-
-POOLED = "pooled"
-
+#: What stands for the index of a model in rows of all targets: one ROC over all, or the mean over targets.
+POOLED, MEAN = "pooled", "mean"
 
 NOT_RESOLVABLE = "not resolvable"
+
+#: Fractions of members among those who might be asked about, at which precision is stated.
+PRIORS = (0.01, 0.1)
 
 
 class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without types
@@ -64,12 +67,23 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
         plain = pd.DataFrame(self)
         if not {"metric", "value"} <= set(plain.columns):
             return plain
-        texts = {"value": [_text(m, v) for m, v in zip(plain["metric"], plain["value"], strict=True)]}
+        texts = {"value": [_text(*row) for row in self._numbers("value")]}
         for end in plain.columns.intersection(["low", "high"]):
-            texts[end] = ["-" if pd.isna(v) else _text("", v) for v in plain[end]]
+            texts[end] = ["-" if pd.isna(v) else f"{v:.4f}" for v in plain[end]]
+        for column in plain.columns.intersection(["threshold", "realized", "errors"]):
+            spec = ".0f" if column == "errors" else ".4g"
+            texts[column] = ["-" if pd.isna(v) else f"{v:{spec}}" for v in plain[column]]
         return plain.assign(
             **{column: pd.Series(t, index=plain.index, dtype=object) for column, t in texts.items()}
         )
+
+    def _numbers(self, *columns: str) -> Iterator[tuple]:
+        """Return for each row the metric, the smallest rate that could be resolved, and some columns."""
+        least = [
+            rates.smallest_rate(row.get("n_member" if "tnr" in str(row["metric"]) else "n_nonmember"))
+            for row in pd.DataFrame(self).to_dict("records")
+        ]
+        return zip(self["metric"], least, *(self[column] for column in columns), strict=True)
 
     def pooled(self, metric: str | None = None) -> AuditTable:
         """Return the rows that pool all targets.
@@ -99,39 +113,37 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
             rows = rows[rows["defense"] == choose("defense", defense, set(rows["defense"]))]
         choose("attack", attack, set(rows["attack"]))
         rows = rows.pooled(metric)
-        return Interval(*rows.loc[rows["attack"] == attack, ["value", "low", "high"]].iloc[0].tolist())
+        about = self.attrs.get("audits", {}).get(defense, {}) if "defense" in self else self.attrs
+        partner = about.get("partner")
+        return Interval(
+            *rows.loc[rows["attack"] == attack, ["value", "low", "high"]].iloc[0].tolist(),
+            n_pairs=None if partner is None else int(clusters(len(partner), partner).max()) + 1,
+            confidence=about.get("audit", {}).get("confidence", 0.95),
+            logit=True,
+            conditions=about.get("conditions"),
+        )
 
-    def over_targets(self, *, partner: ArrayLike | None = None, confidence: float = 0.95) -> AuditTable:
-        """Average each metric over the target models, with an interval over new models on the same records.
-
-        Parameters
-        ----------
-        partner : (n_models,) int, optional
-            Which models have complementary members, as in ``game.partner``; by default as noted in ``attrs``.
-        confidence : float
+    def over_targets(self) -> AuditTable:
+        """Return the mean of each metric over the target models, with intervals over targets and records.
 
         Returns
         -------
         AuditTable
-            Columns ``attack, metric, value, low, high, n_targets`` (after ``defense`` if the table has it), see
-            `metrics.over_targets`.
+            Columns ``attack, metric, value, low, high, n_targets`` (after ``defense`` if the table has it).
+
+        Raises
+        ------
+        ValueError
+            If the table has no such rows, such as one of a reference run of 2026 or before.
         """
         keys = [c for c in ("defense", "attack", "metric") if c in self.columns]
-        rows = []
-        for key, group in self[self["target"] != POOLED].groupby(keys, sort=False):
-            attrs = self.attrs.get("audits", {}).get(key[0], {}) if "defense" in keys else self.attrs
-            known = attrs.get("partner") if partner is None else np.asarray(partner)
-            if known is None:
-                raise ValueError(
-                    "This table does not say which models are partners; pass partner=game.partner."
-                )
-            target = group["target"].astype(int).to_numpy()
-            position = {k: i for i, k in enumerate(target)}
-            local = [position.get(int(known[k]), -1) for k in target]
-            interval = intervals.over_targets(group["value"], partner=local, confidence=confidence)
-            # Every metric is a fraction, which a t interval does not know.
-            rows.append((*key, *np.clip(interval, 0, 1), int(group["value"].notna().sum())))
-        result = AuditTable(rows, columns=[*keys, "value", "low", "high", "n_targets"])
+        plain = pd.DataFrame(self)
+        if MEAN not in set(plain["target"]):
+            raise ValueError(f"The table has no rows of target {MEAN!r}, which `mialab.audit` makes.")
+        single = plain[~plain["target"].isin([POOLED, MEAN])]
+        counts = single.groupby(keys, sort=False)["value"].count().rename("n_targets").reset_index()
+        rows = plain.loc[plain["target"] == MEAN, [*keys, "value", "low", "high"]]
+        result = AuditTable(rows.merge(counts, on=keys))
         result.attrs = self.attrs
         return result
 
@@ -224,34 +236,74 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
         return ClaimsTable(rows.rename(columns={"defense": "against"})[["attack", "reason", "against"]])
 
     def strongest(self, metric: str = "auc") -> pd.DataFrame:
-        """Return the strongest attack of each family against each defense.
+        """Return the strongest attack of each kind of attacker against each defense.
 
         Parameters
         ----------
         metric : str
-            By which attacks are compared, pooled over targets.
+            By which attacks are compared, pooled over targets; ValueError if the table lacks it.
 
         Returns
         -------
         DataFrame
-            A row per family (`mialab.auditing.taxonomy.families`), a column per defense: value and name. The best of
-            many, chosen by its result, looks better than it is.
+            A row per kind of attacker (`mialab.auditing.taxonomy.threat_model`), a column per defense: the value with
+            an interval that knows that it is the best of so many (`metrics.strongest`), the attack's name, and of how
+            many it was chosen.
         """
-        rows = pd.DataFrame(self.pooled(metric)).dropna(subset=["value"])
-        if "defense" not in rows:
-            rows = rows.assign(defense=str(self.attrs.get("defense", "unknown")))
-        rows = rows.assign(family=[family(name) for name in rows["attack"]])
-        order = list(families(dict.fromkeys(rows["attack"])))
-        best = rows.loc[rows.groupby(["family", "defense"], sort=False)["value"].idxmax()]
-        best = best.assign(cell=[f"{r.value:.3f} {r.attack}" for r in best.itertuples()])
-        page = best.pivot(index="family", columns="defense", values="cell")
-        columns = [name for name in dict.fromkeys(rows["defense"]) if name in page]
-        return page.loc[order, columns].fillna("-").rename_axis(index=None, columns="attacker")
+        choose("metric", metric, set(self["metric"]))
+        audits = self.attrs.get("audits") or {str(self.attrs.get("defense", "unknown")): self.attrs}
+        cells = {
+            label: {
+                kind: f"{Interval(*ends):.3f} {attack}, of {n}"
+                for kind, (attack, *ends, n) in attrs.get("strongest", {}).get(metric, {}).items()
+            }
+            for label, attrs in audits.items()
+        }
+        order = [kind for kind in KINDS if any(kind in column for column in cells.values())]
+        return pd.DataFrame(cells).reindex(order).fillna("-").rename_axis(index=None, columns="attacker sees")
+
+    def consequences(self, metric: str = "tpr@0.001", *, priors: Sequence[float] = PRIORS) -> pd.DataFrame:
+        """Say what a rate means for those who are accused.
+
+        Parameters
+        ----------
+        metric : str
+            A true-positive rate, pooled over targets; ValueError if the table lacks it.
+        priors : sequence of float
+            Fractions of members among those who might be asked about.
+
+        Returns
+        -------
+        DataFrame
+            A row per attack (and defense): the true-positive rate with its interval, the false-positive rate that it
+            really comes with, the advantage TPR - FPR, and for each prior how many of 1,000 accused records were
+            members, with what the ends of the interval make of it.
+        """
+        rows = pd.DataFrame(self.pooled(metric))
+        keys = [c for c in ("defense", "attack") if c in rows.columns]
+        page = rows[keys].copy()
+        page["true-positive rate"] = [
+            _cell(*row) for row in self.pooled(metric)._numbers("value", "low", "high")
+        ]
+        page["false-positive rate"] = [
+            "-" if pd.isna(r.value) else f"{r.realized:.4f} ({r.errors:.0f} of {r.n_nonmember})"
+            for r in rows.itertuples()
+        ]
+        page["advantage"] = [
+            "-" if pd.isna(r.value) else f"{r.value - r.realized:.4f}" for r in rows.itertuples()
+        ]
+        for prior in priors:
+            rates.check_fraction("priors", prior)
+            page[f"members of 1,000 accused, {prior:.0%} are members"] = [
+                _accused(Interval(r.value, r.low, r.high), r.realized, prior) for r in rows.itertuples()
+            ]
+        return page.set_index(keys)
 
     def _cells(self, index: str | list[str], columns: str, metrics: Sequence[str]) -> pd.DataFrame:
         """Return a cell of text for each row, rows and columns in the order in which they come."""
         keys = [index] if isinstance(index, str) else index
-        cells = [_cell(*row) for row in zip(metrics, self["value"], self["low"], self["high"], strict=True)]
+        numbers = self._numbers("value", "low", "high")
+        cells = [_cell(name, *row[1:]) for name, row in zip(metrics, numbers, strict=True)]
         plain = pd.DataFrame(self[[*keys, columns]])
         page = plain.assign(cell=cells).pivot(index=keys, columns=columns, values="cell")
         order = list(dict.fromkeys(plain[keys].itertuples(index=False, name=None)))
@@ -285,14 +337,24 @@ def compare(tables: Mapping[str, pd.DataFrame]) -> AuditTable:
     return result
 
 
-def _text(metric: str, value: float) -> str:
-    if pd.isna(value):
-        return NOT_RESOLVABLE if "@" in str(metric) else "undefined"
-    return f"{value:.4f}"
+def _text(metric: str, least: float, value: float) -> str:
+    if not pd.isna(value):
+        return f"{value:.4f}"
+    if "@" not in str(metric):
+        return "undefined"
+    return NOT_RESOLVABLE if pd.isna(least) else f"{NOT_RESOLVABLE} below {least:.2g}"
 
 
-def _cell(metric: str, value: float, low: float, high: float) -> str:
+def _cell(metric: str, least: float, value: float, low: float, high: float) -> str:
     if pd.isna(value):
-        return _text(metric, value)
+        return _text(metric, least, value)
     digits = 4 if "@" in metric else 3
     return f"{Interval(value, low, high):.{digits}f}"
+
+
+def _accused(tpr: Interval, fpr: float, prior: float) -> str:
+    """Say in whole numbers how many of 1,000 accused records are members, with the ends of the interval."""
+    if pd.isna(tpr.value) or not tpr.value + fpr:
+        return "-"
+    value, low, high = (round(1000 * rates.precision_at(each, fpr, prior)) for each in tpr)
+    return f"{value} [{low}, {high}]"

@@ -86,6 +86,33 @@ def family(attack: str | Attack | Outcome) -> str:
     return kinds.get(needs.shadows, f"{needs.shadows} shadow models")
 
 
+#: What an attacker gets to see, by what attacks say that they see.
+THREAT_MODELS = {
+    "label": "labels only",
+    "ranking": "labels only",
+    "logits": "scores",
+    "samples": "samples",
+    "gradients": "white box",
+    "generator": "white box",
+    "critic": "white box",
+}
+
+
+#: Kinds of attackers by what they see, from little to much.
+KINDS = ("labels only", "scores", "samples", "white box", "other")
+
+
+def threat_model(attack: str | Attack | Outcome) -> str:
+    """Return what an attacker gets to see: "labels only", "scores", "samples" or "white box"; "other" if unknown."""
+    if isinstance(attack, Outcome):
+        attack = attack.attack
+    try:
+        made = _attacks.make(attack)
+    except ValueError:  # scores that were computed elsewhere
+        return "other"
+    return THREAT_MODELS.get(made.needs.sees, "other")
+
+
 def one_of_each(attacks: Iterable[str | Attack] | None = None) -> list[str | Attack]:
     """Choose one attack of each kind, for figures that could not show all variants.
 

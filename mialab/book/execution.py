@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from mialab import provenance
 from mialab._validation import choose
+from mialab.book import reference_runs
 
 ROOT = Path(__file__).parents[2]
 
@@ -214,6 +215,8 @@ def run(
     """
     parameters = dict(parameters or {})
     check_parameters(notebook, parameters)
+    if parameters.get("save_as"):
+        reference_runs.check_commit()
     key = content_key(notebook, parameters, profile) if key is None else key
     out.parent.mkdir(parents=True, exist_ok=True)
     out.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from mialab.classifiers.game import play
 from mialab.defenses import AdaMixup
 from mialab.games.base import Game
 from mialab.metrics import intervals, rates
+from mialab.metrics.estimates import Estimate
 from mialab.metrics.intervals import Interval
 from mialab.training.options import Training
 from mialab.training.streams import Streams
@@ -47,7 +48,6 @@ def trajectory(
     n_models: int = 16,
     queries: str | Queries = "original",
     confidence: float = 0.95,
-    n_resamples: int = 200,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Measure attacks on models whose training stops after so many epochs, and after the last one.
@@ -72,14 +72,14 @@ def trajectory(
         As in `mialab.audit`.
     baseline : str, optional
         Label of a defense. For each of the others there is then, for every metric, another one, such as
-        ``"auc minus none"``: the difference at the same epoch, with targets and records resampled for both at once.
+        ``"auc minus none"``: the difference at the same epoch, over the same targets and records.
     fprs : sequence of float
         Rates at which to report the TPR.
     n_models, queries, seed
         As in `mialab.play`.
-    confidence, n_resamples
-        Of the intervals over targets and records, see `mialab.metrics.pooled_bootstrap`. Those of
-        accuracies are over targets, see `mialab.metrics.over_targets`.
+    confidence : float
+        Of the intervals over targets and records, see `mialab.metrics.Estimate`. Those of accuracies are over targets,
+        see `mialab.metrics.over_targets`.
 
     Returns
     -------
@@ -111,10 +111,9 @@ def trajectory(
     if baseline is not None:
         choose("baseline", baseline, arms)
     rates.check_rates("fprs", fprs), rates.check_fraction("confidence", confidence)
-    check_integer("n_resamples", n_resamples, low=1)
     made = {label: _defenses.make(defense) for label, defense in arms.items()}
     chosen = _chosen(attacks, pool)
-    options = {"fprs": tuple(fprs), "n_resamples": n_resamples, "seed": seed}
+    wanted = ("auc", "balanced_accuracy", *(metrics.rate_name("tpr", f) for f in fprs))
 
     measured: dict[tuple[str, int], _Measured] = {}
     how = dataclasses.replace(training, checkpoints=tuple(epochs[:-1]))
@@ -122,7 +121,7 @@ def trajectory(
         game = play(pool, model, defense, training=how, n_models=n_models, queries=queries, seed=seed)
         for epoch in epochs:
             _progress.note(f"{label}, {epoch} of {training.epochs} epochs")
-            measured[label, epoch] = _measure(game.at(epoch), chosen, options)
+            measured[label, epoch] = _measure(game.at(epoch), chosen, wanted)
     rows: list[tuple] = []
     for (label, epoch), own in measured.items():
         rows += [(label, epoch, *row) for row in own.rows(confidence)]
@@ -183,7 +182,10 @@ def same_accuracy(frame: pd.DataFrame, defense: str, control: str = "none") -> i
 
 
 def worst(frame: pd.DataFrame, attack: str, metric: str, defense: str) -> Interval:
-    """Return the greatest of the values of a defense after the last epoch, by the upper end of its interval.
+    """Return the greatest value of a defense after the last epoch, over data sets.
+
+    Its upper end is the greatest of all, so that what lies below a bound does so on every data set (an
+    intersection-union test).
 
     Parameters
     ----------
@@ -192,10 +194,16 @@ def worst(frame: pd.DataFrame, attack: str, metric: str, defense: str) -> Interv
     attack, metric, defense : str
         Which figure.
     """
-    rows = select(frame, attack=attack, metric=metric, defense=defense)
+    rows = at_the_end(frame, attack=attack, metric=metric, defense=defense)
+    value, low, _ = rows.nlargest(1, "value")[["value", "low", "high"]].to_numpy(dtype=np.float64)[0]
+    return Interval(value, low, float(rows["high"].max()))
+
+
+def at_the_end(frame: pd.DataFrame, **wanted: str) -> pd.DataFrame:
+    """Return the rows of `trajectory` or `across` after the last epoch with given values of some columns."""
+    rows = select(frame, **wanted)
     last = rows.groupby("dataset")["epoch"].transform("max") if "dataset" in rows else rows["epoch"].max()
-    greatest = rows[rows["epoch"] == last].nlargest(1, "high")
-    return Interval(*greatest[["value", "low", "high"]].to_numpy(dtype=np.float64)[0].tolist())
+    return rows[rows["epoch"] == last]
 
 
 def mixing_strength(
@@ -236,25 +244,24 @@ def mixing_strength(
 
 @dataclasses.dataclass(frozen=True)
 class _Measured:
-    """What one game gives: accuracies of its models, and of each attack a value and its resamples."""
+    """What one game gives: accuracies of its models, and estimates of each attack."""
 
     accuracy: dict[str, np.ndarray]
     partner: np.ndarray
-    attacks: dict[str, dict[str, tuple[float, np.ndarray]]]
+    attacks: dict[str, dict[str, Estimate]]
 
     def rows(self, confidence: float) -> Iterator[tuple]:
         for attack, found in self.attacks.items():
-            for metric, (value, draws) in found.items():
-                yield attack, metric, *intervals.percentile_interval(value, draws, confidence)
+            for metric, estimate in found.items():
+                yield attack, metric, *estimate.interval(confidence)
         for metric, values in self.accuracy.items():
             mean = intervals.over_targets(values, partner=self.partner, confidence=confidence)
-            yield "", metric, *np.clip(mean, 0, 1)  # which a t interval does not know
+            yield "", metric, *mean.clip(0, 1)  # which a t interval does not know
 
     def minus(self, other: _Measured, label: str, confidence: float) -> Iterator[tuple]:
         for attack, found in self.attacks.items():
-            for metric, (value, draws) in found.items():
-                base, base_draws = other.attacks[attack][metric]
-                ends = intervals.percentile_interval(value - base, draws - base_draws, confidence)
+            for metric, estimate in found.items():
+                ends = (estimate - other.attacks[attack][metric]).interval(confidence)
                 yield attack, f"{metric} minus {label}", *ends
         for metric, values in self.accuracy.items():
             gain = values - other.accuracy[metric]
@@ -262,15 +269,11 @@ class _Measured:
             yield "", f"{metric} minus {label}", *ends
 
 
-def _measure(game: Game, attacks: Mapping[str, Attack | Outcome], options: dict[str, Any]) -> _Measured:
-    found = {}
-    for name, attack in attacks.items():
-        outcome = game.outcome(attack)
-        # All games have the same members, so that an attack evaluates the same pairs in each; and the same seed draws
-        # the same targets and records, so that differences of draws are those of a joint bootstrap.
-        draws = outcome.draws(**options)
-        unknown = np.nan, np.full(options["n_resamples"], np.nan)
-        wanted = ("auc", "balanced_accuracy", *(metrics.rate_name("tpr", f) for f in options["fprs"]))
-        found[name] = {metric: draws[metric] if outcome.resolvable(metric) else unknown for metric in wanted}
+def _measure(game: Game, attacks: Mapping[str, Attack | Outcome], wanted: Sequence[str]) -> _Measured:
+    """Measure a game; all games have the same members, so that an attack evaluates the same pairs in each."""
+    found = {
+        name: {metric: game.outcome(attack).estimate(metric) for metric in wanted}
+        for name, attack in attacks.items()
+    }
     accuracy = {"train_accuracy": game.train_accuracy, "test_accuracy": game.test_accuracy}
     return _Measured(accuracy, game.partner, found)

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 from mialab import _progress, metrics
-from mialab._validation import as_integers, check_integer
+from mialab._validation import as_integers
 from mialab.attacks.base import Attack
 from mialab.auditing.taxonomy import _chosen, _on_single_records, applicable, needing_shadows, one_of_each
 from mialab.classifiers.game import play
 from mialab.games.base import Game
-from mialab.metrics import intervals, rates
+from mialab.metrics import rates
 from mialab.metrics.outcomes import Outcome
 from mialab.metrics.rates import rate_name
 
@@ -107,8 +107,6 @@ def against_shadows(
     fprs: Sequence[float] = (0.01,),
     pool: Pool | None = None,
     confidence: float = 0.95,
-    n_resamples: int = 200,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Measure attacks with few and with many shadow models, on the same targets throughout.
 
@@ -128,8 +126,8 @@ def against_shadows(
         Rates at which to report the TPR.
     pool : Pool, optional
         As in `mialab.audit`.
-    confidence, n_resamples, seed
-        Of the intervals over targets and records, see `mialab.metrics.pooled_bootstrap`. For few shadow
+    confidence : float
+        Of the intervals over targets and records, see `mialab.metrics.Estimate`. For few shadow
         models they do not know that the targets of a block share them.
 
     Returns
@@ -145,7 +143,6 @@ def against_shadows(
         If an attack needs more shadow models than the smallest number.
     """
     rates.check_rates("fprs", fprs)
-    check_integer("n_resamples", n_resamples, low=1)
     shadows = as_integers("shadows", shadows, low=2)
     if game.shadow.any() or (game.partner < 0).any():
         raise ValueError("against_shadows needs a game in which all models are targets and come in pairs.")
@@ -165,7 +162,6 @@ def against_shadows(
             able.check(block[0])
 
     rows = []
-    options: dict[str, Any] = {"fprs": tuple(fprs), "fnrs": (), "confidence": confidence}
     with _progress.bar(
         len(chosen) * len(shadows), "attacking with few and with many shadow models"
     ) as advance:
@@ -176,20 +172,9 @@ def against_shadows(
                     outcome = part.outcome(attack)
                     score[models[targets]] = outcome.score[targets]
                     evaluated[models[targets]] = outcome.evaluated[targets]
-                found = intervals.pooled_bootstrap(
-                    score,
-                    game.member,
-                    evaluated=evaluated,
-                    partner=game.partner,
-                    n_resamples=n_resamples,
-                    seed=seed,
-                    **options,
-                )
-                n_out = int((evaluated & ~game.member).sum())
+                together = Outcome(score, evaluated, score > 0, game.member, game.partner, name)
                 for metric in ("auc", *(rate_name("tpr", f) for f in fprs)):
-                    rate = float(metric.partition("@")[2] or 1)
-                    known = found[metric] if metrics.resolvable(n_out, rate) else (np.nan,) * 3
-                    rows.append((name, n, metric, *known))
+                    rows.append((name, n, metric, *together.interval(metric, confidence=confidence)))
                 advance(1)
     return pd.DataFrame(rows, columns=["attack", "n_shadows", "metric", "value", "low", "high"])
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from mialab._validation import check_integer, choose, select
+from mialab._validation import choose, select
 from mialab.attacks.lira import VARIANCE_FLOOR, _log_density, _moments
 from mialab.auditing.deciles import deciles
-from mialab.auditing.distances import PARTS, _resamples, _weighted
+from mialab.auditing.distances import PARTS
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable
 from mialab.chapters.settings import take
@@ -24,6 +24,7 @@ from mialab.gan.game import GeneratorGame, GeneratorPlan, play
 from mialab.gan.networks import GAN, NETWORKS
 from mialab.gan.training import Training
 from mialab.metrics import intervals
+from mialab.metrics.influence import weighted_mean
 from mialab.metrics.intervals import Interval
 
 if TYPE_CHECKING:
@@ -128,7 +129,6 @@ def across(
     arms: Mapping[str, str | Defense | Mapping[str, Any] | None],
     *,
     attacks: Sequence[str | Attack],
-    n_resamples: int = 200,
     **common: Any,
 ) -> AuditTable:
     """Compare some arms on several data sets.
@@ -141,8 +141,6 @@ def across(
         See `play_each`.
     attacks : sequence of str or Attack
         Of which the AUC is shown.
-    n_resamples : int
-        Of the intervals of the AUCs.
     **common
         Parameters of `mialab.gan.play` for all arms.
 
@@ -156,7 +154,7 @@ def across(
     for name, setting in settings.items():
         games = play_each(setting, arms, **common)
         for arm, game in games.items():
-            table = audit(game, attacks, pool=setting.pool, n_resamples=n_resamples)
+            table = audit(game, attacks, pool=setting.pool)
             aucs = table.pooled("auc")
             rows += [
                 (f"{name}: {arm}", f"AUC of {r.attack}", r.value, r.low, r.high) for r in aucs.itertuples()
@@ -291,8 +289,6 @@ def ratio_shifts(
     *,
     variance: str = "per_record",
     confidence: float = 0.95,
-    n_resamples: int = 1000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Test proposition 1 of Ji et al. record by record: how often a defense lowers the likelihood ratio.
 
@@ -310,9 +306,8 @@ def ratio_shifts(
         The undefended game.
     variance : {"per_record", "pooled"}
         Of the Gaussians, see `mialab.attacks.LiRA`.
-    confidence, n_resamples, seed
-        Of bootstrap intervals that resample pairs of complementary targets, and records, see
-        `mialab.metrics.pooled_bootstrap`.
+    confidence : float
+        Coverage of the intervals over pairs of complementary targets and records, see `mialab.metrics.Estimate`.
 
     Returns
     -------
@@ -329,7 +324,6 @@ def ratio_shifts(
     ValueError
         If members differ, or there are too few models.
     """
-    check_integer("n_resamples", n_resamples, low=1)
     member = natural.member
     for label, game in games.items():
         if game.member.shape != member.shape or (game.member != member).any():
@@ -346,7 +340,6 @@ def ratio_shifts(
     natural_loss = natural.critic_loss[:, 0]
     base = log_ratios(natural_loss, natural_loss, member, natural.excluded_models, variance=variance)
     part = np.stack([deciles(row, n=PARTS) for row in base.separation])
-    u, v = _resamples(member.shape, natural.partner, n_resamples, seed)
     rows = []
     for label, game in games.items():
         loss = game.critic_loss[:, 0]
@@ -356,9 +349,7 @@ def ratio_shifts(
             for number in range(PARTS + 1):
                 here = side & (part == number) if number else side
                 for quantity, event, among in _quantities(falls, rises, here):
-                    with np.errstate(invalid="ignore"):  # no pair at all in a resample
-                        draws = _weighted(u, v, event * among) / _weighted(u, v, among)
-                    interval = intervals.percentile_interval(_mean(event, among), draws, confidence)
+                    interval = weighted_mean(event, among, natural.partner).interval(confidence)
                     rows.append((label, of, number, quantity, *interval, int((among > 0).sum())))
     return pd.DataFrame(rows, columns=["defense", "of", "part", "quantity", "value", "low", "high", "pairs"])
 
@@ -391,8 +382,3 @@ def _quantities(
 def _fraction(higher: np.ndarray, lower: np.ndarray) -> np.ndarray:
     """1 where the first is higher, 1/2 where both are equal."""
     return (higher > lower) + (higher == lower) / 2
-
-
-def _mean(event: np.ndarray, among: np.ndarray) -> float:
-    total = among.sum()
-    return float((event * among).sum() / total) if total else np.nan

@@ -12,6 +12,7 @@ import xarray as xr
 
 from mialab import attacks, metrics, models
 from mialab._validation import check_integer, check_number, choose, select
+from mialab.auditing.differences import difference
 from mialab.auditing.measure import audit
 from mialab.classifiers.game import play
 from mialab.classifiers.signals import ANSWERS
@@ -113,13 +114,8 @@ def changes(
     reference: Game,
     attack: str | Attack,
     measures: Sequence[str] = ("balanced_accuracy", "recall", "precision", "f1"),
-    *,
-    n_resamples: int = 1000,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """Return how an attack's measures change against a reference, in points and relative to it, with intervals.
-
-    The same as `mialab.difference` for each figure, but that each game is attacked once.
 
     Parameters
     ----------
@@ -131,8 +127,6 @@ def changes(
         The attack.
     measures : sequence of str
         ``"auc"`` and measures of decisions, see `mialab.difference`.
-    n_resamples, seed
-        Of the intervals.
 
     Returns
     -------
@@ -147,20 +141,12 @@ def changes(
     known = ("auc", "balanced_accuracy", "precision", "recall", "f1")
     for measure in measures:
         choose("measures", measure, known)
-    before = reference.outcome(attack)
     columns = pd.MultiIndex.from_product([measures, ["points", "relative"]])
     table = pd.DataFrame(index=pd.Index(list(games), dtype=object), columns=columns, dtype=object)
-    options: dict[str, Any] = {"fprs": (), "n_resamples": n_resamples, "seed": seed}
     for label, game in games.items():
-        if game.member.shape != reference.member.shape or (game.member != reference.member).any():
-            raise ValueError(
-                f"games[{label!r}] has other members than the reference: play both with the same seed."
-            )
-        after = game.outcome(attack)
-        for reading in ("points", "relative"):
-            found = after.differences(before, relative=reading == "relative", **options)
-            for measure in measures:
-                table.at[label, (measure, reading)] = found[measure]
+        for measure, reading in columns:
+            options = {"metric": measure, "relative": reading == "relative"}
+            table.at[label, (measure, reading)] = difference((game, attack), (reference, attack), **options)
     return table
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mialab._validation import choose
-from mialab.metrics import intervals, rates
+from mialab.metrics.calibration import Concentration, concentration
+from mialab.metrics.estimates import Estimate
+from mialab.metrics.influence import Cells
 from mialab.metrics.intervals import Interval
-
-#: Measures of decisions.
-DECISIONS = tuple(rates._DECISIONS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,122 +58,89 @@ class Outcome:
         """Return the same outcome, evaluated on some pairs only: a mask (record,) or (model, record)."""
         return dataclasses.replace(self, evaluated=self.evaluated & records)
 
+    @cached_property
+    def cells(self) -> Cells:
+        """All evaluated pairs as one sample."""
+        return Cells(
+            self.score,
+            self.member,
+            evaluated=self.evaluated,
+            partner=self.partner,
+            predicted_member=self.predicted_member,
+        )
+
     def resolvable(self, metric: str) -> bool:
         """Tell whether the evaluated pairs are enough for a metric: a rate must allow ten errors."""
-        kind, _, rate = metric.partition("@")
-        wrong = self.evaluated & (self.member if kind == "tnr" else ~self.member)
-        return not rate or rates.resolvable(int(wrong.sum()), float(rate))
+        return self.cells.resolvable(metric)
 
-    def draws(self, *, decisions: bool = True, **options: Any) -> dict[str, tuple[float, np.ndarray]]:
-        """Return each measure with its resamples; see `mialab.metrics.pooled_bootstrap` for the options.
-
-        Outcomes that are evaluated on the same pairs are resampled alike by the same seed, so that differences of
-        resamples are those of a joint bootstrap.
-        """
-        return intervals.pooled_draws(
-            **self._sides(decisions), member=self.member, partner=self.partner, **options
-        )
-
-    def intervals(
-        self, *, decisions: bool = True, confidence: float = 0.95, **options: Any
-    ) -> dict[str, Interval]:
-        """Return measures pooled over all evaluated pairs, with intervals, see `mialab.metrics.pooled_bootstrap`.
-
-        Parameters
-        ----------
-        decisions : bool
-            Whether decisions are evaluated, too.
-        confidence, **options
-            ``fprs``, ``fnrs``, ``n_resamples``, ``seed``, see `mialab.metrics.pooled_bootstrap`.
-        """
-        return intervals.pooled_bootstrap(
-            **self._sides(decisions),
-            member=self.member,
-            partner=self.partner,
-            confidence=confidence,
-            **options,
-        )
-
-    def interval(self, metric: str = "auc", **options: Any) -> Interval:
-        """Return one measure with its interval; NaN where the evaluated pairs are too few for a rate.
+    def estimate(self, metric: str = "auc") -> Estimate:
+        """Return one measure, pooled over all evaluated pairs, with the influence of every record and target.
 
         Parameters
         ----------
         metric : str
-            ``"auc"``, ``"tpr@0.01"`` (any rate), ``"tnr@0.001"``, ``"balanced_accuracy"``, ``"precision"``,
-            ``"recall"`` or ``"f1"``.
-        **options
-            ``confidence``, ``n_resamples``, ``seed``, see `mialab.metrics.pooled_bootstrap`.
+            ``"auc"``, ``"tpr@0.01"`` or ``"calibrated_tpr@0.01"`` (any rate), ``"tnr@0.001"``,
+            ``"balanced_accuracy"``, ``"precision"``, ``"recall"`` or ``"f1"``.
+
+        Returns
+        -------
+        Estimate
+            Its value is NaN where the evaluated pairs are too few for a rate. Estimates on the same members may be
+            subtracted and divided, and have an `interval`.
         """
-        wanted = _wanted(metric)
-        if not self._measurable(metric):
-            return Interval(np.nan, np.nan, np.nan)
-        return self.intervals(**wanted, **options)[metric]
+        if self.resolvable(metric):
+            return self.cells.estimate(metric)
+        pairs, records = self.cells.among
+        return Estimate(np.nan, np.zeros((pairs.size, records.size)), pairs, records)
+
+    def interval(self, metric: str = "auc", *, confidence: float = 0.95) -> Interval:
+        """Return one measure with its interval over targets and records; see `estimate` and `Estimate.interval`."""
+        return self.estimate(metric).interval(confidence)
 
     def minus(
-        self, other: Outcome, metric: str = "auc", *, relative: bool = False, **options: Any
+        self, other: Outcome, metric: str = "auc", *, relative: bool = False, confidence: float = 0.95
     ) -> Interval:
         """Return the difference of a measure, this one minus another, with an interval.
 
-        Targets and records are resampled for both at once, so that what both have in common cancels.
+        What both have in common, such as records that are easy to tell, cancels.
 
         Parameters
         ----------
         other : Outcome
             On the same members.
         metric : str
-            See `interval`.
+            See `estimate`.
         relative : bool
             Whether to divide the difference by the other.
-        **options
-            ``confidence``, ``n_resamples``, ``seed``, see `mialab.metrics.pooled_bootstrap`.
+        confidence : float
+            Coverage of the interval.
 
         Raises
         ------
         ValueError
             If the members differ.
         """
-        wanted = _wanted(metric)
-        if not (self._measurable(metric) and other._measurable(metric)):
-            return Interval(np.nan, np.nan, np.nan)
-        return self.differences(other, relative=relative, **wanted, **options)[metric]
-
-    def differences(
-        self, other: Outcome, *, relative: bool = False, decisions: bool = True, **options: Any
-    ) -> dict[str, Interval]:
-        """Return the differences of all measures, see `minus` and `mialab.metrics.pooled_difference`."""
         if self.member.shape != other.member.shape or (self.member != other.member).any():
             raise ValueError(
                 "The games have different members, so their difference would mix defense and chance: "
                 "play both with the same pool, n_models, canaries and seed."
             )
-        return intervals.pooled_difference(
-            self._sides(decisions),
-            other._sides(decisions),
-            member=self.member,
-            partner=self.partner,
-            relative=relative,
-            **options,
-        )
+        first, second = self.estimate(metric), other.estimate(metric)
+        difference = first - second
+        return (difference / second if relative else difference).interval(confidence)
 
-    def _sides(self, decisions: bool) -> dict[str, Any]:
-        both = {"score": self.score, "evaluated": self.evaluated}
-        return both | {"predicted_member": self.predicted_member} if decisions else both
+    def concentration(self, fpr: float, *, fraction: float = 0.01, calibrated: bool = False) -> Concentration:
+        """Tell how evenly the false alarms at a pooled false-positive rate fall on records.
 
-    def _measurable(self, metric: str) -> bool:
-        inside, outside = (self.evaluated & side for side in (self.member, ~self.member))
-        return bool(inside.any() and outside.any()) and self.resolvable(metric)
-
-
-def _wanted(metric: str) -> dict[str, Any]:
-    """Say what must be computed for one metric."""
-    kind, _, rate = metric.partition("@")
-    if not rate:
-        choose("metric", metric, ("auc", *DECISIONS, "tpr@0.01", "tnr@0.01"))
-    elif kind not in ("tpr", "tnr"):
-        raise ValueError(f"metric={metric!r} must be a rate such as 'tpr@0.01' or 'tnr@0.001', or 'auc'.")
-    return {
-        "decisions": metric in DECISIONS,
-        "fprs": [float(rate)] if kind == "tpr" else [],
-        "fnrs": [float(rate)] if kind == "tnr" else [],
-    }
+        Parameters
+        ----------
+        fpr : float
+            The false-positive rate.
+        fraction : float
+            Of the records: those with the most false alarms.
+        calibrated : bool
+            Whether scores are calibrated record by record first, see `mialab.metrics.Cells.calibrated`.
+        """
+        cells = self.cells.calibrated if calibrated else self.cells
+        counted = cells.evaluated & ~self.member
+        return concentration(cells.score >= cells.curve.at(fpr).threshold, counted, fraction=fraction)

@@ -5,10 +5,11 @@ reached by an actual threshold, nothing is interpolated, and tied scores stand o
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import special
 
 FPRS = (0.001, 0.01, 0.1)
 
@@ -36,27 +37,25 @@ def roc(score: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray, np
         If shapes differ, a score is NaN, or one of the two classes is absent. Every function of this module
         that takes ``score`` and ``member`` checks this.
     """
-    score, member = _checked(score, member)
-    order = np.argsort(-score, kind="stable")
-    s, m = score[order], member[order]
-    last = np.append(np.flatnonzero(np.diff(s)), len(s) - 1)  # the last record of each group of equal scores
-    tp, fp = np.cumsum(m)[last], np.cumsum(~m)[last]
-    return np.append(0.0, fp / fp[-1]), np.append(0.0, tp / tp[-1]), np.append(np.inf, s[last])
+    curve = Curve(*checked(score, member))
+    return curve.fp / curve.n_out, curve.tp / curve.n_in, curve.threshold
 
 
 def auc(score: ArrayLike, member: ArrayLike) -> float:
     """Chance that a random member outscores a random non-member, ties counting half (Mann-Whitney U / mn)."""
-    return float(_Ranks(*_checked(score, member)).point()[0])
+    return Curve(*checked(score, member)).auc
 
 
 def tpr_at_fpr(score: ArrayLike, member: ArrayLike, fpr: float) -> float:
     """Largest true-positive rate among the thresholds whose false-positive rate is at most `fpr`."""
-    return float(_Ranks(*_checked(score, member), fprs=check_rates("fpr", (fpr,))).point()[1])
+    (fpr,) = check_rates("fpr", (fpr,))
+    return Curve(*checked(score, member)).at(fpr).tpr
 
 
 def tnr_at_fnr(score: ArrayLike, member: ArrayLike, fnr: float) -> float:
     """Largest true-negative rate among the thresholds whose false-negative rate is at most `fnr`."""
-    return float(_Ranks(*_checked(score, member), fnrs=check_rates("fnr", (fnr,))).point()[1])
+    (fnr,) = check_rates("fnr", (fnr,))
+    return Curve(*checked(score, member)).below(fnr).tpr
 
 
 def resolvable(n: int, rate: float, minimum: float = 10) -> bool:
@@ -74,8 +73,29 @@ def resolvable(n: int, rate: float, minimum: float = 10) -> bool:
     return bool(n * rate >= minimum * (1 - 1e-12))
 
 
+def smallest_rate(n: float | None, minimum: float = 10) -> float:
+    """Return the smallest error rate that `n` records can speak of, see `resolvable`; NaN if n is not known."""
+    return minimum / n if n and n > 0 else float("nan")
+
+
+def precision_at(tpr: float, fpr: float, prior: float) -> float:
+    """Fraction of members among the accused (the positive predictive value) if a fraction `prior` are members.
+
+    Parameters
+    ----------
+    tpr, fpr : float
+        Rates of the attack.
+    prior : float
+        Fraction of members among those who might be asked about; it is one half in the game, and low in the world
+        (Jayaraman et al., PoPETs 2021).
+    """
+    prior = check_fraction("prior", prior)
+    accused = prior * tpr + (1 - prior) * fpr
+    return prior * tpr / accused if accused > 0 else float("nan")
+
+
 # Each from tp, fp = members and non-members called members, and m, n = members and non-members in all.
-_DECISIONS: dict[str, Callable[..., np.ndarray]] = {
+DECISIONS: dict[str, Callable[..., np.ndarray]] = {
     "balanced_accuracy": lambda tp, fp, m, n: (tp / m + 1 - fp / n) / 2,
     "precision": lambda tp, fp, m, n: np.where(tp + fp > 0, tp / np.maximum(tp + fp, 1), np.nan),
     "recall": lambda tp, fp, m, n: tp / m,
@@ -104,13 +124,14 @@ def f1(predicted_member: ArrayLike, member: ArrayLike) -> float:
 
 
 def _decide(name: str, predicted_member: ArrayLike, member: ArrayLike) -> float:
-    return float(_DECISIONS[name](*_counts(predicted_member, member)))
+    return float(DECISIONS[name](*counts(predicted_member, member)))
 
 
-def _counts(predicted_member: ArrayLike, member: ArrayLike) -> tuple[int, int, int, int]:
+def counts(predicted_member: ArrayLike, member: ArrayLike) -> tuple[int, int, int, int]:
+    """Count true and false positives, members and non-members."""
     said, member = as_flags("predicted_member", predicted_member), as_flags("member", member)
-    _same_shape("predicted_member", said, member)
-    _both_classes(member)
+    same_shape("predicted_member", said, member)
+    both_classes(member)
     return int((said & member).sum()), int((said & ~member).sum()), int(member.sum()), int((~member).sum())
 
 
@@ -119,16 +140,17 @@ def rate_name(kind: str, rate: float) -> str:
     return f"{kind}@{float(rate)!r}"
 
 
-def _checked(score: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+def checked(score: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores and memberships as arrays (record,), see `roc` for what is refused."""
     score, member = np.asarray(score, np.float64), as_flags("member", member)
     if score.ndim != 1:
         raise ValueError(f"score has shape {score.shape}; it must be (record,).")
-    _same_shape("score", score, member)
+    same_shape("score", score, member)
     if np.isnan(score).any():
         raise ValueError(
             f"score has {np.isnan(score).sum()} NaN among {len(score)} values; there must be none."
         )
-    _both_classes(member)
+    both_classes(member)
     return score, member
 
 
@@ -140,12 +162,14 @@ def as_flags(name: str, value: ArrayLike) -> np.ndarray:
     return value.astype(bool)
 
 
-def _same_shape(name: str, value: np.ndarray, member: np.ndarray) -> None:
+def same_shape(name: str, value: np.ndarray, member: np.ndarray) -> None:
+    """Refuse an array of another shape than that of the members (ValueError)."""
     if value.shape != member.shape:
         raise ValueError(f"{name} has shape {value.shape} and member {member.shape}; they must be equal.")
 
 
-def _both_classes(member: np.ndarray) -> None:
+def both_classes(member: np.ndarray) -> None:
+    """Refuse memberships that are all alike (ValueError)."""
     if member.all() or not member.any():
         raise ValueError(
             f"member has {member.sum()} members and {(~member).sum()} non-members; both must be there."
@@ -167,80 +191,83 @@ def check_fraction(name: str, value: float) -> float:
     return value
 
 
-class _Ranks:
-    """Members and non-members in falling order of score, and where each falls among the others.
+class Point(NamedTuple):
+    """One threshold of a ROC curve, with the rate of right and of wrong answers of one kind, and the wrong ones.
 
-    Sorted once; `statistics` then takes how often each record counts and costs a few passes over the data.
+    From the threshold on the answer is "member"; or, if a true-negative rate was asked for, below it "no member".
     """
 
-    def __init__(
-        self, score: np.ndarray, member: np.ndarray, fprs: Sequence[float] = (), fnrs: Sequence[float] = ()
-    ) -> None:
-        inside, outside = np.flatnonzero(member), np.flatnonzero(~member)
-        self.order_in = inside[np.argsort(-score[inside], kind="stable")]
-        self.order_out = outside[np.argsort(-score[outside], kind="stable")]
-        self.n_in, self.n_out = len(inside), len(outside)
-        a, b = -score[self.order_in], -score[self.order_out]  # rising, as searchsorted wants it
-        self.above = np.searchsorted(a, b, side="left")  # members scoring above each non-member ...
-        self.reach = np.searchsorted(a, b, side="right")  # ... and those reaching it
-        self.tied = bool((self.above != self.reach).any())
-        self.fprs, self.fnrs = np.asarray(fprs, np.float64), np.asarray(fnrs, np.float64)
-        # Members admitted by the lowest threshold that keeps non-member j out; all if it keeps nobody out.
-        self.admitted = np.append(self.above, self.n_in)
-        # Non-members admitted by the highest threshold that lets i members in.
-        self.reached = np.append(0, np.searchsorted(b, a, side="right"))
-        self.cum_in, self.cum_out = np.zeros(self.n_in + 1, np.int64), np.zeros(self.n_out + 1, np.int64)
-        self.names = ["auc", *(rate_name("tpr", f) for f in fprs), *(rate_name("tnr", f) for f in fnrs)]
-
-    def point(self) -> np.ndarray:
-        """Statistics of the data themselves."""
-        ones = np.ones(self.n_in, np.int64), np.ones(self.n_out, np.int64)
-        return self.statistics(*ones, out=np.empty(len(self.names)))
-
-    def resampled_auc(self, n_resamples: int, seed: int) -> np.ndarray:
-        """AUCs of resamples, (n_resamples,); members and non-members are drawn apart."""
-        cum_in, weight_out = _draws(self.n_in, self.n_out, n_resamples, seed)
-        wins = cum_in.take(self.above, axis=1)
-        if self.tied:
-            wins = (wins + cum_in.take(self.reach, axis=1)) / 2
-        return (weight_out * wins).sum(axis=1) / (float(self.n_in) * self.n_out)
-
-    def statistics(self, weight_in: np.ndarray, weight_out: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """AUC, TPRs and TNRs when records count `weight_in` and `weight_out` times (int64, sorted order)."""
-        np.cumsum(weight_in, out=self.cum_in[1:])
-        total_in, total_out = self.cum_in[-1], int(weight_out.sum())
-        if total_in == 0 or total_out == 0:  # only in resamples of tiny games
-            out[:] = np.nan
-            return out
-        wins: np.ndarray = self.cum_in.take(self.above)
-        if self.tied:
-            wins = (wins + self.cum_in.take(self.reach)) / 2
-        out[0] = weight_out @ wins / (float(total_in) * total_out)
-        if not len(self.fprs) + len(self.fnrs):
-            return out
-        np.cumsum(weight_out, out=self.cum_out[1:])
-        slack = 1 + 1e-12  # so that 0.29 x 100 allows 29
-        last = np.searchsorted(self.cum_out, self.fprs * total_out * slack, side="right") - 1
-        out[1 : 1 + len(self.fprs)] = self.cum_in[self.admitted[last]] / total_in
-        # The fewest members that must be let in to stay within the false-negative rate.
-        first = np.searchsorted(self.cum_in, total_in - self.fnrs * total_in * slack, side="left")
-        out[1 + len(self.fprs) :] = 1 - self.cum_out[self.reached[first]] / total_out
-        return out
+    threshold: float
+    tpr: float
+    fpr: float
+    errors: int
 
 
-@lru_cache(maxsize=2)
-def _draws(n_in: int, n_out: int, n_resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cumulated counts of members, (n_resamples, n_in + 1), and counts of non-members, (n_resamples, n_out).
+class Curve:
+    """The exact ROC curve of scores that were checked, in whole numbers: sorted once, read off many times.
 
-    The same for every target and attack with so many members and non-members: drawing is what costs.
+    Attributes
+    ----------
+    tp, fp : numpy.ndarray of int64, shape (threshold,)
+        Members and non-members whose score reaches each threshold, from none to all.
+    threshold : numpy.ndarray of float64, shape (threshold,)
+        Falling; the first is ``inf``, the others are the distinct scores.
     """
-    rng = np.random.default_rng(seed)
-    inside = np.zeros((n_resamples, n_in + 1), np.int64)
-    for row in inside:
-        row[1:] = _draw(rng, n_in)
-    return inside.cumsum(axis=1), np.stack([_draw(rng, n_out) for _ in range(n_resamples)])
 
+    def __init__(self, score: np.ndarray, member: np.ndarray) -> None:
+        self.order = np.argsort(-score)
+        s, self.member = score[self.order], member[self.order]
+        self.last = np.append(np.flatnonzero(s[1:] != s[:-1]), len(s) - 1)  # of each group of equal scores
+        self.tp = np.append(0, np.cumsum(self.member)[self.last])
+        self.fp = np.append(0, 1 + self.last) - self.tp
+        self.threshold = np.append(np.inf, s[self.last])
+        self.n_in, self.n_out = int(self.tp[-1]), int(self.fp[-1])
 
-def _draw(rng: np.random.Generator, n: int) -> np.ndarray:
-    """How often each of n things is drawn when n are drawn with replacement."""
-    return np.bincount(rng.integers(0, n, n), minlength=n)
+    @property
+    def auc(self) -> float:
+        """Area under the curve."""
+        twice = ((self.tp[1:] + self.tp[:-1]) * np.diff(self.fp)).sum()
+        return float(twice / (2 * float(self.n_in) * self.n_out))
+
+    def at(self, fpr: float) -> Point:
+        """Return the lowest threshold whose false-positive rate is at most `fpr`."""
+        allowed = fpr * self.n_out * (1 + 1e-12)  # so that 0.29 x 100 allows 29
+        i = int(np.searchsorted(self.fp, allowed, side="right")) - 1
+        return Point(
+            float(self.threshold[i]),
+            float(self.tp[i] / self.n_in),
+            float(self.fp[i] / self.n_out),
+            int(self.fp[i]),
+        )
+
+    def below(self, fnr: float) -> Point:
+        """Return the highest threshold below which at most a rate `fnr` of the members lies."""
+        needed = self.n_in - fnr * self.n_in * (1 + 1e-12)
+        i = int(np.searchsorted(self.tp, needed))
+        missed = int(self.n_in - self.tp[i])
+        return Point(float(self.threshold[i]), float(1 - self.fp[i] / self.n_out), missed / self.n_in, missed)
+
+    def placements(self) -> np.ndarray:
+        """Return which fraction of the other side each score lies above (members) or below, ties half, (n,) float64.
+
+        In the order of the scores that were given; the mean of either side is the AUC.
+        """
+        inside = 1 - (self.fp[1:] + self.fp[:-1]) / (2 * self.n_out)
+        outside = (self.tp[1:] + self.tp[:-1]) / (2 * self.n_in)
+        sizes = np.diff(self.last, prepend=-1)
+        if len(sizes) < len(self.order):
+            inside, outside = np.repeat(inside, sizes), np.repeat(outside, sizes)
+        placed = np.empty(len(self.order))
+        placed[self.order] = np.where(self.member, inside, outside)
+        return placed
+
+    def normal_scores(self) -> np.ndarray:
+        """Return quantiles of the normal distribution that have the ranks of the scores, ties in the middle, (n,)."""
+        before = np.append(-1, self.last[:-1])
+        return self.spread(special.ndtri(1 - (self.last + before + 3) / (2 * (len(self.order) + 1))))
+
+    def spread(self, by_group: np.ndarray) -> np.ndarray:
+        """Return for each score, in the order given, what belongs to its group of equal scores, (n,)."""
+        spread = np.empty(len(self.order), by_group.dtype)
+        spread[self.order] = np.repeat(by_group, np.diff(self.last, prepend=-1))
+        return spread

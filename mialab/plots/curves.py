@@ -53,8 +53,6 @@ def roc(
     *,
     records: ArrayLike | None = None,
     confidence: float = 0.95,
-    n_resamples: int = 200,
-    seed: int = 0,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw ROC curves over all evaluated (target, record) pairs, on logarithmic axes, with bands.
@@ -69,8 +67,8 @@ def roc(
     attacks : str, Attack or sequence of them
     records : mask or indices, optional
         Records to measure on, as in `mialab.audit`; all by default.
-    confidence, n_resamples, seed
-        Of the pointwise bands, see `metrics.pooled_bootstrap`.
+    confidence : float
+        Coverage of the pointwise bands, see `metrics.Estimate`.
     ax : matplotlib Axes, optional
 
     Returns
@@ -87,7 +85,7 @@ def roc(
         # Several attacks on one game differ in dashes and in the shade of the defense's color.
         shades = _shades(colors[label], len(chosen)) if len(games) == 1 else [colors[label]] * len(chosen)
         for (name, attack), shade in zip(chosen.items(), shades, strict=True):
-            grid, tpr, auc = _curve(one, attack, columns, confidence, n_resamples, seed)
+            grid, tpr, auc = _curve(one, attack, columns, confidence)
             title = f"{label}, {name}" if several else label if len(games) > 1 else name
             curves.append((grid, tpr, f"{title} (AUC {auc:.3f})", shade, dashes[name]))
 
@@ -107,8 +105,6 @@ def roc_by_family(
     pool: Pool | None = None,
     baseline: Attacking = "loss",
     confidence: float = 0.95,
-    n_resamples: int = 100,
-    seed: int = 0,
     label: str | None = None,
 ) -> Figure:
     """Draw ROC curves of many attacks, a panel for each family, on logarithmic axes.
@@ -122,7 +118,7 @@ def roc_by_family(
         The records that were played with, for attacks that look at them.
     baseline : str or Attack
         The attack that is drawn in gray in every panel.
-    confidence, n_resamples, seed
+    confidence : float
         As in `roc`.
     label : str, optional
         A title; by default the name of the data set.
@@ -141,7 +137,7 @@ def roc_by_family(
     groups = {f: groups[f] for f in families(chosen.values()) if groups[f] != [base]} or groups
     every = np.ones(game.n_records, bool)
     curves = {
-        name: _curve(game, attack, every, confidence, n_resamples, seed)
+        name: _curve(game, attack, every, confidence)
         for name, attack in ({base: base_attack} | chosen).items()
     }
     figure, axes = _panels(len(groups), 1, 6.4, 0.5 + 2.7 * len(groups))
@@ -325,16 +321,14 @@ def _draw_path(ax: Axes, accuracy: pd.DataFrame, privacy: pd.DataFrame, look: di
 
 
 def _curve(
-    game: Game, attack: Attack | Outcome, columns: np.ndarray, confidence: float, n_resamples: int, seed: int
+    game: Game, attack: Attack | Outcome, columns: np.ndarray, confidence: float
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Return a ROC curve from the least rate that allows ten false alarms: rates, TPR with ends (rate, 3), AUC."""
     outcome = game.outcome(attack).among(columns)
     lowest = 10 / max(10, (outcome.evaluated & ~game.member).sum())
     grid = np.geomspace(lowest, 1, 61)
-    options = {"n_resamples": n_resamples, "confidence": confidence, "seed": seed}
-    rates = outcome.intervals(decisions=False, fprs=grid, **options)
-    tpr = np.array([rates[metrics.rate_name("tpr", f)] for f in grid])
-    return grid, tpr, rates["auc"].value
+    tpr = np.array([outcome.interval(metrics.rate_name("tpr", f), confidence=confidence) for f in grid])
+    return grid, tpr, outcome.estimate("auc").value
 
 
 def _draw_curves(

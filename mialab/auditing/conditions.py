@@ -1,0 +1,64 @@
+"""What must be true of games before a difference between them says anything about a defense."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from mialab.games.base import Game
+
+#: Half a point of accuracy: arms that differ by more are not compared as equally useful.
+EQUAL = 0.005
+#: A training has converged if its accuracy on members is so near to 1, or rose by no more in its last tenth.
+PLATEAU = 0.01
+#: Names of the conditions, as claims ask for them.
+CONDITIONS = TRAINED, EQUAL_ACCURACY, OPERATING_POINT = "trained", "equal accuracy", "operating point"
+
+
+def trained(game: Game) -> str:
+    """Say what is wrong with the training of a game's models; empty if nothing is known to be.
+
+    No model may be dead: on its own members it must be clearly better than always naming the most frequent class, and
+    at least half as much better than the median model. And training must have ended: with an accuracy of at least 0.99
+    on members, or with one that hardly rose after the last checkpoint.
+
+    Parameters
+    ----------
+    game : Game
+        The game; of models without accuracies nothing is known.
+
+    Returns
+    -------
+    str
+        A reason for a table, such as ``"2 of 16 models of 'dp_sgd' are dead"``.
+    """
+    if "train_accuracy" not in game.dataset:
+        return ""
+    accuracy, name = game.train_accuracy[~game.shadow], game.attrs.get("defense", "unknown")
+    chance = float(np.bincount(game.y).max() / game.y.size)
+    gain = accuracy - chance
+    dead = ~np.isfinite(accuracy) | (gain < 0.05 * (1 - chance)) | (gain < np.median(gain) / 2)
+    if dead.any():
+        return (
+            f"{dead.sum()} of {dead.size} models of {name!r} are dead (train accuracy {accuracy.min():.3f})"
+        )
+    if accuracy.mean() >= 1 - PLATEAU or "checkpoint_train_accuracy" not in game.dataset:
+        return ""
+    before = game.dataset["checkpoint_train_accuracy"].isel(checkpoint=-1)
+    rise = float(accuracy.mean() - before.to_numpy()[~game.shadow].mean())
+    if rise > PLATEAU:
+        return (
+            f"{name!r} has not converged: train accuracy {accuracy.mean():.3f}, {rise:.3f} more than at epoch "
+            f"{int(before['checkpoint'])}"
+        )
+    return ""
+
+
+def equal_accuracy(first: Game, second: Game) -> str:
+    """Say how far two games are apart in test accuracy; empty if it is at most half a point."""
+    apart = float(first.test_accuracy.mean() - second.test_accuracy.mean())
+    if abs(apart) <= EQUAL:
+        return ""
+    return f"test accuracies differ by {100 * apart:.1f} points"
