@@ -39,7 +39,7 @@ datasets = {
 # What they do not say of their training; and what is different with binary cross-entropy, whose steps cost less
 training = {"steps": 800, "batch_size": 64, "n_critic": 5, "lr": 0.001}
 cross_entropy = {"objective": "bce", "steps": 2400, "n_critic": 2, "lr": 0.001}
-n_models = 12  # GANs of the undefended and of the mixup arm, and as natural references
+n_models = 16  # GANs of the undefended and of the mixup arm, and as natural references
 n_others = 6  # GANs of each other arm
 samples = 500  # records that each GAN releases
 fakes = 64  # generated records over which the loss of the critic is a mean
