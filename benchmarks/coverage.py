@@ -70,6 +70,29 @@ def pooled(case: str, n_models: int, n_records: int, seed: int) -> np.ndarray:
     return np.array([one.interval(metric) for metric in METRICS])
 
 
+def target(case: str, n_models: int, n_records: int, seed: int) -> np.ndarray:
+    """Return value and ends, (metric, 3), of the first target of one game."""
+    (one,) = outcomes(case, n_models, n_records, seed)
+    part = one.cells.of_target(0)
+    unknown = (np.nan,) * 3
+    return np.array([part.estimate(m).interval() if part.resolvable(m) else unknown for m in METRICS])
+
+
+def over_targets(case: str, n_models: int, n_records: int, seed: int) -> np.ndarray:
+    """Return value and ends, (metric, 3), of the mean over the targets of one game."""
+    (one,) = outcomes(case, n_models, n_records, seed)
+    parts = [one.cells.of_target(k) for k in range(n_models)]
+    unknown = (np.nan,) * 3
+    return np.array(
+        [
+            one.cells.mean([(k, part.estimate(m)) for k, part in enumerate(parts)]).interval()
+            if parts[0].resolvable(m)
+            else unknown
+            for m in METRICS
+        ]
+    )
+
+
 def games(case: str, n_models: int, n_records: int, seed: int, *, weak: float = 0.0) -> np.ndarray:
     """Return difference and ends, (metric, 3), of two games with the same members."""
     first, second = outcomes(case, n_models, n_records, seed, (0.0, weak))
@@ -143,6 +166,8 @@ def main() -> int:
     zeros = np.zeros(len(METRICS))
     cells = [
         *(("one game", case, k, n, partial(pooled, case, k, n), None) for case in CASES for k, n in SIZES),
+        *(("one target", case, 16, 2500, partial(target, case, 16, 2500), None) for case in ("aa", "b")),
+        *(("mean over targets", c, 16, 2500, partial(over_targets, c, 16, 2500), None) for c in ("b", "d")),
         *(("two games alike", case, 16, 1000, partial(games, case, 16, 1000), zeros) for case in CASES),
         *(("two attacks", case, 16, 1000, partial(attacks, case, 16, 1000), None) for case in ("aa", "b")),
         ("20 % weaker", "e", 16, 1000, partial(games, "e", 16, 1000, weak=0.2), None),

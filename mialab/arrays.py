@@ -181,6 +181,8 @@ ACCURACIES = tuple(
     ArraySpec(f"{part}_accuracy", ("model",), "float64", low=0, high=1, allows_nan=True)
     for part in ("train", "validation", "test")
 )
+#: Which records of the test part each model labels correctly, so that intervals of accuracies know of both.
+TEST_CORRECT = ArraySpec("test_correct", ("model", "test"), "bool")
 #: Epochs after which answers were kept, besides the last one.
 CHECKPOINT = ArraySpec("checkpoint", ("checkpoint",), "int64", low=1, known=True)
 SECONDS = ArraySpec("seconds", ("model",), "float64", low=0)

@@ -474,7 +474,7 @@ plt.show()
 # picked by looking at the result, looks better than it is; where this book names the strongest one, its interval is that of the
 # *greatest of so many* estimates, drawn jointly. And with twenty claims in a chapter one would "hold" by chance: p-values are
 # adjusted for their number {cite:p}`holm1979`, and the tables of verdicts show both. Before any number is looked at, a verdict's
-# **conditions** are checked: no dead model and a training that has ended; for "better than", test accuracies within half a point;
+# **conditions** are checked: no dead model and a training that has ended (where nothing shows it, the verdict says so); for "better than", test accuracies within half a point;
 # at least eight pairs of models. What fails them is *not comparable*, and the table says why. A difference that lies within
 # a stated margin is *negligible*, whatever its p-value.
 #

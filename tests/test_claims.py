@@ -154,6 +154,34 @@ def test_arms_of_unequal_accuracy_are_not_compared_where_a_claim_needs_it():
         Claim(**same, requires=("equal acuracy",))
 
 
+def test_a_verdict_says_if_nothing_shows_that_training_had_ended():
+    claim = Claim(text="lower", source="s", below=0)
+    early = game(0.8, np.full(16, 0.9))
+    assert conditions.unsure(early) == "train accuracy of 'unknown' is 0.900, without a checkpoint before"
+    assert conditions.unsure(game(0.8)) == ""
+    found = mia.difference((early, "loss"), (early, mia.attacks.LiRA(signal="loss")))
+    assert claim.verdict(found.under()) == "not settled"
+    verdict = claim.verdict(Interval(-0.2, -0.3, -0.1, conditions=found.conditions))
+    assert verdict.startswith(
+        "holds; it is not shown that training had ended: train accuracy of 'unknown' is 0.900"
+    )
+    page = judge({"a": claim}, {"a": Interval(-0.2, -0.3, -0.1, conditions=found.conditions)})._repr_html_()
+    assert '<strong class="verdict-holds">holds</strong>; it is not shown' in page
+
+
+def test_training_that_still_rises_has_not_converged():
+    plain = game(0.8, np.full(16, 0.9))
+
+    def before(accuracy):
+        earlier = (("model", "checkpoint"), np.full((16, 1), accuracy))
+        return type(plain)(plain.dataset.assign(checkpoint=[8], checkpoint_train_accuracy=earlier))
+
+    assert "has not converged: train accuracy 0.900, 0.050 more than at epoch 8" in conditions.trained(
+        before(0.85)
+    )
+    assert conditions.trained(before(0.895)) == conditions.unsure(before(0.895)) == ""
+
+
 def test_dead_models_make_a_verdict_impossible():
     train = np.full(16, 0.995)
     train[3] = 0.51

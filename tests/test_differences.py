@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 import mialab as mia
 from mialab.training.membership import membership
 
 
-def make_game(strength, seed=0, n_models=8, n_records=200):
+def make_game(strength, seed=0, n_models=8, n_records=200, **about):
     """Logits of two classes; the label's is raised by `strength` where the record is a member."""
     rng = np.random.default_rng(1)  # the same noise in every game
     member = membership(n_models, n_records, seed)
@@ -18,6 +19,7 @@ def make_game(strength, seed=0, n_models=8, n_records=200):
         partner=np.arange(n_models) ^ 1,
         train_accuracy=np.full(n_models, 0.9),
         test_accuracy=0.5 + strength / 10 + np.tile([0.01, -0.01], n_models // 2),
+        **about,
     )
 
 
@@ -46,6 +48,22 @@ def test_difference_between_attacks_on_some_records():
 def test_difference_of_accuracies():
     found = mia.difference((make_game(1.0), None), (make_game(0.0), None), metric="test_accuracy")
     np.testing.assert_allclose(found, 0.1)  # paired over models: the spread between them cancels
+
+
+def test_accuracies_vary_with_test_records_too():
+    """Eight models that agree on every one of 100 test records know no more than one of them."""
+    correct = np.tile(np.arange(100) < 80, (16, 1))
+    game = make_game(1.0, n_models=16, test_correct=correct)
+    interval = mia.auditing.mean_test_accuracy(game)
+    assert interval.value == pytest.approx(0.8)
+    exact = stats.binomtest(80, 100).proportion_ci(method="wilson")
+    assert interval[1:] == pytest.approx(tuple(exact), abs=0.02)
+    # What both games have in common cancels: only ten records differ.
+    better = make_game(1.0, n_models=16, test_correct=np.tile(np.arange(100) < 90, (16, 1)))
+    found = mia.difference((better, None), (game, None), metric="test_accuracy")
+    assert found.value == pytest.approx(0.1)
+    assert found.low > 0.03
+    assert found.n_pairs == 8
 
 
 def test_what_cannot_be_compared():

@@ -1,9 +1,11 @@
 from . import claims as claims
+from . import conditions as conditions
 from . import deciles as deciles
 from . import distances as distances
 from .differences import accuracy as accuracy
 from .differences import changed_predictions as changed_predictions
 from .differences import difference as difference
+from .differences import mean_test_accuracy as mean_test_accuracy
 from .epsilon import epsilon_bound as epsilon_bound
 from .matrix import audit_defenses as audit_defenses
 from .matrix import audit_each as audit_each
@@ -15,3 +17,4 @@ from .taxonomy import applicable as applicable
 from .taxonomy import families as families
 from .taxonomy import needing_shadows as needing_shadows
 from .taxonomy import one_of_each as one_of_each
+from .taxonomy import threat_model as threat_model

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mialab._validation import check_number, choose
-from mialab.auditing.conditions import CONDITIONS, TRAINED
+from mialab.auditing.conditions import CONDITIONS, TRAINED, UNSURE
 from mialab.metrics.estimates import MIN_PAIRS
 from mialab.metrics.intervals import Interval
 
@@ -91,7 +91,8 @@ class Claim:
         -------
         str
             "holds", "does not hold", "negligible" if the whole interval is within the margin, "not settled", or
-            "not comparable" with the condition that failed.
+            "not comparable" with the condition that failed. The first three say so if nothing shows that training had
+            ended.
         """
         bound = self.bound
         for name in self.requires:
@@ -101,15 +102,14 @@ class Claim:
             return OPEN
         if measured.n_pairs is not None and measured.n_pairs < MIN_PAIRS:
             return f"{OPEN}: {measured.n_pairs} pairs of models, at least {MIN_PAIRS} are needed"
-        if (
-            self.margin is not None
-            and bound - self.margin < measured.low <= measured.high < bound + self.margin
-        ):
-            return NEGLIGIBLE
+        unsure = measured.conditions.get(UNSURE)
+        note = f"; it is not shown that training had ended: {unsure}" if unsure else ""
+        if self.margin is not None and max(bound - measured.low, measured.high - bound) < self.margin:
+            return NEGLIGIBLE + note
         claim, contrary = self.p_values(measured)
         if (min(claim, contrary) if adjusted is None else adjusted) > (1 - measured.confidence) / 2:
             return OPEN
-        return HOLDS if claim < contrary else FAILS
+        return (HOLDS if claim < contrary else FAILS) + note
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -149,7 +149,10 @@ class ClaimsTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without t
                 for c in cells[column]
             ]
         if "verdict" in cells:
-            cells["verdict"] = [f'<strong class="{_css(v)}">{v}</strong>' for v in cells["verdict"]]
+            parts = [v.partition(";") for v in cells["verdict"]]
+            cells["verdict"] = [
+                f'<strong class="{_css(v)}">{v}</strong>{sep}{note}' for v, sep, note in parts
+            ]
         with pd.option_context("display.max_colwidth", None):
             return cells.to_html(classes="claims", escape=False, border=0)
 
@@ -181,7 +184,7 @@ def _css(verdict: str) -> str:
         "verdict-holds"
         if verdict.startswith(HOLDS)
         else "verdict-fails"
-        if verdict == FAILS
+        if verdict.startswith(FAILS)
         else "verdict-open"
     )
 

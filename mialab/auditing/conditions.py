@@ -14,6 +14,8 @@ EQUAL = 0.005
 #: A training has converged if its accuracy on members is so near to 1, or rose by no more in its last tenth.
 PLATEAU = 0.01
 #: Names of the conditions, as claims ask for them.
+#: What is only noted beside a verdict: that nothing shows whether training has ended.
+UNSURE = "unsure"
 CONDITIONS = TRAINED, EQUAL_ACCURACY, OPERATING_POINT = "trained", "equal accuracy", "operating point"
 
 
@@ -44,7 +46,7 @@ def trained(game: Game) -> str:
         return (
             f"{dead.sum()} of {dead.size} models of {name!r} are dead (train accuracy {accuracy.min():.3f})"
         )
-    if accuracy.mean() >= 1 - PLATEAU or "checkpoint_train_accuracy" not in game.dataset:
+    if unsure(game) or accuracy.mean() >= 1 - PLATEAU:
         return ""
     before = game.dataset["checkpoint_train_accuracy"].isel(checkpoint=-1)
     rise = float(accuracy.mean() - before.to_numpy()[~game.shadow].mean())
@@ -54,6 +56,19 @@ def trained(game: Game) -> str:
             f"{int(before['checkpoint'])}"
         )
     return ""
+
+
+def unsure(game: Game) -> str:
+    """Say why it is not known whether a game's training has ended; empty if it is known.
+
+    It is known of models that label nearly all of their members correctly, and of games with checkpoints.
+    """
+    if "train_accuracy" not in game.dataset or "checkpoint_train_accuracy" in game.dataset:
+        return ""
+    accuracy = float(game.train_accuracy[~game.shadow].mean())
+    if accuracy >= 1 - PLATEAU:
+        return ""
+    return f"train accuracy of {game.attrs.get('defense', 'unknown')!r} is {accuracy:.3f}, without a checkpoint before"
 
 
 def equal_accuracy(first: Game, second: Game) -> str:

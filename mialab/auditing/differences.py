@@ -15,6 +15,8 @@ from mialab.auditing.taxonomy import Attacking
 from mialab.games.base import Game
 from mialab.games.signals import by_chunks
 from mialab.metrics import intervals
+from mialab.metrics.estimates import Estimate
+from mialab.metrics.influence import weighted_mean
 from mialab.metrics.intervals import Interval
 
 Attacked = tuple[Game, Attacking | None]
@@ -28,7 +30,7 @@ def accuracy(games: Mapping[str, Game], *, confidence: float = 0.95) -> pd.DataF
     games : dict of str to Game
         Label to game.
     confidence : float
-        Of the interval over models, see `mialab.metrics.over_targets`.
+        Of the intervals: over models, and for the test part over its records as well, see `mean_test_accuracy`.
 
     Returns
     -------
@@ -37,19 +39,39 @@ def accuracy(games: Mapping[str, Game], *, confidence: float = 0.95) -> pd.DataF
     """
     rows = {}
     for label, game in games.items():
-        columns = {
-            "members": game.train_accuracy,
-            "test accuracy": game.test_accuracy,
-            "gap": game.train_accuracy - game.test_accuracy,
-        }
-        means = {
-            k: intervals.over_targets(v, partner=game.partner, confidence=confidence)
-            for k, v in columns.items()
-        }
+        members, gap = (
+            intervals.over_targets(values, partner=game.partner, confidence=confidence)
+            for values in (game.train_accuracy, game.train_accuracy - game.test_accuracy)
+        )
         # The t-interval does not know that no accuracy is above 1.
-        means |= {k: Interval(*np.clip(means[k], 0, 1)) for k in ("members", "test accuracy")}
+        means = {
+            "members": members.clip(0, 1),
+            "test accuracy": mean_test_accuracy(game, confidence),
+            "gap": gap,
+        }
         rows[label] = {"models": game.n_models} | {k: f"{v:.3f}" for k, v in means.items()}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="defense")
+
+
+def mean_test_accuracy(game: Game, confidence: float = 0.95) -> Interval:
+    """Return the mean test accuracy of the models of a game, with an interval over new models and new test records.
+
+    Parameters
+    ----------
+    game : Game
+        The game. If it does not hold which test records were labeled correctly, the interval is over models alone.
+    confidence : float
+        Coverage of the interval.
+    """
+    if "test_correct" in game.dataset:
+        return _tested(game).interval(confidence)
+    return intervals.over_targets(game.test_accuracy, partner=game.partner, confidence=confidence).clip(0, 1)
+
+
+def _tested(game: Game) -> Estimate:
+    correct = game.test_correct[~game.shadow]
+    partner = np.where(game.shadow[game.partner], -1, game.partner)[~game.shadow]
+    return weighted_mean(correct, np.ones_like(correct), partner)
 
 
 def changed_predictions(game: Game, *, confidence: float = 0.95) -> Interval:
@@ -91,8 +113,8 @@ def difference(
         attack is None where ``metric`` is an accuracy.
     metric : str
         ``"auc"``, ``"tpr@0.01"`` or ``"calibrated_tpr@0.01"`` (any rate), ``"tnr@0.001"``, ``"balanced_accuracy"``,
-        ``"precision"``, ``"recall"`` or ``"f1"``, pooled over targets; or ``"test_accuracy"`` or ``"train_accuracy"``,
-        over models.
+        ``"precision"``, ``"recall"`` or ``"f1"``, pooled over targets; or ``"test_accuracy"``, over models and test
+        records, or ``"train_accuracy"``, over models.
     relative : bool
         Whether to divide the difference by the second value, e.g. -0.1 where it is lower by a tenth of itself; not for
         accuracies of models.
@@ -115,6 +137,8 @@ def difference(
     if metric in ("test_accuracy", "train_accuracy"):
         if relative:
             raise ValueError(f"relative=True goes with measures of attacks, not with metric={metric!r}.")
+        if metric == "test_accuracy" and all("test_correct" in game.dataset for game in (a, b)):
+            return _between(a, b, (_tested(a) - _tested(b)).interval(confidence))
         values = getattr(a, metric) - getattr(b, metric)
         return _between(a, b, intervals.over_targets(values, partner=a.partner, confidence=confidence))
     columns = _columns(records, a.n_records)
@@ -124,10 +148,14 @@ def difference(
 
 def _between(first: Game, second: Game, measured: Interval) -> Interval:
     """Note with a difference of games what must be true of them."""
-    reasons = dict.fromkeys(reason for game in (first, second) if (reason := conditions.trained(game)))
+    trained, unsure = (
+        "; ".join(dict.fromkeys(reason for game in (first, second) if (reason := check(game))))
+        for check in (conditions.trained, conditions.unsure)
+    )
     return measured.under(
         **{
-            conditions.TRAINED: "; ".join(reasons),
+            conditions.TRAINED: trained,
+            conditions.UNSURE: unsure,
             conditions.EQUAL_ACCURACY: "" if first is second else conditions.equal_accuracy(first, second),
         }
     )

@@ -12,12 +12,12 @@ import pandas as pd
 from mialab import _progress, metrics
 from mialab import defenses as _defenses
 from mialab._validation import as_integers, check_integer, choose, select
+from mialab.auditing.differences import difference, mean_test_accuracy
 from mialab.auditing.taxonomy import _chosen
 from mialab.classifiers.game import play
 from mialab.defenses import AdaMixup
 from mialab.games.base import Game
 from mialab.metrics import intervals, rates
-from mialab.metrics.estimates import Estimate
 from mialab.metrics.intervals import Interval
 from mialab.training.options import Training
 from mialab.training.streams import Streams
@@ -115,19 +115,20 @@ def trajectory(
     chosen = _chosen(attacks, pool)
     wanted = ("auc", "balanced_accuracy", *(metrics.rate_name("tpr", f) for f in fprs))
 
-    measured: dict[tuple[str, int], _Measured] = {}
+    games: dict[tuple[str, int], Game] = {}
     how = dataclasses.replace(training, checkpoints=tuple(epochs[:-1]))
     for label, defense in made.items():
         game = play(pool, model, defense, training=how, n_models=n_models, queries=queries, seed=seed)
-        for epoch in epochs:
-            _progress.note(f"{label}, {epoch} of {training.epochs} epochs")
-            measured[label, epoch] = _measure(game.at(epoch), chosen, wanted)
+        games |= {(label, epoch): game.at(epoch) for epoch in epochs}
     rows: list[tuple] = []
-    for (label, epoch), own in measured.items():
-        rows += [(label, epoch, *row) for row in own.rows(confidence)]
+    for (label, epoch), stopped in games.items():
+        _progress.note(f"{label}, {epoch} of {training.epochs} epochs")
+        rows += [(label, epoch, *row) for row in _rows(stopped, chosen, wanted, confidence)]
         if baseline not in (None, label):
+            control = games[baseline, epoch]
             rows += [
-                (label, epoch, *row) for row in own.minus(measured[baseline, epoch], baseline, confidence)
+                (label, epoch, attack, f"{metric} minus {baseline}", *ends)
+                for attack, metric, *ends in _rows(stopped, chosen, wanted, confidence, minus=control)
             ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -242,38 +243,24 @@ def mixing_strength(
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Measured:
-    """What one game gives: accuracies of its models, and estimates of each attack."""
-
-    accuracy: dict[str, np.ndarray]
-    partner: np.ndarray
-    attacks: dict[str, dict[str, Estimate]]
-
-    def rows(self, confidence: float) -> Iterator[tuple]:
-        for attack, found in self.attacks.items():
-            for metric, estimate in found.items():
-                yield attack, metric, *estimate.interval(confidence)
-        for metric, values in self.accuracy.items():
-            mean = intervals.over_targets(values, partner=self.partner, confidence=confidence)
-            yield "", metric, *mean.clip(0, 1)  # which a t interval does not know
-
-    def minus(self, other: _Measured, label: str, confidence: float) -> Iterator[tuple]:
-        for attack, found in self.attacks.items():
-            for metric, estimate in found.items():
-                ends = (estimate - other.attacks[attack][metric]).interval(confidence)
-                yield attack, f"{metric} minus {label}", *ends
-        for metric, values in self.accuracy.items():
-            gain = values - other.accuracy[metric]
-            ends = intervals.over_targets(gain, partner=self.partner, confidence=confidence)
-            yield "", f"{metric} minus {label}", *ends
-
-
-def _measure(game: Game, attacks: Mapping[str, Attack | Outcome], wanted: Sequence[str]) -> _Measured:
-    """Measure a game; all games have the same members, so that an attack evaluates the same pairs in each."""
-    found = {
-        name: {metric: game.outcome(attack).estimate(metric) for metric in wanted}
-        for name, attack in attacks.items()
-    }
-    accuracy = {"train_accuracy": game.train_accuracy, "test_accuracy": game.test_accuracy}
-    return _Measured(accuracy, game.partner, found)
+def _rows(
+    game: Game,
+    attacks: Mapping[str, Attack | Outcome],
+    wanted: Sequence[str],
+    confidence: float,
+    *,
+    minus: Game | None = None,
+) -> Iterator[tuple]:
+    """Return attack, metric, value and ends of all figures of a game, or of their differences to another game."""
+    figures = [(name, attack, metric) for name, attack in attacks.items() for metric in wanted]
+    for name, attack, metric in (*figures, ("", None, "train_accuracy"), ("", None, "test_accuracy")):
+        if minus is not None:
+            found = difference((game, attack), (minus, attack), metric=metric, confidence=confidence)
+        elif attack is not None:
+            found = game.outcome(attack).interval(metric, confidence=confidence)
+        elif metric == "test_accuracy":
+            found = mean_test_accuracy(game, confidence)
+        else:
+            means = intervals.over_targets(game.train_accuracy, partner=game.partner, confidence=confidence)
+            found = means.clip(0, 1)  # which a t interval does not know
+        yield name, metric, *found

@@ -13,6 +13,7 @@ import pandas as pd
 from mialab._validation import choose, select
 from mialab.attacks.lira import VARIANCE_FLOOR, _log_density, _moments
 from mialab.auditing.deciles import deciles
+from mialab.auditing.differences import mean_test_accuracy
 from mialab.auditing.distances import PARTS
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable
@@ -23,7 +24,6 @@ from mialab.gan.defenses.base import Defense
 from mialab.gan.game import GeneratorGame, GeneratorPlan, play
 from mialab.gan.networks import GAN, NETWORKS
 from mialab.gan.training import Training
-from mialab.metrics import intervals
 from mialab.metrics.influence import weighted_mean
 from mialab.metrics.intervals import Interval
 
@@ -159,8 +159,8 @@ def across(
             rows += [
                 (f"{name}: {arm}", f"AUC of {r.attack}", r.value, r.low, r.high) for r in aucs.itertuples()
             ]
-            accuracy = intervals.over_targets(game.test_accuracy, partner=game.partner)
-            rows.append((f"{name}: {arm}", "accuracy", *np.clip(accuracy, 0, 1)))
+            accuracy = mean_test_accuracy(game)
+            rows.append((f"{name}: {arm}", "accuracy", *accuracy))
     return AuditTable(rows, columns=["game", "measure", "value", "low", "high"])
 
 

@@ -12,14 +12,13 @@ import xarray as xr
 
 from mialab import attacks, metrics, models
 from mialab._validation import check_integer, check_number, choose, select
-from mialab.auditing.differences import difference
+from mialab.auditing.differences import difference, mean_test_accuracy
 from mialab.auditing.measure import audit
 from mialab.classifiers.game import play
 from mialab.classifiers.signals import ANSWERS
 from mialab.defenses.base import Defense
 from mialab.defenses.quantization import Quantization
 from mialab.games.base import Game
-from mialab.metrics import intervals
 from mialab.metrics.intervals import Interval
 from mialab.training.stack import initialize
 
@@ -182,7 +181,7 @@ def widths(
         for setting, game in varied.items():
             table = audit(game, attacks, **options)
             rows = pd.concat([table.pooled(metric) for metric in dict.fromkeys(table["metric"])])
-            accuracy = intervals.over_targets(game.test_accuracy, partner=game.partner)
+            accuracy = mean_test_accuracy(game)
             own = pd.DataFrame([{"attack": "", "metric": "test_accuracy", **accuracy._asdict()}])
             rows = pd.concat([pd.DataFrame(rows)[["attack", "metric", "value", "low", "high"]], own])
             size = model_bits(pool, model, _defense_of(game))

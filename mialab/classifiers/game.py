@@ -16,7 +16,7 @@ import xarray as xr
 from mialab import models
 from mialab._registry import Registry
 from mialab._validation import check_integer, choose
-from mialab.arrays import ACCURACIES, CHECKPOINT, ArraySpec
+from mialab.arrays import ACCURACIES, CHECKPOINT, TEST_CORRECT, ArraySpec
 from mialab.classifiers import run as classifier_run
 from mialab.classifiers.signals import ANSWERS, LOGITS, SIGNALS
 from mialab.data.pool import Pool
@@ -196,6 +196,7 @@ def stored_arrays(
     raw: bool,
     probes: Iterable[Probe] = (),
     checkpoints: bool = False,
+    tested: bool = True,
 ) -> tuple[ArraySpec, ...]:
     """Return the arrays of a stored game, see `play`.
 
@@ -205,9 +206,11 @@ def stored_arrays(
         What is stored, see `play`.
     raw, checkpoints : bool
         Whether answers before the defense's output step are stored too, and those after earlier epochs.
+    tested : bool
+        Whether there are test records.
     """
     kept = (dataclasses.replace(LOGITS, dtype=answers),) if keep == "logits" else ANSWERS[1:]
-    kept = (*kept, *(array.raw() for array in kept if raw), *ACCURACIES)
+    kept = (*kept, *(array.raw() for array in kept if raw), *ACCURACIES, *([TEST_CORRECT] * tested))
     earlier = (CHECKPOINT, *(array.at_checkpoints() for array in kept)) if checkpoints else ()
     return (*STORED, *kept, *(p.array for p in probes), *earlier)
 
@@ -278,7 +281,8 @@ class ClassifierPlan(Plan):
     def arrays(self) -> tuple[ArraySpec, ...]:
         """Return the arrays of the game."""
         raw, checkpoints = self.defense.uses("answer"), bool(self.training.checkpoints)
-        return stored_arrays(self.keep, self.answers, raw=raw, probes=self.probes, checkpoints=checkpoints)
+        options = {"probes": self.probes, "checkpoints": checkpoints, "tested": bool(len(self.pool.x_test))}
+        return stored_arrays(self.keep, self.answers, raw=raw, **options)
 
     def fixed(self) -> dict[str, np.ndarray]:
         """Return what is known before training besides who is a member."""
@@ -287,7 +291,7 @@ class ClassifierPlan(Plan):
 
     def sizes(self) -> dict[str, int]:
         """Return the sizes of all dimensions."""
-        sizes = {"label": self.pool.n_classes, "layer": len(self.layers())}
+        sizes = {"label": self.pool.n_classes, "layer": len(self.layers()), "test": len(self.pool.x_test)}
         return super().sizes() | sizes | {"checkpoint": len(self.training.checkpoints)}
 
     def options(self, device: str) -> dict[str, Any]:

@@ -340,10 +340,13 @@ class Run(Group):
 
     def accuracy(self, x: np.ndarray, y: np.ndarray) -> torch.Tensor:
         """Accuracy of each model on records ``x`` with labels ``y``, shape (model,); NaN without records."""
+        return _mean(self.correct(x, y))
+
+    def correct(self, x: np.ndarray, y: np.ndarray) -> torch.Tensor:
+        """Which records ``x`` with labels ``y`` each model labels correctly, bool (model, record)."""
         if not len(x):
-            return torch.full((len(self.models),), torch.nan)
-        labels = as_tensor(y, self.device)
-        return (self.predict(x).argmax(-1) == labels).double().mean(-1)
+            return torch.empty(len(self.models), 0, dtype=torch.bool)
+        return self.predict(x).argmax(-1) == as_tensor(y, self.device)
 
 
 def train_group(
@@ -387,7 +390,8 @@ def train_group(
         With a leading model dimension: ``logits`` (model, query, record, label) as released; ``raw_logits``, the same
         before the defense's output step, if it has one; with ``keep="scores"`` instead of each of them its signals
         (model, query, record) float32, e.g. ``loss`` and ``raw_loss``; ``train_accuracy``, ``validation_accuracy``,
-        ``test_accuracy`` and ``seconds`` (each model's fraction of the group's time); and the arrays of the probes.
+        ``test_accuracy``, ``test_correct`` (model, test record) if there are any, and ``seconds`` (each model's
+        fraction of the group's time); and the arrays of the probes.
         With checkpoints, all but the last two also (model, checkpoint, ...), e.g. ``checkpoint_logits``.
 
     Raises
@@ -434,12 +438,18 @@ def _outputs(run: Run, *, queries: Queries, keep: str, dtype: np.dtype) -> dict[
                     arrays[prefix + name][:, query, block] = values
             if query == 0:
                 correct[:, block] = raw.argmax(-1) == run.y[block]
+    tested = run.correct(run.pool.x_test, run.pool.y_test)
     accuracies = {
         "train_accuracy": correct.gather(1, run.members).double().mean(1),
         "validation_accuracy": run.accuracy(run.pool.x_val, run.pool.y_val),
-        "test_accuracy": run.accuracy(run.pool.x_test, run.pool.y_test),
-    }
+        "test_accuracy": _mean(tested),
+    } | ({"test_correct": tested} if tested.numel() else {})
     return arrays | {name: value.cpu().numpy() for name, value in accuracies.items()}
+
+
+def _mean(correct: torch.Tensor) -> torch.Tensor:
+    """Accuracies of models, (model,); torch's own NaN has a sign, which a store would not keep."""
+    return correct.double().mean(-1) if correct.shape[-1] else torch.full((len(correct),), torch.nan)
 
 
 def _kept(logits: torch.Tensor, run: Run, block: slice, keep: str, dtype: np.dtype) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from mialab import provenance
 from mialab._validation import check_integer, choose
-from mialab.arrays import ACCURACIES, CANARY, MEMBER, PARTNER, SHADOW, ArraySpec, Y, read_arrays
+from mialab.arrays import ACCURACIES, CANARY, MEMBER, PARTNER, SHADOW, TEST_CORRECT, ArraySpec, Y, read_arrays
 from mialab.exceptions import RequirementsNotMet
 from mialab.games.signals import Signal
 from mialab.metrics.outcomes import Outcome
@@ -42,6 +42,8 @@ class Game:
         The model with the complementary members, or -1.
     train_accuracy, validation_accuracy, test_accuracy : numpy.ndarray of float64, shape (model,)
         Of each model on its members and on other parts of the pool; NaN if unknown.
+    test_correct : numpy.ndarray of bool, shape (model, test record)
+        Which records of the test part each model labels correctly.
     """
 
     #: What is attacked, e.g. "classifier".
@@ -66,7 +68,9 @@ class Game:
     def specs(cls) -> dict[str, ArraySpec]:
         """Return all arrays that such games may hold, by name."""
         own = (*cls.arrays, *(signal.array for signal in cls.signals.values()))
-        return {spec.name: spec for spec in (MEMBER, Y, PARTNER, CANARY, SHADOW, *own, *ACCURACIES)}
+        return {
+            spec.name: spec for spec in (MEMBER, Y, PARTNER, CANARY, SHADOW, *own, *ACCURACIES, TEST_CORRECT)
+        }
 
     @classmethod
     def from_arrays(

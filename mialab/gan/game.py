@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from mialab._registry import Registry
 from mialab._validation import check_integer
-from mialab.arrays import ACCURACIES, ArraySpec
+from mialab.arrays import ACCURACIES, TEST_CORRECT, ArraySpec
 from mialab.classifiers import game as classifiers
 from mialab.data.pool import Pool
 from mialab.exceptions import RequirementsNotMet
@@ -210,11 +210,14 @@ class GeneratorPlan(Plan):
         """Return the arrays of the game."""
         samples = dataclasses.replace(SAMPLES, dtype=str(self.pool.x.dtype))
         accuracies = [array for array in ACCURACIES if array.name == "test_accuracy"]
+        if self.networks.conditional and len(self.pool.x_test):
+            accuracies.append(TEST_CORRECT)
         return (*STORED, *CRITICS, *(p.array for p in self.probes), samples, SAMPLE_Y, *accuracies)
 
     def sizes(self) -> dict[str, int]:
         """Return the sizes of all dimensions."""
-        return super().sizes() | {"sample": self.samples, "feature": int(np.prod(self.pool.x.shape[1:]))}
+        sizes = {"sample": self.samples, "feature": int(np.prod(self.pool.x.shape[1:]))}
+        return super().sizes() | sizes | {"test": len(self.pool.x_test)}
 
     def mode(self, team: Team, device: str) -> tuple[str, int]:
         """Let a machine that trains say how it does so."""

@@ -184,10 +184,11 @@ def assess(
         generator(seed, "members", int(k)).permutation(np.flatnonzero(first.member[k])) for k in targets
     ]
     fid, kid = zip(*(compare(pool.x[own[:n]]) for own in members), strict=True)
-    accuracy = [
+    right = [
         train_on_synthetic(_records(pool.x[own]).numpy(), pool.y[own], pool, seed=seed, model=int(k))
         for k, own in zip(targets, members, strict=True)
     ]
+    accuracy = [float(own.mean()) if own.size else np.nan for own in right]
     found = {"fid": fid, "kid": kid, "accuracy": accuracy}
     records = {"fid": n, "kid": n, "accuracy": len(members[-1])}
     rows += _rows(REAL, found, first, targets, confidence, records)

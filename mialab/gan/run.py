@@ -406,12 +406,13 @@ def _released(run: Run, samples: int) -> dict[str, np.ndarray]:
     x = run.sample(torch.as_tensor(labels, device=run.device)).cpu().numpy()
     if run.pool.kind == "binary":
         x = np.rint(x)
-    accuracy = np.full(len(run.models), np.nan)
+    tested = {"test_accuracy": np.full(len(run.models), np.nan)}
     if run.networks.conditional and len(run.pool.x_test):
-        accuracy[:] = [
+        correct = [
             train_on_synthetic(own, labels, run.pool, seed=run.seed, model=k)
             for k, own in zip(run.models, x, strict=True)
         ]
+        tested = {"test_correct": np.stack(correct), "test_accuracy": np.mean(correct, axis=1)}
     bytes_wanted = run.pool.x.dtype == np.uint8
     x = np.rint(255 * x).astype(np.uint8) if bytes_wanted else x
-    return {"samples": x.reshape(len(x), samples, -1), "test_accuracy": accuracy}
+    return {"samples": x.reshape(len(x), samples, -1), **tested}

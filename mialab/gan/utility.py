@@ -22,8 +22,8 @@ CONVOLUTIONS_FROM = 16
 
 def train_on_synthetic(
     samples: np.ndarray, sample_y: np.ndarray, pool: Pool, *, seed: int, model: int
-) -> float:
-    """Accuracy on real test records of a classifier trained on generated records alone.
+) -> np.ndarray:
+    """Which real test records are labeled correctly by a classifier trained on generated records alone.
 
     A small network (`classifier`) is trained for about 400 steps, or for one epoch if that is more, on batches of 64
     records with their hard labels. Ji et al. measure the utility of samples in this way, with a ResNet-18 for images.
@@ -39,8 +39,8 @@ def train_on_synthetic(
 
     Returns
     -------
-    float
-        A fraction; NaN without test records, or if all samples have one label, as those of unconditional networks.
+    numpy.ndarray of bool, shape (test record,)
+        Its mean is the accuracy. Empty if all samples have one label, as those of unconditional networks.
 
     Raises
     ------
@@ -54,10 +54,10 @@ def train_on_synthetic(
             f"samples has records of shape {samples.shape[1:]}; with this pool it must be {pool.x.shape[1:]}."
         )
     if not len(pool.x_test) or len(np.unique(sample_y)) < 2:
-        return float("nan")
+        return np.empty(0, bool)
     own = int(generator(seed, "train on synthetic", model).integers(2**31))
     run = trained(Pool("samples", samples, sample_y, pool.n_classes, pool.kind), own)
-    return float(run.accuracy(pool.x_test, pool.y_test)[0])
+    return run.correct(pool.x_test, pool.y_test)[0].cpu().numpy()
 
 
 def classifier(pool: Pool) -> Model:

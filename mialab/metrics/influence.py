@@ -16,7 +16,7 @@ from mialab.metrics.rates import DECISIONS, Curve
 
 #: What a rate may be of.
 RATES = ("tpr", "calibrated_tpr", "tnr")
-#: How much of the variance by choosing a threshold anew on a resample counts, 1.25 elsewhere. A resample's own noise
+#: How much of the variance by choosing a threshold anew on a resample counts, 1.6 elsewhere. A resample's own noise
 #: comes on top of the sample's, which matters at the best balanced accuracy, where only the square of the move counts;
 #: elsewhere resamples move a little less than new samples. Both numbers are from benchmarks/coverage.py.
 CHOICE = {"balanced_accuracy": 0.5}
@@ -201,7 +201,7 @@ class Cells:
         if self._chosen is not None:
             with np.errstate(invalid="ignore", divide="ignore"):  # a resample of few records may lack a side
                 chosen, fixed = (np.asarray(DECISIONS[name](*counts)) for counts in self._chosen)
-            about["moved"] = np.sqrt(CHOICE.get(name, 1.25)) * np.nan_to_num(chosen - fixed)
+            about["moved"] = np.sqrt(CHOICE.get(name, 1.6)) * np.nan_to_num(chosen - fixed)
         return self._estimate(value, np.nan_to_num(influence), trials, **about)
 
     def _by_cell(
