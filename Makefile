@@ -11,7 +11,7 @@ export MIALAB_CACHE ?= $(CURDIR)/.cache/mialab
 PY := .venv/bin/python
 TESTS := $(PY) -m pytest -n $(JOBS) --dist worksteal -rs
 
-.PHONY: book test check static coverage env sync lock format clean
+.PHONY: book test check static coverage env sync lock vulnerabilities format clean
 
 book: env
 	@$(PY) -m doit -n $(JOBS) book
@@ -44,6 +44,10 @@ sync: env
 lock: env
 	@$(PY) -m uv pip compile pyproject.toml --extra test --universal --python-version 3.11 --no-annotate --quiet \
 		--custom-compile-command "make lock" $(LOCK) -o requirements.lock
+
+# Known vulnerabilities of the locked packages; asks a server on the network.
+vulnerabilities: env
+	@$(PY) -m uv tool run pip-audit==2.9.0 --requirement requirements.lock --no-deps --disable-pip
 
 format: env
 	@$(PY) -m ruff check --fix .

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from doit.exceptions import InvalidTask
 from doit.reporter import ZeroReporter
 from doit.tools import config_changed
 
@@ -46,6 +47,13 @@ DOIT_CONFIG = {
 
 def plan():
     """Name, file, parameters, predecessors and content key of every chapter; refuses what cannot run."""
+    try:
+        return list(_plan())
+    except ValueError as error:
+        raise InvalidTask(str(error)) from error  # doit prints it without a traceback
+
+
+def _plan():
     profile = execution.load_profile(PROFILE)
     for name in profile:
         execution.find(name)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import ClassVar, Generic, Protocol, TypeVar, cast
 
-from mialab._validation import choose
+from mialab._validation import check_name, choose
 
 
 class Named(Protocol):
@@ -46,10 +46,9 @@ class Registry(dict[str, type[Kind]], Generic[Kind]):
         return cls
 
     def check(self, cls: type[Kind]) -> None:
-        """Refuse a class without a name of its own, or with one that another class is registered by (ValueError)."""
+        """Refuse a class without a name for files of its own, or with one that another class is registered by."""
         name = cls.name
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"{cls.__qualname__}.name={name!r} must be a string that is not empty.")
+        check_name(f"{cls.__qualname__}.name", name)
         other = self.get(name, cls)
         if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise ValueError(

@@ -83,6 +83,21 @@ def as_integers(name: str, value: object, *, low: int = 0) -> tuple[int, ...]:
     return numbers
 
 
+def check_name(name: str, value: object) -> None:
+    """Refuse a ``value`` that is no name for a file on every machine, such as one that leads to another folder."""
+    good = (
+        isinstance(value, str)
+        and value.isprintable()
+        and not set(value) & set("/\\:")
+        and value == value.strip()
+    )
+    if not good or str(value).startswith(".") or not 1 <= len(str(value).encode()) <= 100:
+        raise ValueError(
+            f"{name}={value!r} must be a name for files: 1 to 100 bytes of text without slashes, colons and line "
+            "breaks, not beginning with a dot, without spaces at its ends."
+        )
+
+
 def select(table: Any, **values: object) -> Any:
     """Return the rows of a table that have these values in the columns of these names, each of which must be there."""
     rows = table

@@ -1,4 +1,4 @@
-"""Command line: ``mialab run | new | sync | datasets``, or ``python -m mialab ...``."""
+"""Command line: ``mialab run | new | sync | checksums | datasets``, or ``python -m mialab ...``."""
 
 import argparse
 import subprocess
@@ -9,17 +9,15 @@ from typing import Any
 
 
 def _run(options: argparse.Namespace) -> int:
-    import yaml
-
     from mialab.book import execution
 
     notebook = execution.find(options.notebook)
     parameters = execution.load_profile(options.profile).get(options.notebook, {}) if options.profile else {}
     parameters = {k: v for k, v in parameters.items() if k != "after"}
-    parameters |= {name: yaml.safe_load(value) for name, value in options.parameter}
+    parameters |= {
+        name: execution.parse_yaml(value, f"-p {name} {value!r}") for name, value in options.parameter
+    }
     out = options.out or execution.RUNS / f"{options.notebook}.ipynb"
-    if out.suffix != ".ipynb":
-        raise ValueError(f"--out={out} must end in .ipynb.")
     good = execution.show_run(
         execution.Display(), notebook, out.absolute(), parameters, profile=options.profile or ""
     )
@@ -66,6 +64,16 @@ def _sync(options: argparse.Namespace) -> int:
     return 0
 
 
+def _checksums(options: argparse.Namespace) -> int:
+    from mialab.book import reference_runs
+
+    became = reference_runs.state_checksums()
+    for file, what in sorted(became.items()):
+        print(f"{what:<8}{file}")
+    print(f"{len(became) or 'no'} checksums changed: look at `git diff results/` before you commit them.")
+    return 0
+
+
 def _datasets(options: argparse.Namespace) -> int:
     from mialab.data import loading
 
@@ -98,10 +106,17 @@ def main(arguments: list[str] | None = None) -> int:
     new = command("new", _new, "start a chapter from the template")
     new.add_argument("name", help="e.g. my_idea")
     command("sync", _sync, "bring notebooks/*.py and their .ipynb pairs in step")
+    command("checksums", _checksums, "state the checksums of results/ anew, after a change on purpose")
     command("datasets", _datasets, "list the data sets and whether they are here")
     options = parser.parse_args(arguments)
     try:
         return options.call(options)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(
+            "\nstopped. Models that were trained are stored: the same command goes on from there.",
+            file=sys.stderr,
+        )
+        return 130

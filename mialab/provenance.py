@@ -40,6 +40,16 @@ def commit() -> str:
         return "unknown"
 
 
+def check_commit() -> None:
+    """Refuse a run of which nobody could say what code made it (RuntimeError)."""
+    if commit().endswith("+") or commit() == "unknown":
+        raise RuntimeError(
+            f"commit={commit()!r}: tables for results/ need code that is committed, so that the run can be repeated. "
+            "Commit the changes to mialab/ and notebooks/, and run again; games that were played are read from the "
+            "store."
+        )
+
+
 @cache
 def source_hash(*modules: str) -> str:
     """Return a sha256 of the code of this package's modules, blind to imports, comments, docstrings and layout.

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import numpy as np
@@ -253,10 +254,47 @@ def test_a_run_of_changed_code_is_no_reference_run(monkeypatch, tmp_path):
     reference_runs.save("demo", folder=tmp_path, table=table)
 
 
+def test_a_changed_table_is_refused_by_name(tmp_path):
+    """Whatever bit of a table, of its provenance or of the checksums is flipped."""
+    table = pd.DataFrame({"target": ["pooled"], "value": [0.5], "low": [0.4], "high": [0.6]})
+    files = reference_runs.save("demo", folder=tmp_path, one=table, two=table)
+    rng = np.random.default_rng(0)
+    for file in files:
+        whole = file.read_bytes()
+        for _ in range(20):
+            flipped = bytearray(whole)
+            flipped[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+            file.write_bytes(flipped)
+            with pytest.raises(ValueError, match=f"{file.name} was changed or damaged.*mialab checksums"):
+                reference_runs.load("demo", folder=tmp_path)
+        file.unlink()
+        with pytest.raises(ValueError, match=f"{file.name} is missing"):
+            reference_runs.load("demo", folder=tmp_path)
+        file.write_bytes(whole)
+    (tmp_path / "demo-three.csv").write_text("a\n1\n")
+    with pytest.raises(ValueError, match=r"demo-three\.csv is not listed in checksums\.json"):
+        reference_runs.load("demo", folder=tmp_path)
+    assert reference_runs.state_checksums(folder=tmp_path) == {"demo-three.csv": "new"}
+    (tmp_path / "demo-three.csv").unlink()
+    assert reference_runs.state_checksums(folder=tmp_path) == {"demo-three.csv": "gone"}
+    assert {"one", "two"} < set(reference_runs.load("demo", folder=tmp_path))
+    (tmp_path / "checksums.json").write_text("{")
+    with pytest.raises(ValueError, match=r"checksums\.json cannot be read"):
+        reference_runs.load("demo", folder=tmp_path)
+
+
+def test_the_stored_results_are_as_they_were_written():
+    found = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in reference_runs.FOLDER.iterdir()}
+    found.pop("checksums.json")
+    stated = json.loads((reference_runs.FOLDER / "checksums.json").read_text())
+    assert stated == found, "after a change on purpose, say `python -m mialab checksums`"
+
+
 def test_a_file_of_a_later_version_is_refused(tmp_path):
     reference_runs.save("demo", folder=tmp_path, table=pd.DataFrame({"a": [1]}))
     file = tmp_path / "demo.json"
     file.write_text(file.read_text().replace('"schema": 2', '"schema": 9'))
+    reference_runs.state_checksums(folder=tmp_path)
     with pytest.raises(ValueError, match="schema=9; this version reads up to 2"):
         reference_runs.load("demo", folder=tmp_path)
 

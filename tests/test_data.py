@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -431,6 +432,41 @@ def test_repr_is_one_short_line():
     assert text == (
         "Pool('digits': 1,000 records of shape (1, 8, 8) float32, 10 classes, image; 100 validation, 697 test)"
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../../../x",
+        "/x",
+        "a/b",
+        "a\\b",
+        "s3://x",
+        "a::b",
+        "..",
+        ".x",
+        "",
+        " x",
+        "x\n",
+        "x" * 101,
+        "\udcff",
+        None,
+        1,
+    ],
+)
+def test_names_that_lead_elsewhere_are_refused(name):
+    with pytest.raises(ValueError, match="must be a name for files"):
+        Pool(name, np.zeros((2, 1), np.float32), np.array([0, 1]), 2, "tabular")
+
+
+@given(st.text())
+def test_names_of_pools_stay_in_the_folder_of_games(name):
+    try:
+        Pool(name, np.zeros((2, 1), np.float32), np.array([0, 1]), 2, "tabular")
+    except ValueError:
+        return
+    assert Path("/games", f"{name}-none").resolve().parent == Path("/games")
+    assert "::" not in name
 
 
 def test_a_pool_survives_pickling():

@@ -100,7 +100,7 @@ def test_a_name_is_needed_and_must_be_free():
     for cls, message in (
         (nameless, "Nameless needs a name of its own: 'none' is that of Defense"),
         (heir, "Heir needs a name of its own: 'hamp' is that of HAMP"),
-        (empty, "Empty.name='' must be a string that is not empty"),
+        (empty, "Empty.name='' must be a name for files"),
     ):
         for use in (lambda cls=cls: played(cls()), lambda cls=cls: mia.defenses.register(cls)):
             with pytest.raises(ValueError, match=message):

@@ -402,6 +402,7 @@ def test_the_environment_names_the_place(fresh_cache, tmp_path, monkeypatch):
             "/dev/null/games",
             "Games cannot be kept in /dev/null/games: Not a directory. Set MIALAB_GAMES, or play",
         ),
+        ("/tmp/a::b", "Games cannot be kept in /tmp/a::b: '::' stands for a chain of URLs"),
     ],
 )
 def test_places_that_do_not_exist(place, message, trained):

@@ -1,5 +1,6 @@
 """The lock, the runner's promises, and the pipeline on a small copy of this checkout."""
 
+import datetime as dt
 import os
 import re
 import shutil
@@ -13,12 +14,14 @@ from types import SimpleNamespace
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mialab.book import execution
+from mialab import cli
+from mialab.book import execution, reference_runs
 from mialab.training.membership import membership
 
 ROOT = Path(__file__).parents[1]
@@ -77,6 +80,15 @@ def test_the_lock_knows_what_torch_needs(lock):
     assert str(torch.specifier) == f"=={stated['version']}"
     needed = {r.name for r in map(Requirement, metadata.requires("torch")) if not r.marker}
     assert needed <= {Requirement(line).name for line in stated["requires-dist"]}
+
+
+def test_actions_are_pinned_by_commit():
+    for workflow in (ROOT / ".github" / "workflows").glob("*.yml"):
+        used = re.findall(r"uses: *(\S+)(.*)", workflow.read_text())
+        assert used
+        for action, note in used:
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), f"{action} of {workflow.name} can change"
+            assert re.fullmatch(r"  # v[\d.]+", note), f"which version is {action}?"
 
 
 def test_conda_installs_the_lock():
@@ -216,16 +228,149 @@ def test_a_run_leaves_its_page_alone(run_page):
     ],
     ids=["error", "killed kernel", "exit", "killed runner"],
 )
-def test_a_failed_run_leaves_no_page(tmp_path, monkeypatch, code, message):
+def test_a_failed_run_leaves_no_page(run_page, tmp_path, monkeypatch, code, message):
     monkeypatch.setattr(execution, "RUNS", tmp_path / "runs")
     notebook, out = write(tmp_path, "bad", code, "print('never reached')"), tmp_path / "bad.ipynb"
-    out.write_text("the page of an earlier run")
+    earlier = page_of(run_page.page, out)
     with pytest.raises(execution.NotebookError, match=message) as raised:
         execution.run(notebook, out)
     assert "\n" not in str(raised.value)
+    assert str(tmp_path / "runs" / "bad.failed.ipynb") in str(raised.value)
     assert not out.exists()
+    assert (tmp_path / "runs" / "bad.previous.ipynb").read_text() == earlier, "a finished execution is lost"
     assert not list(tmp_path.glob("*.part"))
     assert (tmp_path / "runs" / "bad.failed.ipynb").exists()
+
+
+def page_of(page, out):
+    """Write an executed page somewhere; return its text."""
+    out.write_text(nbformat.writes(page) + "\n")
+    return out.read_text()
+
+
+@pytest.mark.slow
+def test_a_changed_page_is_not_current(run_page, tmp_path):
+    """Whatever bit is flipped."""
+    page = tmp_path / "one.ipynb"
+    whole = page_of(run_page.page, page).encode()
+    key = run_page.record["key"]
+    assert execution.is_current(page, key)
+    assert not execution.is_current(page, "another key")
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        flipped = bytearray(whole)
+        flipped[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        page.write_bytes(flipped)
+        assert not execution.is_current(page, key)
+    for junk in (
+        b"",
+        b"[]",
+        b"{}",
+        b'{"metadata": []}',
+        b'{"metadata": {"mialab": 1}}',
+        b"[" * 100_000,
+        whole[:-5],
+    ):
+        page.write_bytes(junk)
+        assert not execution.is_current(page, key)
+
+
+@pytest.mark.slow
+def test_a_finished_execution_outlives_a_full_disk(tmp_path, monkeypatch):
+    """Of the place for pages, and then of every other place as well."""
+    notebook, out = write(tmp_path, "one", "print('hours of work')"), tmp_path / "pages" / "one.ipynb"
+    monkeypatch.setattr(execution, "RUNS", tmp_path / "runs")
+    full, writes = [out.parent], Path.write_text
+
+    def write_text(path, *arguments, **options):
+        if any(path.is_relative_to(folder) for folder in full):
+            raise OSError(28, "No space left on device")
+        return writes(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    for places in ([out.parent], [out.parent, tmp_path / "runs"], [Path("/")]):
+        full[:] = places
+        with pytest.raises(execution.NotebookError, match=r"cannot be written.*kept as") as raised:
+            execution.run(notebook, out)
+        kept = Path(re.search(r"kept as (.*?): make room", str(raised.value)).group(1))
+        page = nbformat.read(kept, as_version=4)
+        assert "hours of work" in page.cells[-1].outputs[0].text
+        if places != [Path("/")]:
+            out.parent.mkdir(exist_ok=True)
+            kept.replace(out)
+            assert execution.is_current(out, page.metadata["mialab"]["key"]), "moved there, it is the page"
+            out.unlink()
+        assert not list(tmp_path.rglob("*.part"))
+        if tmp_path not in kept.parents:
+            shutil.rmtree(kept.parent)
+
+
+def test_drafts_go_where_there_is_room(tmp_path):
+    blocked, free = tmp_path / "file" / "one.ipynb", tmp_path / "runs" / "one.ipynb"
+    (tmp_path / "file").write_text("no folder")
+    drafts = execution._Drafts([blocked, free])
+    drafts.write("after cell 1", "drafts:draft.ipynb")
+    assert (drafts.written, free.read_text()) == (True, "after cell 1")
+    (tmp_path / "file").unlink()
+    drafts.write("after cell 2", "drafts:draft.ipynb")
+    assert (blocked.read_text(), free.exists()) == ("after cell 2", False)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("one.txt", "must end in .ipynb"),
+        ("own.ipynb", "not a page as a run left it"),
+        ("folder.ipynb", "is a folder"),
+        ("file/one.ipynb", "cannot be written"),
+        (execution.NOTEBOOKS / "hamp.ipynb", "must not be in notebooks/"),
+        (execution.RUNS / ".." / "notebooks" / "new.ipynb", "must not be in notebooks/"),
+    ],
+)
+def test_a_page_goes_only_where_nothing_of_the_users_is(tmp_path, out, message):
+    for name in ("own.ipynb", "file"):
+        (tmp_path / name).write_text("the user's")
+    (tmp_path / "folder.ipynb").mkdir()
+    with pytest.raises(ValueError, match=message):
+        execution.run(write(tmp_path, "one"), tmp_path / out)
+    assert (tmp_path / "own.ipynb").read_text() == "the user's"
+
+
+@pytest.mark.parametrize(
+    "value", [dt.date(2020, 1, 1), {1: 2}, {"a": {1}}, b"bytes", [dt.datetime(2020, 1, 1)]], ids=repr
+)
+def test_parameters_are_what_a_notebook_can_be_given(tmp_path, value):
+    with pytest.raises(ValueError, match=r"the parameter seed=.* must be made of numbers, texts"):
+        execution.check_parameters(write(tmp_path, "one"), {"seed": value})
+
+
+@pytest.mark.parametrize("name", ["../../outside", "/outside", "a/b", ""])
+def test_results_stay_in_their_folder(tmp_path, name):
+    with pytest.raises(ValueError, match="must be a name for files"):
+        reference_runs.save(name, folder=tmp_path / "results")
+    with pytest.raises(ValueError, match="must be a name for files"):
+        reference_runs.save("run", folder=tmp_path / "results", **{name: pd.DataFrame({"a": [1]})})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: {after: [b]}\nb: {after: [c]}\nc: {after: [a]}", "wait for each other by `after`"),
+        ("a: {after: [a]}", "wait for each other by `after`: a -> a"),
+        ("a: {after: b}", "a: after='b' must be a list"),
+        ("a: [1", "cannot be read as YAML"),
+        ("a: 2020-13-01", "cannot be read as YAML"),
+        ("[" * 5_000, "cannot be read as YAML"),
+        ("[a, b]", "must map notebooks to their parameters"),
+        ("a: 1", "must map notebooks to their parameters"),
+        ("!!python/object/apply:os.system ['false']", "cannot be read as YAML"),
+    ],
+)
+def test_a_profile_that_cannot_be_followed_is_refused(tmp_path, text, message):
+    (tmp_path / "odd.yml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        execution.load_profile("odd", tmp_path)
 
 
 @pytest.mark.slow
@@ -308,6 +453,30 @@ def test_run_command(tmp_path):
     assert done.returncode == 1
     assert "Did you mean 'n_points'?" in done.stdout
     assert mialab("run", "templat").stderr.startswith("error: notebook='templat' is unknown")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", str(ROOT / "notebooks" / "template")], "error: notebook='/.*' is unknown"),
+        (["run", "../notebooks/template"], "error: notebook='../.*' is unknown"),
+        (["run", "template", "--profile", "../profiles/quick"], "error: profile='../.*' is unknown"),
+        (["run", "template", "-p", "seed", "2020-01-01"], "FAILED .*seed=datetime.date.* needs quotes"),
+        (["run", "template", "-p", "seed", "[1,"], r"error: -p seed '\[1,' cannot be read as YAML"),
+        (["run", "template", "--out", "{tmp}/file/one.ipynb"], "FAILED .*file/one.ipynb' cannot be written"),
+        (["run", "template", "--out", "notebooks/template.ipynb"], "FAILED .* must not be in notebooks/"),
+        (["new", "../escape"], "error: name='../escape' must be letters"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_commands_refuse_in_a_line(tmp_path, arguments, message, capfd):
+    (tmp_path / "file").write_text("no folder")
+    before = sorted((ROOT / "notebooks").iterdir())
+    assert cli.main([a.replace("{tmp}", str(tmp_path)) for a in arguments]) > 0
+    output = "".join(capfd.readouterr())
+    assert re.match(message, output), output
+    assert len(output.splitlines()) == 1
+    assert sorted((ROOT / "notebooks").iterdir()) == before
 
 
 @pytest.mark.slow
@@ -409,6 +578,10 @@ def builds(tmp_path_factory):
     (checkout / "results" / "one.csv").write_text("auc\n0.5\n")
     build("reference results")
     build("reference results again")
+    text = page.read_text()
+    assert text.count("one 2") == 1
+    page.write_text(text.replace("one 2", "one 3"))
+    build("changed page")
     index = checkout / "book" / "index.md"
     whole = index.read_text()
     index.write_text("# Index\n\nSee {doc}`missing`.\n")
@@ -419,6 +592,8 @@ def builds(tmp_path_factory):
     build("failing notebook")
     profile.write_text("one: {sed: 2}\n")
     build("unknown parameter")
+    profile.write_text("one: {after: [two]}\ntwo: {after: [one]}\n")
+    build("circle")
     return made
 
 
@@ -451,6 +626,20 @@ def test_a_page_that_another_run_left_in_the_books_place_does_not_pass_for_this_
 def test_a_chapter_runs_again_when_its_reference_results_change(builds):
     assert "done    one" in succeeded(builds["reference results"])
     assert "current one" in builds["reference results again"].output
+
+
+@pytest.mark.slow
+def test_a_changed_page_is_run_again_before_it_is_published(builds):
+    assert "done    one" in succeeded(builds["changed page"])
+    assert "one 2" in builds["changed page"].html
+    assert "one 3" not in builds["changed page"].html
+
+
+@pytest.mark.slow
+def test_chapters_that_wait_for_each_other_stop_everything_in_a_line(builds):
+    assert builds["circle"].code != 0
+    assert "wait for each other by `after`" in builds["circle"].output
+    assert "Traceback" not in builds["circle"].output
 
 
 @pytest.mark.slow

@@ -149,10 +149,13 @@ class ClaimsTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without t
                 for c in cells[column]
             ]
         if "verdict" in cells:
-            parts = [v.partition(";") for v in cells["verdict"]]
+            parts = [v.partition(";") for v in self["verdict"]]
             cells["verdict"] = [
-                f'<strong class="{_css(v)}">{v}</strong>{sep}{note}' for v, sep, note in parts
+                f'<strong class="{_css(v)}">{escape(v)}</strong>{sep}{escape(note)}' for v, sep, note in parts
             ]
+        cells = cells.rename(index=_escaped, columns=_escaped).rename_axis(
+            index=_escaped(cells.index.name), columns=_escaped(cells.columns.name)
+        )
         with pd.option_context("display.max_colwidth", None):
             return cells.to_html(classes="claims", escape=False, border=0)
 
@@ -177,6 +180,10 @@ class ClaimsTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without t
         order = [c for c in plain.columns if c not in ("low", "high")]
         order.insert(order.index("value") + 1, "interval")
         return text[order]
+
+
+def _escaped(label: Any) -> Any:
+    return escape(label) if isinstance(label, str) else label
 
 
 def _css(verdict: str) -> str:

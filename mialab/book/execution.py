@@ -1,9 +1,11 @@
 """Runs notebooks: text and parameters in, an executed page out, or no page at all.
 
 A notebook is a py:percent file in ``notebooks/``. It is executed by papermill in a process of its own, into a
-temporary file that becomes the page only when every cell has succeeded.
+temporary file that becomes the page only when every cell has succeeded. A page carries the key of what it was made from
+and a checksum of its contents, so that neither an old nor a changed one passes for current.
 """
 
+import datetime as dt
 import hashlib
 import json
 import os
@@ -17,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,7 @@ from nbformat import NotebookNode
 from tqdm import tqdm
 
 from mialab import provenance
-from mialab._validation import choose
-from mialab.book import reference_runs
+from mialab._validation import check_name, choose
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +51,7 @@ Report = Callable[[str], None]
 
 
 class NotebookError(RuntimeError):
-    """A notebook did not run to its end; the message is one line."""
+    """There is no page; the message is one line, and names what was kept of the execution."""
 
 
 def find(name: str, folder: Path = NOTEBOOKS) -> Path:
@@ -77,11 +79,52 @@ def load_profile(name: str, folder: Path = PROFILES) -> dict[str, dict[str, Any]
     Raises
     ------
     ValueError
-        If there is no such profile.
+        If there is no such profile, it is not laid out so, or notebooks wait for each other.
     """
     choose("profile", name, (p.stem for p in folder.glob("*.yml")))
-    profile = yaml.safe_load((folder / f"{name}.yml").read_text()) or {}
-    return {notebook: dict(given or {}) for notebook, given in profile.items()}
+    where = f"profiles/{name}.yml"
+    profile = parse_yaml((folder / f"{name}.yml").read_text(encoding="utf-8"), where)
+    profile = {} if profile is None else profile
+    if not isinstance(profile, dict) or not all(isinstance(g, dict | None) for g in profile.values()):
+        raise ValueError(f"{where} must map notebooks to their parameters, e.g. `hamp: {{seed: 1}}`.")
+    profile = {notebook: dict(given or {}) for notebook, given in profile.items()}
+    for notebook, given in profile.items():
+        after = given.get("after", [])
+        if not isinstance(after, list) or not all(isinstance(other, str) for other in after):
+            raise ValueError(f"{where}: {notebook}: after={after!r} must be a list of notebooks.")
+    _check_order(where, {notebook: given.get("after", []) for notebook, given in profile.items()})
+    return profile
+
+
+def _check_order(where: str, after: Mapping[str, list[str]]) -> None:
+    """Refuse notebooks that wait for each other (ValueError)."""
+    try:
+        TopologicalSorter(after).prepare()
+    except CycleError as error:
+        raise ValueError(
+            f"{where}: notebooks wait for each other by `after`: {' -> '.join(error.args[1])}."
+        ) from None
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Return what a YAML text says.
+
+    Parameters
+    ----------
+    text : str
+        The text.
+    where : str
+        Where it stands, for the message.
+
+    Raises
+    ------
+    ValueError
+        If it is no YAML.
+    """
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2020-13-01
+        raise ValueError(f"{where} cannot be read as YAML: {' '.join(str(error).split())}.") from None
 
 
 def read(notebook: Path) -> NotebookNode:
@@ -111,18 +154,64 @@ def pair(notebook: Path) -> Path:
 
 
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
-    """Refuse parameters that the notebook's cell tagged ``parameters`` does not define.
+    """Refuse parameters that the notebook's cell tagged ``parameters`` does not define, or that it cannot be given.
 
     Raises
     ------
     ValueError
-        Naming the parameter, the nearest known one and all known ones.
+        Naming the parameter, and the nearest known one and all known ones, or what its value can be.
     """
     import papermill
 
     known = list(papermill.inspect_notebook(read(notebook)))
-    for name in parameters:
+    for name, value in parameters.items():
         choose(f"notebook {notebook.stem!r}: the parameter", name, known)
+        if not _is_plain(value):
+            raise ValueError(
+                f"notebook {notebook.stem!r}: the parameter {name}={value!r} must be made of numbers, texts, true, "
+                "false and null, in lists and mappings; a text that looks like a date needs quotes of its own."
+            )
+    if parameters.get("save_as"):
+        check_name("save_as", parameters["save_as"])
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether JSON can say a value."""
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a place for a page, before anything runs.
+
+    Raises
+    ------
+    ValueError
+        If it is no ``.ipynb`` file, is where the pairs of notebooks are, holds a file that no run has made, or cannot
+        be written.
+    """
+    wrong, place = "", out.resolve()
+    ours = any(place.is_relative_to(folder.resolve()) for folder in (CHAPTERS, RUNS))
+    if out.suffix != ".ipynb":
+        wrong = "must end in .ipynb"
+    elif place.is_relative_to(NOTEBOOKS.resolve()):
+        wrong = "must not be in notebooks/, where the notebooks themselves are"
+    elif out.is_dir():
+        wrong = "is a folder"
+    elif out.exists() and not ours and not _is_whole(out):
+        wrong = "is there already and is not a page as a run left it: give another name, or remove it"
+    else:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=out.parent):
+                pass
+        except OSError as error:
+            wrong = f"cannot be written ({error.strerror or error}): give another place"
+    if wrong:
+        raise ValueError(f"out={str(out)!r} {wrong}.")
 
 
 def content_key(
@@ -158,7 +247,7 @@ def content_key(
 def results_key() -> str:
     """Return a hash of the stored results of reference runs, which a chapter may show."""
     files = sorted((ROOT / "results").glob("*.*"))
-    return _digest(*(f"{file.name}\0{file.read_text()}" for file in files))
+    return _digest(*(f"{file.name}\0{hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files))
 
 
 def _digest(*texts: str) -> str:
@@ -166,12 +255,44 @@ def _digest(*texts: str) -> str:
 
 
 def is_current(page: Path, key: str) -> bool:
-    """Return whether an executed page was made from what ``key`` stands for, and shows the results stored now."""
+    """Return whether a page is as it was executed, from what ``key`` stands for and with the results stored now."""
     try:
-        record = json.loads(page.read_text())["metadata"]["mialab"]
+        record = read_page(page)["metadata"]["mialab"]
         return (record["key"], record["results_key"]) == (key, results_key())
     except (OSError, ValueError, KeyError):
         return False
+
+
+def read_page(page: Path) -> dict[str, Any]:
+    """Return an executed page.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read.
+    ValueError
+        If it was changed since it was executed.
+    """
+    try:
+        found = json.loads(page.read_bytes())
+        if found["metadata"]["mialab"]["checksum"] == _checksum(found):
+            return found
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise ValueError(f"{page.name} was changed or damaged since it was executed: run it again.")
+
+
+def _is_whole(page: Path) -> bool:
+    with suppress(OSError, ValueError):
+        return bool(read_page(page))
+    return False
+
+
+def _checksum(page: Mapping[str, Any]) -> str:
+    """Return a sha256 of all that a page holds but this checksum itself."""
+    record = {k: v for k, v in page["metadata"]["mialab"].items() if k != "checksum"}
+    bare = {**page, "metadata": {**page["metadata"], "mialab": record}}
+    return _digest(json.dumps(bare, sort_keys=True))
 
 
 def run(
@@ -190,7 +311,8 @@ def run(
     notebook : Path
         A py:percent file.
     out : Path
-        The page to write, an ``.ipynb`` file. It is removed first and exists afterward only if all cells succeeded.
+        The page to write, an ``.ipynb`` file. It is there afterward only if all cells succeeded: an earlier page is
+        replaced by the new one, or else becomes ``runs/<name>.previous.ipynb``.
     parameters : mapping, optional
         Papermill parameters; each must be defined in the notebook's cell tagged ``parameters``.
     profile : str
@@ -204,47 +326,98 @@ def run(
     -------
     dict
         The run's record, also kept in the page's metadata under ``mialab``: notebook, profile, parameters, seconds,
-        key, date, commit, versions.
+        key, date, commit, versions, checksum.
 
     Raises
     ------
     ValueError
-        If a parameter is unknown to the notebook.
+        If a parameter is unknown to the notebook, or ``out`` is no place for a page, see `check_out`.
     NotebookError
-        If a cell or the kernel failed. What was executed until then is kept as ``runs/<name>.failed.ipynb``.
+        If a cell or the kernel failed; what was executed until then is kept as ``runs/<name>.failed.ipynb``. Or if the
+        page cannot be written; the message says where it is kept instead.
     """
     parameters = dict(parameters or {})
     check_parameters(notebook, parameters)
+    check_out(out)
     if parameters.get("save_as"):
-        reference_runs.check_commit()
+        provenance.check_commit()
     key = content_key(notebook, parameters, profile) if key is None else key
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.unlink(missing_ok=True)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="mialab-") as folder:
-        draft = Path(folder) / f"{notebook.stem}.ipynb"
-        error = _execute(notebook, draft, parameters, report or (lambda line: None))
+    scratch, draft, kept = Path(tempfile.mkdtemp(prefix="mialab-")), None, None
+    try:
+        draft, error = _execute(
+            notebook, scratch / f"{notebook.stem}.ipynb", parameters, report or (lambda line: None)
+        )
         if error:
-            if draft.exists():
-                RUNS.mkdir(exist_ok=True)
-                shutil.move(draft, RUNS / f"{notebook.stem}.failed.ipynb")
+            with suppress(OSError):
+                if out.exists():
+                    RUNS.mkdir(exist_ok=True)
+                    shutil.move(out, RUNS / f"{notebook.stem}.previous.ipynb")
+            if draft:
+                kept = (
+                    _keep(draft.read_text(encoding="utf-8"), RUNS / f"{notebook.stem}.failed.ipynb") or draft
+                )
+                error += f"  (see {_short(kept)})"
             raise NotebookError(error)
-        page = nbformat.read(draft, as_version=4)
+        kept = draft
+        try:
+            page, record = _finish(draft, notebook, profile, parameters, time.monotonic() - began, key)
+        except (OSError, ValueError) as problem:
+            raise NotebookError(
+                f"no page could be made ({problem}); what was executed is kept as {draft}."
+            ) from problem
+        now = dt.datetime.now().strftime("%Y%m%d-%H%M%S")
+        kept = _keep(page, out, RUNS / f"{notebook.stem}.{now}.ipynb", draft) or draft
+        if kept != out:
+            raise NotebookError(
+                f"the page cannot be written to {_short(out)}; the finished execution is kept as {_short(kept)}: "
+                "make room, and move it there."
+            )
+    finally:
+        if kept != draft and draft:
+            draft.unlink(missing_ok=True)
+        if kept is None or scratch not in kept.parents:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return record
+
+
+def _finish(
+    draft: Path, notebook: Path, profile: str, parameters: dict[str, Any], seconds: float, key: str
+) -> tuple[str, dict[str, Any]]:
+    """Return the page of an executed notebook, and the record it carries."""
+    page = nbformat.read(draft, as_version=4)
     record = {
         "notebook": notebook.stem,
         "profile": profile,
         "parameters": parameters,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(seconds, 1),
         "key": key,
         "results_key": results_key(),  # as the run leaves them: a notebook may renew its own
         **provenance.collect(),
     }
     _tidy(page)
     page.metadata["mialab"] = record
-    part = out.with_name(f"{out.name}.part")
-    nbformat.write(page, part)
-    part.replace(out)
-    return record
+    record["checksum"] = page.metadata["mialab"]["checksum"] = _checksum(json.loads(nbformat.writes(page)))
+    return nbformat.writes(page) + "\n", record
+
+
+def _keep(text: str, *places: Path) -> Path | None:
+    """Write a text to the first place that takes it, beside it and then renamed; return the place, if any."""
+    for place in places:
+        part = place.with_name(f"{place.name}.{os.getpid()}.part")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(text, encoding="utf-8")
+            part.replace(place)
+            return place
+        except OSError:  # a full disk, and others
+            with suppress(OSError):
+                part.unlink()
+    return None
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def _tidy(page: NotebookNode) -> None:
@@ -272,10 +445,16 @@ def _environment(progress: Path) -> dict[str, str]:
     return {**inherited, "OMP_NUM_THREADS": "1", "MIALAB_PROGRESS": str(progress), "PYTHONWARNINGS": quiet}
 
 
-def _execute(notebook: Path, draft: Path, parameters: dict[str, Any], report: Report) -> str:
-    """Execute ``notebook`` into ``draft`` in a child process; return the error in one line, or ``""``."""
+def _execute(
+    notebook: Path, draft: Path, parameters: dict[str, Any], report: Report
+) -> tuple[Path | None, str]:
+    """Execute ``notebook`` into ``draft`` in a child process, or into ``runs/`` where there is no room for that.
+
+    Returns what was executed, if it is anywhere, and the error in one line, or ``""``.
+    """
     progress, log = draft.with_suffix(".progress"), draft.with_suffix(".log")
-    job = {"notebook": str(notebook), "draft": str(draft), "parameters": parameters}
+    places = [str(draft), str(RUNS / f"{notebook.stem}.{os.getpid()}.draft.ipynb")]
+    job = {"notebook": str(notebook), "places": places, "parameters": parameters}
     state: dict[str, Any] = {}
 
     def listen(lines: Iterable[str]) -> None:
@@ -318,7 +497,8 @@ def _execute(notebook: Path, draft: Path, parameters: dict[str, Any], report: Re
         state["error"] = (
             f"the runner's process ended with code {child.returncode}: {_last_line(log.read_text()) or 'no message'}"
         )
-    return state["error"]
+    executed = next((p for p in map(Path, reversed(places)) if p.exists()), None)
+    return executed, state["error"]
 
 
 def _status(state: Mapping[str, Any], progress: Path) -> str:
@@ -353,6 +533,9 @@ def _child() -> None:
 
     threading.Thread(target=stop_with_parent, daemon=True).start()
 
+    drafts = _Drafts(job["places"])
+    papermill.iorw.papermill_io.register(drafts.scheme, drafts)
+
     def say(**state: Any) -> None:
         print(json.dumps(state), flush=True)
 
@@ -370,7 +553,11 @@ def _child() -> None:
     failed = ""
     for attempt in (1, 2):
         try:
-            papermill.execute_notebook(source, job["draft"], job["parameters"], **options)
+            papermill.execute_notebook(source, f"{drafts.scheme}draft.ipynb", job["parameters"], **options)
+            if not drafts.written:
+                failed = (
+                    f"there is no room to keep what was executed, neither in {' nor in '.join(job['places'])}"
+                )
         except papermill.PapermillExecutionError as error:
             failed = f"cell {error.cell_index + 1}: {error.ename}: {_last_line(error.evalue)}"
         except DeadKernelError:
@@ -381,6 +568,28 @@ def _child() -> None:
             failed = f"{type(error).__name__}: {_last_line(error)}"
         break
     say(error=failed)
+
+
+class _Drafts:
+    """Where papermill writes after every cell: the first of some places that has room."""
+
+    scheme = "drafts:"
+
+    def __init__(self, places: list[str]) -> None:
+        self._places, self.written = [Path(p) for p in places], False
+
+    def write(self, text: str, path: str) -> None:
+        """Write what was executed so far; without room, the next cell may find some."""
+        place = _keep(text, *self._places)
+        self.written = place is not None
+        for other in self._places:
+            if place and other != place:
+                with suppress(OSError):
+                    other.unlink()  # it is older
+
+    def pretty_path(self, path: str) -> str:
+        """Return how messages call the place."""
+        return path
 
 
 def _last_line(text: object) -> str:
@@ -424,11 +633,8 @@ def show_run(display: Display, notebook: Path, out: Path, parameters: Mapping[st
     name = notebook.stem
     try:
         record = run(notebook, out, parameters, report=lambda status: display.update(name, status), **more)
-    except (NotebookError, ValueError) as error:
-        failed = RUNS / f"{name}.failed.ipynb"
-        kept = isinstance(error, NotebookError) and failed.exists()
-        hint = f"  (see {failed.relative_to(ROOT)})" if kept else ""
-        display.finish(name, f"FAILED  {name:<16} {error}{hint}")
+    except (RuntimeError, ValueError, OSError) as error:
+        display.finish(name, f"FAILED  {name:<16} {error}")
         return False
     display.finish(name, f"done    {name:<16} {clock(record['seconds'])}")
     return True

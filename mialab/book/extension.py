@@ -6,22 +6,31 @@
     ```
 """
 
-import json
+from collections.abc import Iterable
 from typing import Any
 
 from docutils import nodes
-from docutils.statemachine import StringList
+from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+from sphinx.util.logging import getLogger
 
-from mialab.book.execution import CHAPTERS, ROOT, chapters, clock
+from mialab.book.execution import CHAPTERS, ROOT, chapters, clock, read_page
+
+logger = getLogger(__name__)
 
 
 def runs() -> list[dict[str, Any]]:
-    """Return the records of the runs that made the book's chapters, in the book's order."""
-    pages = [CHAPTERS / f"{name}.ipynb" for name in chapters()]
-    notebooks = [json.loads(page.read_text()) for page in pages if page.exists()]
-    return [notebook["metadata"]["mialab"] for notebook in notebooks if "mialab" in notebook["metadata"]]
+    """Return the records of the runs that made the book's chapters, in the book's order; warns of changed pages."""
+    records = []
+    for page in (CHAPTERS / f"{name}.ipynb" for name in chapters()):
+        try:
+            records.append(read_page(page)["metadata"]["mialab"])
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            logger.warning("%s", error)
+    return records
 
 
 class StudyRuns(SphinxDirective):
@@ -32,26 +41,49 @@ class StudyRuns(SphinxDirective):
         for name in chapters():
             self.env.note_dependency(str((CHAPTERS / f"{name}.ipynb").relative_to(ROOT)))
         found = runs()
-        lines = [
-            "| chapter | profile | parameters | time | finished (UTC) | commit |",
-            "| --- | --- | --- | --: | --- | --- |",
+        rows = [
+            [
+                self._chapter(run["notebook"]),
+                [nodes.Text(run["profile"] or "-")],
+                _codes(f"{k}={v!r}" for k, v in run["parameters"].items())
+                or [nodes.Text("as in the notebook")],
+                [nodes.Text(clock(run["seconds"]))],
+                [nodes.Text(run["date"][:16].replace("T", " "))],
+                _codes([run["commit"]]),
+            ]
+            for run in found
         ]
-        for run in found:
-            given = ", ".join(f"`{k}={v!r}`" for k, v in run["parameters"].items()) or "as in the notebook"
-            date = run["date"][:16].replace("T", " ")
-            lines.append(
-                f"| {{doc}}`/book/chapters/{run['notebook']}` | {run['profile'] or '-'} | {given} "
-                f"| {clock(run['seconds'])} | {date} | `{run['commit']}` |"
-            )
-        lines += ["", "| software | version |", "| --- | --- |"]
         versions = {
             (name, v) for run in found for name, v in [("python", run["python"]), *run["versions"].items()]
         }
-        lines += [f"| {name} | {version} |" for name, version in sorted(versions)]
-        lines += [f"| machine | {machine} |" for machine in sorted({run["machine"] for run in found})]
-        holder = nodes.container()
-        self.state.nested_parse(StringList(lines, source=self.env.docname), self.content_offset, holder)
-        return holder.children
+        software = [*sorted(versions), *(("machine", m) for m in sorted({run["machine"] for run in found}))]
+        return [
+            _table(["chapter", "profile", "parameters", "time", "finished (UTC)", "commit"], rows),
+            _table(["software", "version"], [[[nodes.Text(str(cell))] for cell in row] for row in software]),
+        ]
+
+    def _chapter(self, name: str) -> list[nodes.Node]:
+        link = {"reftype": "doc", "refdomain": "std", "reftarget": f"/book/chapters/{name}"}
+        options = {"refexplicit": False, "refwarn": True, "refdoc": self.env.docname}
+        return [pending_xref("", nodes.inline("", ""), **link, **options)]
+
+
+def _codes(texts: Iterable[str]) -> list[nodes.Node]:
+    """Return texts as code, with commas between them."""
+    parts = [part for text in texts for part in (nodes.Text(", "), nodes.literal("", text))]
+    return parts[1:]
+
+
+def _table(heads: list[str], rows: list[list[list[nodes.Node]]]) -> nodes.table:
+    """Return a table of nodes: whatever stands in a cell, no markup is read from it."""
+
+    def row(cells: list[list[nodes.Node]]) -> nodes.row:
+        return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", *cell)) for cell in cells))
+
+    group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in heads), cols=len(heads))
+    group += nodes.thead("", row([[nodes.Text(head)] for head in heads]))
+    group += nodes.tbody("", *map(row, rows))
+    return nodes.table("", group, classes=["colwidths-auto"])
 
 
 def without_thebe(

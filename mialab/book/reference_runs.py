@@ -1,23 +1,30 @@
 """Small tables of reference runs, committed with where they come from."""
 
+import hashlib
+import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from mialab import provenance as _provenance
-from mialab._validation import choose
+from mialab._paths import cache_folder
+from mialab._validation import check_name, choose
 from mialab.auditing.claims import ClaimsTable
 from mialab.auditing.tables import AuditTable
 
 FOLDER = Path(__file__).parents[2] / "results"
 #: Version of the files. 1: pooled rows alone, verdicts without p-values. 2: rows of every target as well.
 SCHEMA = 2
+#: File that states the sha256 of every other file of the folder.
+CHECKSUMS = "checksums.json"
 
 
 def save(name: str, *, folder: Path = FOLDER, **tables: pd.DataFrame) -> list[Path]:
-    """Write tables as ``NAME-TABLE.csv``, and their provenance as ``NAME.json``.
+    """Write tables as ``NAME-TABLE.csv``, their provenance as ``NAME.json``, and the checksums of these files.
 
     All rows are kept, those of single targets too, so that every figure can be checked again.
 
@@ -37,11 +44,16 @@ def save(name: str, *, folder: Path = FOLDER, **tables: pd.DataFrame) -> list[Pa
 
     Raises
     ------
+    ValueError
+        If a name leads to another folder.
     RuntimeError
         If files of the package or notebooks were changed since the last commit and the tables are for ``results/``.
     """
+    check_name("name", name)
+    for key in tables:
+        check_name("table", key)
     if folder == FOLDER:
-        check_commit()
+        _provenance.check_commit()
     folder.mkdir(exist_ok=True)
     files, provenance = [], {"schema": SCHEMA}
     for key, table in tables.items():
@@ -53,18 +65,66 @@ def save(name: str, *, folder: Path = FOLDER, **tables: pd.DataFrame) -> list[Pa
         )
     files.append(folder / f"{name}.json")
     files[-1].write_text(json.dumps(provenance, indent=1, sort_keys=True) + "\n")
+    state_checksums(files, folder=folder)
     return files
 
 
-def check_commit() -> None:
-    """Refuse a run of which nobody could say what code made it (RuntimeError)."""
-    commit = _provenance.commit()
-    if commit.endswith("+") or commit == "unknown":
-        raise RuntimeError(
-            f"commit={commit!r}: tables for {FOLDER.name}/ need code that is committed, so that the run can be "
-            "repeated. Commit the changes to mialab/ and notebooks/, and run again; games that were played are read "
-            "from the store."
+def state_checksums(files: Iterable[Path] | None = None, *, folder: Path = FOLDER) -> dict[str, str]:
+    """State in ``checksums.json`` what files hold now, as after a change on purpose.
+
+    Parameters
+    ----------
+    files : iterable of Path, optional
+        Files of the folder; all by default, and those that are gone are forgotten.
+    folder : Path
+        Where the tables are.
+
+    Returns
+    -------
+    dict of str
+        Names of files to what became of them since they were stated last: "new", "changed" or "gone".
+    """
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    with FileLock(cache_folder() / "checksums.lock"):  # chapters run at the same time
+        stated = _stated(folder) if (folder / CHECKSUMS).exists() else {}
+        kept = {} if files is None else stated
+        given = (f for f in folder.iterdir() if f.is_file()) if files is None else files
+        now = kept | {f.name: _sha256(f.read_bytes()) for f in given if f.name != CHECKSUMS}
+        part = folder / f"{CHECKSUMS}.part"
+        part.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
+        part.replace(folder / CHECKSUMS)
+    became = {name: "changed" if name in stated else "new" for name in now if now[name] != stated.get(name)}
+    return became | dict.fromkeys(stated.keys() - now.keys(), "gone")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _stated(folder: Path) -> dict[str, str]:
+    """Return the checksums of the folder's files by their names."""
+    try:
+        return dict(json.loads((folder / CHECKSUMS).read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{folder.name}/{CHECKSUMS} cannot be read ({error}): {_RESTORE}") from error
+
+
+_RESTORE = "take it from version control again; or, if this is a change on purpose, say `python -m mialab checksums`."
+
+
+def _read(file: Path) -> bytes:
+    """Return what a file holds, or refuse it by name if that is not what was written (ValueError)."""
+    stated, where = _stated(file.parent).get(file.name), f"{file.parent.name}/{file.name}"
+    if not file.exists():
+        raise ValueError(f"{where} is missing: {_RESTORE}")
+    content = file.read_bytes()
+    if stated is None:
+        raise ValueError(f"{where} is not listed in {CHECKSUMS}: {_RESTORE}")
+    if _sha256(content) != stated:
+        raise ValueError(
+            f"{where} was changed or damaged (its sha256 is not that in {CHECKSUMS}): {_RESTORE}"
         )
+    return content
 
 
 def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
@@ -86,17 +146,19 @@ def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If there is no such run, with a list of those there are; or if it was written by a later version.
+        If there is no such run, with a list of those there are; if a file is missing, or not as it was written; or if
+        it was written by a later version.
     """
-    known = [file.stem for file in folder.glob("*.json") if not file.stem.startswith("benchmark-")]
-    choose("name", name, known)
-    provenance = json.loads((folder / f"{name}.json").read_text())
+    files = {folder / file for file in _stated(folder)} | set(folder.glob("*.*"))
+    known = {f.stem for f in files if f.suffix == ".json" and f.name != CHECKSUMS}
+    choose("name", name, (stem for stem in known if not stem.startswith("benchmark-")))
+    provenance = json.loads(_read(folder / f"{name}.json"))
     schema = provenance.pop("schema", 1)
     if schema > SCHEMA:
         raise ValueError(f"{name!r} has schema={schema}; this version reads up to {SCHEMA}. Update mialab.")
     tables: dict[str, Any] = {"provenance": provenance}
-    for file in sorted(folder.glob(f"{name}-*.csv")):
-        table = pd.read_csv(file)
+    for file in sorted(f for f in files if f.name.startswith(f"{name}-") and f.suffix == ".csv"):
+        table = pd.read_csv(io.BytesIO(_read(file)))
         texts = table.select_dtypes(exclude="number").columns
         table[texts] = table[texts].fillna("")  # an empty text is no missing number
         key = file.stem.removeprefix(f"{name}-")
@@ -129,12 +191,12 @@ def load_benchmark(name: str, *, folder: Path = FOLDER) -> pd.DataFrame:
     Raises
     ------
     ValueError
-        If there is no such file; the message lists those there are.
+        If there is no such file, with a list of those there are; or if it is not as it was written.
     """
     known = [f.stem.removeprefix("benchmark-") for f in folder.glob("benchmark-*.json")]
     choose("name", name, [n for n in known if not n.endswith("-details")])
-    rows = pd.DataFrame(json.loads((folder / f"benchmark-{name}.json").read_text()))
-    rows.attrs = json.loads((folder / f"benchmark-{name}-details.json").read_text())["about"]
+    rows = pd.DataFrame(json.loads(_read(folder / f"benchmark-{name}.json")))
+    rows.attrs = json.loads(_read(folder / f"benchmark-{name}-details.json"))["about"]
     return rows
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mialab._validation import check_integer, choose
+from mialab._validation import check_integer, check_name, choose
 from mialab.data.registry import plain_bytes
 
 KINDS = ("tabular", "binary", "image")
@@ -21,7 +21,7 @@ class Pool:
     Parameters
     ----------
     name : str
-        Short name, used in tables and cache folders.
+        Short name, used in tables and as part of the names of files: no slashes, no colons.
     x : numpy.ndarray
         Features, shape ``(n, ...)``, float32; images may be uint8, which means pixels 0..255 that networks see
         divided by 255. Images are ``(n, channels, height, width)``, binary features are 0 and 1.
@@ -53,7 +53,7 @@ class Pool:
     Raises
     ------
     ValueError
-        If a shape, type, label or value is not as described above. The message names rows and labels.
+        If the name, a shape, type, label or value is not as described above. The message names rows and labels.
 
     Examples
     --------
@@ -80,6 +80,7 @@ class Pool:
     loaded: dict[str, Any] | None = field(default=None, init=False)  # so a changed copy has none
 
     def __post_init__(self) -> None:
+        check_name("name", self.name)
         choose("kind", self.kind, KINDS)
         check_integer("n_classes", self.n_classes, low=2)
         if self.label_names and len(self.label_names) != self.n_classes:

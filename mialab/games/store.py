@@ -74,6 +74,8 @@ def games_root(where: str | os.PathLike[str] | None = None) -> str:
         if "://" in root:
             fsspec.url_to_fs(root)
             return root
+        if "::" in root:
+            raise ValueError("'::' stands for a chain of URLs; a folder needs a name without it")
         folder = Path(root).expanduser().resolve()
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
