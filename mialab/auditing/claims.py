@@ -149,7 +149,7 @@ class ClaimsTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without t
                 for c in cells[column]
             ]
         if "verdict" in cells:
-            parts = [v.partition(";") for v in self["verdict"]]
+            parts = [str(v).partition(";") for v in self["verdict"]]
             cells["verdict"] = [
                 f'<strong class="{_css(v)}">{escape(v)}</strong>{sep}{escape(note)}' for v, sep, note in parts
             ]

@@ -348,7 +348,7 @@ def run(
         draft, error = _execute(
             notebook, scratch / f"{notebook.stem}.ipynb", parameters, report or (lambda line: None)
         )
-        if error:
+        if error or not draft:
             with suppress(OSError):
                 if out.exists():
                     RUNS.mkdir(exist_ok=True)

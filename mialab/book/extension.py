@@ -6,7 +6,7 @@
     ```
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from docutils import nodes
@@ -62,22 +62,22 @@ class StudyRuns(SphinxDirective):
             _table(["software", "version"], [[[nodes.Text(str(cell))] for cell in row] for row in software]),
         ]
 
-    def _chapter(self, name: str) -> list[nodes.Node]:
+    def _chapter(self, name: str) -> Sequence[nodes.Node]:
         link = {"reftype": "doc", "refdomain": "std", "reftarget": f"/book/chapters/{name}"}
         options = {"refexplicit": False, "refwarn": True, "refdoc": self.env.docname}
         return [pending_xref("", nodes.inline("", ""), **link, **options)]
 
 
-def _codes(texts: Iterable[str]) -> list[nodes.Node]:
+def _codes(texts: Iterable[str]) -> Sequence[nodes.Node]:
     """Return texts as code, with commas between them."""
     parts = [part for text in texts for part in (nodes.Text(", "), nodes.literal("", text))]
     return parts[1:]
 
 
-def _table(heads: list[str], rows: list[list[list[nodes.Node]]]) -> nodes.table:
+def _table(heads: list[str], rows: Sequence[Sequence[Sequence[nodes.Node]]]) -> nodes.table:
     """Return a table of nodes: whatever stands in a cell, no markup is read from it."""
 
-    def row(cells: list[list[nodes.Node]]) -> nodes.row:
+    def row(cells: Sequence[Sequence[nodes.Node]]) -> nodes.row:
         return nodes.row("", *(nodes.entry("", nodes.paragraph("", "", *cell)) for cell in cells))
 
     group = nodes.tgroup("", *(nodes.colspec(colwidth=1) for _ in heads), cols=len(heads))
