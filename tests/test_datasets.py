@@ -280,9 +280,8 @@ def test_the_registry_agrees_with_torchvision():
 def test_the_registry_agrees_with_scikit_learn():
     from sklearn.datasets import _lfw
 
-    expected = [(f.filename, f.url, f"sha256:{f.checksum}") for f in (_lfw.FUNNELED_ARCHIVE, *_lfw.TARGETS)]
-    found = [tuple(remote[:3]) for remote in registry.REGISTRY["lfw"].remotes]
-    assert sorted(found) == sorted(expected)
+    (found,), known = registry.REGISTRY["lfw"].remotes, _lfw.FUNNELED_ARCHIVE
+    assert found[:3] == (known.filename, known.url, f"sha256:{known.checksum}")
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -555,7 +554,7 @@ def faces():
         for name, start, count in (("Ann_Lee", 10, 20), ("Bo_Ek", 120, 20), ("Cy_Few", 60, 3))
         for k in range(count)
     }
-    return files, dict.fromkeys(("pairs.txt", "pairsDevTrain.txt", "pairsDevTest.txt"), b"none\n")
+    return files
 
 
 def check_faces(pool):
@@ -570,30 +569,53 @@ def check_faces(pool):
 
 
 def test_faces_are_read_from_scikit_learns_folder(monkeypatch, tmp_path):
-    images, texts = faces()
-    write(tmp_path / "data" / "lfw_home", images | texts)
+    write(tmp_path / "data" / "lfw_home", faces())
     monkeypatch.setenv("MIALAB_DATA", str(tmp_path / "data"))
     change(monkeypatch, "lfw", records=40, n_classes=2)
+    before = sorted((tmp_path / "data").rglob("*"))
     check_faces(load("lfw", size=20, validation=4, test=16))
+    assert sorted((tmp_path / "data").rglob("*")) == before  # so a folder that cannot be written will do
     change(monkeypatch, "lfw", records=50)
     with pytest.raises(
         ValueError, match=r"holds 40 images of 2 people, but those with 20 or more images are 50 of 2"
     ):
         load("lfw")
-    (tmp_path / "data" / "lfw_home" / "pairs.txt").unlink()
+    broken = tmp_path / "data" / "lfw_home" / "lfw_funneled" / "Bo_Ek" / "Bo_Ek_0003.jpg"
+    Image.new("RGB", (251, 250)).save(broken)
     with pytest.raises(
-        ValueError, match=r"pairs\.txt is missing"
-    ):  # and nothing is downloaded into that folder
+        ValueError, match=r"^lfw: .*_funneled cannot be read \(Bo_Ek_0003\.jpg has \(251, 250\)"
+    ):
+        load("lfw")
+    broken.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"^lfw: .*_funneled cannot be read \(cannot identify image file"):
         load("lfw")
 
 
+def test_faces_are_those_of_scikit_learn(tmp_path):
+    from sklearn.datasets import fetch_lfw_people
+
+    texts = dict.fromkeys(("pairs.txt", "pairsDevTrain.txt", "pairsDevTest.txt"), b"")
+    write(tmp_path / "lfw_home", faces() | texts)
+    center = slice(68, 182)
+    expected = fetch_lfw_people(
+        data_home=tmp_path,
+        min_faces_per_person=20,
+        slice_=(center, center),
+        resize=48.5 / 114,
+        download_if_missing=False,
+    )
+    x, y, people = images._read_lfw(tmp_path / "lfw_home" / "lfw_funneled")
+    np.testing.assert_array_equal(x, np.round(expected.images * 255))
+    np.testing.assert_array_equal(y, expected.target)
+    assert people == expected.target_names.tolist()
+
+
 def test_faces_are_downloaded_once(monkeypatch, web):
-    images, texts = faces()
-    offer(monkeypatch, web, "lfw", texts | {"lfw-funneled.tgz": archive(images)})
+    offer(monkeypatch, web, "lfw", {"lfw-funneled.tgz": archive(faces())})
     change(monkeypatch, "lfw", records=40, n_classes=2)
     for _ in range(2):
         check_faces(load("lfw", size=20, validation=4, test=16))
-    assert len(web[2]) == 4
+    assert len(web[2]) == 1
 
 
 def test_faces_from_an_npz(monkeypatch, tmp_path):

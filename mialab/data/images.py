@@ -5,19 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mialab._paths import cache_folder
 from mialab._progress import note
-from mialab.data.registry import (
-    REGISTRY,
-    Raw,
-    _one_at_a_time,
-    _unpacked,
-    checksum,
-    fetch,
-    find,
-    reading,
-    reads,
-)
+from mialab._validation import extra
+from mialab.data import reading
+from mialab.data.registry import REGISTRY, Raw, checked_files, checksum, find, read_file, reads, unpacked
 
 
 @reads("digits")
@@ -33,13 +24,12 @@ def _digits(_name: str) -> Raw:
 def _mnist_like(name: str) -> Raw:
     from mialab._torchvision import torchvision
 
-    # Its readers, not its classes: those prefer files of an older form that has no checksum.
-    reader, folder = torchvision.datasets.mnist, REGISTRY[name].files[0]
+    folder, remotes = REGISTRY[name].files[0], REGISTRY[name].remotes
     # torchvision knows the checksums of the archives alone.
-    md5 = {remote.file.removesuffix(".gz"): remote.unpacked for remote in REGISTRY[name].remotes}
-    files = [_unpacked(name, md5) / folder / file for file in md5]
-    x, x_test = (reader.read_image_file(file).numpy()[:, None] for file in files[::2])
-    y, y_test = (reader.read_label_file(file).numpy() for file in files[1::2])
+    files = checked_files(name, {r.file.removesuffix(".gz"): r.unpacked for r in remotes})
+    arrays = [np.frombuffer(file, np.uint8) for file in files]
+    x, x_test = (array[16:].reshape(-1, 1, 28, 28) for array in arrays[::2])
+    y, y_test = (array[8:].astype(np.int64) for array in arrays[1::2])
     names = getattr(torchvision.datasets, Path(folder).parts[0]).classes
     return Raw(x, y, x_test=x_test, y_test=y_test, label_names=tuple(names))
 
@@ -49,38 +39,39 @@ def _cifar(name: str) -> Raw:
     from mialab._torchvision import torchvision
 
     kind = getattr(torchvision.datasets, name.upper())
-    files = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
-    root = _unpacked(name, dict(files))
-    train, test = (kind(root, train=part) for part in (True, False))
-    x, x_test = (part.data.transpose(0, 3, 1, 2) for part in (train, test))  # back to the order of the file
-    y, y_test = (np.array(part.targets, dtype=np.int64) for part in (train, test))
-    return Raw(x, y, x_test=x_test, y_test=y_test, label_names=tuple(train.classes))
+    listed = [*kind.train_list, *kind.test_list, (kind.meta["filename"], kind.meta["md5"])]
+    *files, about = checked_files(name, dict(listed))
+    parts = [reading.cifar(file, "labels" if name == "cifar10" else "fine_labels") for file in files]
+    n_train = len(kind.train_list)
+    (x, y), (x_test, y_test) = (
+        (np.concatenate([images for images, _ in part]), np.concatenate([labels for _, labels in part]))
+        for part in (parts[:n_train], parts[n_train:])
+    )
+    names = reading.cifar_names(about, kind.meta["key"])
+    return Raw(x, y, x_test=x_test, y_test=y_test, label_names=names)
 
 
 @reads("stl10")
 def _stl10(name: str) -> Raw:
     from mialab._torchvision import torchvision
 
-    class Labeled(torchvision.datasets.STL10):  # type: ignore[misc]  # torchvision comes without types
-        # Without the 100,000 unlabeled images, 2.8 GB, which are neither kept nor asked for.
-        train_list = torchvision.datasets.STL10.train_list[:2]
+    # Without the 100,000 unlabeled images, 2.8 GB, which are neither kept nor asked for.
+    listed = [*torchvision.datasets.STL10.train_list[:2], *torchvision.datasets.STL10.test_list]
+    arrays = [np.frombuffer(file, np.uint8) for file in checked_files(name, dict(listed))]
+    x, x_test = (array.reshape(-1, 3, 96, 96).transpose(0, 1, 3, 2) for array in arrays[::2])
+    y, y_test = (array.astype(np.int64) - 1 for array in arrays[1::2])
+    return Raw(x, y, x_test=x_test, y_test=y_test, label_names=STL10)
 
-    root = _unpacked(name, dict([*Labeled.train_list, *Labeled.test_list]))
-    train, test = (Labeled(root, split=part) for part in ("train", "test"))
-    return Raw(
-        train.data,
-        train.labels.astype(np.int64),
-        x_test=test.data,
-        y_test=test.labels.astype(np.int64),
-        label_names=tuple(getattr(train, "classes", ())),
-    )
+
+#: Classes in the order of their labels, as in the set's own class_names.txt.
+STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 
 
 @reads("lfw")
 def _lfw(name: str) -> Raw:
     entry = REGISTRY[name]
-    with reading(name, find(name) or _fetch_lfw()) as path:
-        x, y, people = (_read_lfw_npz if path.suffix == ".npz" else _read_lfw)(path)
+    path = find(name) or unpacked(name)
+    _, (x, y, people) = read_file(name, _read_lfw_npz if path.suffix == ".npz" else _read_lfw, path)
     if (len(x), len(people)) != (entry.records, entry.n_classes):
         raise ValueError(
             f"lfw: {path} holds {len(x):,} images of {len(people):,} people, but those with 20 or more images "
@@ -88,41 +79,41 @@ def _lfw(name: str) -> Raw:
         )
     return Raw(
         x[:, None],
-        y.astype(np.int64),
-        label_names=tuple(str(person).replace("_", " ") for person in people),
+        y,
+        label_names=tuple(person.replace("_", " ") for person in people),
         source=f"Labeled Faces in the Wild, {path.name}: central 114 x 114 pixels, gray, as 48 x 48",
         notes=f"read from {path.name}; the alignment of the faces depends on the edition of the set",
     )
 
 
-def _fetch_lfw() -> Path:
-    """Download what scikit-learn wants to find, lists of pairs too, which are not needed; it unpacks the archive."""
-    home = cache_folder() / "data" / "lfw" / "lfw_home"
-    with _one_at_a_time("lfw"):
-        if not (home / "lfw_funneled").exists():  # another process may have been faster
-            fetch("lfw")
-    return home / "lfw_funneled"
+def _read_lfw(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Images 48 x 48 as bytes, people as numbers, and their names; as `sklearn.datasets.fetch_lfw_people` has them."""
+    with extra("images"):
+        from PIL import Image
+
+    files = {person.name: sorted(person.iterdir()) for person in sorted(path.iterdir()) if person.is_dir()}
+    files = {person: photographs for person, photographs in files.items() if len(photographs) >= 20}
+    people = sorted(person.replace("_", " ") for person in files)
+    listed = [(file, people.index(person.replace("_", " "))) for person, own in files.items() for file in own]
+    order = np.arange(len(listed))
+    np.random.RandomState(42).shuffle(order)
+    x, y = np.empty((len(listed), 48, 48), np.uint8), np.empty(len(listed), np.int64)
+    for row, k in enumerate(order):
+        file, y[row] = listed[k]
+        with Image.open(file, formats=["JPEG"]) as image:
+            if image.size != (250, 250) or image.mode != "RGB":  # known before it is unpacked
+                raise ValueError(f"{file.name} has {image.size} pixels of {image.mode}, not 250 x 250 of RGB")
+            small = image.crop((68, 68, 182, 182)).resize((48, 48))
+        x[row] = np.round((np.asarray(small, np.float32) / np.float32(255)).mean(axis=2) * 255)
+    return x, y, people
 
 
-def _read_lfw(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images 48 x 48 as bytes, people as numbers, and their names."""
-    from sklearn.datasets import fetch_lfw_people
-
-    center = slice(68, 182)  # of 250 pixels
-    with _one_at_a_time("lfw"):
-        people = fetch_lfw_people(
-            data_home=path.parents[1],
-            min_faces_per_person=20,
-            slice_=(center, center),
-            resize=48.5 / 114,  # sizes are rounded down
-            download_if_missing=False,
-        )
-    return np.round(people.images * 255).astype(np.uint8), people.target, people.target_names
-
-
-def _read_lfw_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    with np.load(path, allow_pickle=False) as file:
-        return file["images"], file["labels"], file["names"]
+def _read_lfw_npz(path: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    arrays = reading.npz(path)
+    x, y, people = arrays["images"], arrays["labels"].astype(np.int64), arrays["names"].tolist()
+    if x.dtype != np.uint8 or x.shape != (*y.shape, 48, 48):
+        raise ValueError(f"images have shape {x.shape} {x.dtype} and labels {y.shape}")
+    return x, y, list(map(str, people))
 
 
 # Images of each diagnosis, by which the file is checked and its labels get their names.
@@ -131,13 +122,7 @@ HAM10000 = {"akiec": 327, "bcc": 514, "bkl": 1099, "df": 115, "mel": 1113, "nv":
 
 @reads("ham10000")
 def _ham10000(name: str) -> Raw:
-    with reading(name) as path:
-        note(f"reading {path.name}")
-        table = pd.read_csv(path, dtype=np.uint8)
-        if "label" not in table or table.shape[1] != 1 + 28 * 28 * 3:
-            raise ValueError(f"it has {table.shape[1]} columns instead of 28 x 28 x 3 and one named label")
-        y = table.pop("label").to_numpy(np.int64)
-        x = table.to_numpy()
+    path, (x, y) = read_file(name, _read_ham10000)
     counts = np.bincount(y).tolist()
     if sorted(counts) != sorted(HAM10000.values()):
         raise ValueError(
@@ -153,3 +138,12 @@ def _ham10000(name: str) -> Raw:
         notes=f"read from {path.name}; no published checksum known, sha256 of pixels and labels {checksum(x, y)}; "
         "several images may show the same lesion, members and non-members alike",
     )
+
+
+def _read_ham10000(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    note(f"reading {path.name}")
+    table = pd.read_csv(path, dtype=np.uint8)
+    if "label" not in table or table.shape[1] != 1 + 28 * 28 * 3:
+        raise ValueError(f"it has {table.shape[1]} columns instead of 28 x 28 x 3 and one named label")
+    y = table.pop("label").to_numpy(np.int64)
+    return table.to_numpy(), y

@@ -14,7 +14,8 @@ from mialab._validation import check_integer
 from mialab.data import images, tables  # noqa: F401  # they register their data sets
 from mialab.data.files import _own_file
 from mialab.data.pool import Pool
-from mialab.data.registry import REGISTRY, Entry, Raw, file_size, find
+from mialab.data.reading import file_size
+from mialab.data.registry import REGISTRY, Entry, Raw, find
 
 
 def datasets() -> pd.DataFrame:
@@ -103,6 +104,8 @@ def load(
         If the name is unknown, more records are asked for than there are, or the data are not valid.
     FileNotFoundError
         If the file is missing, or neither here nor downloadable.
+    OSError
+        If the system could not read or write a file, which says nothing about the file; see `mialab.data.reading`.
 
     Notes
     -----
@@ -121,7 +124,10 @@ def load(
     for parameter, value in given.items():
         check_integer(parameter, 0 if value is None else value)
     check_integer("seed", seed)
-    raw = entry.make()
+    try:
+        raw = entry.make()
+    except MemoryError as error:
+        raise ValueError(f"{entry.name} needs more memory than there is") from error
     n = len(raw.y)
     if test is None:
         test = len(raw.y_test) if entry.test is None and raw.y_test is not None else entry.test

@@ -1,12 +1,14 @@
 """The pool: labeled records that may or may not be trained on."""
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from mialab._validation import check_integer, check_name, choose
+from mialab.data.reading import MAX_CLASSES
 from mialab.data.registry import plain_bytes
 
 KINDS = ("tabular", "binary", "image")
@@ -28,7 +30,7 @@ class Pool:
     y : numpy.ndarray
         Labels 0..n_classes-1, shape ``(n,)``, int64.
     n_classes : int
-        Number of classes, at least 2.
+        Number of classes, from 2 to 65,536.
     kind : {"tabular", "binary", "image"}
         What the features are; models choose their input layer by it.
     x_val, y_val, x_test, y_test : numpy.ndarray, optional
@@ -83,6 +85,10 @@ class Pool:
         check_name("name", self.name)
         choose("kind", self.kind, KINDS)
         check_integer("n_classes", self.n_classes, low=2)
+        if self.n_classes > MAX_CLASSES:
+            raise ValueError(f"n_classes={self.n_classes!r} must be at most {MAX_CLASSES:,}.")
+        if isinstance(self.label_names, str) or not isinstance(self.label_names, Collection):
+            raise ValueError(f"label_names={self.label_names!r} must be a sequence with one name per class.")
         if self.label_names and len(self.label_names) != self.n_classes:
             raise ValueError(f"label_names has {len(self.label_names)} names for {self.n_classes} classes")
         _check_part(self.x, self.y, "", self.n_classes, self.kind)
@@ -139,7 +145,7 @@ def _check_part(x: np.ndarray, y: np.ndarray, suffix: str, n_classes: int, kind:
     """Raise ValueError for the first thing that is wrong with ``x{suffix}`` and ``y{suffix}``."""
     x_name, y_name = f"x{suffix}", f"y{suffix}"
     for name, array in ((x_name, x), (y_name, y)):
-        if not isinstance(array, np.ndarray):
+        if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
             raise ValueError(f"{name} must be a numpy array, got {type(array).__name__}")
     if x.dtype != np.float32 and not (kind == "image" and x.dtype == np.uint8):
         types = "float32 or uint8" if kind == "image" else "float32"
@@ -152,12 +158,17 @@ def _check_part(x: np.ndarray, y: np.ndarray, suffix: str, n_classes: int, kind:
             f"{y_name} must be one int64 label per record, got shape {y.shape} {y.dtype}: "
             f"pass {y_name}.{remedy}"
         )
-    if len(x) != len(y):
-        raise ValueError(f"{x_name} has {len(x)} records but {y_name} has {len(y)} labels: they must agree")
+    if not x.ndim or len(x) != len(y):
+        raise ValueError(
+            f"{x_name} has {len(x) if x.ndim else 'no'} records but {y_name} has {len(y)} labels: they must agree"
+        )
     if kind == "image":
         _check_image_shape(x, x_name)
     elif x.ndim != 2:
         raise ValueError(f"{x_name} of kind {kind!r} must have shape (records, features), got {x.shape}")
+    if 0 in x.shape[1:]:
+        holds = "channels and pixels" if kind == "image" else "features"
+        raise ValueError(f"{x_name} has shape {x.shape}, without a value: its records must have {holds}")
     if x.dtype == np.float32 and not np.isfinite(x).all():
         bad = ~np.isfinite(x).reshape(len(x), -1)
         rows = np.flatnonzero(bad.any(axis=1))

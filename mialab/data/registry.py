@@ -6,34 +6,31 @@ among the downloads, :func:`fetch` downloads them.
 """
 
 import csv
-import gzip
 import hashlib
 import os
-import shutil
 import sys
-import tarfile
 import tempfile
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from filelock import FileLock
 
 from mialab._paths import cache_folder
 from mialab._progress import note
+from mialab.data.reading import MAX_DOWNLOAD, Limited, file_size, read, reason, unpack
 
 with warnings.catch_warnings():
     warnings.filterwarnings(
         "ignore", message="IProgress not found"
     )  # would head the first cell of every page
     import pooch
+
+T = TypeVar("T")
 
 
 class Remote(NamedTuple):
@@ -158,9 +155,13 @@ def fetch(name: str) -> list[Path]:
     ------
     FileNotFoundError
         If one cannot be downloaded. The message says where to put which file.
+    OSError
+        If it cannot be written.
     ValueError
-        If what came is not the expected file; nothing is kept.
+        If what came is not the expected file, or is larger; nothing is kept.
     """
+    import requests  # takes a while to load: only where it is used
+
     entry = REGISTRY[name]
     folder = cache_folder() / "data" / name / entry.into
     if not entry.remotes:
@@ -182,69 +183,72 @@ def fetch(name: str) -> list[Path]:
                     known_hash=remote.hash,
                     fname=remote.file,
                     path=folder,
-                    downloader=pooch.HTTPDownloader(
-                        timeout=TIMEOUT,
-                        progressbar=sys.stderr.isatty(),
-                    ),
+                    downloader=partial(_download, limit=remote.size or MAX_DOWNLOAD),
                 )
-            except ValueError as error:
-                raise ValueError(
-                    f"{name}: {remote.url} did not give the expected file; nothing was kept. {error}"
-                ) from None
-            except OSError as error:  # every failure of requests is one
-                reason: BaseException = error
-                while reason.__context__ is not None:
-                    reason = reason.__context__
+            except requests.RequestException as error:  # an OSError, and some are ValueErrors too
+                cause: BaseException = error
+                while cause.__context__ is not None:
+                    cause = cause.__context__
                 raise FileNotFoundError(
-                    f"{name} is not here and could not be downloaded ({reason}). Set MIALAB_DATA to a folder "
+                    f"{name} is not here and could not be downloaded ({reason(cause)}). Set MIALAB_DATA to a folder "
                     f"that holds {' or '.join(entry.files)}, directly or in {name}/; or put into {folder} "
                     f"{_listed(entry.remotes)}"
+                ) from None
+            except ValueError as error:
+                raise ValueError(
+                    f"{name}: {remote.url} did not give the expected file; nothing was kept. {reason(error)}"
                 ) from None
     finally:
         log.setLevel(level)
     return [folder / remote.file for remote in entry.remotes]
 
 
-def _unpacked(name: str, md5: dict[str, str]) -> Path:
-    """Folder in which torchvision finds image set `name`, downloaded if need be, with all its files checked."""
-    place = find(name) or _unpack(name)
-    for file, expected in md5.items():
-        if not (place / file).is_file():
-            raise FileNotFoundError(
-                f"{name}: {place} has no file {file}. Delete the folder and load again, or unpack into it "
-                f"{_listed(REGISTRY[name].remotes)}"
-            )
-        with open(place / file, "rb") as opened:
-            found = hashlib.file_digest(opened, "md5").hexdigest()
-        if found != expected:
-            raise ValueError(
-                f"{name}: {place / file} is damaged or another file (md5 {found}, expected {expected}). "
-                f"Delete {place} and load again"
-            )
-    return place.parents[len(Path(REGISTRY[name].files[0]).parts) - 1]
+def _download(url: str, path: str, _: Any, *, limit: int) -> None:
+    """Download into a file, but no more than a number of bytes (a downloader of pooch)."""
+    with open(path, "wb") as file:
+        once = pooch.HTTPDownloader(timeout=TIMEOUT, progressbar=sys.stderr.isatty())
+        once(url, Limited(file, limit), None)
 
 
-def _unpack(name: str) -> Path:
+def checked_files(name: str, md5: dict[str, str]) -> list[bytes]:
+    """Return the contents of files of image set `name`, downloaded if need be, each with the md5 it must have."""
+    place = find(name) or unpacked(name)
+    return [_checked(name, place, file, expected) for file, expected in md5.items()]
+
+
+def _checked(name: str, place: Path, file: str, expected: str) -> bytes:
+    try:
+        content = read(place / file, Path.read_bytes)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{name}: {place} has no file {file}. Delete the folder and load again, or unpack into it "
+            f"{_listed(REGISTRY[name].remotes)}"
+        ) from None
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"{name}: {place / file} is damaged or another file (md5 {found}, expected {expected}). "
+            f"Delete {place} and load again"
+        )
+    return content
+
+
+def unpacked(name: str) -> Path:
     """Download the archives of image set `name` and unpack them into the cache; the folder appears when complete."""
-    wanted = REGISTRY[name].files[0]
+    entry = REGISTRY[name]
+    wanted = entry.files[-1]  # the folder; others may stand before it
     folder = cache_folder() / "data" / name
     with _one_at_a_time(name):
         if not (folder / wanted).exists():  # another process may have been faster
             archives = fetch(name)
             note(f"unpacking {name}")
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                unpacked = Path(scratch) / wanted
                 for archive in archives:
-                    if archive.name.endswith(".tar.gz"):
-                        with tarfile.open(archive) as tar:
-                            members = (m for m in tar if not m.name.endswith("unlabeled_X.bin"))
-                            tar.extractall(scratch, members, filter="data")
-                    else:
-                        unpacked.mkdir(parents=True, exist_ok=True)
-                        with gzip.open(archive) as source, open(unpacked / archive.stem, "wb") as target:
-                            shutil.copyfileobj(source, target)
+                    inside = entry.into if archive.name.endswith((".tar.gz", ".tgz")) else wanted
+                    to = Path(scratch) / inside
+                    read(archive, partial(unpack, folder=to, skip="unlabeled_X.bin"))
                 (folder / wanted).parent.mkdir(parents=True, exist_ok=True)
-                unpacked.replace(folder / wanted)
+                (Path(scratch) / wanted).replace(folder / wanted)
             for archive in archives:
                 archive.unlink()
     return folder / wanted
@@ -257,39 +261,33 @@ def _one_at_a_time(name: str) -> FileLock:
     return FileLock(folder / "unpacking.lock")
 
 
-# What reading a damaged file, or one that holds something else, may raise.
-UNREADABLE = (
-    ValueError,
-    KeyError,
-    EOFError,
-    OSError,
-    OverflowError,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
+def read_file(name: str, parse: Callable[[Path], T], path: Path | None = None) -> tuple[Path, T]:
+    """Find or download the first file of data set `name`, and return where it is and what a function makes of it.
 
+    What was downloaded just now and is not the set is not kept.
 
-@contextmanager
-def reading(name: str, path: Path | None = None) -> Iterator[Path]:
-    """Find or download the first file of data set `name`; errors while it is read say which file is damaged."""
-    path = path or find(name) or fetch(name)[0]
+    Raises
+    ------
+    FileNotFoundError, OSError, ValueError
+        As of `mialab.data.reading.read`; the message says which file it is, and what to do.
+    """
+    found = path or find(name)
+    path = found or fetch(name)[0]
     try:
-        yield path
+        return path, read(path, parse)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{name}: {path} is here, but a file that belongs to it is missing ({error})"
         ) from error
-    except UNREADABLE as error:
-        raise ValueError(f"{name}: {path} cannot be read ({error}). Delete it and load again") from error
+    except ValueError as error:
+        if found:
+            remedy = "Delete it and load again"
+        else:
+            path.unlink()
+            remedy = "It was downloaded just now, and not kept"
+        raise ValueError(f"{name}: {path} cannot be read ({error}). {remedy}") from error
 
 
 def _listed(remotes: tuple[Remote, ...]) -> str:
     """One file ends the sentence, several have lines of their own."""
     return str(remotes[0]) if len(remotes) == 1 else "".join(f"\n  {remote}" for remote in remotes)
-
-
-def file_size(size: int) -> str:
-    """Bytes as a reader of a table wants them."""
-    unit, name = (1e9, "GB") if size >= 1e9 else (1e6, "MB") if size >= 1e5 else (1e3, "kB")
-    return f"{size / unit:.1f} {name}"

@@ -1,14 +1,13 @@
 """Tabular data sets: what each is, and how its files are read."""
 
-import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mialab._progress import note
-from mialab.data.registry import REGISTRY, Raw, checksum, reading, reads
+from mialab.data import reading
+from mialab.data.registry import REGISTRY, Raw, checksum, read_file, reads
 
 
 @reads("clusters")
@@ -42,26 +41,25 @@ LOCATION30_SHA256 = "aa37e010ca1dcdcd913995bf7fc091821eca1c942faad3a4de5b5d1ac99
 
 @reads("location30")
 def _location30(name: str) -> Raw:
-    with reading(name) as path:
-        if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as file:
-                x = np.unpackbits(file["features_packed"], axis=1, count=int(file["n_features"]))
-                y = file["labels"].astype(np.int64)
-        else:
-            x, y = _read_shokri(path, inside=("bangkok",))
-            y = y.astype(np.int64) - 1
+    path, (x, y) = read_file(name, _read_location30)
     if checksum(x, y) != LOCATION30_SHA256:
         raise ValueError(
-            f"location30: {path} holds {x.shape[0]} x {x.shape[1]} features, but not the published ones "
+            f"location30: {path} holds {' x '.join(map(str, x.shape))} features, but not the published ones "
             "(5,010 x 446, by checksum). Delete it and load again"
         )
     source = f"{REGISTRY[name].remotes[0].url} (Shokri et al., 2017), labels minus 1"
     return Raw(x, y, source=source, notes=f"read from {path.name}")
 
 
-def _read_csv(file: Any) -> np.ndarray:
-    """Lines of numbers 0..255, the label perhaps quoted; as larger numbers Texas100 would take 3 GB."""
-    return np.loadtxt(file, dtype=np.uint8, delimiter=",", quotechar='"', ndmin=2)
+def _read_location30(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    if path.suffix != ".npz":
+        x, y = _read_shokri(path, inside=("bangkok",))
+        return x, y.astype(np.int64) - 1
+    arrays = reading.npz(path)
+    packed, count = arrays["features_packed"], int(arrays["n_features"])
+    if packed.ndim != 2 or not 0 < count <= 8 * packed.shape[1]:
+        raise ValueError(f"{count} features cannot be in bits of shape {packed.shape}")
+    return np.unpackbits(packed, axis=1, count=count), arrays["labels"].astype(np.int64)
 
 
 # Numbers of features, and the files in the archives.
@@ -79,7 +77,8 @@ def _shokri(name: str) -> Raw:
     0..C-1, or are one-hot, as in forms that others have made.
     """
     entry, (n_features, inside) = REGISTRY[name], SHOKRI[name]
-    with reading(name) as path:
+
+    def parse(path: Path) -> tuple[np.ndarray, np.ndarray]:
         note(f"reading {path.name}")
         x, y = _read_shokri(path, inside)
         if y.ndim == 2:
@@ -90,11 +89,14 @@ def _shokri(name: str) -> Raw:
         if not ((x == 0) | (x == 1)).all():
             raise ValueError("features must be 0 and 1")
         x, y = x.astype(np.uint8), y.astype(np.int64) - int(labels[0])
-    if x.shape != (entry.records, n_features) or len(y) != len(x):
-        raise ValueError(
-            f"{name}: {path} holds {' x '.join(map(str, x.shape))} features and {len(y)} labels, but the "
-            f"published set has {entry.records:,} x {n_features:,}. Delete it and load again"
-        )
+        if x.shape != (entry.records, n_features) or len(y) != len(x):
+            raise ValueError(
+                f"it holds {' x '.join(map(str, x.shape))} features and {len(y)} labels, but the published set "
+                f"has {entry.records:,} x {n_features:,}"
+            )
+        return x, y
+
+    path, (x, y) = read_file(name, parse)
     return Raw(
         x,
         y,
@@ -105,16 +107,15 @@ def _shokri(name: str) -> Raw:
 
 def _read_shokri(path: Path, inside: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as file:
-            for x, y in (("features", "labels"), ("x", "y"), ("X", "Y")):
-                if x in file.files and y in file.files:
-                    return file[x], file[y]
-            raise ValueError(f"it holds {', '.join(file.files)} instead of features, labels")
+        arrays = reading.npz(path)
+        for x, y in (("features", "labels"), ("x", "y"), ("X", "Y")):
+            if x in arrays and y in arrays:
+                return arrays[x], arrays[y]
+        raise ValueError(f"it holds {', '.join(arrays)} instead of features, labels")
     if path.suffix == ".tgz":
-        with tarfile.open(path) as archive:
-            tables = [_read_csv(archive.extractfile(file)) for file in inside]
+        tables = reading.tables(path, inside)
     else:
-        read = np.load if path.suffix == ".npy" else _read_csv
+        read = reading.npy if path.suffix == ".npy" else reading.table
         other = path.with_name(path.name.replace("features", "labels").replace("feats", "labels"))
         tables = [read(file) for file in ((path,) if other == path else (path, other))]
     return (tables[0], tables[1]) if len(tables) == 2 else (tables[0][:, 1:], tables[0][:, 0])
@@ -142,8 +143,7 @@ ADULT_SHA256 = "4abb30ffe84e5830d12d23016a19c78c23b581d1e0cb189114bdde6e7976f939
 
 @reads("adult")
 def _adult(name: str) -> Raw:
-    with reading(name) as path:
-        numbers, codes, y, n_train = (_read_adult_npz if path.suffix == ".npz" else _read_adult)(path)
+    path, (numbers, codes, y, n_train) = read_file(name, _read_adult)
     if checksum(numbers, codes, y) != ADULT_SHA256:
         raise ValueError(f"adult: {path} does not hold the published records, by checksum. Replace it")
     mean, std = numbers[:n_train].mean(axis=0), numbers[:n_train].std(axis=0)
@@ -162,7 +162,13 @@ def _adult(name: str) -> Raw:
 
 
 def _read_adult(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Read adult.data, and adult.test beside it: a comment line first, a full stop behind every label."""
+    """Read an .npz, or adult.data and adult.test beside it: a comment line first, a full stop behind every label."""
+    if path.suffix == ".npz":
+        arrays = reading.npz(path)
+        y, n_train = arrays["labels"].astype(np.int64), int(arrays["n_train"])
+        if not 0 < n_train < len(y):
+            raise ValueError(f"{n_train} of {len(y)} records cannot be for training")
+        return arrays["numeric"], arrays["categorical"], y, n_train
     options = {"header": None, "names": list(ADULT_COLUMNS), "skipinitialspace": True, "na_filter": False}
     parts = [pd.read_csv(path, **options), pd.read_csv(path.with_name("adult.test"), skiprows=1, **options)]
     table = pd.concat(parts, ignore_index=True)
@@ -171,8 +177,3 @@ def _read_adult(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
     codes = table.drop(columns=numbers).apply(lambda column: column.astype("category").cat.codes)
     y = (income == ">50K").to_numpy(np.int64)
     return numbers.to_numpy(np.int32), codes.to_numpy(np.uint8), y, len(parts[0])
-
-
-def _read_adult_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    with np.load(path, allow_pickle=False) as file:
-        return file["numeric"], file["categorical"], file["labels"].astype(np.int64), int(file["n_train"])

@@ -93,7 +93,10 @@ def _installed() -> set[str]:
 
 #: What decides nothing that is stored, but is loaded by what does: checks, progress, where data are.
 UNDECIDED = frozenset(
-    ("_paths", "_progress", "_registry", "_validation", "arrays", "exceptions", "data.pool", "data.registry")
+    (
+        *("_paths", "_progress", "_registry", "_validation", "arrays", "exceptions"),
+        *("data.pool", "data.reading", "data.registry"),
+    )
 )
 
 
