@@ -79,11 +79,12 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
 
     def _numbers(self, *columns: str) -> Iterator[tuple]:
         """Return for each row the metric, the smallest rate that could be resolved, and some columns."""
+        names = self["metric"] if "metric" in self else [""] * len(self)
         least = [
-            rates.smallest_rate(row.get("n_member" if "tnr" in str(row["metric"]) else "n_nonmember"))
+            rates.smallest_rate(row.get("n_member" if "tnr" in str(row.get("metric")) else "n_nonmember"))
             for row in pd.DataFrame(self).to_dict("records")
         ]
-        return zip(self["metric"], least, *(self[column] for column in columns), strict=True)
+        return zip(names, least, *(self[column] for column in columns), strict=True)
 
     def pooled(self, metric: str | None = None) -> AuditTable:
         """Return the rows that pool all targets.

@@ -58,7 +58,7 @@ def stored_bytes(
     for name, size in given.items():
         check_integer(name, size, low=1)
     sizes = {"model": n_models, "query": queries, "record": n_records, "label": n_classes, "byte": DIGEST}
-    return sum(array.nbytes(sizes) for array in stored_arrays(keep, answers, raw=output_step))
+    return sum(array.nbytes(sizes) for array in stored_arrays(keep, answers, raw=output_step, tested=False))
 
 
 def signal_bytes(n_records: int, n_models: int, *, queries: int = 1) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 #: A record's distribution needs so many OUT models besides the target.
-MIN_OUT = 4
+MIN_OUT = 3
 
 
 def by_record(
@@ -34,7 +34,7 @@ def by_record(
     -------
     calibrated : numpy.ndarray of float64, shape (model, record)
     usable : numpy.ndarray of bool, shape (model, record)
-        Where at least four other models were trained without the record, and one with it.
+        Where at least three other models were trained without the record, and one with it.
     """
     partner = np.asarray(partner)
     moments = [_of_others(score, known & side, partner) for side in (member, ~member)]
