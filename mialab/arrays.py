@@ -185,9 +185,8 @@ ACCURACIES = tuple(
 TEST_CORRECT = ArraySpec("test_correct", ("model", "test"), "bool")
 #: Epochs after which answers were kept, besides the last one.
 CHECKPOINT = ArraySpec("checkpoint", ("checkpoint",), "int64", low=1, known=True)
-SECONDS = ArraySpec("seconds", ("model",), "float64", low=0)
-#: A checksum of all that was stored of a model, written last.
-CHECKSUM = ArraySpec("checksum", ("model", "byte"), "uint8")
+#: How a model came about, with a checksum of all that was stored of it, written last.
+PROVENANCE = ArraySpec("provenance", ("model", "byte"), "uint8")
 
 
 def read_arrays(

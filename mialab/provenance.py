@@ -91,6 +91,7 @@ class _Bare(ast.NodeTransformer):
         return None if isinstance(node.value, ast.Constant) else self.generic_visit(node)
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return metadata.version(package)

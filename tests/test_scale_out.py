@@ -89,7 +89,7 @@ def test_a_group_that_kills_its_workers_is_given_up(cluster, client, fresh_cache
     ):
         mia.play(toys.pool(), defense=workers.Deadly(3), **options)
     (path,) = (fresh_cache / "games").glob("*.zarr")
-    stored = zarr.open_array(path, path="checksum")[:4].any(1)
+    stored = zarr.open_array(path, path="provenance")[:4].any(1)
     assert stored[:2].any()
     assert not stored[3]
 

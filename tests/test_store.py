@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import multiprocessing
@@ -24,6 +25,7 @@ from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from zarr.storage import FsspecStore, LocalStore
 
 import mialab as mia
 from mialab import provenance
@@ -43,6 +45,8 @@ from mialab.queries import Flips, Original
 PROCESSES = multiprocessing.get_context("forkserver")
 
 SMALL, TRAINING = MLP(hidden=(8,)), mia.Training(epochs=1)
+#: What a group is told of its run.
+RUN = {"run": "a", "began": 0.0, "mode": "sequential"}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -141,7 +145,7 @@ def test_a_run_that_stops_at_any_write_resumes(fresh_cache, monkeypatch):
         if left >= 0:
             break
         writes += 1
-    assert writes >= 8  # 7 arrays and a checksum
+    assert writes >= 8  # 7 arrays and the provenance
 
 
 @pytest.mark.slow
@@ -154,17 +158,17 @@ def test_a_run_killed_while_it_is_laid_out_goes_on(after, fresh_cache, monkeypat
 
     expected = play().dataset.load()
     shutil.rmtree(fresh_cache)
-    real, made = zarr.Group.create_array, []
+    real, made = Store._describe, []
 
-    def killed(group, name, **options):
-        if name not in made:
-            made.append(name)
+    def killed(store, path, metadata):
+        if path not in made:
+            made.append(path)
             if after:
-                real(group, name, **options)
+                real(store, path, metadata)
             raise KeyboardInterrupt
-        return real(group, name, **options)
+        return real(store, path, metadata)
 
-    monkeypatch.setattr(zarr.Group, "create_array", killed)
+    monkeypatch.setattr(Store, "_describe", killed)
     for _ in range(12):
         with pytest.raises(KeyboardInterrupt):
             play()
@@ -199,7 +203,7 @@ def test_divergence_keeps_the_finished_models(fresh_cache, trained):
         assert trained == ([0, 1, 2, 3, 4, 5, 5] if again else [0, 1, 2, 3, 4, 5])
     group = zarr.open_group(stored(fresh_cache), mode="r")
     assert np.isfinite(group["logits"][:5]).all()
-    assert group["checksum"][:8].any(1).tolist() == [True] * 5 + [False] * 3
+    assert group["provenance"][:8].any(1).tolist() == [True] * 5 + [False] * 3
 
 
 @pytest.mark.slow
@@ -235,7 +239,7 @@ def test_damaged_answers_are_named_and_trained_again(fresh_cache, undisturbed, t
     trained.clear()
     truncated, flipped, deleted, cut = (
         chunk(path, name, k)
-        for name, k in (("logits", 1), ("logits", 4), ("test_accuracy", 6), ("checksum", 7))
+        for name, k in (("logits", 1), ("logits", 4), ("test_accuracy", 6), ("provenance", 7))
     )
     truncated.write_bytes(truncated.read_bytes()[:100])
     damaged = bytearray(flipped.read_bytes())
@@ -285,22 +289,152 @@ def test_lost_metadata_are_made_again(fresh_cache, trained):
         return mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
 
     expected = play().dataset.load()
-    for name in ("logits", "checksum", "member"):
+    for name in ("logits", "provenance", "member"):
         (stored(fresh_cache) / name / "zarr.json").unlink()
     assert_same(play(), expected)
     assert trained == [0, 1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", [".", "logits", "checksum", "y"])
-def test_damaged_metadata_are_a_clear_error(part, fresh_cache):
-    mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
-    path = stored(fresh_cache)
-    (path / part / "zarr.json").write_text("{")
-    with pytest.raises(
-        OSError, match=r"^The stored game .*\.zarr cannot be read .*: delete that folder to play"
+@pytest.mark.parametrize("part", [".", "logits", "provenance", "y"])
+@pytest.mark.parametrize("text", ["{", "{}", "", "[]", "\0"])
+def test_damaged_metadata_are_named_and_written_anew(part, text, fresh_cache, trained):
+    def play():
+        return mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+
+    expected = play()
+    expected.dataset.load()
+    file = stored(fresh_cache) / part / "zarr.json"
+    before = file.read_bytes()
+    file.write_text(text)
+    name = "attributes" if part == "." else part
+    with pytest.warns(
+        UserWarning, match=rf"^Stored metadata of {name} were damaged; they are written anew.$"
     ):
-        mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+        game = play()
+    assert_same(game, expected.dataset)
+    assert game.attrs == expected.attrs
+    assert trained == [0, 1]
+    assert file.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_no_flipped_bit_of_metadata_changes_what_is_served(fresh_cache, trained):
+    """One bit in every 19th byte of the attributes, and in every 29th of what describes two arrays."""
+
+    def play():
+        return mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+
+    expected = play()
+    expected.dataset.load()
+    path, rng = stored(fresh_cache), np.random.default_rng(0)
+    harmless = tried = 0
+    for file in (path / "zarr.json", path / "logits" / "zarr.json", path / "provenance" / "zarr.json"):
+        intact = file.read_bytes()
+        for place in range(int(rng.integers(19)), len(intact), 19 if file.parent == path else 29):
+            damaged = bytearray(intact)
+            damaged[place] ^= 1 << int(rng.integers(8))
+            file.write_bytes(damaged)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                game = play()
+            harmless += not said  # white space, for one
+            tried += 1
+            assert_same(game, expected.dataset)
+            assert game.attrs == expected.attrs, damaged
+    assert trained == [0, 1]
+    assert harmless < tried / 3
+
+
+@pytest.mark.slow
+def test_attributes_are_those_of_the_plan(fresh_cache, trained):
+    """Changed together with their checksum, they are whole, but not what was asked for."""
+
+    def play():
+        return mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+
+    expected = play().attrs
+    group = zarr.open_group(stored(fresh_cache), mode="r+")
+    attrs = {k: v for k, v in group.attrs.items() if k != "checksum"}
+    assert attrs.items() <= expected.items()
+    group.attrs.put(store._sealed(attrs | {"seed": 1}))
+    assert play().attrs == expected
+    assert trained == [0, 1]
+
+
+@pytest.mark.slow
+def test_answers_in_a_wrong_place_are_noticed(fresh_cache, undisturbed, trained):
+    workers.play()
+    path = stored(fresh_cache)
+    for name in ("logits", "train_accuracy", "test_accuracy", "test_correct", "provenance"):
+        shutil.copy(chunk(path, name, 3), chunk(path, name, 5))
+    trained.clear()
+    with pytest.warns(UserWarning, match=r"^Stored answers of models \[5\] are damaged"):
+        assert_same(workers.play(), undisturbed)
+    assert trained == [5]
+
+
+# ----------------------------------------------------------------------------------------------------
+# Errors that may pass
+
+
+@pytest.fixture
+def unreadable(monkeypatch):
+    """Let reading fail: of files whose names end in so and so, for so many times, with an error."""
+    real, left = LocalStore.get, {"times": 0, "end": "", "error": OSError()}
+    monkeypatch.setattr(store, "PAUSES", (0.0, 0.0, 0.0))
+
+    async def get(files, key, *arguments, **options):
+        if left["times"] and key.endswith(left["end"]):
+            left["times"] -= 1
+            raise left["error"]
+        return await real(files, key, *arguments, **options)
+
+    monkeypatch.setattr(LocalStore, "get", get)
+    return left.update
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.ETIMEDOUT])
+@pytest.mark.parametrize("end", ["", "logits/c/1/0/0/0", "provenance/c/1/0", "y/c/0", "y/zarr.json"])
+def test_errors_of_reading_that_pass_are_no_damage(number, end, fresh_cache, trained, unreadable):
+    def play():
+        return mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+
+    expected = play().dataset.load()
+    unreadable(times=3, end=end, error=OSError(number, os.strerror(number)))
+    assert_same(play(), expected)
+    unreadable(times=10**6)
+    with pytest.raises(
+        OSError,
+        match=rf"cannot be read by .*: {os.strerror(number)}. That is no damage, and nothing is trained",
+    ):
+        play()
+    unreadable(times=0)
+    assert_same(play(), expected)
+    assert trained == [0, 1]
+
+
+@pytest.mark.slow
+def test_a_file_without_the_right_to_read_is_no_damage(fresh_cache, trained, unreadable):
+    def play():
+        return mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+
+    expected = play().dataset.load()
+    unreadable(times=1, end="logits/c/0/0/0/0", error=PermissionError(errno.EACCES, "Permission denied"))
+    with pytest.raises(
+        OSError, match=r"logits/c/0/0/0/0 cannot be read by .*: Permission denied\. That is no"
+    ):
+        play()
+    assert_same(play(), expected)
+    assert trained == [0, 1]
+
+
+def test_answers_that_are_read_later_are_read_patiently(fresh_cache, unreadable):
+    game = mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+    expected = np.asarray(zarr.open_group(stored(fresh_cache), mode="r")["logits"][:2])
+    unreadable(times=3, end="logits/c/1/0/0/0", error=OSError(errno.EMFILE, "Too many open files"))
+    np.testing.assert_array_equal(game.dataset["logits"], expected)
 
 
 # ----------------------------------------------------------------------------------------------------
@@ -339,7 +473,7 @@ def test_a_run_at_any_place_resumes_and_notices_damage(place, fresh_cache, undis
     with pytest.raises(KeyboardInterrupt):
         workers.play(store=place)
     monkeypatch.setattr(zarr.Array, "__setitem__", real)
-    done = writes.count("checksum")
+    done = writes.count("provenance")
     trained.clear()
     game = workers.play(store=place)
     assert 0 < done < 8
@@ -373,12 +507,12 @@ def test_a_group_that_is_given_out_again_is_finished_only(fresh_cache, monkeypat
     workers.play()
     store = Store(games_root(), stored(fresh_cache).stem)
     with monkeypatch.context() as patch:  # as it was before models 2 and 3 were written
-        (stored(fresh_cache) / "checksum" / "c" / "2" / "0").unlink()
-        (stored(fresh_cache) / "checksum" / "c" / "3" / "0").unlink()
+        (stored(fresh_cache) / "provenance" / "c" / "2" / "0").unlink()
+        (stored(fresh_cache) / "provenance" / "c" / "3" / "0").unlink()
         trained.clear()
         patch.setattr(classifier_run, "train_group", lambda models, **_: trained.extend(models) or 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            execution._train_group([0, 1, 2, 3], store=store, train=classifier_run.train_group)
+            execution._train_group([0, 1, 2, 3], store=store, run=RUN, train=classifier_run.train_group)
     assert trained == [2, 3]
 
 
@@ -424,16 +558,17 @@ def test_a_worker_that_cannot_reach_the_store(tmp_path):
         with pytest.raises(
             FileNotFoundError, match=r"^There is no game .*/key.zarr as seen from .*: set MIALAB_GAMES"
         ):
-            execution._train_group([0], store=Store(root, "key"), train=classifier_run.train_group)
+            execution._train_group([0], store=Store(root, "key"), run=RUN, train=classifier_run.train_group)
 
 
 def test_a_store_that_fails_is_an_error_about_the_store(fresh_cache, monkeypatch):
-    def fails(*_, **__):
+    async def fails(*_, **__):
         raise RuntimeError("credentials have expired")
 
-    monkeypatch.setattr(zarr, "open_group", fails)
+    monkeypatch.setattr(FsspecStore, "get", fails)
+    monkeypatch.setattr(store, "PAUSES", ())
     with pytest.raises(
-        OSError, match=r"^The stored game memory://a/.* cannot be read \(credentials .* can reach it"
+        OSError, match=r"^/a/toy-.*/zarr.json cannot be read by .*: credentials have expired\. "
     ):
         mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2, store="memory://a")
 
@@ -881,6 +1016,53 @@ def test_two_processes_without_a_lock_get_the_same_game(fresh_cache, tmp_path, u
 
 
 @pytest.mark.slow
+def test_two_writers_of_the_same_models_never_make_them_look_damaged(fresh_cache, undisturbed, monkeypatch):
+    """One finishes while the other is between any two of its writes; they differ in seconds and provenance."""
+    expected = workers.play()
+    path = stored(fresh_cache)
+    fast, slow = (Store(games_root(), path.stem) for _ in range(2))
+    fixed = ("member", "partner", "y", "canary", "seconds")
+    results = expected.dataset.drop_vars(fixed).load().data_vars
+    results = {name: value.to_numpy() for name, value in results.items()}
+    about = {"began": 0.0, "elapsed": 1.0, "peak_mb": 1.0}
+    about |= dict.fromkeys(("commit", "date", "device", "workers"), "")
+    real = Store._write
+
+    def race(at):
+        writes = 0
+
+        def write(files, *arguments):
+            nonlocal writes
+            if files is slow:
+                if writes == at:
+                    fast.write(range(8), results | {"seconds": np.full(8, 2.0)}, about | {"run": "fast"})
+                    assert fast.missing(range(8)) == ([], [])
+                writes += 1
+            real(files, *arguments)
+
+        return write
+
+    for at in range(len(results) + 1):
+        shutil.rmtree(path / "provenance" / "c")
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "_write", race(at))
+            slow.write(range(8), results | {"seconds": np.full(8, 1.0)}, about | {"run": "slow"})
+        game = workers.play()  # a warning would be an error
+        assert_same(game, undisturbed)
+        assert (game.dataset["seconds"] == 1).all()
+        assert [run["models"] for run in game.attrs["runs"]] == [8]
+
+
+@pytest.mark.slow
+def test_what_somebody_else_finished_meanwhile_is_left_alone(fresh_cache, monkeypatch):
+    game = workers.play()
+    mine = Store(games_root(), stored(fresh_cache).stem)
+    monkeypatch.setattr(Store, "_write", None)
+    mine.write([2, 3], {"seconds": np.zeros(2), "logits": game.logits[2:4]}, {})
+    assert workers.play().attrs == game.attrs
+
+
+@pytest.mark.slow
 def test_nothing_of_dask_distributed_is_loaded_without_need(fresh_cache):
     process = PROCESSES.Process(target=workers.play_without_cluster, args=(str(fresh_cache),))
     process.start()
@@ -916,6 +1098,37 @@ def test_a_cache_that_cannot_be_written_to(tmp_path):
     assert answer.read_text().startswith(expected)
 
 
+@pytest.mark.slow
+def test_a_finished_game_is_read_where_nothing_can_be_written(tmp_path, undisturbed):
+    cache, answer = tmp_path / "cache", tmp_path / "answer"
+    workers.play(store=cache / "games")
+    lock = next((cache / "games").glob("*.lock"))
+    lock.unlink()
+    paths = [cache, *cache.rglob("*")]
+    for path in paths:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    answer.touch()
+    answer.chmod(0o666)
+    process = PROCESSES.Process(target=workers.play_without_rights, args=(str(cache), str(answer)))
+    process.start()
+    process.join()
+    for path in paths:
+        path.chmod(0o755)
+    assert process.exitcode == 0
+    assert answer.read_text() == "played"
+    assert not lock.exists()
+
+
+@pytest.mark.slow
+def test_a_finished_game_takes_no_lock(fresh_cache, monkeypatch, undisturbed):
+    workers.play()
+    monkeypatch.setattr(Store, "lock", None)
+    assert_same(workers.play(), undisturbed)
+    assert_same(workers.play(n_models=4), undisturbed.isel(model=slice(4)))
+
+
 def test_a_cache_folder_that_is_a_file(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MIALAB_CACHE", str(tmp_path / "file"))
@@ -928,3 +1141,63 @@ def test_a_cache_folder_that_is_a_file(monkeypatch, tmp_path):
 def test_attributes_survive_the_disk(fresh_cache):
     game = mia.play(toys.pool(), SMALL, HAMP(), training=TRAINING, n_models=2, queries=Original())
     assert json.loads(json.dumps(game.attrs)) == game.attrs
+
+
+# ----------------------------------------------------------------------------------------------------
+# Provenance
+
+
+@pytest.mark.slow
+def test_no_kill_loses_provenance_and_seconds_add_up(fresh_cache, monkeypatch, undisturbed):
+    real = classifier_run.train_group
+
+    def killed_at(model):
+        def train(models, **options):
+            if models[0] == model:
+                raise KeyboardInterrupt
+            time.sleep(0.02)
+            return real(models, **options)
+
+        return train
+
+    for model in (2, 5):
+        monkeypatch.setattr(classifier_run, "train_group", killed_at(model))
+        with pytest.raises(KeyboardInterrupt):
+            workers.play()
+    monkeypatch.setattr(classifier_run, "train_group", killed_at(8))
+    monkeypatch.setattr(provenance, "commit", lambda: "another")
+    game = workers.play()
+    assert_same(game, undisturbed)
+    runs = game.attrs["runs"]
+    assert [run["models"] for run in runs] == [2, 3, 3]
+    assert [run["commit"] == "another" for run in runs] == [False, False, True]
+    assert game.attrs["commit"] == "another"
+    assert game.attrs["seconds"] == sum(run["seconds"] for run in runs)
+    assert all(run["seconds"] >= run["models"] * 0.02 for run in runs)
+    assert game.attrs["seconds"] >= float(game.dataset["seconds"].sum())
+    assert {
+        "python",
+        "versions",
+        "machine",
+        "date",
+        "device",
+        "mode",
+        "workers",
+        "peak_mb",
+    } <= game.attrs.keys()
+    again = workers.play(n_models=4)
+    assert [run["models"] for run in again.attrs["runs"]] == [2, 2]
+    assert again.attrs["commit"] == runs[0]["commit"]
+
+
+@pytest.mark.slow
+def test_what_killed_writers_left_is_not_seen_and_taken_away(fresh_cache, undisturbed):
+    workers.play()
+    path = stored(fresh_cache)
+    left = [path / f"zarr.{'a' * 32}.partial", chunk(path, "logits", 1).with_suffix(f".{'b' * 32}.partial")]
+    for file in left:
+        file.write_text("half")
+    assert_same(workers.play(), undisturbed)
+    chunk(path, "provenance", 3).unlink()
+    assert_same(workers.play(), undisturbed)
+    assert not any(file.exists() for file in left)

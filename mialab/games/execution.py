@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import uuid
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -50,48 +51,48 @@ def execute(
     games = games_root(store)
     team = backends.find(plan.pool, workers, shared=is_shared(games))
     device, plan = plan.resolve(team, device)
-    kept = Store(games, plan.key())
-    with kept.lock():
-        kept.create(plan.arrays(), plan.sizes(), plan.fixed(), plan.attrs())
-        absent, damaged = kept.missing(range(plan.n_models))
-        if damaged:
-            warnings.warn(
-                f"Stored answers of models {damaged} are damaged; they are trained again.", stacklevel=3
-            )
-        todo = sorted(absent + damaged)
-        if todo:
-            _train(kept, plan, todo, team, device)
-    return kept.open(plan.n_models)
+    kept, todo = Store(games, plan.key()), list(range(plan.n_models))
+    layout = plan.arrays(), plan.sizes(), plan.fixed(), plan.attrs()
+    # Whoever finds a game finished needs neither a lock nor the right to write.
+    if not kept.is_laid_out(*layout) or (todo := [k for part in kept.missing(todo) for k in part]):
+        with kept.lock():
+            if damaged := kept.lay_out(*layout):
+                _warn(f"Stored metadata of {', '.join(damaged)} were damaged; they are written anew.")
+            absent, damaged = kept.missing(todo)
+            if damaged:
+                _warn(f"Stored answers of models {damaged} are damaged; they are trained again.")
+            if todo := sorted(absent + damaged):
+                _train(kept, plan, todo, team, device)
+    return kept.open(plan.n_models, layout[-1])
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
 
 
 def _train(store: Store, plan: Plan, todo: list[int], team: Team, device: str) -> None:
-    began = time.perf_counter()
+    began = time.time()
     how, most = plan.mode(team, device)
     # Processes pay for large games only; a GPU is kept busy by one.
     work = len(todo) * plan.seconds_of_work()
     workers = team.size(work if device == "cpu" else 0, threads=how == "stacked" and device == "cpu")
     groups = _groups(todo, most, workers, device)
     workers = min(workers, len(groups))
-    before, options = store.attrs(), plan.options(device)
-    peak = before.get("peak_mb", 0.0)
+    run = {
+        "run": uuid.uuid4().hex,
+        "began": began,
+        "mode": how,
+        "device": device,
+        "workers": workers,
+        "threads_per_worker": 1,
+    }
+    options = plan.options(device)
     with _progress.bar(len(todo), f"training {plan.defense.name} on {plan.pool.name}") as advance:
         # A group is stored where it was trained, as soon as it is; an error or a kill loses only what is under way.
-        for group, peak_mb in team.run(
-            _train_group, groups, workers, store=store, mode=how, train=plan.train_group, **options
+        for group in team.run(
+            _train_group, groups, workers, store=store, run=run, train=plan.train_group, **options
         ):
-            peak = max(peak, peak_mb)
             advance(len(group))
-    store.set_attrs(
-        {
-            **provenance.collect(),
-            "mode": how,
-            "device": device,
-            "workers": workers,
-            "seconds": before.get("seconds", 0.0) + time.perf_counter() - began,
-            "peak_mb": peak,
-            "threads_per_worker": 1,
-        }
-    )
 
 
 def _groups(todo: list[int], most: int, workers: int, device: str) -> list[list[int]]:
@@ -112,28 +113,35 @@ def _train_group(
     models: list[int],
     *,
     store: Store,
+    run: dict[str, Any],
     train: Callable[..., dict[str, np.ndarray]],
-    mode: str = "sequential",
     **options: Any,
-) -> tuple[list[int], float]:
-    """Train and store a group; return it with the peak memory of this process.
+) -> list[int]:
+    """Train and store a group, with the provenance of each model: that of the run, and that of this process.
 
     Models that are there already are left alone: the group may have been given to another worker before, which died
     after storing some of it.
     """
-    with ONE_GROUP if mode == "sequential" else nullcontext():
+    with ONE_GROUP if run["mode"] == "sequential" else nullcontext():
         absent, damaged = store.missing(models)
-        _train_and_store(sorted(absent + damaged), store, train, y=store.read("y"), **options)
-    return models, _peak_mb()
+        _train_and_store(sorted(absent + damaged), store, run, train, y=store.read("y"), **options)
+    return models
 
 
 def _train_and_store(
-    models: list[int], store: Store, train: Callable[..., dict[str, np.ndarray]], **options: Any
+    models: list[int],
+    store: Store,
+    run: dict[str, Any],
+    train: Callable[..., dict[str, np.ndarray]],
+    **options: Any,
 ) -> None:
     if not models:
         return
     try:
-        store.write(models, train(models, member=store.read("member", models), **options))
+        results = train(models, member=store.read("member", models), **options)
+        elapsed = max(0.0, time.time() - run["began"])  # clocks of machines may differ
+        about = {**provenance.collect(), **run, "elapsed": elapsed, "peak_mb": _peak_mb()}
+        store.write(models, results, about)
         return
     except torch.OutOfMemoryError as error:
         if len(models) == 1:
@@ -145,7 +153,7 @@ def _train_and_store(
     torch.cuda.empty_cache()
     half = len(models) // 2
     for part in (models[:half], models[half:]):
-        _train_and_store(part, store, train, **options)
+        _train_and_store(part, store, run, train, **options)
 
 
 def _peak_mb() -> float:

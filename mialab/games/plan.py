@@ -16,7 +16,7 @@ import torch
 
 from mialab._registry import Registry
 from mialab._validation import check_integer
-from mialab.arrays import CANARY, CHECKSUM, MEMBER, PARTNER, SECONDS, ArraySpec, Y
+from mialab.arrays import CANARY, MEMBER, PARTNER, PROVENANCE, ArraySpec, Y
 from mialab.data.pool import Pool
 from mialab.games.backends import Team, device_here
 from mialab.games.base import _check_models
@@ -27,7 +27,7 @@ from mialab.queries import make as make_queries
 from mialab.training.membership import membership
 
 #: Arrays of every stored game.
-STORED = (MEMBER, PARTNER, Y, CANARY, SECONDS, CHECKSUM)
+STORED = (MEMBER, PARTNER, Y, CANARY, PROVENANCE)
 
 
 def _describe(value: object) -> str:
@@ -166,7 +166,10 @@ class Plan(ABC):
 
     @property
     def train_group(self) -> Callable[..., dict[str, np.ndarray]]:
-        """The function that trains a group of models, such as `mialab.classifiers.run.train_group`."""
+        """The function that trains a group of models, such as `mialab.classifiers.run.train_group`.
+
+        It returns the `arrays` that are not `fixed`, and each model's fraction of the ``seconds`` that it took.
+        """
         return self.engine.train_group
 
     def options(self, device: str) -> dict[str, Any]:
