@@ -225,7 +225,12 @@ def report(
         json_path.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
         beside = json_path.with_name(f"{json_path.stem}-details.json")
         beside.write_text(json.dumps({"about": facts, **details}, indent=1) + "\n")
-        if json_path.resolve().parent == Path(__file__).resolve().parents[1] / "results":
-            from mialab.book import reference_runs
+        state_checksums(json_path, beside)
 
-            reference_runs.state_checksums([json_path, beside])
+
+def state_checksums(*files: Path) -> None:
+    """State the checksums of files that are in ``results/``."""
+    if files[0].resolve().parent == Path(__file__).resolve().parents[1] / "results":
+        from mialab.book import reference_runs
+
+        reference_runs.state_checksums(files)

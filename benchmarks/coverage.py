@@ -19,6 +19,7 @@ from functools import partial
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
+import common
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -195,6 +196,7 @@ def main() -> int:
     print(table.to_string(index=False, float_format="%.3f", na_rep=""))
     if options.csv:
         table.to_csv(options.csv, index=False, float_format="%.4f", lineterminator="\n")
+        common.state_checksums(options.csv)
     return 0
 
 

@@ -33,8 +33,9 @@ def _new(options: argparse.Namespace) -> int:
     if not name.isidentifier():
         raise ValueError(f"name={name!r} must be letters, digits and underscores, e.g. my_idea.")
     target = execution.NOTEBOOKS / f"{name}.py"
-    if target.exists():
-        raise ValueError(f"notebooks/{name}.py is there already.")
+    for file in (target, target.with_suffix(".ipynb")):
+        if file.exists():
+            raise ValueError(f"notebooks/{file.name} is there already.")
     template = execution.find("template").read_text()
     target.write_text(template.replace("A new chapter", name.replace("_", " ").capitalize(), 1))
     execution.pair(target)

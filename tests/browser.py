@@ -39,6 +39,7 @@ FLAGS = (
 LOOK = """({
   overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   broken: [...document.images].filter(i => i.getAttribute("loading") !== "lazy" && !i.naturalWidth).map(i => i.src),
+  handlers: [...document.querySelectorAll("[onerror]")].map(e => e.outerHTML),
   no_alt: [...document.querySelectorAll("article img")].filter(i => !i.alt.trim()).map(i => i.src),
   formulas: document.querySelectorAll("article .math").length,
   drawn: document.querySelectorAll("article mjx-container").length,
@@ -61,6 +62,7 @@ class Visit:
     errors: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     look: dict = field(default_factory=dict)
+    text: str = ""
     shot: bytes = b""
 
 
@@ -126,6 +128,7 @@ class Tab:
         await self.evaluate("window.MathJax?.startup?.promise.then(() => 1)")
         await asyncio.sleep(0.3)
         seen = Visit(page.name, width, look=await self.evaluate(LOOK))
+        seen.text = await self.evaluate("document.body.textContent")
         if shot:
             height = await self.evaluate("document.documentElement.scrollHeight")
             await self.call(

@@ -4,10 +4,13 @@ import ast
 import json
 import pkgutil
 import re
+import shutil
 from html.parser import HTMLParser
 
 import browser
 import pytest
+import test_toolchain as toolchain
+import yaml
 
 from mialab import defenses, gan
 from mialab.book import execution, extension
@@ -119,6 +122,96 @@ def test_pages_in_a_browser():
         assert not seen.look["broken"], where
         assert seen.look["drawn"] >= seen.look["formulas"], f"{where}: formulas are not drawn"
         assert seen.look["overflow"] <= 1, f"{where}: the page scrolls sideways: {seen.look['wide']}"
+
+
+# What a page must show as it stands: what would run, what ends a code span of Markdown, and what fills in templates.
+PLANTED = "`x` {y} {{z}} <img src=x onerror=console.error('planted')>"
+PLANTED_TEXT = f"</code></script><script>console.error('planted')</script> {PLANTED}"
+PLANTED_CELLS = f"""
+from typing import ClassVar
+import itables, matplotlib.pyplot as plt, numpy as np, pandas as pd
+import mialab as mia
+from mialab.auditing.claims import Claim, ClaimsTable, judge, list_claims
+from mialab.metrics.intervals import Interval
+from myst_nb import glue
+itables.init_notebook_mode(all_interactive=False, connected=False)
+name, text = {PLANTED!r}, {PLANTED_TEXT!r}
+class Planted(mia.defenses.Defense):
+    name: ClassVar[str] = name
+def attack(game):
+    return game.signal("scaled_logit").mean(axis=1)
+attack.__name__ = name
+rng = np.random.default_rng(0)
+pool = mia.Pool(name, x=rng.normal(size=(40, 3)).astype(np.float32), y=np.arange(40) % 2, n_classes=2, kind="tabular",
+                label_names=(text, text), source=text, license=text, notes=text)
+options = dict(training=mia.Training(epochs=1), model=mia.models.MLP(hidden=(4,)), n_models=4)
+game = mia.play(pool, defense=Planted(), **options)
+glue("planted", name, display=False)
+print(name, text, pool)
+# %%
+other = mia.play(pool, **options)
+table = mia.compare({{name: mia.audit(game, [attack, "loss"]), "none": mia.audit(other, [attack, "loss"])}})
+table
+# %%
+table.summary()
+# %%
+table.summary("auc")
+# %%
+mia.auditing.accuracy({{name: game}})
+# %%
+itables.show(table.as_text(), classes="display compact")
+# %%
+claims = {{text: Claim(text=text, source=text, published=text, test=text, below=1, requires=())}}
+list_claims(claims)
+# %%
+judge(claims, {{text: Interval(0.5, 0.4, 0.6)}})
+# %%
+judge(claims, {{text: text}})
+# %%
+frame = pd.DataFrame({{text: [text], "verdict": ["holds; " + text]}}, index=pd.Index([text], name=text))
+itables.show(frame)
+# %%
+ClaimsTable(frame.rename_axis(columns=text))
+# %%
+game
+# %%
+pool
+# %%
+mia.plots.roc({{name: game}}, attack)
+plt.show()
+"""
+
+
+@pytest.mark.slow
+@needs_browser
+def test_pages_escape_what_comes_from_outside(tmp_path):
+    """Names of pools, defenses and attacks, parameters, cells, columns, index: shown as they stand, never run."""
+    checkout = toolchain.copy_checkout(tmp_path)
+    shutil.rmtree(checkout / "mialab")
+    shutil.copytree(ROOT / "mialab", checkout / "mialab")
+    (checkout / "book" / "provenance.md").write_text("# Provenance\n\n```{study-runs}\n```\n")
+    notebook = toolchain.write(checkout / "notebooks", "one", PLANTED_CELLS)
+    text = notebook.read_text().replace("seed = 0\n", "seed = 0\nnote = None\n")
+    notebook.write_text(text + "\n# %% [markdown]\n# Glued: {glue:text}`planted`\n")
+    given = {"one": {"seed": 1, "note": [PLANTED_TEXT, {PLANTED_TEXT: "`"}]}}
+    (checkout / "profiles" / "quick.yml").write_text(yaml.safe_dump(given))
+    toc = yaml.safe_load((checkout / "_toc.yml").read_text())
+    toc["chapters"].append({"file": "book/provenance"})
+    (checkout / "_toc.yml").write_text(yaml.safe_dump(toc))
+    code, output = toolchain.doit(checkout)
+    assert code == 0, output
+    html = checkout / "_build" / "html" / "book"
+    page, provenance = browser.look_at(
+        [html / "chapters" / "one.html", html / "provenance.html"], widths=(1280,)
+    )
+    for seen in (page, provenance):
+        assert not seen.errors, seen.page
+        assert not seen.outside, seen.page
+        assert not seen.look["broken"], seen.page
+        assert not seen.look["handlers"], f"{seen.page} has elements that a text brought"
+        assert PLANTED_TEXT in seen.text, seen.page
+    assert page.text.count(PLANTED) >= 40
+    assert page.text.count(PLANTED_TEXT) >= 20
 
 
 @pytest.mark.slow
