@@ -72,11 +72,14 @@ def pooled(case: str, n_models: int, n_records: int, seed: int) -> np.ndarray:
 
 
 def target(case: str, n_models: int, n_records: int, seed: int) -> np.ndarray:
-    """Return value and ends, (metric, 3), of the first target of one game."""
+    """Return value and ends, (metric, 3), of the first target of one game; decisions are given the threshold."""
     (one,) = outcomes(case, n_models, n_records, seed)
     part = one.cells.of_target(0)
     unknown = (np.nan,) * 3
-    return np.array([part.estimate(m).interval() if part.resolvable(m) else unknown for m in METRICS])
+    known = [part.resolvable(m) and m not in ("recall", "precision", "f1") for m in METRICS]
+    return np.array(
+        [part.estimate(m).interval() if k else unknown for m, k in zip(METRICS, known, strict=True)]
+    )
 
 
 def over_targets(case: str, n_models: int, n_records: int, seed: int) -> np.ndarray:
@@ -86,7 +89,7 @@ def over_targets(case: str, n_models: int, n_records: int, seed: int) -> np.ndar
     unknown = (np.nan,) * 3
     return np.array(
         [
-            one.cells.mean([(k, part.estimate(m)) for k, part in enumerate(parts)]).interval()
+            one.cells.mean(m, [(k, part.estimate(m)) for k, part in enumerate(parts)]).interval()
             if parts[0].resolvable(m)
             else unknown
             for m in METRICS

@@ -55,14 +55,14 @@ def test_judge_keeps_every_claim():
     assert list(table["verdict"]) == verdicts
     text = table.as_text()
     assert list(text.columns) == [
-        *("claim", "published", "quantity", "bound", "margin", "value", "interval"),
-        *("p", "adjusted p", "pairs", "verdict"),
+        *("claim", "verdict", "value", "interval", "bound", "margin", "p", "adjusted p", "pairs"),
+        *("quantity", "published"),
     ]
-    assert list(text.loc["C1"])[3:10] == [
-        "below 1",
-        "-",
+    assert list(text.loc["C1"])[2:9] == [
         "0.200",
         "[2.0e-04, 0.300]",
+        "below 1",
+        "-",
         "< 0.0001",
         "< 0.0001",
         "8",
@@ -158,16 +158,14 @@ def test_arms_of_unequal_accuracy_are_not_compared_where_a_claim_needs_it():
 def test_a_verdict_says_if_nothing_shows_that_training_had_ended():
     claim = Claim(text="lower", source="s", below=0)
     early = game(0.8, np.full(16, 0.9))
-    assert conditions.unsure(early) == "train accuracy of 'unknown' is 0.900, without a checkpoint before"
+    assert conditions.unsure(early) == "train accuracy of 'unknown' is 0.900, and no checkpoint was kept"
     assert conditions.unsure(game(0.8)) == ""
     found = mia.difference((early, "loss"), (early, mia.attacks.LiRA(signal="loss")))
     assert claim.verdict(found.under()) == "not settled"
     verdict = claim.verdict(Interval(-0.2, -0.3, -0.1, conditions=found.conditions))
-    assert verdict.startswith(
-        "holds; it is not shown that training had ended: train accuracy of 'unknown' is 0.900"
-    )
+    assert verdict.startswith("holds; convergence is not shown: train accuracy of 'unknown' is 0.900")
     page = judge({"a": claim}, {"a": Interval(-0.2, -0.3, -0.1, conditions=found.conditions)})._repr_html_()
-    assert '<strong class="verdict-holds">holds</strong>; it is not shown' in page
+    assert '<strong class="verdict-holds">holds</strong>; convergence is not shown' in page
 
 
 def test_training_that_still_rises_has_not_converged():

@@ -168,7 +168,7 @@ def test_few_pairs_are_marked_and_wide():
 def test_the_mean_over_targets_is_their_mean():
     outcome = drawn()
     parts = [(k, outcome.cells.of_target(k).estimate("auc")) for k in range(16)]
-    mean = outcome.cells.mean(parts)
+    mean = outcome.cells.mean("auc", parts)
     assert mean.value == pytest.approx(np.mean([part.value for _, part in parts]))
     assert abs(mean.influence.sum()) < 1e-12
     assert mean.n_pairs == 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -103,7 +104,7 @@ class Claim:
         if measured.n_pairs is not None and measured.n_pairs < MIN_PAIRS:
             return f"{OPEN}: {measured.n_pairs} pairs of models, at least {MIN_PAIRS} are needed"
         unsure = measured.conditions.get(UNSURE)
-        note = f"; it is not shown that training had ended: {unsure}" if unsure else ""
+        note = f"; convergence is not shown: {unsure}" if unsure else ""
         if self.margin is not None and max(bound - measured.low, measured.high - bound) < self.margin:
             return NEGLIGIBLE + note
         claim, contrary = self.p_values(measured)
@@ -149,15 +150,18 @@ class ClaimsTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without t
                 for c in cells[column]
             ]
         if "verdict" in cells:
-            parts = [str(v).partition(";") for v in self["verdict"]]
+            # The state is bold, and what follows it, such as the condition that failed, is not.
+            parts = [(re.split("[,:;]", v)[0], v) for v in map(str, self["verdict"])]
             cells["verdict"] = [
-                f'<strong class="{_css(v)}">{escape(v)}</strong>{sep}{escape(note)}' for v, sep, note in parts
+                f'<strong class="{_css(state)}">{escape(state)}</strong>{escape(note)}'
+                for state, note in parts
             ]
         cells = cells.rename(index=_escaped, columns=_escaped).rename_axis(
             index=_escaped(cells.index.name), columns=_escaped(cells.columns.name)
         )
         with pd.option_context("display.max_colwidth", None):
-            return cells.to_html(classes="claims", escape=False, border=0)
+            classes = "claims" + " verdicts" * ("adjusted p" in cells)
+            return cells.to_html(classes=classes, escape=False, border=0)
 
     def as_text(self) -> pd.DataFrame:
         """Return the table as it is printed: numbers as text, both ends of an interval in one column, "-" for none."""
@@ -177,9 +181,9 @@ class ClaimsTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without t
                 for p in ("p", "adjusted p")
             },
         )
-        order = [c for c in plain.columns if c not in ("low", "high")]
-        order.insert(order.index("value") + 1, "interval")
-        return text[order]
+        # What the reader looks for stands first, where narrow pages show it without scrolling.
+        first = ["claim", "verdict", "value", "interval", "bound", "margin", "p", "adjusted p", "pairs"]
+        return text[[*first, "quantity", "published"]]
 
 
 def _escaped(label: Any) -> Any:

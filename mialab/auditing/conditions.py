@@ -68,7 +68,7 @@ def unsure(game: Game) -> str:
     accuracy = float(game.train_accuracy[~game.shadow].mean())
     if accuracy >= 1 - PLATEAU:
         return ""
-    return f"train accuracy of {game.attrs.get('defense', 'unknown')!r} is {accuracy:.3f}, without a checkpoint before"
+    return f"train accuracy of {game.attrs.get('defense', 'unknown')!r} is {accuracy:.3f}, and no checkpoint was kept"
 
 
 def equal_accuracy(first: Game, second: Game) -> str:

@@ -204,7 +204,7 @@ def _target_rows(
             exact["recall"] = intervals.proportion(hits, cells.sides[0], confidence)
         rows += _rows(outcome.attack, k, own, cells.sides, confidence, names=list(found), exact=exact)
         sides += cells.sides
-    means = {name: outcome.cells.mean(parts) for name, parts in found.items() if parts}
+    means = {name: outcome.cells.mean(name, parts) for name, parts in found.items() if parts}
     n_in, n_out = (int(n) // int(outcome.evaluated.any(1).sum()) for n in sides)  # of each target
     rows += _rows(outcome.attack, MEAN, means, (n_in, n_out), confidence, names=list(found))
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -136,11 +137,16 @@ class Cells:
         decided = None if self.predicted_member is None else self.predicted_member[k : k + 1, own]
         return Cells(self.score[k : k + 1, own], self.member[k : k + 1, own], predicted_member=decided)
 
-    def mean(self, parts: Sequence[tuple[int, Estimate]]) -> Estimate:
-        """Return the mean of estimates of single targets, given with the targets' indices."""
+    def mean(self, metric: str, parts: Sequence[tuple[int, Estimate]]) -> Estimate:
+        """Return the mean of a measure of single targets, given with the targets' indices.
+
+        All targets have nearly the same threshold, so that what its choice adds is that of all of them pooled.
+        """
         cells = [(int(self.pair[k]), np.flatnonzero(self.evaluated[k])) for k, _ in parts]
         shape = (int(self.pair.max()) + 1, self.member.shape[1])
-        return mean([part for _, part in parts], cells, shape)
+        kind, rate = parse(metric)
+        moved = self.estimate(metric).moved if rate is None and kind != "auc" else np.empty(0)
+        return replace(mean([part for _, part in parts], cells, shape), moved=moved)
 
     def _estimate(self, value: float, influence: np.ndarray, trials: int, **about: Any) -> Estimate:
         """Sum influences (target, record) over the targets of a pair; `trials` are the records of a rate."""
