@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
@@ -164,7 +165,7 @@ def describe(found: np.ndarray, truth: np.ndarray | None = None) -> Iterator[dic
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--games", type=int, default=400, help="simulated games of each cell")
-    parser.add_argument("--csv", help="where to write the table")
+    parser.add_argument("--csv", type=Path, help="where to write the table")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
     zeros = np.zeros(len(METRICS))

@@ -1,9 +1,11 @@
 """Influence values, two-way intervals and what is made of them."""
 
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,11 +22,14 @@ def _load(file):
     """Load a benchmark as a module; its name, coverage, is taken by a package."""
     spec = spec_from_file_location("simulated", file)
     module = module_from_spec(spec)
+    sys.path.insert(0, str(file.parent))  # for what the benchmarks share
     spec.loader.exec_module(module)
+    sys.path.remove(str(file.parent))
     return module
 
 
-simulated = _load(Path(__file__).parents[1] / "benchmarks" / "coverage.py")
+ROOT = Path(__file__).parents[1]
+simulated = _load(ROOT / "benchmarks" / "coverage.py")
 
 METRICS = ("auc", "tpr@0.1", "tnr@0.1", "balanced_accuracy", "precision", "recall", "f1")
 
@@ -260,3 +265,22 @@ def test_estimates_of_nothing():
     outcome = drawn()
     nothing = outcome.estimate("tpr@0.001")
     assert np.isnan((outcome.estimate() - nothing).interval()).all()
+
+
+def test_the_table_of_coverage_says_what_the_book_says():
+    table = pd.read_csv(ROOT / "results" / "coverage.csv")
+    of = table.set_index("of")
+    single = table[
+        (table["of"] == "one game") & table["metric"].isin(["auc", "tpr@0.01", "balanced_accuracy"])
+    ]
+    assert single[single["case"].isin(["a", "aa", "b"])]["coverage"].between(0.93, 0.985).all()
+    assert single[single["case"].isin(["c", "d"])]["coverage"].min() >= 0.9
+    alike = table[table["of"] == "two games alike"]
+    assert alike[alike["metric"].isin(["recall", "precision", "f1"])]["coverage"].min() >= 0.93
+    weaker = of.loc["20 % weaker"].set_index("metric")["settled"]
+    assert weaker["auc"] >= 0.9
+    assert weaker["tpr@0.01"] >= 0.68
+    assert weaker["balanced_accuracy"] >= 0.62
+    assert of.loc["greatest FPR of a record, calibrated", "coverage"] <= 0.005
+    chosen = of.loc["best of 25 attacks on noise, max-statistic interval above 0.5", "coverage"]
+    assert chosen < 0.04 < of.loc["best of 25 attacks on noise, own interval above 0.5", "coverage"]

@@ -153,8 +153,8 @@ class ClaimsTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without t
             # The state is bold, and what follows it, such as the condition that failed, is not.
             parts = [(re.split("[,:;]", v)[0], v) for v in map(str, self["verdict"])]
             cells["verdict"] = [
-                f'<strong class="{_css(state)}">{escape(state)}</strong>{escape(note)}'
-                for state, note in parts
+                f'<strong class="{_css(state)}">{escape(state)}</strong>{escape(v[len(state) :])}'
+                for state, v in parts
             ]
         cells = cells.rename(index=_escaped, columns=_escaped).rename_axis(
             index=_escaped(cells.index.name), columns=_escaped(cells.columns.name)
