@@ -26,6 +26,12 @@ def extra(name: str) -> Iterator[None]:
         ) from error
 
 
+def shown(value: object) -> str:
+    """Return how a value is named in a message: in one line of at most 200 characters."""
+    text = repr(value).replace("\n", " ")
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
 def choose(name: str, value: object, choices: Iterable[str]) -> str:
     """Return ``value`` if it is one of ``choices``.
 
@@ -37,9 +43,9 @@ def choose(name: str, value: object, choices: Iterable[str]) -> str:
     choices = sorted(choices)
     if isinstance(value, str) and value in choices:
         return value
-    near = get_close_matches(str(value), choices, n=1)
+    near = get_close_matches(str(value)[:200], choices, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{name}={value!r} is unknown.{hint} Known: {', '.join(choices)}.")
+    raise ValueError(f"{name}={shown(value)} is unknown.{hint} Known: {', '.join(choices)}.")
 
 
 def check_number(
@@ -57,26 +63,29 @@ def check_number(
         f"at most {high}" if high is not None else "",
     ]
     right = " and ".join(filter(None, bounds)) or "a finite number"
-    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else float("nan")
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else float("nan")
+    except OverflowError:  # of an integer
+        number = float("inf")
     if (
         not abs(number) < float("inf")
         or (low is not None and number < low)
         or (high is not None and number > high)
         or (above is not None and number <= above)
     ):
-        raise ValueError(f"{name}={value!r} must be {right}.")
+        raise ValueError(f"{name}={shown(value)} must be {right}.")
 
 
 def check_integer(name: str, value: object, *, low: int = 0) -> None:
     """Refuse a ``value`` that is no integer or is below ``low``."""
     if not isinstance(value, Integral) or isinstance(value, bool) or value < low:
-        raise ValueError(f"{name}={value!r} must be an integer of at least {low}.")
+        raise ValueError(f"{name}={shown(value)} must be an integer of at least {low}.")
 
 
 def as_integers(name: str, value: object, *, low: int = 0) -> tuple[int, ...]:
     """Return ``value`` as a tuple, after refusing what is no sequence of integers of at least ``low``."""
     if not isinstance(value, Iterable) or isinstance(value, str):
-        raise ValueError(f"{name}={value!r} must be a sequence of integers, e.g. ({value!r},).")
+        raise ValueError(f"{name}={shown(value)} must be a sequence of integers, e.g. ({shown(value)},).")
     numbers = tuple(value)
     for number in numbers:
         check_integer(name, number, low=low)
@@ -93,7 +102,7 @@ def check_name(name: str, value: object) -> None:
     )
     if not good or str(value).startswith(".") or not 1 <= len(str(value).encode()) <= 100:
         raise ValueError(
-            f"{name}={value!r} must be a name for files: 1 to 100 bytes of text without slashes, colons and line "
+            f"{name}={shown(value)} must be a name for files: 1 to 100 bytes of text without slashes, colons and line "
             "breaks, not beginning with a dot, without spaces at its ends."
         )
 

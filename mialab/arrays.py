@@ -138,6 +138,10 @@ class ArraySpec:
             if not np.isin(value, (0, 1)).all():
                 raise ValueError(f"{self.name} must be {KINDS['b'][1]}; it holds {np.unique(value)[:5]}.")
             return value.astype(bool)
+        if kind == "f" and value.dtype.kind in "iu" and not ((value <= 2**53) & (value >= -(2**53))).all():
+            raise ValueError(
+                f"{self.name} holds {value.dtype} values beyond 2**53, which floating point merges."
+            )
         bad = np.isinf(value) if self.allows_nan else ~np.isfinite(value)
         if bad.any():
             raise ValueError(

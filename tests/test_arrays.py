@@ -54,6 +54,7 @@ READ = "cannot be read: its rows differ in length; it must be an array"
             {"test_accuracy": np.full(6, 789)},
             "test_accuracy must hold numbers from 0 to 1; it is int64 from 789",
         ),
+        ({"loss": np.full((6, 10), 2**53 + 1)}, "loss holds int64 values beyond 2**53, which floating point"),
         ({"y": Y.astype(float)}, "y must hold integers; it is float64 from 0.0 to 2.0."),
         (
             {"logits": small(-np.inf)},

@@ -84,6 +84,22 @@ def test_infinite_scores_have_a_place():
     assert metrics.auc([np.inf, 0, -np.inf], [True, False, False]) == 1
 
 
+@given(scored(), st.sampled_from(RATES))
+def test_infinite_scores_are_tied_like_any_others(data, rate):
+    score, member = np.sign(data[0]), data[1]
+    infinite = np.array([-np.inf, 0, np.inf])[score.astype(int) + 1]
+    for function in (metrics.tpr_at_fpr, metrics.tnr_at_fnr):
+        assert function(infinite, member, rate) == function(score, member, rate)
+    assert metrics.auc(infinite, member) == metrics.auc(score, member)
+    for ours, theirs in zip(metrics.roc(infinite, member)[:2], metrics.roc(score, member)[:2], strict=True):
+        assert_array_equal(ours, theirs)
+    fpr, tpr, _ = metrics.roc(infinite, member)
+    assert np.trapezoid(tpr, fpr) == pytest.approx(metrics.auc(infinite, member))
+    ours, theirs = (metrics.Cells(each[None], member[None]).curve for each in (infinite, score))
+    assert_array_equal(ours.placements(), theirs.placements())
+    assert_array_equal(ours.normal_scores(), theirs.normal_scores())
+
+
 @pytest.mark.slow
 @given(scored(), st.integers(0, 5))
 def test_decisions_as_scikit_learn(data, threshold):
@@ -128,6 +144,10 @@ def test_resolvable():
         ([0.1, 0.2, 0.3], [True, False], "must be equal"),
         ([[0.1, 0.2]], [[True, False]], "it must be"),
         ([0.1, 0.2], [2, 0], "True or False"),
+        ([0.1, 0.2], ["a", {}], "True or False"),
+        ([0.1j, 0.2], [True, False], "score must hold numbers; it is complex128"),
+        (["a", "b"], [True, False], "score must hold numbers; it is <U1"),
+        ([[1], [1, 2]], [True, False], "score=.* cannot be read as an array"),
     ],
 )
 def test_bad_input_is_refused(score, member, says):
@@ -144,6 +164,12 @@ def test_bad_options_are_refused():
         metrics.over_targets(score, confidence=95)
     with pytest.raises(ValueError, match="prior=10 must be"):
         metrics.precision_at(0.1, 0.01, 10)
+    with pytest.raises(ValueError, match="rates: 10 must be a fraction"):
+        metrics.precision_at(10, 0.01, 0.1)
+    with pytest.raises(ValueError, match=r"fpr: '0\.1' must be a fraction"):
+        metrics.tpr_at_fpr(score, member, "0.1")
+    with pytest.raises(ValueError, match="successes='3' must be an integer"):
+        metrics.proportion("3", 9)
     with pytest.raises(ValueError, match="0 <= successes <= trials"):
         intervals.clopper_pearson(3, 2)
     with pytest.raises(ValueError, match="mutual"):

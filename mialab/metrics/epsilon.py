@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mialab._validation import check_integer, check_number, choose
+from mialab._validation import check_integer, check_number, choose, shown
 from mialab.metrics import counts
 from mialab.metrics.outcomes import Outcome
-from mialab.metrics.rates import check_fraction
+from mialab.metrics.rates import as_array, as_numbers, check_fraction
 
 METHODS = ("clopper_pearson", "one_run", "one_run_gdp")
 #: Fractions of the pairs that are guessed, from which the best is taken, where none is given.
@@ -215,7 +215,7 @@ def epsilon_of(
 
 
 def _scores(name: str, value: ArrayLike) -> np.ndarray:
-    scores = np.asarray(value, np.float64)
+    scores = as_numbers(name, value)
     if scores.ndim != 1 or not scores.size or np.isnan(scores).any():
         raise ValueError(
             f"{name} has shape {scores.shape}; it must hold one or more numbers, (record,), no NaN."
@@ -236,16 +236,16 @@ def _options(
         raise ValueError(f"delta={delta!r} must be {right} for method={method!r}.")
     unused, value = ("guesses", guesses) if method == "clopper_pearson" else ("threshold", threshold)
     if value is not None:
-        raise ValueError(f"{unused}={value!r} is not for method={method!r}: leave it out.")
+        raise ValueError(f"{unused}={shown(value)} is not for method={method!r}: leave it out.")
     common = {"delta": delta, "confidence": confidence}
     if method == "clopper_pearson":
         if threshold is None or isinstance(threshold, str):
             choose("threshold", threshold or "split", ("split",))
             return common | {"thresholds": None}
-        return common | {"thresholds": _scores("threshold", np.atleast_1d(threshold))}
-    fractions = np.atleast_1d(GUESSES if guesses is None else guesses).astype(float)
+        return common | {"thresholds": _scores("threshold", np.atleast_1d(as_array("threshold", threshold)))}
+    fractions = np.atleast_1d(as_numbers("guesses", GUESSES if guesses is None else guesses))
     if fractions.ndim != 1 or not fractions.size or not ((fractions > 0) & (fractions <= 1)).all():
-        raise ValueError(f"guesses={guesses!r} must be fractions of the pairs, above 0 and at most 1.")
+        raise ValueError(f"guesses={shown(guesses)} must be fractions of the pairs, above 0 and at most 1.")
     return common | {"fractions": fractions, "method": method}
 
 

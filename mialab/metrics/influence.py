@@ -66,7 +66,7 @@ class Cells:
         partner: ArrayLike | None = None,
         predicted_member: ArrayLike | None = None,
     ) -> None:
-        self.score, self.member = np.asarray(score, np.float64), rates.as_flags("member", member)
+        self.score, self.member = rates.as_numbers("score", score), rates.as_flags("member", member)
         if self.score.ndim != 2:
             raise ValueError(f"score has shape {self.score.shape}; it must be (target, record).")
         rates.same_shape("score", self.score, self.member)
@@ -77,7 +77,9 @@ class Cells:
         if predicted_member is not None:
             self.predicted_member = rates.as_flags("predicted_member", predicted_member)
             rates.same_shape("predicted_member", self.predicted_member, self.member)
-        self.partner = np.full(len(self.member), -1) if partner is None else np.asarray(partner)
+        self.partner = (
+            np.full(len(self.member), -1) if partner is None else rates.as_array("partner", partner)
+        )
         self.pair = intervals.clusters(len(self.member), self.partner)
 
     @cached_property

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from mialab._validation import choose
-from mialab.metrics.rates import check_fraction
+from mialab._validation import check_integer, choose, shown
+from mialab.metrics.rates import as_array, as_numbers, check_fraction
 
 
 class _Ends(NamedTuple):
@@ -122,7 +122,7 @@ def clopper_pearson(
     -------
     low, high : float64, shape of the inputs
     """
-    k, n = np.broadcast_arrays(np.asarray(successes, float), np.asarray(trials, float))
+    k, n = np.broadcast_arrays(as_numbers("successes", successes), as_numbers("trials", trials))
     if not ((k >= 0) & (k <= n) & (k == np.floor(k)) & (n == np.floor(n))).all():
         raise ValueError("successes and trials must be whole numbers with 0 <= successes <= trials.")
     tail = (1 - check_fraction("confidence", confidence)) / 2
@@ -133,6 +133,8 @@ def clopper_pearson(
 
 def proportion(successes: int, trials: int, confidence: float = 0.95) -> Interval:
     """Return a proportion with its Clopper-Pearson interval; NaN without any trial."""
+    check_integer("successes", successes)
+    check_integer("trials", trials)
     if trials == 0:
         return Interval(np.nan, np.nan, np.nan)
     return Interval(successes / trials, *map(float, clopper_pearson(successes, trials, confidence)))
@@ -157,7 +159,7 @@ def over_targets(value: ArrayLike, *, partner: ArrayLike | None = None, confiden
     Interval
         Ends are NaN with fewer than two pairs, everything is NaN if every value is.
     """
-    value = np.asarray(value, np.float64)
+    value = as_numbers("value", value)
     if value.ndim != 1:
         raise ValueError(f"value has shape {value.shape}; it must be (target,).")
     quantile = special.stdtrit(np.arange(len(value) + 1), (1 + check_fraction("confidence", confidence)) / 2)
@@ -176,9 +178,9 @@ def clusters(n: int, partner: ArrayLike | None = None) -> np.ndarray:
     index = np.arange(n)
     if partner is None:
         return index
-    partner = np.asarray(partner)
+    partner = as_array("partner", partner)
     if partner.shape != (n,) or not np.issubdtype(partner.dtype, np.integer):
-        raise ValueError(f"partner must hold {n} integers, one per target; it is {partner!r}.")
+        raise ValueError(f"partner must hold {n} integers, one per target; it is {shown(partner)}.")
     paired = partner >= 0
     if (partner >= n).any() or (partner[partner[paired]] != index[paired]).any():
         raise ValueError("partner must be mutual: partner[partner[k]] == k, or -1 for a target without one.")

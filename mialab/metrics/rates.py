@@ -5,11 +5,14 @@ reached by an actual threshold, nothing is interpolated, and tied scores stand o
 """
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
+
+from mialab._validation import shown
 
 FPRS = (0.001, 0.01, 0.1)
 
@@ -90,6 +93,7 @@ def precision_at(tpr: float, fpr: float, prior: float) -> float:
         (Jayaraman et al., PoPETs 2021).
     """
     prior = check_fraction("prior", prior)
+    check_rates("rates", [rate for rate in (tpr, fpr) if not (isinstance(rate, Real) and np.isnan(rate))])
     accused = prior * tpr + (1 - prior) * fpr
     return prior * tpr / accused if accused > 0 else float("nan")
 
@@ -142,7 +146,7 @@ def rate_name(kind: str, rate: float) -> str:
 
 def checked(score: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return scores and memberships as arrays (record,), see `roc` for what is refused."""
-    score, member = np.asarray(score, np.float64), as_flags("member", member)
+    score, member = as_numbers("score", score), as_flags("member", member)
     if score.ndim != 1:
         raise ValueError(f"score has shape {score.shape}; it must be (record,).")
     same_shape("score", score, member)
@@ -154,12 +158,29 @@ def checked(score: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray
     return score, member
 
 
+def as_numbers(name: str, value: ArrayLike) -> np.ndarray:
+    """Return ``value`` as an array of float64; ValueError if it holds anything but real numbers."""
+    array = as_array(name, value)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must hold numbers; it is {array.dtype}: {shown(value)}.")
+    return array.astype(np.float64, copy=False)
+
+
 def as_flags(name: str, value: ArrayLike) -> np.ndarray:
     """Return ``value`` as an array of bool; ValueError if it holds anything but True and False, 1 and 0."""
-    value = np.asarray(value)
-    if value.dtype != bool and not np.isin(value, (0, 1)).all():
-        raise ValueError(f"{name} must be True or False (or 1 and 0); it holds {np.unique(value)[:5]}.")
-    return value.astype(bool)
+    array = as_array(name, value)
+    if array.dtype != bool and (array.dtype.kind not in "iuf" or not np.isin(array, (0, 1)).all()):
+        held = np.unique(array)[:5] if array.dtype.kind in "iuf" else shown(value)
+        raise ValueError(f"{name} must be True or False (or 1 and 0); it holds {held}.")
+    return array.astype(bool)
+
+
+def as_array(name: str, value: ArrayLike) -> np.ndarray:
+    """Return ``value`` as an array; ValueError if it cannot be one."""
+    try:
+        return np.asarray(value)
+    except Exception as error:  # whatever numpy, torch or another library says
+        raise ValueError(f"{name}={shown(value)} cannot be read as an array: {error}.") from error
 
 
 def same_shape(name: str, value: np.ndarray, member: np.ndarray) -> None:
@@ -179,15 +200,15 @@ def both_classes(member: np.ndarray) -> None:
 def check_rates(name: str, rates: Sequence[float]) -> Sequence[float]:
     """Refuse rates that do not lie in [0, 1] (ValueError)."""
     for rate in rates:
-        if not 0 <= rate <= 1:
-            raise ValueError(f"{name}: {rate!r} must be a fraction from 0 to 1.")
+        if not isinstance(rate, Real) or not 0 <= rate <= 1:
+            raise ValueError(f"{name}: {shown(rate)} must be a fraction from 0 to 1.")
     return rates
 
 
 def check_fraction(name: str, value: float) -> float:
     """Refuse a value that does not lie in (0, 1) (ValueError)."""
-    if not 0 < value < 1:
-        raise ValueError(f"{name}={value!r} must be a fraction between 0 and 1, e.g. 0.95.")
+    if not isinstance(value, Real) or not 0 < value < 1:
+        raise ValueError(f"{name}={shown(value)} must be a fraction between 0 and 1, e.g. 0.95.")
     return value
 
 
