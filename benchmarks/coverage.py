@@ -20,7 +20,6 @@ from pathlib import Path
 for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
-import common
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -199,6 +198,8 @@ def main() -> int:
     table = pd.concat([table, pd.DataFrame({"of": list(notes), "coverage": list(notes.values())})])
     print(table.to_string(index=False, float_format="%.3f", na_rep=""))
     if options.csv:
+        import common  # beside this file, where a script finds it
+
         table.to_csv(options.csv, index=False, float_format="%.4f", lineterminator="\n")
         common.state_checksums(options.csv)
     return 0
