@@ -2,6 +2,7 @@
 # make book PROFILE=...  the same with profiles/PROFILE.yml     (standard: real data, see README.md)
 # make check             linter, formatter, types, imports, the fast tests: for every change
 # make test              all that is checked
+# make faults            kills, flipped bits, full disks, odd input by the thousand (40 minutes; goes on where it stopped)
 PROFILE ?= quick
 JOBS ?= 2
 PYTEST ?=
@@ -11,7 +12,7 @@ export MIALAB_CACHE ?= $(CURDIR)/.cache/mialab
 PY := .venv/bin/python
 TESTS := $(PY) -m pytest -n $(JOBS) --dist worksteal -rs
 
-.PHONY: book test check static coverage env sync lock vulnerabilities format clean
+.PHONY: book test check faults static coverage env sync lock vulnerabilities format clean
 
 book: env
 	@$(PY) -m doit -n $(JOBS) book
@@ -22,6 +23,10 @@ test: static
 
 check: static
 	$(TESTS) -m "not slow" $(PYTEST)
+
+# What faults that are injected come to, as a table in results/: make faults FAULTS="--only kills --n 20" for some.
+faults: env
+	$(PY) tests/faults/run.py --jobs $(JOBS) $(or $(FAULTS),--table)
 
 static: env
 	$(PY) -m ruff check .
