@@ -359,7 +359,8 @@ width = np.linspace(1, np.sqrt(3), 50)
 for size, style in ((4, ":"), (3, "-"), (2, "--")):
     settled = stats.norm.sf(stats.norm.isf(0.025) * width - size)
     left.plot(width, settled, style, color="black")
-    left.text(1.02, settled[0] - 0.09, f"{size} standard errors", fontsize="small")
+    below = {"ha": "right", "va": "top", "fontsize": "small"}
+    left.text(width[-1], settled[-1] - 0.02, f"{size} standard errors", **below)
 left.set(
     xlabel="Width of the interval / right width",
     ylabel="Chance to settle the difference",
