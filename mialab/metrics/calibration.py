@@ -84,7 +84,7 @@ def concentration(
     fraction : float
         Of the records, at least one: those with the most false alarms.
     seed : int
-        Of the comparison, in which as many false alarms fall on the counted pairs at random, 100 times.
+        Of the comparison, in which as many false alarms fall on the counted pairs at random, 20 times.
 
     Returns
     -------
@@ -96,6 +96,6 @@ def concentration(
     if not total:
         return Concentration(np.nan, np.nan)
     trials = counted.sum(0)
-    drawn = np.random.default_rng(seed).multinomial(total, trials / trials.sum(), 100)
+    drawn = np.random.default_rng(seed).multinomial(total, trials / trials.sum(), 20)
     shares = [np.sort(each)[-top:].sum() / total for each in (alarms, *drawn)]
     return Concentration(float(shares[0]), float(np.mean(shares[1:])))
