@@ -96,8 +96,8 @@ def audit_scores(
     UserWarning
         If a target has exactly the members of a reference that is not left out: they may be the same model.
     """
-    loss = np.atleast_2d(np.asarray(target_loss, np.float64))
-    reference = np.asarray(reference_loss, np.float64)
+    loss = np.atleast_2d(rates.as_numbers("target_loss", target_loss))
+    reference = rates.as_numbers("reference_loss", reference_loss)
     if loss.ndim != 2 or reference.ndim != 2 or loss.shape[1] != reference.shape[1]:
         raise ValueError(
             f"target_loss has shape {np.shape(target_loss)} and reference_loss {reference.shape}; they must be "
@@ -149,7 +149,7 @@ def _own(own_reference: ArrayLike | None, n_targets: int, n_references: int) -> 
     """Check which reference each target is, (target,)."""
     if own_reference is None:
         return np.full(n_targets, -1)
-    own = np.atleast_1d(np.asarray(own_reference))
+    own = np.atleast_1d(rates.as_array("own_reference", own_reference))
     fits = own.shape == (n_targets,) and np.issubdtype(own.dtype, np.integer)
     if not fits or own.min() < -1 or own.max() >= n_references:
         raise ValueError(

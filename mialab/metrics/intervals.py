@@ -137,7 +137,8 @@ def proportion(successes: int, trials: int, confidence: float = 0.95) -> Interva
     check_integer("trials", trials)
     if trials == 0:
         return Interval(np.nan, np.nan, np.nan)
-    return Interval(successes / trials, *map(float, clopper_pearson(successes, trials, confidence)))
+    low, high = clopper_pearson(successes, trials, confidence)
+    return Interval(successes / trials, float(low), float(high))
 
 
 def over_targets(value: ArrayLike, *, partner: ArrayLike | None = None, confidence: float = 0.95) -> Interval:

@@ -93,7 +93,7 @@ def precision_at(tpr: float, fpr: float, prior: float) -> float:
         (Jayaraman et al., PoPETs 2021).
     """
     prior = check_fraction("prior", prior)
-    check_rates("rates", [rate for rate in (tpr, fpr) if not (isinstance(rate, Real) and np.isnan(rate))])
+    check_rates("rates", [rate for rate in (tpr, fpr) if not (isinstance(rate, Real) and rate != rate)])
     accused = prior * tpr + (1 - prior) * fpr
     return prior * tpr / accused if accused > 0 else float("nan")
 
