@@ -345,9 +345,9 @@ def run(
     began = time.monotonic()
     scratch, draft, kept = Path(tempfile.mkdtemp(prefix="mialab-")), None, None
     try:
-        draft, error = _execute(
-            notebook, scratch / f"{notebook.stem}.ipynb", parameters, report or (lambda line: None)
-        )
+        spare = f"{notebook.stem}.{os.getpid()}.draft.ipynb"
+        places = [scratch / f"{notebook.stem}.ipynb", RUNS / spare, out.with_name(spare)]
+        draft, error = _execute(notebook, places, parameters, report or (lambda line: None))
         if error or not draft:
             with suppress(OSError):
                 if out.exists():
@@ -446,15 +446,14 @@ def _environment(progress: Path) -> dict[str, str]:
 
 
 def _execute(
-    notebook: Path, draft: Path, parameters: dict[str, Any], report: Report
+    notebook: Path, places: list[Path], parameters: dict[str, Any], report: Report
 ) -> tuple[Path | None, str]:
-    """Execute ``notebook`` into ``draft`` in a child process, or into ``runs/`` where there is no room for that.
+    """Execute ``notebook`` in a child process, into the first of some places that has room for it.
 
     Returns what was executed, if it is anywhere, and the error in one line, or ``""``.
     """
-    progress, log = draft.with_suffix(".progress"), draft.with_suffix(".log")
-    places = [str(draft), str(RUNS / f"{notebook.stem}.{os.getpid()}.draft.ipynb")]
-    job = {"notebook": str(notebook), "places": places, "parameters": parameters}
+    progress, log = places[0].with_suffix(".progress"), places[0].with_suffix(".log")
+    job = {"notebook": str(notebook), "places": [str(p) for p in places], "parameters": parameters}
     state: dict[str, Any] = {}
 
     def listen(lines: Iterable[str]) -> None:
@@ -497,7 +496,7 @@ def _execute(
         state["error"] = (
             f"the runner's process ended with code {child.returncode}: {_last_line(log.read_text()) or 'no message'}"
         )
-    executed = next((p for p in map(Path, reversed(places)) if p.exists()), None)
+    executed = next((p for p in reversed(places) if p.exists()), None)
     return executed, state["error"]
 
 
@@ -555,9 +554,7 @@ def _child() -> None:
         try:
             papermill.execute_notebook(source, f"{drafts.scheme}draft.ipynb", job["parameters"], **options)
             if not drafts.written:
-                failed = (
-                    f"there is no room to keep what was executed, neither in {' nor in '.join(job['places'])}"
-                )
+                failed = f"there is no room to keep what was executed in any of {', '.join(job['places'])}"
         except papermill.PapermillExecutionError as error:
             failed = f"cell {error.cell_index + 1}: {error.ename}: {_last_line(error.evalue)}"
         except DeadKernelError:
