@@ -83,15 +83,44 @@ def test_a_game_survives_the_death_of_a_worker(client, fresh_cache, tmp_path, mo
 @pytest.mark.slow
 def test_a_group_that_kills_its_workers_is_given_up(cluster, client, fresh_cache, monkeypatch):
     monkeypatch.setattr(cluster.scheduler, "allowed_failures", 0)
-    options = SMALL | {"model": workers.MODEL, "n_models": 4}
+    options = SMALL | {"model": workers.MODEL}
+    mia.play(toys.pool(), defense=workers.Deadly(3), **options)
+    options["n_models"] = 4
     with pytest.raises(
         RuntimeError, match=r"^Models \[3\] were given up by the cluster: .* Finished models are stored"
     ):
         mia.play(toys.pool(), defense=workers.Deadly(3), **options)
     (path,) = (fresh_cache / "games").glob("*.zarr")
     stored = zarr.open_array(path, path="provenance")[:4].any(1)
-    assert stored[:2].any()
+    assert stored[:2].all()
     assert not stored[3]
+
+
+@pytest.mark.slow
+def test_a_lost_cluster_is_named_and_what_is_finished_is_stored(fresh_cache, tmp_path):
+    log = tmp_path / "log"
+    log.touch()
+    options = SMALL | {"model": workers.MODEL, "defense": workers.Logged(), "n_models": 32}
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, host="127.0.0.1", **ALONE) as own,
+        distributed.Client(own) as client,
+        joblib.parallel_config(backend="dask"),
+    ):
+        client.run(workers.log_to, str(log))
+
+        def close():
+            while len(log.read_text().split()) < 4:
+                time.sleep(0.001)
+            client.close()
+
+        threading.Thread(target=close, daemon=True).start()
+        with pytest.raises(
+            RuntimeError, match=r" cluster.* Finished models are stored \(\d+ of 32\): play again"
+        ):
+            mia.play(toys.pool(), **options)
+        with pytest.raises(RuntimeError, match=r"^The cluster cannot be reached any more"):
+            mia.play(toys.pool(), **options)
+    assert mia.play(toys.pool(), **options, workers=1).n_models == 32
 
 
 @pytest.mark.slow

@@ -228,6 +228,56 @@ def test_a_full_disk_is_an_error_that_keeps_the_finished_models(fresh_cache, mon
     assert_same(workers.play(), undisturbed)
 
 
+@pytest.mark.slow
+def test_an_interruption_says_what_is_stored(fresh_cache, monkeypatch, undisturbed):
+    real = classifier_run.train_group
+
+    def interrupted(models, **options):
+        if models[0] == 3:
+            raise KeyboardInterrupt
+        return real(models, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier_run, "train_group", interrupted)
+        with pytest.raises(
+            KeyboardInterrupt,
+            match=r"^Finished models are stored \(3 of 8\): play again with the same parameters",
+        ) as raised:
+            workers.play()
+    assert raised.value.__suppress_context__
+    assert_same(workers.play(), undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_says_what_is_stored(fresh_cache):
+    with pytest.raises(
+        RuntimeError,
+        match=r"^A worker process was killed.* Finished models are stored \([01234] of 6\): play",
+    ):
+        mia.play(toys.pool(), workers.MODEL, workers.Deadly(4), training=TRAINING, n_models=6, workers=2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_workers_end_with_the_process_that_started_them(fresh_cache, tmp_path):
+    log = tmp_path / "log"
+    log.touch()
+    process = PROCESSES.Process(target=workers.play_for_ever, args=(str(fresh_cache), str(log)))
+    process.start()
+    while len(seen := {line.split(",")[0] for line in log.read_text().splitlines()}) < 2:
+        assert process.is_alive()
+        time.sleep(0.05)
+    process.kill()
+    process.join()
+    shared = list(Path("/dev/shm").glob(f"joblib_memmapping_folder_{process.pid}_*"))
+    left = [*shared, *(Path(f"/proc/{pid.strip('(')}") for pid in seen)]
+    assert len(left) >= 3
+    end = time.monotonic() + 60
+    while any(path.exists() for path in left) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not [path for path in left if path.exists()]
+
+
 # ----------------------------------------------------------------------------------------------------
 # Damage
 

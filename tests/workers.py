@@ -117,6 +117,15 @@ class Inspected(Defense):
             file.write(f"{seen}\n")
 
 
+def play_for_ever(cache: str, log: str) -> None:
+    """Play a game that takes long in two processes that share arrays of several MB, and write down who they are."""
+    torch.set_num_threads(1)
+    os.environ["MIALAB_CACHE"] = cache
+    pool = toys.pool(test=100_000)
+    training = mia.Training(epochs=100_000, batch_size=4)
+    mia.play(pool, MODEL, Inspected(log), training=training, n_models=4, workers=2)
+
+
 def play_without_cluster(cache: str) -> None:
     """Fail if a game that is played here loads what only clusters need."""
     play_in(cache, os.devnull)

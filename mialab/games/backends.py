@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import joblib
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 
 
 Result = TypeVar("Result")
+
+
+class WorkersLost(RuntimeError):
+    """Those who trained are gone; what they finished is stored."""
 
 
 #: Seconds of work above which worker processes pay: they take some 5 seconds to start, and are kept for a while.
@@ -91,7 +98,16 @@ class Processes:
                     threads.shutdown(cancel_futures=True)
             return
         parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="all")
-        yield from parallel(joblib.delayed(function)(group, pool=self.pool, **options) for group in groups)
+        here = os.getpid()
+        try:
+            yield from parallel(
+                joblib.delayed(_watched)(here, function, group, pool=self.pool, **options) for group in groups
+            )
+        except BrokenExecutor as error:
+            raise WorkersLost(
+                "A worker process was killed, most often for want of memory: give fewer workers, or keep less "
+                "(answers='float16', keep='scores')."
+            ) from error
         Processes._alive_until = time.monotonic() + IDLE_SECONDS
 
 
@@ -130,10 +146,11 @@ class Cluster:
 
     def ask(self, function: Callable[..., Result], *arguments: object, **options: object) -> Result:
         """Call a function on the worker that is there first."""
-        future = self.client.submit(function, *arguments, **options, **self.options)
-        if not self.client.nthreads():
-            _progress.note("waiting for the first worker of the cluster")
-        return self._result(future, "A look at the game was")
+        with self._reached():
+            future = self.client.submit(function, *arguments, **options, **self.options)
+            if not self.client.nthreads():
+                _progress.note("waiting for the first worker of the cluster")
+            return self._result(future, "A look at the game was")
 
     def ask_of_pool(self, function: Callable[..., Result], **options: object) -> Result:
         """Do the same with ``pool=`` the records."""
@@ -155,15 +172,32 @@ class Cluster:
         """Yield ``function(group, pool=..., **options)`` of every group as it is done."""
         from distributed import as_completed as as_finished
 
-        futures = {
-            self.client.submit(_with_pool, function, group, pool=self.pool, **options, **self.options): group
-            for group in groups
-        }
+        with self._reached():
+            futures = {
+                self.client.submit(
+                    _with_pool, function, group, pool=self.pool, **options, **self.options
+                ): group
+                for group in groups
+            }
+            try:
+                for future in as_finished(futures):
+                    yield self._result(future, f"Models {futures[future]} were")
+            finally:
+                with suppress(Exception):  # the cluster may be gone
+                    self.client.cancel(list(futures))
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Say so if the cluster is gone."""
+        from distributed.client import ClosedClientError
+        from distributed.comm import CommClosedError
+
         try:
-            for future in as_finished(futures):
-                yield self._result(future, f"Models {futures[future]} were")
-        finally:
-            self.client.cancel(list(futures))
+            yield
+        except (ClosedClientError, CommClosedError) as error:
+            raise WorkersLost(
+                f"The cluster cannot be reached any more ({error}): connect to one, or leave joblib's dask backend."
+            ) from error
 
     @staticmethod
     def _result(future: Future, what: str) -> Any:
@@ -172,10 +206,28 @@ class Cluster:
         try:
             return future.result()
         except (KilledWorker, CancelledError) as error:
-            raise RuntimeError(
+            raise WorkersLost(
                 f"{what} given up by the cluster: {error}. Workers die most often for want of memory: give each one "
-                "more, or keep less (answers='float16', keep='scores'). Finished models are stored."
+                "more, or keep less (answers='float16', keep='scores')."
             ) from error
+
+
+#: Whether this process ends itself once the one that it works for is gone.
+IS_WATCHED = threading.Event()
+
+
+def _watched(parent: int, function: Callable[..., Result], *arguments: object, **options: object) -> Result:
+    """Call a function in a worker process, which ends soon after its parent does, even after a kill."""
+    if os.getppid() == parent and not IS_WATCHED.is_set():
+        IS_WATCHED.set()
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    return function(*arguments, **options)
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _with_pool(function: Callable[..., Result], *arguments: object, pool: Any, **options: object) -> Result:

@@ -8,8 +8,8 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import xarray as xr
 from mialab import _progress, provenance
 from mialab._validation import check_integer
 from mialab.games import backends
-from mialab.games.backends import Team
+from mialab.games.backends import Team, WorkersLost
 from mialab.games.plan import Plan
 from mialab.games.store import Store, games_root, is_shared
 
@@ -87,12 +87,31 @@ def _train(store: Store, plan: Plan, todo: list[int], team: Team, device: str) -
         "threads_per_worker": 1,
     }
     options = plan.options(device)
-    with _progress.bar(len(todo), f"training {plan.defense.name} on {plan.pool.name}") as advance:
+    what = f"training {plan.defense.name} on {plan.pool.name}"
+    with _resumable(store, plan.n_models), _progress.bar(len(todo), what) as advance:
         # A group is stored where it was trained, as soon as it is; an error or a kill loses only what is under way.
         for group in team.run(
             _train_group, groups, workers, store=store, run=run, train=plan.train_group, **options
         ):
             advance(len(group))
+
+
+@contextmanager
+def _resumable(store: Store, n_models: int) -> Iterator[None]:
+    """Say what is stored, and how to go on, if training is interrupted or its workers are lost."""
+
+    def stored() -> str:
+        return (
+            f"Finished models are stored ({store.count(n_models)} of {n_models}): play again with the same parameters, "
+            "or run the chapter again, to go on from there."
+        )
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(stored()) from None  # where it was interrupted helps nobody
+    except WorkersLost as error:
+        raise RuntimeError(f"{error} {stored()}") from error
 
 
 def _groups(todo: list[int], most: int, workers: int, device: str) -> list[list[int]]:
