@@ -72,7 +72,7 @@ GAMES: dict[str, Callable[..., Any]] = {
     "flipped": _flipped,
 }
 #: What a resumed game may say otherwise than one that was not disturbed.
-VARIES = {"date", "seconds", "peak_mb", "workers"}
+VARIES = {"date", "seconds", "peak_mb", "workers", "runs"}
 
 
 # ----------------------------------------------------------------------------------------------------

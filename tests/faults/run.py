@@ -88,6 +88,19 @@ def batch(name: str, indices: range) -> dict:
     }
 
 
+def each_once(kept: list[dict]) -> list[dict]:
+    """Leave out batches of trials that larger ones have too."""
+    seen: dict[str, set[int]] = {name: set() for name in KINDS}
+    chosen = []
+    for entry in sorted(kept, key=lambda entry: -entry["tried"]):
+        first, last = map(int, entry["key"].rpartition(" ")[2].split("-"))
+        indices = set(range(first, last + 1))
+        if entry["kind"] in KINDS and not seen[entry["kind"]] & indices:
+            seen[entry["kind"]] |= indices
+            chosen.append(entry)
+    return chosen
+
+
 def summary(done: list[dict]) -> pd.DataFrame:
     """Return a row for each kind of trials."""
     rows = []
@@ -115,7 +128,11 @@ def main() -> int:
     parser.add_argument("--trial", type=int, help="this one alone")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--minutes", type=float, default=40, help="begin nothing after so long")
-    parser.add_argument("--table", action="store_true", help=f"write {TABLE.relative_to(ROOT)}")
+    parser.add_argument(
+        "--table",
+        action="store_true",
+        help=f"write {TABLE.relative_to(ROOT)}, of all that was tried of this commit",
+    )
     options = parser.parse_args()
     chosen = [name for name in KINDS if any(name.startswith(only) for only in options.only)]
     if options.trial is not None:
@@ -162,12 +179,13 @@ def main() -> int:
                 bar.write(f"{name} --trial {trial}: {verdict[:400]}", file=sys.stdout)
             submit()
     found = summary(done)
-    print(f"\n{found.to_string(index=False)}")
+    print(f"\n{found.to_string(index=False)}" if len(found) else "nothing was tried")
     if options.table:
+        found = summary(each_once([json.loads(line) for line in notes().read_text().splitlines()]))
         found["commit"], found["date"] = provenance.commit(), f"{dt.datetime.now(dt.UTC):%Y-%m-%d}"
         found.to_csv(TABLE, index=False, lineterminator="\n")
         reference_runs.state_checksums([TABLE])
-    return int((found["tried"] != found["survived"]).any())
+    return int(len(found) > 0 and bool((found["tried"] != found["survived"]).any()))
 
 
 if __name__ == "__main__":
