@@ -35,7 +35,6 @@ def test_an_executed_page_is_kept_on_a_full_disk():
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="read errors that pass count as damage")
 def test_a_read_error_is_no_damage():
     assert not made(games.read_errors, [2, 3], alone=False)
 
