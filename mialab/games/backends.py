@@ -190,7 +190,7 @@ class Cluster:
     def _reached(self) -> Iterator[None]:
         """Say so if the cluster is gone."""
         from distributed.client import ClosedClientError
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
 
         try:
             yield

@@ -56,8 +56,8 @@ def execute(
     # Whoever finds a game finished needs neither a lock nor the right to write.
     if not kept.is_laid_out(*layout) or (todo := [k for part in kept.missing(todo) for k in part]):
         with kept.lock():
-            if damaged := kept.lay_out(*layout):
-                _warn(f"Stored metadata of {', '.join(damaged)} were damaged; they are written anew.")
+            if mended := kept.lay_out(*layout):
+                _warn(f"Stored metadata of {', '.join(mended)} were damaged; they are written anew.")
             absent, damaged = kept.missing(todo)
             if damaged:
                 _warn(f"Stored answers of models {damaged} are damaged; they are trained again.")

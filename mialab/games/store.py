@@ -335,7 +335,7 @@ class Store:
             The provenance of these models, JSON-friendly; see `open` for what it must hold.
         """
         todo = [k in set().union(*self.missing(models)) for k in models]
-        models = np.asarray(models)[todo]
+        own = np.asarray(models)[todo]
         arrays = self._open("r+")
         seconds = np.asarray(results["seconds"], dtype=float)[todo]
         kept = {
@@ -345,15 +345,15 @@ class Store:
         }
         abouts = [
             about | {"seconds": float(seconds[i]), "checksum": _checksum(kept, i, arrays)}
-            for i in range(len(models))
+            for i in range(len(own))
         ]
         # Neighbors in one go: every call to zarr takes its time. Provenance last.
-        for group in np.split(np.arange(len(models)), np.flatnonzero(np.diff(models) != 1) + 1):
+        for group in np.split(np.arange(len(own)), np.flatnonzero(np.diff(own) != 1) + 1):
             if not len(group):
                 continue
-            first, last = int(models[group[0]]), int(models[group[-1]])
+            first, last = int(own[group[0]]), int(own[group[-1]])
             what = f"Model {first}" if first == last else f"Models {first} to {last}"
-            rows = np.stack([self._as_row(int(models[i]), abouts[i]) for i in group])
+            rows = np.stack([self._as_row(int(own[i]), abouts[i]) for i in group])
             values = {name: array[group] for name, array in kept.items()} | {"provenance": rows}
             for name, value in values.items():
                 self._write(arrays[name], slice(first, last + 1), value, what)
@@ -398,7 +398,7 @@ class Store:
 
     def count(self, n_models: int) -> int:
         """Return how many of the first models are finished; nothing else is read of them."""
-        return int(self._open()["provenance"][:n_models].any(1).sum())
+        return int(np.asarray(self._open()["provenance"][:n_models]).any(1).sum())
 
     def read(self, name: str, models: Sequence[int] | None = None) -> np.ndarray:
         """Return an array that is known before training; the rows of some models, or all of it."""
@@ -418,7 +418,7 @@ class Store:
             ``peak_mb``; and ``runs``, in short.
         """
         rows = np.asarray(self._open()["provenance"][:n_models])
-        abouts = [self._from_row(model, row) for model, row in enumerate(rows)]
+        abouts = [about for model, row in enumerate(rows) if (about := self._from_row(model, row))]
         dataset = xr.open_zarr(self._files(), consolidated=False, chunks=None).drop_vars("provenance")
         dataset = dataset.isel(model=slice(n_models)).assign(
             seconds=("model", [about["seconds"] for about in abouts])
