@@ -118,7 +118,8 @@ class Restless(Defense):
         run.step(run.members[:, :3])
         run.reset_optimizer()
         run.network.train()
-        torch.rand(3)
+        if run.draws:
+            torch.rand(3)
         with torch.no_grad():
             for parameter in run.parameters.values():
                 parameter.mul_(0.9)

@@ -246,7 +246,7 @@ def test_results_do_not_depend_on_the_number_of_workers(monkeypatch, tmp_path):
 def test_threads_train_what_one_thread_trains(monkeypatch, tmp_path):
     pool, answers, before = toys.pool(), [], torch.get_num_threads()
     for n_jobs in (1, 4):
-        with joblib.parallel_config(n_jobs=n_jobs):  # the work is too small for processes
+        with joblib.parallel_config(n_jobs=n_jobs):
             game = mia.play(
                 pool, SMALL, training=Training(epochs=3), n_models=64, store=tmp_path / str(n_jobs)
             )

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import os
+from contextlib import nullcontext
 from typing import ClassVar
 
 import joblib
@@ -335,7 +336,8 @@ def test_peak_memory_is_noted(fresh_cache):
 def test_worker_processes_fraction_the_pool(fresh_cache, tmp_path):
     pool, log = toys.pool(n=1000, features=400), tmp_path / "log"  # 1.6 MB; joblib copies less than 1 MB
     defense = workers.Inspected(str(log))
-    mia.play(pool, workers.MODEL, defense, training=mia.Training(epochs=1), n_models=4, workers=2)
+    with joblib.parallel_config(backend="loky"):
+        mia.play(pool, workers.MODEL, defense, training=mia.Training(epochs=1), n_models=4, workers=2)
     seen = [ast.literal_eval(line) for line in log.read_text().splitlines()]
     assert os.getpid() not in {process for process, _, _ in seen}
     assert {kind for _, kind, _ in seen} == {"memmap"}
@@ -351,6 +353,40 @@ def test_the_number_of_workers():
     assert backends.find(toys.pool(), 5, shared=False).size(large) == 1
     with joblib.parallel_config(n_jobs=3):
         assert backends.find(toys.pool(), None, shared=True).size(large) == 3
+        assert backends.find(toys.pool(), None, shared=True).size(small, threads=True) == 3
+
+
+@pytest.mark.parametrize(
+    ("backend", "threads", "one_process"),
+    [(None, True, True), (None, False, False), ("loky", True, False), ("threading", False, True)],
+)
+def test_where_groups_are_trained(backend, threads, one_process):
+    team = backends.find(toys.pool(), 2, shared=True)
+    with joblib.parallel_config(backend=backend) if backend else nullcontext():
+        assert team.size(1e-6, threads=threads) == 2
+        processes = set(team.run(process_of, [[0], [1]], 2))
+    assert (processes == {os.getpid()}) is one_process
+
+
+def process_of(models, *, pool):
+    return os.getpid()
+
+
+def test_an_error_in_one_thread_stops_the_others(fresh_cache):
+    """Or the caller would wait until they have trained their models."""
+    slow = mia.Training(epochs=10**6, batch_size=4)
+    with pytest.raises(FloatingPointError, match=r"^Model 0 of \[0\]$"):
+        mia.play(toys.pool(), workers.MODEL, Failing(), training=slow, n_models=4, workers=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Failing(Defense):
+    name: ClassVar[str] = "failing"
+
+    def step(self, run, batch):
+        if run.models == [0]:
+            raise FloatingPointError("Model 0 of [0]")
+        super().step(run, batch)
 
 
 def test_threads_train_one_group_at_a_time(fresh_cache):

@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import fsspec
+import joblib
 import numpy as np
 import pytest
 import toys
@@ -181,7 +182,7 @@ def test_a_killed_run_with_worker_processes_resumes(fresh_cache, tmp_path, undis
     log = tmp_path / "log"
     log.touch()
     process = PROCESSES.Process(
-        target=workers.play_in, args=(str(fresh_cache), str(log)), kwargs={"workers": 2}
+        target=workers.play_in, args=(str(fresh_cache), str(log)), kwargs={"processes": True}
     )
     process.start()
     while len(log.read_text().split()) < 3 and process.is_alive():
@@ -250,9 +251,12 @@ def test_an_interruption_says_what_is_stored(fresh_cache, monkeypatch, undisturb
 
 @pytest.mark.slow
 def test_a_killed_worker_says_what_is_stored(fresh_cache):
-    with pytest.raises(
-        RuntimeError,
-        match=r"^A worker process was killed.* Finished models are stored \([01234] of 6\): play",
+    with (
+        pytest.raises(
+            RuntimeError,
+            match=r"^A worker process was killed.* Finished models are stored \([01234] of 6\): play",
+        ),
+        joblib.parallel_config(backend="loky"),
     ):
         mia.play(toys.pool(), workers.MODEL, workers.Deadly(4), training=TRAINING, n_models=6, workers=2)
 
@@ -542,7 +546,7 @@ def test_a_run_at_any_place_resumes_and_notices_damage(place, fresh_cache, undis
 def test_worker_processes_write_to_a_shared_place_themselves(place, fresh_cache, undisturbed, monkeypatch):
     alone = str(place).startswith("memory")
     monkeypatch.setattr(Store, "write", functools.partialmethod(refuse, os.getpid(), alone, Store.write))
-    game = workers.play(store=place, workers=2)
+    game = workers.play_in_processes(store=place)
     assert_same(game, undisturbed)
     assert game.attrs["workers"] == (1 if alone else 2)  # memory is not shared
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import fsspec
+import joblib
 import torch
 import toys
 from fsspec.implementations.local import LocalFileSystem
@@ -69,11 +70,17 @@ def play(**options: object) -> mia.Game:
     )
 
 
-def play_in(cache: str, log: str, **options: object) -> None:
+def play_in_processes(**options: object) -> mia.Game:
+    """Play the same game with two worker processes."""
+    with joblib.parallel_config(backend="loky"):
+        return play(workers=2, **options)
+
+
+def play_in(cache: str, log: str, *, processes: bool = False, **options: object) -> None:
     """Play in a given cache folder and write down the trained models."""
     torch.set_num_threads(1)
     os.environ |= {"MIALAB_CACHE": cache, "LOG": log}
-    play(**options)
+    (play_in_processes if processes else play)(**options)
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,8 @@ def play_for_ever(cache: str, log: str) -> None:
     os.environ["MIALAB_CACHE"] = cache
     pool = toys.pool(test=100_000)
     training = mia.Training(epochs=100_000, batch_size=4)
-    mia.play(pool, MODEL, Inspected(log), training=training, n_models=4, workers=2)
+    with joblib.parallel_config(backend="loky"):
+        mia.play(pool, MODEL, Inspected(log), training=training, n_models=4, workers=2)
 
 
 def play_without_cluster(cache: str) -> None:

@@ -25,7 +25,7 @@ from mialab.exceptions import RequirementsNotMet
 from mialab.games import base, identity
 from mialab.games.backends import Team, device_here
 from mialab.games.execution import execute
-from mialab.games.plan import STORED, Plan
+from mialab.games.plan import STORED, Form, Plan
 from mialab.games.signals import Signal
 from mialab.models import Model
 from mialab.probes import PROBES
@@ -298,7 +298,7 @@ class ClassifierPlan(Plan):
         """Return what `mialab.classifiers.run.train_group` needs besides."""
         return super().options(device) | {"build": self.model}
 
-    def mode(self, team: Team, device: str) -> tuple[str, int]:
+    def form(self, team: Team, device: str) -> Form:
         """Let a machine that trains say how it does so."""
         return team.ask_of_pool(_form, **self.options(device))
 
@@ -392,8 +392,10 @@ def play(
     probes : {"gradient", "boundary"}, Probe, or several of these
         What is measured besides, while the models are at hand, for attacks that need it; see `mialab.probes`.
     workers : int, optional
-        Worker processes; by default as many as joblib's active backend has, and none for games so small that
-        starting processes would take longer.
+        How many groups of models to train at once; by default as many as joblib's active backend has workers. On a CPU
+        that is in threads. Networks that draw random numbers of their own (dropout) are trained in processes, and one
+        by one where a game is so small that starting them would take longer; inside
+        ``joblib.parallel_config(backend="loky")`` all are trained in processes.
     device : {"auto", "cpu", "cuda"}
         Where to train.
     store : str or path, optional
@@ -410,6 +412,8 @@ def play(
         If a parameter is wrong, before any training.
     FloatingPointError
         If a training diverges; finished models stay stored.
+    RuntimeError
+        If a defense or a probe draws random numbers from torch's or NumPy's own generator, not from ``run.streams``.
     OSError
         If the store cannot be read or written to, here or by a worker; finished models stay stored.
     MemoryError
@@ -447,8 +451,10 @@ def _resolve(device: str, training: Training, network: torch.nn.Module) -> tuple
 
 def _form(
     *, pool: Pool, build: Model, defense: Defense, training: Training, seed: int, device: str, **others: Any
-) -> tuple[str, int]:
+) -> Form:
     """Say how this machine trains such networks, and how many in a group at most."""
     network = stack.initialize(build, pool, seed, 0, defense)
-    how = stack.mode(network, stack.prepare(torch.as_tensor(pool.x[:2])), device)
-    return how, stack.models_per_group(network, pool, training, device) if how == "stacked" else 1
+    x = stack.prepare(torch.as_tensor(pool.x[:2]))
+    if stack.mode(network, x, device) == "sequential":
+        return Form("sequential", 1, alone=device != "cpu" or stack.draws(network, x))
+    return Form("stacked", stack.models_per_group(network, pool, training, device), alone=device != "cpu")

@@ -31,11 +31,14 @@ from mialab.training.stack import (
     as_tensor,
     batched_mlp,
     channels_last,
+    check_stop,
+    draws,
     initialize,
     is_plain_mlp,
     mode,
     prepare,
     resolve,
+    set_aside,
 )
 
 #: Records that a group answers at a time, all its models together.
@@ -93,6 +96,9 @@ class Run(Group):
             raise ValueError("Networks that cannot be stacked are trained one at a time.")
         self.reset_optimizer()
 
+    def _draws(self) -> bool:
+        return draws(self.network, prepare(self.x[:2]))
+
     def _call(self, parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
         return functional_call(
             self.network, self.defense.weights(parameters, progress=self.progress), (self._inputs(x),)
@@ -149,6 +155,7 @@ class Run(Group):
             if self._observe:
                 self._observe(self)
             for batch in defense.batches(self):
+                check_stop()
                 defense.step(self, batch)
             if training.select == "best_validation":
                 best, kept = self._keep_best(best, kept)
@@ -174,8 +181,7 @@ class Run(Group):
             (self.memory, self._streams), {id(part): part for part in shared}
         )
         self.parameters = dict(self.parameters)
-        # Stacked networks draw no numbers of torch's, and other threads may do so meanwhile.
-        with torch.random.fork_rng() if self.mode == "sequential" else nullcontext(), self.evaluating():
+        with set_aside(None) if self.draws else nullcontext(), self.evaluating():
             yield
         vars(self).update(before)
         self._restore(values)

@@ -1,4 +1,4 @@
-"""Where groups of models are trained: in this process, in worker processes, or on a dask cluster."""
+"""Where groups of models are trained: in threads of this process, in worker processes, or on a dask cluster."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from mialab import _progress
 from mialab._validation import choose
 from mialab.data.loading import load_again
 from mialab.data.pool import Pool
+from mialab.training import stack
 
 if TYPE_CHECKING:
     from distributed import Future
@@ -39,15 +40,18 @@ START_PAYS, STARTED_PAYS = 10, 1
 IDLE_SECONDS = 240
 
 
-class Processes:
-    """Worker processes of joblib's active backend, or threads of this process where those do not pay.
+class Local:
+    """Threads of this process, or its worker processes, as joblib's active backend has them.
+
+    If nobody chose a backend, groups of networks that draw no random numbers of their own are trained in threads, which
+    need no start; others in processes, where these pay.
 
     Parameters
     ----------
     pool : Pool
         The records; large arrays reach worker processes as memory-mapped files, written once.
     workers : int, optional
-        How many processes; by default as many as the backend has.
+        How many groups to train at once; by default as many as the backend has workers.
     """
 
     _alive_until = 0.0
@@ -67,8 +71,8 @@ class Processes:
     def size(self, work: float, *, threads: bool = False) -> int:
         """Return how many groups to train at once.
 
-        If nobody said otherwise, where processes do not pay, that is as many as there are cores if threads will do, or
-        else 1.
+        If nobody said otherwise, that is as many as there are cores, or 1 where neither threads will do nor processes
+        pay.
 
         Parameters
         ----------
@@ -77,10 +81,11 @@ class Processes:
         threads : bool
             Whether groups can be trained in threads of one process.
         """
-        pays = STARTED_PAYS if time.monotonic() < Processes._alive_until else START_PAYS
-        self._in_threads = threads and not self.workers and work <= pays
+        pays = STARTED_PAYS if time.monotonic() < Local._alive_until else START_PAYS
+        backend, _ = get_active_backend(prefer="threads" if threads else "processes")
         _, most = get_active_backend()
-        return self.workers or (joblib.effective_n_jobs(most or -1) if threads or work > pays else 1)
+        self._in_threads = getattr(backend, "uses_threads", False)
+        return self.workers or (backend.effective_n_jobs(most or -1) if threads or work > pays else 1)
 
     def run(
         self, function: Callable[..., Result], groups: Sequence[list[int]], workers: int, **options: object
@@ -90,11 +95,13 @@ class Processes:
             yield from (function(group, pool=self.pool, **options) for group in groups)
             return
         if self._in_threads:
-            with ThreadPoolExecutor(workers) as threads:
+            stop = threading.Event()
+            with ThreadPoolExecutor(workers, initializer=stack.stop_at, initargs=(stop,)) as threads:
                 tasks = [threads.submit(function, group, pool=self.pool, **options) for group in groups]
                 try:
                     yield from (task.result() for task in as_completed(tasks))
-                finally:
+                finally:  # after an error or an interruption, the others need not go on
+                    stop.set()
                     threads.shutdown(cancel_futures=True)
             return
         parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="all")
@@ -108,7 +115,7 @@ class Processes:
                 "A worker process was killed, most often for want of memory: give fewer workers, or keep less "
                 "(answers='float16', keep='scores')."
             ) from error
-        Processes._alive_until = time.monotonic() + IDLE_SECONDS
+        Local._alive_until = time.monotonic() + IDLE_SECONDS
 
 
 class Cluster:
@@ -246,14 +253,14 @@ def device_here(device: str) -> str:
 
 
 #: Who trains.
-Team = Processes | Cluster
+Team = Local | Cluster
 
 
-def find(pool: Pool, workers: int | None, *, shared: bool) -> Processes | Cluster:
+def find(pool: Pool, workers: int | None, *, shared: bool) -> Local | Cluster:
     """Return who trains: this process alone, if no other process can reach the store (``shared``)."""
     if not shared:
-        return Processes(pool, 1)
+        return Local(pool, 1)
     backend, _ = get_active_backend()
     if type(backend).__name__ == "DaskDistributedBackend":  # by name: distributed need not be installed
         return Cluster(backend, pool, workers)
-    return Processes(pool, workers)
+    return Local(pool, workers)

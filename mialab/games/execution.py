@@ -30,7 +30,7 @@ except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
 
-#: Only one group at a time in a process, unless it is stacked: all threads share torch's random numbers.
+#: Groups that draw from torch's own generator, which all threads share, are trained one at a time in a process.
 ONE_GROUP = threading.Lock()
 
 
@@ -72,16 +72,16 @@ def _warn(text: str) -> None:
 
 def _train(store: Store, plan: Plan, todo: list[int], team: Team, device: str) -> None:
     began = time.time()
-    how, most = plan.mode(team, device)
+    form = plan.form(team, device)
     # Processes pay for large games only; a GPU is kept busy by one.
     work = len(todo) * plan.seconds_of_work()
-    workers = team.size(work if device == "cpu" else 0, threads=how == "stacked" and device == "cpu")
-    groups = _groups(todo, most, workers, device)
+    workers = team.size(work if device == "cpu" else 0, threads=not form.alone)
+    groups = _groups(todo, form.most, workers, device)
     workers = min(workers, len(groups))
     run = {
         "run": uuid.uuid4().hex,
         "began": began,
-        "mode": how,
+        "mode": form.mode,
         "device": device,
         "workers": workers,
         "threads_per_worker": 1,
@@ -91,7 +91,14 @@ def _train(store: Store, plan: Plan, todo: list[int], team: Team, device: str) -
     with _resumable(store, plan.n_models), _progress.bar(len(todo), what) as advance:
         # A group is stored where it was trained, as soon as it is; an error or a kill loses only what is under way.
         for group in team.run(
-            _train_group, groups, workers, store=store, run=run, train=plan.train_group, **options
+            _train_group,
+            groups,
+            workers,
+            store=store,
+            run=run,
+            alone=form.alone,
+            train=plan.train_group,
+            **options,
         ):
             advance(len(group))
 
@@ -134,6 +141,7 @@ def _train_group(
     store: Store,
     run: dict[str, Any],
     train: Callable[..., dict[str, np.ndarray]],
+    alone: bool = True,
     **options: Any,
 ) -> list[int]:
     """Train and store a group, with the provenance of each model: that of the run, and that of this process.
@@ -141,7 +149,7 @@ def _train_group(
     Models that are there already are left alone: the group may have been given to another worker before, which died
     after storing some of it.
     """
-    with ONE_GROUP if run["mode"] == "sequential" else nullcontext():
+    with ONE_GROUP if alone else nullcontext():
         absent, damaged = store.missing(models)
         _train_and_store(sorted(absent + damaged), store, run, train, y=store.read("y"), **options)
     return models

@@ -9,7 +9,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -28,6 +28,24 @@ from mialab.training.membership import membership
 
 #: Arrays of every stored game.
 STORED = (MEMBER, PARTNER, Y, CANARY, PROVENANCE)
+
+
+class Form(NamedTuple):
+    """How groups of models are trained.
+
+    Attributes
+    ----------
+    mode : {"stacked", "sequential"}
+        Whether all models of a group are computed in one tensor program, or one model.
+    most : int
+        Models in a group, at most.
+    alone : bool
+        Whether a process trains only one group at a time: on a GPU, or where networks draw random numbers of their own.
+    """
+
+    mode: str
+    most: int
+    alone: bool
 
 
 def _describe(value: object) -> str:
@@ -176,9 +194,9 @@ class Plan(ABC):
         """Return what `train_group` needs besides the models, the pool, labels and members."""
         return {name: getattr(self, name) for name in self.needs} | {"device": device}
 
-    def mode(self, team: Team, device: str) -> tuple[str, int]:
-        """Return how the machines that train do so, and how many models in a group at most."""
-        return "sequential", 1
+    def form(self, team: Team, device: str) -> Form:
+        """Return how the machines that train do so."""
+        return Form("sequential", 1, alone=True)
 
     @abstractmethod
     def seconds_of_work(self) -> float:

@@ -22,14 +22,14 @@ from mialab.games import identity
 from mialab.games.backends import Team
 from mialab.games.base import Game
 from mialab.games.execution import execute
-from mialab.games.plan import STORED, Plan
+from mialab.games.plan import STORED, Form, Plan
 from mialab.games.signals import Signal
 from mialab.gan import run as gan_run
 from mialab.gan.defenses.base import DEFENSES, Defense
 from mialab.gan.networks import GAN
 from mialab.gan.networks import make as make_networks
 from mialab.gan.probes import PROBES, PartialBlackBox, Probe, ShadowCritic, WhiteBox
-from mialab.gan.run import examples, mode, sample_labels
+from mialab.gan.run import draws, examples, mode, sample_labels
 from mialab.gan.training import Training
 from mialab.queries import Queries
 from mialab.training import stack
@@ -219,7 +219,7 @@ class GeneratorPlan(Plan):
         sizes = {"sample": self.samples, "feature": int(np.prod(self.pool.x.shape[1:]))}
         return super().sizes() | sizes | {"test": len(self.pool.x_test)}
 
-    def mode(self, team: Team, device: str) -> tuple[str, int]:
+    def form(self, team: Team, device: str) -> Form:
         """Let a machine that trains say how it does so."""
         return team.ask_of_pool(_form, **self.options(device))
 
@@ -257,21 +257,21 @@ class GeneratorPlan(Plan):
 
 def _form(
     *, pool: Pool, networks: GAN, defense: Defense, training: Training, device: str, **others: Any
-) -> tuple[str, int]:
+) -> Form:
     """Say how this machine trains such networks, and how many models in a group at most."""
     if mode(networks, pool, device, defense) == "sequential":
-        return "sequential", 1
+        return Form("sequential", 1, alone=device != "cpu" or draws(networks, pool, defense))
     numbers = (defense.n_critics, defense.n_generators)
     size = sum(
         n * stack.count_parameters(made)
         for n, made in zip(numbers, examples(networks, pool, defense), strict=True)
     )
     if device == "cpu":
-        return "stacked", max(1, min(GROUP_MODELS, stack.GROUP_PARAMETERS // size))
+        return Form("stacked", max(1, min(GROUP_MODELS, stack.GROUP_PARAMETERS // size)), alone=False)
     free, _ = torch.cuda.mem_get_info()
     # Weight, gradient, two numbers of optimizer state; a batch's values, several times for gradients of gradients.
     values = 4 * training.batch_size * defense.n_critics * int(np.prod(pool.x.shape[1:])) * 200
-    return "stacked", max(1, int(stack.GPU_FRACTION * free / (16 * size + values)))
+    return Form("stacked", max(1, int(stack.GPU_FRACTION * free / (16 * size + values))), alone=True)
 
 
 def play(

@@ -112,13 +112,23 @@ def mode(
     gan: GAN, pool: Pool, device: str, defense: Defense | None = None
 ) -> Literal["stacked", "sequential"]:
     """Decide how GANs of this kind are trained, by the rule of `mialab.training.stack.mode` for both their networks."""
-    y = torch.zeros(2, pool.n_classes)
-    inputs = (torch.zeros(2, *pool.x.shape[1:]), torch.zeros(2, gan.latent))
     modes = {
-        stack.mode(network, (x, y), device)
-        for network, x in zip(examples(gan, pool, defense), inputs, strict=True)
+        stack.mode(network, inputs, device)
+        for network, inputs in zip(examples(gan, pool, defense), _inputs(gan, pool), strict=True)
     }
     return "stacked" if modes == {"stacked"} else "sequential"
+
+
+def draws(gan: GAN, pool: Pool, defense: Defense | None = None) -> bool:
+    """Whether a critic or a generator draws random numbers of its own, see `mialab.training.stack.draws`."""
+    both = zip(examples(gan, pool, defense), _inputs(gan, pool), strict=True)
+    return any(stack.draws(network, *inputs) for network, inputs in both)
+
+
+def _inputs(gan: GAN, pool: Pool) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+    """Return inputs of a critic and of a generator to try them on."""
+    y = torch.zeros(2, pool.n_classes)
+    return (torch.zeros(2, *pool.x.shape[1:]), y), (torch.zeros(2, gan.latent), y)
 
 
 def examples(gan: GAN, pool: Pool, defense: Defense | None = None) -> tuple[nn.Module, nn.Module]:
@@ -158,6 +168,9 @@ class Run(Group):
         self.critics = self._build(networks.critic, "critic", self.n_critics)
         self.generators = self._build(networks.generator, "generator", self.n_generators)
         self.iteration = 0
+
+    def _draws(self) -> bool:
+        return draws(self.networks, self.pool, self.defense)
 
     def _build(self, make: Callable[..., nn.Module], what: str, n: int) -> Networks:
         built = []
@@ -206,6 +219,7 @@ class Run(Group):
         training, defense = self.training, self.defense
         batches = defense.batches(self)
         for self.iteration in range(1, training.last + 1):
+            stack.check_stop()
             self.progress = (self.iteration - 1) / max(1, training.steps - 1)
             y = defense.step(self, next(batches))
             if self.iteration % training.n_critic == 0:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mialab.data.pool import Pool
-from mialab.training.stack import as_tensor, one_thread, torch_rng
+from mialab.training.stack import as_tensor, one_thread, torch_rng, undisturbed
 from mialab.training.streams import Streams
 
 
@@ -31,6 +31,9 @@ class Group:
         Positions of each model's members in the data.
     mode : {"stacked", "sequential"}
         Whether all models are computed in one tensor program, or one model.
+    draws : bool
+        Whether random numbers are drawn from torch's own generator, by networks with dropout and the like; then only
+        one group is trained at a time in a process. All else takes its numbers from `streams`.
     progress : float or None
         Fraction of the training that is over, from 0 in the first epoch or step to 1 in the last one; None when it is
         over.
@@ -41,6 +44,7 @@ class Group:
     """
 
     mode: Literal["stacked", "sequential"]
+    draws = False
 
     def __init__(
         self,
@@ -110,19 +114,26 @@ class Group:
         -------
         dict of str to numpy.ndarray
             The arrays of both, and ``seconds``, each model's fraction of the group's time.
+
+        Raises
+        ------
+        RuntimeError
+            If anything but a network that draws numbers took some from torch's or NumPy's own generator.
         """
         began = time.perf_counter()
         with one_thread(), ExitStack() as contexts:
             run = cls(*data, **options)
-            if (
-                run.mode == "sequential"
-            ):  # stacked ones draw no numbers of torch's: other threads may train meanwhile
-                contexts.enter_context(torch_rng(run.seed, run.models[0]))
+            run.draws = run.mode == "sequential" and (run.device != "cpu" or run._draws())
+            contexts.enter_context(torch_rng(run.seed, run.models[0]) if run.draws else undisturbed())
             arrays = outputs(run)
             for probe in probes:
                 arrays |= probe(run)
         seconds = (time.perf_counter() - began) / len(run.models)
         return arrays | {"seconds": np.full(len(run.models), seconds)}
+
+    def _draws(self) -> bool:
+        """Whether the networks draw random numbers of their own, see `mialab.training.stack.draws`."""
+        return True
 
     def fork(
         self,

@@ -62,7 +62,8 @@ class Hooks:
     """Hooks that defenses of all kinds of models have; see `mialab.defenses.Defense` and `mialab.gan.defenses.Defense`.
 
     A hook is in use where a defense overrides it. A method whose name is nearly a hook's, or a hook that does not take
-    what it will be given, is an error when the class is defined.
+    what it will be given, is an error when the class is defined. Groups are trained in threads: hooks draw random
+    numbers from the streams that they are given or from ``run.streams``, never from torch's or NumPy's own generator.
     """
 
     name: ClassVar[str] = "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -50,8 +51,11 @@ GPU_FRACTION = 0.6
 STEP_SECONDS, OPERATIONS_PER_SECOND = 2e-4, 1e11
 
 
-#: Threads share torch's random numbers and its default number of threads.
+#: Threads share the random numbers of torch, NumPy and Python, and torch's default number of threads.
 _CHANCE, _COUNT = threading.RLock(), threading.Lock()
+
+
+_thread = threading.local()
 
 
 _running: list[None] = []
@@ -229,7 +233,7 @@ def initialize(
     """
     with seeded(int(generator(seed, purpose + "weights", model).integers(2**63))):
         network = build(pool.x.shape[1:], pool.n_classes)
-    return network if defense is None else defense.network(network)
+        return network if defense is None else defense.network(network)
 
 
 def prepare(x: torch.Tensor) -> torch.Tensor:
@@ -239,10 +243,26 @@ def prepare(x: torch.Tensor) -> torch.Tensor:
 
 def as_tensor(array: np.ndarray | torch.Tensor, device: str) -> torch.Tensor:
     """Return an array as a tensor, a copy only where it must be: nothing here writes to it."""
+    if isinstance(array, torch.Tensor) or array.flags.writeable:
+        return torch.as_tensor(array, device=device)
     # Worker processes see the pool through read-only memory.
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         return torch.as_tensor(array, device=device)
+
+
+def stop_at(event: threading.Event) -> None:
+    """Let training in this thread end, with an error, once an event is set."""
+    _thread.event = event
+
+
+def check_stop() -> None:
+    """Raise InterruptedError once this thread's training is to end, see `stop_at`."""
+    event = getattr(_thread, "event", None)
+    if event is not None and event.is_set():
+        raise InterruptedError(
+            "Training was stopped, since another group's ended in an error or was interrupted."
+        )
 
 
 @contextmanager
@@ -265,6 +285,48 @@ def one_thread() -> Iterator[None]:
                 torch.set_num_threads(_threads)
 
 
+def draws(network: nn.Module, *x: torch.Tensor) -> bool:
+    """Whether a network, in training, takes random numbers from a generator that threads share, as dropout does.
+
+    It is tried on a few inputs, which change nothing about it.
+    """
+    before = [(module, module.training) for module in network.modules()]
+    state = {name: value.clone() for name, value in network.named_buffers()}
+    with seeded(0), torch.no_grad():
+        start = _shared_state(), random.getstate()
+        functional_call(network.train(), state, x)
+        drawn = (_shared_state(), random.getstate()) != start
+    for module, training in before:
+        module.training = training
+    return drawn
+
+
+def _shared_state() -> tuple[object, ...]:
+    _, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return torch.get_rng_state().numpy().tobytes(), np.asarray(keys).tobytes(), *rest
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Refuse that random numbers are drawn for a while, of generators that threads share, unless these are `seeded`.
+
+    Raises
+    ------
+    RuntimeError
+        At the end, if some were: those of another thread, e.g. its initial weights, may then be wrong.
+    """
+    with _CHANCE:
+        before = _shared_state()
+    yield
+    with _CHANCE:
+        drawn = _shared_state() != before
+    if drawn:
+        raise RuntimeError(
+            "Random numbers were drawn from torch's or NumPy's own generator during training, which groups in threads "
+            "share: in defenses and probes, draw them from run.streams(purpose) or from a generator of your own."
+        )
+
+
 def torch_rng(seed: int, model: int) -> AbstractContextManager[None]:
     """Give networks that draw from torch's own generator, such as those with dropout, numbers of ``(seed, model)``."""
     return seeded(int(generator(seed, "torch", model).integers(2**63)), devices=None)
@@ -272,7 +334,24 @@ def torch_rng(seed: int, model: int) -> AbstractContextManager[None]:
 
 @contextmanager
 def seeded(seed: int, devices: Sequence[int] | None = ()) -> Iterator[None]:
-    """Seed torch's own generator for a while, in which no other thread does; GPUs (None: all) get their state back."""
-    with _CHANCE, torch.random.fork_rng(devices=devices):
+    """Seed the generators that threads share, torch's own, NumPy's and Python's in which no other thread does.
+
+    They are restored after it; of torch's on GPUs, those of ``devices`` are (None: all).
+    """
+    with _CHANCE, set_aside(devices):
         torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        random.seed(seed)
         yield
+
+
+@contextmanager
+def set_aside(devices: Sequence[int] | None = ()) -> Iterator[None]:
+    """Restore the generators that threads share after a while, in which only this thread may take numbers of them."""
+    with _CHANCE, torch.random.fork_rng(devices=devices):
+        of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(of_numpy)  # noqa: NPY002
+            random.setstate(of_python)

@@ -47,7 +47,7 @@ def _one_by_one(**options: Any) -> mia.Game:
 
 
 def _in_processes(**options: Any) -> mia.Game:
-    return workers.play(**options | {"workers": 2})
+    return workers.play_in_processes(**options)
 
 
 def _gan(**options: Any) -> gan.GeneratorGame:
