@@ -73,7 +73,7 @@ def sklearn_bootstrap(score, member, n_resamples=2):
 
 def main() -> int:
     options = common.parser(__doc__).parse_args()
-    models, records, repeats = (4, 200, 1) if options.quick else (64, 10_000, 3)
+    models, records, repeats = (8, 200, 1) if options.quick else (64, 10_000, 3)
     game = simulated_game(models, records)
     name = f"{models} targets x {records:,} records, one attack"
     jobs = {

@@ -323,13 +323,14 @@ def test_games_with_probes(fresh_cache):
 
 @pytest.mark.slow
 def test_probes_are_part_of_a_game(fresh_cache):
-    played = [
-        play(probes=p).dataset.encoding["source"]
-        for p in ((), "gradient", "boundary", ["gradient", "boundary"], Boundary(iterations=1))
-    ]
-    assert len(set(played)) == 5
-    same = [["boundary", "gradient"], [Gradient(), Boundary()], {"gradient", "boundary"}]
-    assert {play(probes=p).dataset.encoding["source"] for p in same} == {played[3]}
+    for n, chosen in enumerate(
+        ((), "gradient", "boundary", ["gradient", "boundary"], Boundary(iterations=1)), 1
+    ):
+        play(probes=chosen)
+        assert len(list(fresh_cache.glob("games/*.zarr"))) == n
+    for same in (["boundary", "gradient"], [Gradient(), Boundary()], {"gradient", "boundary"}):
+        play(probes=same)
+    assert len(list(fresh_cache.glob("games/*.zarr"))) == 5
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from mialab.models import MLP
 @pytest.mark.parametrize("options", [{}, {"answers": "float16"}, {"keep": "scores"}])
 @pytest.mark.parametrize("defense", [None, "hamp"])
 def test_stored_bytes_are_those_of_the_stored_arrays(options, defense, fresh_cache):
-    pool = toys.pool("binary")
+    pool = toys.pool("binary", test=0)
     queries = mia.queries.Flips(n=2)
     training = mia.Training(epochs=1)
     mia.play(pool, MLP(hidden=(8,)), defense, training=training, n_models=4, queries=queries, **options)
@@ -26,7 +26,7 @@ def test_stored_bytes_are_those_of_the_stored_arrays(options, defense, fresh_cac
 
 
 def test_stored_bytes_by_hand():
-    per_model = 4 * 8 + 32 + 8  # accuracies and seconds, checksum, partner
+    per_model = 3 * 8 + 4096 + 8  # accuracies, provenance, partner
     others = 256 * per_model + 1000 * (256 + 8 + 1)  # members, labels, canaries
     assert scale.stored_bytes(1000, 256, 100) == 256 * 1000 * 100 * 4 + others
     assert scale.stored_bytes(1000, 256, 100, answers="float16") == 256 * 1000 * 100 * 2 + others

@@ -1161,7 +1161,7 @@ def test_a_finished_game_is_read_where_nothing_can_be_written(tmp_path, undistur
     paths = [cache, *cache.rglob("*")]
     for path in paths:
         path.chmod(0o555 if path.is_dir() else 0o444)
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+    for folder in (tmp_path, *tmp_path.parents[:-2]):  # all below the folder of temporary files
         folder.chmod(0o755)
     answer.touch()
     answer.chmod(0o666)

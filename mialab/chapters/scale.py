@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from mialab._validation import check_integer, choose
 from mialab.classifiers.game import stored_arrays
 from mialab.games.base import Game
-from mialab.games.store import DIGEST
+from mialab.games.store import ABOUT
 
 Result = TypeVar("Result")
 
@@ -57,7 +57,7 @@ def stored_bytes(
     given = {"n_models": n_models, "queries": queries, "n_records": n_records, "n_classes": n_classes}
     for name, size in given.items():
         check_integer(name, size, low=1)
-    sizes = {"model": n_models, "query": queries, "record": n_records, "label": n_classes, "byte": DIGEST}
+    sizes = {"model": n_models, "query": queries, "record": n_records, "label": n_classes, "byte": ABOUT}
     return sum(array.nbytes(sizes) for array in stored_arrays(keep, answers, raw=output_step, tested=False))
 
 

@@ -394,8 +394,8 @@ def play(
     workers : int, optional
         How many groups of models to train at once; by default as many as joblib's active backend has workers. On a CPU
         that is in threads. Networks that draw random numbers of their own (dropout) are trained in processes, and one
-        by one where a game is so small that starting them would take longer; inside
-        ``joblib.parallel_config(backend="loky")`` all are trained in processes.
+        by one where a game is so small that starting them would take longer; if joblib's backend ``"loky"`` is chosen,
+        all are trained in processes.
     device : {"auto", "cpu", "cuda"}
         Where to train.
     store : str or path, optional

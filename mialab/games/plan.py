@@ -73,6 +73,8 @@ class Plan(ABC):
     engine: ClassVar[ModuleType]
     #: Fields that `train_group` is given besides the pool.
     needs: ClassVar[tuple[str, ...]] = ("defense", "training", "queries", "seed", "probes")
+    #: Whether threads train large games as fast as processes do: not where steps are many small operations.
+    threads_pay: ClassVar[bool] = True
 
     pool: Pool
     defense: Any = None

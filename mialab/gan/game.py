@@ -166,6 +166,7 @@ class GeneratorPlan(Plan):
     known_probes: ClassVar[Registry[Any]] = PROBES
     engine: ClassVar[ModuleType] = gan_run
     needs: ClassVar[tuple[str, ...]] = (*Plan.needs, "networks", "samples", "fakes")
+    threads_pay: ClassVar[bool] = False
 
     networks: Any = "mlp"
     samples: int = 1000

@@ -179,7 +179,8 @@ def executed(out: Path, room: int | None = None) -> None:
     source = out.with_name("chapter.py")
     source.write_text('# # A chapter\n\n# %% tags=["parameters"]\nseed = 0\n')
 
-    def execute(notebook: Path, draft: Path, *_: Any) -> tuple[Path, str]:
+    def execute(notebook: Path, places: list[Path], *_: Any) -> tuple[Path, str]:
+        draft = places[0]
         page = execution.read(notebook)
         page.cells[-1]["outputs"] = [nbformat.v4.new_output("stream", text=f"AUC .{k}\n") for k in range(40)]
         nbformat.write(page, draft)
