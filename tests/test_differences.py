@@ -66,6 +66,18 @@ def test_accuracies_vary_with_test_records_too():
     assert found.n_pairs == 8
 
 
+def test_shadow_models_have_no_part_in_what_is_said_of_targets():
+    """Pairs of shadow models between those of targets count neither as pairs nor in the accuracy."""
+    shadow = np.repeat([True, False, True, False, False, True, False, False], 2)
+    correct = np.where(shadow[:, None], False, np.arange(100) < 80)
+    game = make_game(1.0, n_models=16, shadow=shadow, test_correct=correct)
+    interval = mia.auditing.mean_test_accuracy(game)
+    assert (interval.value, interval.n_pairs) == (pytest.approx(0.8), 5)
+    table = mia.audit(game, ["loss"], fprs=(), fnrs=())
+    assert table.attrs["pairs"] == {"loss": 5}
+    assert table.interval("loss", "auc").n_pairs == 5
+
+
 def test_what_cannot_be_compared():
     game = make_game(1.0)
     with pytest.raises(ValueError, match="different members"):

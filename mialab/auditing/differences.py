@@ -69,9 +69,8 @@ def mean_test_accuracy(game: Game, confidence: float = 0.95) -> Interval:
 
 
 def _tested(game: Game) -> Estimate:
-    correct = game.test_correct[~game.shadow]
-    partner = np.where(game.shadow[game.partner], -1, game.partner)[~game.shadow]
-    return weighted_mean(correct, np.ones_like(correct), partner)
+    targets = np.broadcast_to(~game.shadow[:, None], game.test_correct.shape)
+    return weighted_mean(game.test_correct, targets, game.partner)
 
 
 def changed_predictions(game: Game, *, confidence: float = 0.95) -> Interval:

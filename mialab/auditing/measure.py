@@ -68,8 +68,8 @@ def audit(
         ``calibrated_tpr@0.001``, ... too, of scores that are calibrated record by record (`metrics.Cells.calibrated`).
         Rates come with the threshold that reaches them, the error rate that it realizes and the number of errors (false
         alarms of a TPR). A rate that allows fewer than ten errors is not resolvable: its cells are NaN and print so.
-        ``attrs`` says how the table was made; under ``"variance"`` for each attack and metric V_t / V_p
-        (`metrics.estimates.Variance`), under ``"concentration"`` how evenly false alarms fall on records, and under
+        ``attrs`` says how the table was made; under ``"pairs"`` from how many pairs of targets, under ``"variance"`` for
+        each attack and metric V_t / V_p (`metrics.estimates.Variance`), under ``"concentration"`` how evenly false alarms fall on records, and under
         ``"strongest"`` the strongest attack of each kind of attacker with an interval that knows that it was chosen.
 
     Raises
@@ -125,6 +125,7 @@ def audit(
         {
             **game.attrs,
             "partner": game.partner,
+            "pairs": {name: found["auc"].n_pairs for name, found in pooled.items()},
             "train_accuracy": game.train_accuracy if "train_accuracy" in game.dataset else None,
             "test_accuracy": game.test_accuracy,
             "conditions": {
@@ -158,11 +159,12 @@ def _strongest(
 ) -> dict[str, dict[str, tuple]]:
     """Name the strongest attack of each kind of attacker by each measure, with a max-statistic interval."""
     found: dict[str, dict[str, tuple]] = {}
+    sees = {attack: threat_model(attack) for attack in pooled}
     for metric in names:
         of_kind: dict[str, dict[str, Estimate]] = {}
         for attack, measured in pooled.items():
             if np.isfinite(measured[metric].value):
-                of_kind.setdefault(threat_model(attack), {})[attack] = measured[metric]
+                of_kind.setdefault(sees[attack], {})[attack] = measured[metric]
         found[metric] = {
             kind: (
                 max(each, key=lambda name: each[name].value),

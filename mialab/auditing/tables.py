@@ -11,7 +11,7 @@ from mialab._validation import choose
 from mialab.auditing.claims import ClaimsTable
 from mialab.auditing.taxonomy import KINDS
 from mialab.metrics import rates
-from mialab.metrics.intervals import Interval, clusters
+from mialab.metrics.intervals import Interval
 
 COLUMNS = [
     *("attack", "target", "metric", "value", "low", "high", "n_member", "n_nonmember"),
@@ -79,10 +79,12 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
 
     def _numbers(self, *columns: str) -> Iterator[tuple]:
         """Return for each row the metric, the smallest rate that could be resolved, and some columns."""
-        names = self["metric"] if "metric" in self else [""] * len(self)
+        unknown = [None] * len(self)
+        names = [str(name) for name in self.get("metric", unknown)]
+        sides = [self.get(column, unknown) for column in ("n_member", "n_nonmember")]
         least = [
-            rates.smallest_rate(row.get("n_member" if "tnr" in str(row.get("metric")) else "n_nonmember"))
-            for row in pd.DataFrame(self).to_dict("records")
+            rates.smallest_rate(n_in if "tnr" in name else n_out)
+            for name, n_in, n_out in zip(names, *sides, strict=True)
         ]
         return zip(names, least, *(self[column] for column in columns), strict=True)
 
@@ -115,10 +117,9 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
         choose("attack", attack, set(rows["attack"]))
         rows = rows.pooled(metric)
         about = self.attrs.get("audits", {}).get(defense, {}) if "defense" in self else self.attrs
-        partner = about.get("partner")
         return Interval(
             *rows.loc[rows["attack"] == attack, ["value", "low", "high"]].iloc[0].tolist(),
-            n_pairs=None if partner is None else int(clusters(len(partner), partner).max()) + 1,
+            n_pairs=about.get("pairs", {}).get(attack),
             confidence=about.get("audit", {}).get("confidence", 0.95),
             logit=True,
             conditions=about.get("conditions"),
