@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+# What is not used here is imported for the processes that are forked (F401).
 import itables  # noqa: F401
 import joblib
 import matplotlib.pyplot  # noqa: F401

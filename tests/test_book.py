@@ -110,6 +110,7 @@ def test_a_defense_and_an_attack_are_short():
     assert lines["mean_over_copies"] <= 10
 
 
+@pytest.mark.slow
 @needs_book
 @needs_browser
 def test_pages_in_a_browser():

@@ -108,6 +108,7 @@ def differ(one, other):
     return not all(np.array_equal(one[name], other[name], equal_nan=True) for name in one)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_game_differs_when_builders_take_their_time(kind):
     make, network, pool = KINDS[kind]

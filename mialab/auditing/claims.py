@@ -69,9 +69,10 @@ class Claim:
     @property
     def bound(self) -> float:
         """What the value is compared with (ValueError if the claim has no bound)."""
-        if self.below is None and self.above is None:
+        bound = self.above if self.below is None else self.below
+        if bound is None:
             raise ValueError(f"claim {self.text!r} was measured, but has no bound: give below= or above=.")
-        return float(self.above if self.below is None else self.below)  # type: ignore[arg-type]
+        return bound
 
     def p_values(self, measured: Interval) -> tuple[float, float]:
         """Return the one-sided p-values of the claim and of its contrary."""

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 #: Half a point of accuracy: arms that differ by more are not compared as equally useful.
 EQUAL = 0.005
-#: A training has converged if its accuracy on members is so near to 1, or rose by no more in its last tenth.
+#: A training has converged if its accuracy on members is so near to 1, or rose by no more after the last checkpoint.
 PLATEAU = 0.01
-#: Names of the conditions, as claims ask for them.
 #: What is only noted beside a verdict: that nothing shows whether training has ended.
 UNSURE = "unsure"
+#: Names of the conditions, as claims ask for them.
 CONDITIONS = TRAINED, EQUAL_ACCURACY, OPERATING_POINT = "trained", "equal accuracy", "operating point"
 
 

@@ -68,9 +68,10 @@ def audit(
         ``calibrated_tpr@0.001``, ... too, of scores that are calibrated record by record (`metrics.Cells.calibrated`).
         Rates come with the threshold that reaches them, the error rate that it realizes and the number of errors (false
         alarms of a TPR). A rate that allows fewer than ten errors is not resolvable: its cells are NaN and print so.
-        ``attrs`` says how the table was made; under ``"pairs"`` from how many pairs of targets, under ``"variance"`` for
-        each attack and metric V_t / V_p (`metrics.estimates.Variance`), under ``"concentration"`` how evenly false alarms fall on records, and under
-        ``"strongest"`` the strongest attack of each kind of attacker with an interval that knows that it was chosen.
+        ``attrs`` says how the table was made; under ``"pairs"`` from how many pairs of targets, under ``"variance"``
+        for each attack and metric V_t / V_p (`metrics.estimates.Variance`), under ``"concentration"`` how evenly false
+        alarms fall on records, and under ``"strongest"`` the strongest attack of each kind of attacker with an interval
+        that knows that it was chosen.
 
     Raises
     ------

@@ -68,7 +68,7 @@ class Local:
         """Do the same with ``pool=`` the records."""
         return function(pool=self.pool, **options)
 
-    def size(self, work: float, *, threads: bool = False) -> int:
+    def size(self, work: float, *, threads: bool = False, threads_pay: bool = True) -> int:
         """Return how many groups to train at once.
 
         If nobody said otherwise, that is as many as there are cores, or 1 where neither threads will do nor processes
@@ -80,8 +80,11 @@ class Local:
             Seconds that one process would take, roughly.
         threads : bool
             Whether groups can be trained in threads of one process.
+        threads_pay : bool
+            Whether threads are also worth it where processes pay.
         """
         pays = STARTED_PAYS if time.monotonic() < Local._alive_until else START_PAYS
+        threads = threads and (threads_pay or work <= pays)
         backend, _ = get_active_backend(prefer="threads" if threads else "processes")
         _, most = get_active_backend()
         self._in_threads = getattr(backend, "uses_threads", False)
@@ -163,7 +166,7 @@ class Cluster:
         """Do the same with ``pool=`` the records."""
         return self.ask(_with_pool, function, pool=self.pool, **options)
 
-    def size(self, work: float, *, threads: bool = False) -> int:
+    def size(self, work: float, *, threads: bool = False, threads_pay: bool = True) -> int:
         """Return how many workers there are; small work goes to the cluster too."""
         each = self.client.nthreads().values()
         if max(each) > 1:

@@ -75,8 +75,8 @@ def _train(store: Store, plan: Plan, todo: list[int], team: Team, device: str) -
     form = plan.form(team, device)
     # Processes pay for large games only; a GPU is kept busy by one.
     work = len(todo) * plan.seconds_of_work()
-    threads = not form.alone and (plan.threads_pay or work <= backends.START_PAYS)
-    workers = team.size(work if device == "cpu" else 0, threads=threads)
+    how = {"threads": not form.alone, "threads_pay": plan.threads_pay}
+    workers = team.size(work if device == "cpu" else 0, **how)
     groups = _groups(todo, form.most, workers, device)
     workers = min(workers, len(groups))
     run = {

@@ -144,10 +144,6 @@ class Estimate:
         ratio = self.value / other.value
         return combine(ratio, (1 / other.value, self), (-ratio / other.value, other))
 
-    def among(self, pairs: np.ndarray, records: np.ndarray) -> Estimate:
-        """Return the same estimate as one of more pairs and records, which did not move it."""
-        return replace(self, pairs=self.pairs | pairs, records=self.records | records)
-
 
 def combine(value: float, *parts: tuple[float, Estimate]) -> Estimate:
     """Return a function of estimates, given its value and its derivative by each (the delta method).

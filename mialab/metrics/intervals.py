@@ -43,7 +43,7 @@ class Interval(_Ends):
     n_pairs: int | None
     confidence: float
     logit: bool
-    conditions: Mapping[str, str]
+    conditions: dict[str, str]
 
     def __new__(
         cls,
@@ -70,13 +70,11 @@ class Interval(_Ends):
 
     def clip(self, low: float = -np.inf, high: float = np.inf) -> Interval:
         """Return the same interval within bounds that its value cannot leave, such as 0 and 1."""
-        about = {key: value for key, value in vars(self).items() if key != "conditions"}
-        return Interval(*(float(x) for x in np.clip(self, low, high)), **about, conditions=self.conditions)
+        return Interval(*(float(x) for x in np.clip(self, low, high)), **vars(self))
 
     def under(self, **conditions: str) -> Interval:
         """Return the same interval under further conditions, each with what is wrong, or an empty text."""
-        about = {key: value for key, value in vars(self).items() if key != "conditions"}
-        return Interval(*self, **about, conditions={**self.conditions, **conditions})
+        return Interval(*self, **vars(self) | {"conditions": self.conditions | conditions})
 
     def p_value(self, bound: float, side: str) -> float:
         """Return the one-sided p-value of the value being ``"above"`` or ``"below"`` a bound.

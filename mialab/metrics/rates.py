@@ -14,8 +14,6 @@ from scipy import special
 
 from mialab._validation import shown
 
-FPRS = (0.001, 0.01, 0.1)
-
 
 def roc(score: ArrayLike, member: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Exact ROC curve: one point per distinct score, from (0, 0) to (1, 1).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, Self
@@ -15,7 +16,7 @@ from mialab.training.stack import as_tensor, one_thread, torch_rng, undisturbed
 from mialab.training.streams import Streams
 
 
-class Group:
+class Group(ABC):
     """A group of models in training, the part that is the same for all kinds of models.
 
     Attributes
@@ -82,9 +83,9 @@ class Group:
         self._end()
         self.defense.finish(self)
 
+    @abstractmethod
     def fit(self) -> None:
         """Train the group plainly, through its defense's other hooks; what the hook `fit` does by default."""
-        raise NotImplementedError
 
     def _end(self) -> None:
         """Switch to evaluation: the training is over."""

@@ -301,6 +301,7 @@ def draws(network: nn.Module, *x: torch.Tensor) -> bool:
     return drawn
 
 
+# NumPy's old generator is asked for itself: it is what networks and defenses of others may draw from (NPY002).
 def _shared_state() -> tuple[object, ...]:
     _, keys, *rest = np.random.get_state()  # noqa: NPY002
     return torch.get_rng_state().numpy().tobytes(), np.asarray(keys).tobytes(), *rest
@@ -338,7 +339,7 @@ def seeded(seed: int, devices: Sequence[int] | None = ()) -> Iterator[None]:
 
     They are restored after it; of torch's on GPUs, those of ``devices`` are (None: all).
     """
-    with _CHANCE, set_aside(devices):
+    with set_aside(devices):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         random.seed(seed)

@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# One thread, and the folders above, have to be set before: hence the late imports (E402).
 import pandas as pd  # noqa: E402
 from faults import doors, flips, games, leaks  # noqa: E402
 from faults.harness import ROOT, Kind  # noqa: E402
