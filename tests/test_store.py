@@ -254,7 +254,7 @@ def test_a_killed_worker_says_what_is_stored(fresh_cache):
     with (
         pytest.raises(
             RuntimeError,
-            match=r"^A worker process was killed.* Finished models are stored \([01234] of 6\): play",
+            match=r"^A worker process was killed.* Finished models are stored \([0-5] of 6\): play",
         ),
         joblib.parallel_config(backend="loky"),
     ):
