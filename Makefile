@@ -5,23 +5,32 @@
 # make faults            kills, flipped bits, full disks, odd input by the thousand (40 minutes; goes on where it stopped)
 PROFILE ?= quick
 JOBS ?= 2
+# One more than there are cores to use, as some tests wait for others' deaths.
+WORKERS ?= 3
 PYTEST ?=
 
 export PROFILE
 export MIALAB_CACHE ?= $(CURDIR)/.cache/mialab
 PY := .venv/bin/python
-TESTS := $(PY) -m pytest -n $(JOBS) --dist worksteal -rs
+TESTS := $(PY) -m pytest -n $(WORKERS) --dist worksteal -rs
 
-.PHONY: book test check faults static coverage env sync lock vulnerabilities format clean
+.PHONY: book test check tests fast-tests faults static coverage env sync lock vulnerabilities format clean
 
 book: env
 	@$(PY) -m doit -n $(JOBS) book
 	@echo "The book (profile $(PROFILE)): file://$(CURDIR)/_build/html/index.html"
 
-test: static
+# The linters and the types beside the tests.
+test: env
+	@$(MAKE) --no-print-directory -j 2 static tests
+
+check: env
+	@$(MAKE) --no-print-directory -j 2 static fast-tests
+
+tests: env
 	$(TESTS) $(PYTEST)
 
-check: static
+fast-tests: env
 	$(TESTS) -m "not slow" $(PYTEST)
 
 # What faults that are injected come to, as a table in results/: make faults FAULTS="--only kills --n 20" for some.
