@@ -7,6 +7,8 @@ from .differences import changed_predictions as changed_predictions
 from .differences import difference as difference
 from .differences import mean_test_accuracy as mean_test_accuracy
 from .epsilon import epsilon_bound as epsilon_bound
+from .knobs import KNOBS as KNOBS
+from .knobs import Knob as Knob
 from .matrix import audit_defenses as audit_defenses
 from .matrix import audit_each as audit_each
 from .measure import audit as audit
@@ -18,3 +20,7 @@ from .taxonomy import families as families
 from .taxonomy import needing_shadows as needing_shadows
 from .taxonomy import one_of_each as one_of_each
 from .taxonomy import threat_model as threat_model
+from .tradeoff import TradeOffTable as TradeOffTable
+from .tradeoff import interpolate as interpolate
+from .tradeoff import search_epsilon as search_epsilon
+from .tradeoff import trade_off as trade_off

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,9 @@ from mialab.plots.theme import (
     color,
     marker,
 )
+
+if TYPE_CHECKING:
+    from mialab.auditing.tradeoff import TradeOffTable
 
 
 def strength(
@@ -116,6 +119,53 @@ def privacy_utility(
     ax.margins(0.1)
     if absent:
         ax.set_title(f"Not resolvable: {', '.join(absent)}", fontsize="small", loc="left")
+    _legend_below(ax)
+    return ax
+
+
+def equal_terms(
+    table: TradeOffTable,
+    *,
+    metric: str = "auc",
+    sees: str = "scores",
+    most: float = 10,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw the curve of each defense: the strongest attack against test accuracy, with intervals.
+
+    Parameters
+    ----------
+    table : TradeOffTable
+        From `mialab.auditing.trade_off`. Its reference curves, early stopping and DP-SGD, are dashed. Defenses without
+        a setting that counts, or that was resolvable, are named above the figure.
+    metric, sees : str
+        Measure, and what the attacker sees; ValueError if the table lacks them.
+    most : float
+        Settings that cost more points of test accuracy are left out: they would squeeze the others.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax, absent = _axes(ax, figsize=(6.4, 4.6)), []
+    looks = _looks(dict.fromkeys(table["defense"]), markersize=7, elinewidth=1, linewidth=1.4)
+    for name, look in looks.items():
+        rows = table.curve(name, metric=metric, sees=sees)
+        rows = rows[rows["cost"] <= most / 100]
+        if rows.empty:
+            absent.append(name)
+            continue
+        x = rows[["accuracy", "accuracy_low", "accuracy_high"]].set_axis(["value", "low", "high"], axis=1)
+        _draw_intervals(ax, x, rows, linestyle="--" if name in ("early_stopping", "dp_sgd") else "-", **look)
+    _draw_chance(ax, _chance(metric))
+    ax.set(
+        xlabel=f"Test accuracy (settings that cost at most {most:g} points)",
+        ylabel=f"{_title(metric)} (strongest attack, {sees})",
+    )
+    ax.margins(0.1)
+    if absent:
+        ax.set_title(f"Not shown: {', '.join(map(_of, absent))}", fontsize="small", loc="left", wrap=True)
     _legend_below(ax)
     return ax
 

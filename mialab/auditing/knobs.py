@@ -1,0 +1,63 @@
+"""What is turned to make a defense stronger, and the values that are tried: one line a defense.
+
+They stand here and not with the defenses: what is tried decides nothing about a trained model, so stored games stay
+valid when it changes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mialab._validation import check_integer, choose
+from mialab.defenses.base import Defense
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A parameter of a defense, and the values to try.
+
+    Parameters
+    ----------
+    parameter : str
+        Name of a field of the defense.
+    values : tuple
+        From the weakest protection to the strongest; two at least.
+    """
+
+    parameter: str
+    values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.values) < 2 or len(set(self.values)) < len(self.values):
+            raise ValueError(
+                f"values={self.values!r} must be at least two different ones, from weak to strong."
+            )
+
+    def pick(self, n: int) -> tuple[Any, ...]:
+        """Return ``n`` of the values, spread evenly from the weakest to the strongest (ValueError if fewer exist)."""
+        check_integer("n", n, low=2)
+        if n > len(self.values):
+            raise ValueError(
+                f"The knob {self.parameter!r} has {len(self.values)} values; {n} were asked for. Name more of them."
+            )
+        return tuple(self.values[i] for i in np.linspace(0, len(self.values) - 1, n).round().astype(int))
+
+    def turn(self, defense: Defense, value: Any) -> Defense:
+        """Return the defense with this parameter changed."""
+        choose("parameter", self.parameter, vars(defense))
+        return replace(defense, **{self.parameter: value})
+
+
+#: Default sweeps by name of the defense.
+KNOBS: dict[str, Knob] = {
+    "adamixup": Knob("start", (0.1, 0.2, 0.3, 0.4, 0.5)),
+    "mixup": Knob("a", (0.1, 0.25, 0.5, 1.0, 4.0)),
+    "hamp": Knob("gamma", (0.1, 0.3, 0.5, 0.7, 0.9)),
+    "label_smoothing": Knob("smoothing", (0.05, 0.1, 0.3, 0.6, 0.9)),
+    "quantization": Knob("bits", (8, 4, 3, 2, "binary")),
+    # Of the values in the authors' run script, those that change anything at our sizes.
+    "weighted_smoothing": Knob("sigma", (0.001, 0.01, 0.05, 0.1, 0.2)),
+}
