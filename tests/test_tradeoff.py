@@ -239,6 +239,8 @@ def test_other_test_records_change_no_choice(played, pool, tmp_path, monkeypatch
         ({"budget": 1}, "budget=1"),
         ({"budget": 4}, "3 values; 4 were asked for"),
         ({"allowed": (-1,)}, "allowed=-1"),
+        ({"attacks": ["loss", "gradient_norm"]}, "give probes="),
+        ({"attacks": ["gradient_norm"], "probes": "gradient"}, "an attack on answers"),
     ],
 )
 def test_bad_terms_are_refused_before_training(pool, changed, message, monkeypatch):
@@ -304,3 +306,19 @@ def test_the_figure_has_a_curve_for_each_defense(played):
     gone = TradeOffTable(table.assign(problem=np.where(table["defense"] == "shrunk", "dead", "")))
     assert mia.plots.equal_terms(gone).get_title(loc="left") == "Not shown: shrunk"
     plt.close("all")
+
+
+def test_attackers_who_see_the_model_have_a_curve_of_their_own(pool, tmp_path, monkeypatch):
+    monkeypatch.setattr(tradeoff, "play", lambda *a, **o: mia.play(*a, **o, store=tmp_path))
+    changed = {
+        "attacks": ["loss", "gradient_norm"],
+        "probes": "gradient",
+        "training": mia.Training(epochs=2, lr=0.01),
+    }
+    table = tradeoff.trade_off(pool, [Shrunk()], **TERMS | changed)
+    white = table[table["sees"] == "white box"]
+    assert white.groupby("defense")["setting"].nunique().to_dict() == {
+        "early_stopping": 1,
+        "none": 1,
+        "shrunk": 3,
+    }

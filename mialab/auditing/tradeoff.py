@@ -15,7 +15,7 @@ from mialab.auditing.differences import difference, mean_test_accuracy
 from mialab.auditing.knobs import KNOBS, Knob
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable
-from mialab.auditing.taxonomy import KINDS, Attacking
+from mialab.auditing.taxonomy import KINDS, Attacking, threat_model
 from mialab.classifiers.game import Game, play
 from mialab.defenses.base import DEFENSES, Defense
 from mialab.metrics.intervals import Interval
@@ -182,6 +182,8 @@ class Terms:
     search_models: int = 2
     seed: int = 0
     search_seed: int = 1_000_003
+    queries: Any = "original"
+    probes: Any = ()
 
     def __post_init__(self) -> None:
         check_integer("budget", self.budget, low=2)
@@ -209,7 +211,8 @@ class Terms:
         near = ({*checkpoints} | {last - max(1, last // 10)}) - {0, last}
         training = replace(self.training, checkpoints=() if defense.uses("fit") else tuple(sorted(near)))
         n_models, seed = (self.search_models, self.search_seed) if search else (self.n_models, self.seed)
-        return play(self.pool, self.model, defense, training=training, n_models=n_models, seed=seed)
+        seen = {} if search else {"queries": self.queries, "probes": self.probes}
+        return play(self.pool, self.model, defense, training=training, n_models=n_models, seed=seed, **seen)
 
     def games(self, defense: Defense, knob: Knob, *, search: bool) -> dict[Any, Game]:
         """Play every setting of a defense, from weak to strong."""
@@ -248,8 +251,8 @@ def trade_off(
     fprs : sequence of float
         As in `mialab.audit`.
     **terms
-        ``model``, ``training``, ``n_models``, ``seed`` as in `mialab.play`; ``budget``, settings of each defense;
-        ``search_models`` and ``search_seed`` of the games to choose from.
+        ``model``, ``training``, ``n_models``, ``seed``, ``queries``, ``probes`` as in `mialab.play`; ``budget``,
+        settings of each defense; ``search_models`` and ``search_seed`` of the games to choose from.
 
     Returns
     -------
@@ -271,12 +274,20 @@ def trade_off(
     for name in {*own} & {d.name for d in rivals}:
         own[name].pick(common.budget)
 
+    seeing = [_name(attack) for attack in attacks if threat_model(_name(attack)) == "white box"]
+    if seeing and (not common.probes or len(seeing) == len(attacks)):
+        raise ValueError(
+            f"attacks={seeing} see the model itself: give probes=..., and beside them an attack on answers, since "
+            "early stopping has no other after earlier epochs."
+        )
+
     stops, nothing = common.stops(), DEFENSES.make(UNDEFENDED)
     searched, reported = (common.play(nothing, search=search, checkpoints=stops) for search in (True, False))
     aim = float(searched.validation_accuracy.mean())
     options: dict[str, Any] = {"attacks": attacks, "pool": pool, "fprs": fprs}
     rows = _rows(UNDEFENDED, {"-": reported}, reported, {}, options)
     early = {stop: reported.at(stop) for stop in stops}
+    # What probes measure is known after the last epoch alone: attackers who need it meet its first setting only.
     picked = choose_settings({stop: searched.at(stop) for stop in stops}, aim, allowed)
     rows += _rows(EARLY, early, reported, picked, options)
 
@@ -347,8 +358,10 @@ def _rows(
 ) -> list[tuple]:
     """Return the rows of one defense: each setting, each measure, each kind of attacker."""
     rows: list[tuple] = []
+    probed = {name for name in map(_name, options["attacks"]) if threat_model(name) == "white box"}
     for setting, game in games.items():
-        strongest = audit(game, **options).attrs["strongest"]
+        able = [a for a in options["attacks"] if game.attrs.get("probes") or _name(a) not in probed]
+        strongest = audit(game, **{**options, "attacks": able}).attrs["strongest"]
         accuracy = mean_test_accuracy(game)
         cost = difference((undefended, None), (game, None), metric="test_accuracy")
         epsilon = (game.attrs.get("report") or {}).get("epsilon", np.nan)
@@ -360,3 +373,7 @@ def _rows(
                     attack, *ends, n = of_kind[kind]
                     rows.append((name, str(setting), kind, metric, attack, n, *ends, *about))
     return rows
+
+
+def _name(attack: Attacking) -> str:
+    return attack if isinstance(attack, str) else str(getattr(attack, "name", attack))
