@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from mialab.auditing.taxonomy import Attacking, _chosen, threat_model
 from mialab.games.base import Game
 from mialab.metrics import estimates, influence, intervals, rates
 from mialab.metrics.calibration import Concentration
-from mialab.metrics.estimates import Estimate
-from mialab.metrics.intervals import Interval
+from mialab.metrics.estimates import Estimate, Targets
+from mialab.metrics.influence import Cells
 from mialab.metrics.outcomes import Outcome
 from mialab.metrics.rates import rate_name
 
@@ -99,7 +99,7 @@ def audit(
     even: dict[str, dict[str, Concentration]] = {}
     rows: list[tuple] = []
     what = f"auditing {game.attrs.get('defense')} on {game.attrs.get('dataset')}"
-    with _progress.bar(len(outcomes) * (game.n_models + 1), what) as advance:
+    with _progress.bar(len(outcomes), what) as advance:
         for name, outcome in outcomes.items():
             outcome = outcome.among(columns)
             if not outcome.evaluated.any():
@@ -116,8 +116,8 @@ def audit(
                 }
                 rows += _rows(name, POOLED, measured, outcome.cells.sides, confidence)
                 pooled[name] = {metric: one.without_cells() for metric, one in measured.items()}
+                rows += _target_rows(outcome, names, confidence)
                 advance(1)
-                rows += _target_rows(outcome, names, confidence, advance)
             except ValueError as error:
                 raise ValueError(f"Attack {name!r}: {error}") from error
 
@@ -184,53 +184,42 @@ def _metrics(fprs: Sequence[float], fnrs: Sequence[float]) -> list[str]:
     return ["auc", "balanced_accuracy", *of_rates, "precision", "recall", "f1"]
 
 
-def _target_rows(
-    outcome: Outcome, names: Sequence[str], confidence: float, advance: Callable[[int], None]
-) -> list[tuple]:
-    """Return the rows of each target that is evaluated, and of the mean over all."""
-    rows: list[tuple] = []
-    found: dict[str, list[tuple[int, Estimate]]] = {name: [] for name in names if "calibrated" not in name}
-    sides = np.zeros(2, np.int64)
-    for k in range(len(outcome.member)):
-        advance(1)
-        if not outcome.evaluated[k].any():  # a model that only serves as a shadow is no target
-            continue
-        cells = outcome.cells.of_target(k)
-        own = {name: cells.estimate(name) for name in found if cells.resolvable(name)}
-        for name, estimate in own.items():
-            found[name].append((k, estimate))
-        exact = {}
-        accused, member = cells.predicted_member, cells.member
-        if accused is not None:
-            hits = int((accused & member).sum())
-            exact["precision"] = intervals.proportion(hits, int(accused.sum()), confidence)
-            exact["recall"] = intervals.proportion(hits, cells.sides[0], confidence)
-        rows += _rows(outcome.attack, k, own, cells.sides, confidence, names=list(found), exact=exact)
-        sides += cells.sides
-    means = {name: outcome.cells.mean(name, parts) for name, parts in found.items() if parts}
-    n_in, n_out = (int(n) // int(outcome.evaluated.any(1).sum()) for n in sides)  # of each target
-    rows += _rows(outcome.attack, MEAN, means, (n_in, n_out), confidence, names=list(found))
-    return rows
-
-
 def _rows(
-    attack: str,
-    target: int | str,
-    found: Mapping[str, Estimate],
-    sides: tuple[int, int],
-    confidence: float,
-    *,
-    names: Sequence[str] | None = None,
-    exact: Mapping[str, Interval] | None = None,
+    attack: str, target: str, found: Mapping[str, Estimate], sides: Sequence[int], confidence: float
 ) -> Iterator[tuple]:
-    for name in names or found:
-        estimate = found.get(name)
-        interval = (exact or {}).get(name) or (
-            Interval(np.nan, np.nan, np.nan) if estimate is None else estimate.interval(confidence)
-        )
-        point = estimate.point if estimate is not None else None
+    """Return the rows of all targets, pooled or as a mean."""
+    for name, estimate in found.items():
+        point = estimate.point
         at = (np.nan,) * 3 if point is None else (point.threshold, point.fpr, point.errors)
-        yield attack, target, name, *interval, *sides, *at
+        yield attack, target, name, *estimate.interval(confidence), *sides, *at
+
+
+def _target_rows(outcome: Outcome, names: Sequence[str], confidence: float) -> Iterator[tuple]:
+    """Return the rows of each target that is evaluated, and of the mean over all."""
+    cells = outcome.cells
+    found = {name: cells.targets(name) for name in names if "calibrated" not in name}
+    numbers = {name: _numbers(cells, name, each, confidence).tolist() for name, each in found.items()}
+    sides = np.stack(cells.sides_of_targets, axis=1)
+    evaluated = np.flatnonzero(sides.any(1))  # a model that only serves as a shadow is no target
+    for k in evaluated.tolist():
+        for name, of_target in numbers.items():
+            value, low, high, *at = of_target[k]
+            yield outcome.attack, k, name, value, low, high, *sides[k].tolist(), *at
+    means = {name: each.mean for name, each in found.items()}
+    of_each = sides[evaluated].sum(0) // len(evaluated)
+    yield from _rows(outcome.attack, MEAN, means, of_each.tolist(), confidence)
+
+
+def _numbers(cells: Cells, name: str, found: Targets, confidence: float) -> np.ndarray:
+    """Return for each target value, low, high, threshold, realized rate and errors, (target, 6)."""
+    value, (low, high) = found.value, found.interval(confidence)
+    if name in ("precision", "recall"):  # exact ones, given the threshold
+        hits, wrong = cells.accused_of_targets
+        trials = hits + wrong if name == "precision" else cells.sides_of_targets[0]
+        exact = np.array([hits / np.maximum(trials, 1), *intervals.clopper_pearson(hits, trials, confidence)])
+        value, low, high = np.where(trials > 0, exact, np.nan)
+    at = np.full((4, len(value)), np.nan) if found.point is None else found.point
+    return np.stack([value, low, high, at[0], *at[2:]], axis=1)
 
 
 def _columns(records: ArrayLike | None, n_records: int) -> np.ndarray:

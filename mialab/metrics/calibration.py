@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from mialab.metrics.intervals import over_pairs
 
 #: A record's distribution needs so many OUT models besides the target.
 MIN_OUT = 3
 
 
 def by_record(
-    score: np.ndarray, member: np.ndarray, known: np.ndarray, partner: ArrayLike
+    score: np.ndarray, member: np.ndarray, known: np.ndarray, pair: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Replace each score by its place among the scores that OUT models have for the same record.
 
@@ -27,8 +28,8 @@ def by_record(
         Scores with light tails, such as `mialab.metrics.rates.Curve.normal_scores`, and the truth.
     known : numpy.ndarray of bool, shape (model, record)
         Which scores there are.
-    partner : array_like of int, shape (model,)
-        The model with the complementary members, or -1.
+    pair : numpy.ndarray of int, shape (model,)
+        Label of the pair of complementary models, see `mialab.metrics.intervals.clusters`.
 
     Returns
     -------
@@ -36,28 +37,26 @@ def by_record(
     usable : numpy.ndarray of bool, shape (model, record)
         Where at least three other models were trained without the record, and one with it.
     """
-    partner = np.asarray(partner)
-    moments = [_of_others(score, known & side, partner) for side in (member, ~member)]
+    moments = [_of_others(score, known & side, pair) for side in (member, ~member)]
     (n_in, mean_in, _), (n_out, mean_out, std_out) = moments
-    usable = known & (n_in >= 1) & (n_out >= MIN_OUT)
+    usable = known & ((n_in >= 1) & (n_out >= MIN_OUT))[pair]
     # Equal scores of all OUT models have no spread: a share of the typical one keeps the ratio finite.
-    floor = 1e-6 * float(np.median(std_out[usable])) if usable.any() else 1.0
+    floor = 1e-6 * float(np.median(std_out[pair][usable])) if usable.any() else 1.0
     direction = np.where(mean_in >= mean_out, 1.0, -1.0)
-    calibrated = direction * (score - mean_out) / np.maximum(std_out, max(floor, 1e-300))
+    calibrated = direction[pair] * (score - mean_out[pair]) / np.maximum(std_out, max(floor, 1e-300))[pair]
     return np.where(usable, calibrated, 0.0), usable
 
 
 def _of_others(
-    score: np.ndarray, counted: np.ndarray, partner: np.ndarray
+    score: np.ndarray, counted: np.ndarray, pair: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Count, mean and standard deviation of the counted scores of all models but a target and its partner."""
+    """Count, mean and standard deviation of the counted scores of all models but those of a pair, (pair, record)."""
     n_all = counted.sum(0)
-    centered = np.where(counted, score, 0.0)
-    middle = centered.sum(0) / np.maximum(n_all, 1)
+    middle = np.where(counted, score, 0.0).sum(0) / np.maximum(n_all, 1)
     centered = np.where(counted, score - middle, 0.0)  # so that squares do not cancel
-    own = np.stack([counted, centered, centered**2])
-    removed = own + np.where((partner >= 0)[:, None], own[:, np.maximum(partner, 0)], 0.0)
-    n, total, squares = own.sum(1)[:, None] - removed
+    n, total, squares = (
+        each.sum(0) - over_pairs(each, pair) for each in (counted, centered, centered**2)
+    )
     mean = total / np.maximum(n, 1)
     variance = (squares - n * mean**2) / np.maximum(n - 1, 1)
     return n, mean + middle, np.sqrt(np.maximum(variance, 0.0))

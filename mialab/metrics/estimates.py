@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from mialab.metrics.intervals import Interval
+from mialab.metrics.intervals import Interval, around
 from mialab.metrics.rates import Point, check_fraction
 
 #: Below so many pairs of targets the variance between targets is hardly known: no verdict rests on such an interval.
@@ -116,15 +116,15 @@ class Estimate:
         if not np.isfinite(self.value):
             return Interval(np.nan, np.nan, np.nan)
         variance = self.variance
-        half = float(special.stdtrit(variance.df, 1 - tail)) * np.sqrt(variance.total)
         slack = sum(abs(weight) * (1 - tail ** (1 / trials)) for weight, trials in self.edges)
-        low, high = self.value - half - slack, self.value + half + slack
-        if self.fraction:
-            inner = self.value * (1 - self.value)
-            low, high = max(low, 0.0), min(high, 1.0)
-            if inner > 0:
-                ends = special.logit(self.value) + np.array([-half, half]) / inner
-                low, high = (float(end) for end in special.expit(ends))
+        low, high = around(
+            self.value,
+            variance.total,
+            variance.df,
+            slack=slack,
+            fraction=self.fraction,
+            confidence=confidence,
+        )
         return Interval(
             self.value,
             float(low),
@@ -167,35 +167,36 @@ def combine(value: float, *parts: tuple[float, Estimate]) -> Estimate:
     )
 
 
-def mean(
-    parts: Sequence[Estimate], cells: Sequence[tuple[int, np.ndarray]], shape: tuple[int, int]
-) -> Estimate:
-    """Return the mean of a statistic of single targets, with an interval over pairs of targets and records.
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """A statistic of each target by itself, from its own records, and its mean over the targets.
 
-    Parameters
+    Attributes
     ----------
-    parts : sequence of Estimate
-        One per target, of its own records alone; those without a value do not count.
-    cells : sequence of (int, numpy.ndarray)
-        For each the pair it belongs to, and the indices of its records in the game.
-    shape : (int, int)
-        Pairs and records of the game.
+    value, variance : numpy.ndarray of float64, shape (target,)
+        The statistic, and its variance over records; NaN where a target has none.
+    records, trials : numpy.ndarray of int, shape (target,)
+        How many records each is evaluated on, and how many of them the statistic is a fraction of.
+    point : numpy.ndarray of float64, shape (4, target), optional
+        Of a rate: threshold, rate of right and of wrong answers, and number of wrong ones, see `rates.Point`.
+    mean : Estimate
+        With an interval over pairs of targets and records.
     """
-    known = [i for i, part in enumerate(parts) if np.isfinite(part.value)]
-    influence, pairs, records = np.zeros(shape), np.zeros(shape[0], bool), np.zeros(shape[1], bool)
-    if not known:
-        return Estimate(np.nan, influence, pairs, records)
-    value = float(np.mean([parts[i].value for i in known]))
-    for i in known:
-        pair, own = cells[i]
-        # What the target's own records do, and how far the target as a whole is from the mean.
-        effect = (parts[i].value - value) / len(own)
-        influence[pair, own] += (parts[i].influence[0] + effect) / len(known)
-        pairs[pair] = True
-        records[own] = True
-    edges = tuple((weight / len(known), trials) for i in known for weight, trials in parts[i].edges)
-    whole = edges if len(edges) == len(known) else ()  # if some targets vary, these say how much
-    return Estimate(value, influence, pairs, records, edges=whole)
+
+    value: np.ndarray
+    variance: np.ndarray
+    records: np.ndarray
+    trials: np.ndarray
+    mean: Estimate
+    point: np.ndarray | None = None
+
+    def interval(self, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+        """Return both ends of each target's interval over records, (target,), see `Estimate.interval`."""
+        tail = (1 - check_fraction("confidence", confidence)) / 2
+        edge = (self.value == 0) | (self.value == 1)
+        slack = edge * (1 - tail ** (1 / np.maximum(self.trials, 1)))
+        df = np.maximum(self.records - 1, 1)
+        return around(self.value, self.variance, df, slack=slack, confidence=confidence)
 
 
 def strongest(estimates: Sequence[Estimate], *, confidence: float = 0.95, n_draws: int = 2000) -> Interval:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -12,17 +11,14 @@ from numpy.typing import ArrayLike
 
 from mialab._validation import choose
 from mialab.metrics import calibration, intervals, rates
-from mialab.metrics.estimates import Estimate, mean
-from mialab.metrics.rates import DECISIONS, Curve
+from mialab.metrics.choice import BINS, CHOICE, chosen_anew
+from mialab.metrics.estimates import Estimate, Targets
+from mialab.metrics.rates import DECISIONS, Curve, Point
 
 #: What a rate may be of.
 RATES = ("tpr", "calibrated_tpr", "tnr")
-#: How much of the variance by choosing a threshold anew on a resample counts, 1.6 elsewhere. A resample's own noise
-#: comes on top of the sample's, which matters at the best balanced accuracy, where only the square of the move counts;
-#: elsewhere resamples move a little less than new samples. Both numbers are from benchmarks/coverage.py.
-CHOICE = {"balanced_accuracy": 0.5}
-#: Resamples of the records, in so many blocks, over which the attacker chooses the threshold anew.
-RESAMPLES, BLOCKS, BINS = 200, 100, 128
+#: Kinds of cells: members and non-members that are accused, one more for those that are not, and all that do not count.
+IN, OUT, NOWHERE, KINDS = 0, 2, 4, 6
 
 
 def parse(metric: str) -> tuple[str, float | None]:
@@ -85,7 +81,7 @@ class Cells:
     @cached_property
     def curve(self) -> Curve:
         """ROC curve of all evaluated pairs."""
-        return Curve(*rates.checked(self.score[self.evaluated], self.member[self.evaluated]))
+        return Curve(*rates.checked(self._listed(self.score), self._listed(self.member)))
 
     @cached_property
     def calibrated(self) -> Cells:
@@ -94,180 +90,245 @@ class Cells:
         Scores are turned into normal scores first, so that the result does not depend on their scale, and heavy tails,
         as log likelihood ratios have them, do not hide what lies in the middle. See `calibration.by_record`.
         """
-        score = np.zeros_like(self.score)
-        score[self.evaluated] = self.curve.normal_scores()
-        score, usable = calibration.by_record(score, self.member, self.evaluated, self.partner)
+        score = self._laid_out(self.curve.normal_scores())
+        score, usable = calibration.by_record(score, self.member, self.evaluated, self.pair)
         return Cells(score, self.member, evaluated=self.evaluated & usable, partner=self.partner)
 
     @cached_property
     def among(self) -> tuple[np.ndarray, np.ndarray]:
         """Which pairs of targets, and which records, are evaluated at all."""
-        pairs = np.zeros(self.pair.max() + 1, bool)
-        pairs[self.pair[self.evaluated.any(1)]] = True
-        return pairs, np.asarray(self.evaluated.any(0))
+        return self._among(self.evaluated.any(1))
 
     @cached_property
     def sides(self) -> tuple[int, int]:
         """Numbers of evaluated members and non-members."""
-        n_in = int((self.evaluated & self.member).sum())
-        return n_in, int(self.evaluated.sum()) - n_in
+        n_in, n_out = (int(each.sum()) for each in self.sides_of_targets)
+        return n_in, n_out
+
+    @cached_property
+    def sides_of_targets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of evaluated members and non-members of each target, (target,) int64."""
+        return _count(self._side)
+
+    @cached_property
+    def accused_of_targets(self) -> tuple[np.ndarray, np.ndarray]:
+        """Numbers of evaluated members and non-members of each target that the decisions call members."""
+        return _count(self._decided)
 
     def resolvable(self, metric: str) -> bool:
         """Tell whether the evaluated pairs are enough for a metric: a rate must allow ten errors."""
         kind, rate = parse(metric)
-        n_in, n_out = self.sides
-        if not n_in or not n_out:
-            return False
-        if kind == "calibrated_tpr":
-            n_out = self.calibrated.sides[1] if self.calibrated.sides[0] else 0
-        return rate is None or rates.resolvable(n_in if kind == "tnr" else n_out, rate)
+        if kind == "calibrated_tpr" and all(self.sides):
+            return self.calibrated.resolvable(rates.rate_name("tpr", rate))
+        return _resolvable(kind, rate, *self.sides)
 
     def estimate(self, metric: str) -> Estimate:
         """Measure all evaluated pairs, pooled."""
         kind, rate = parse(metric)
-        if kind == "auc":
-            return self._auc()
-        if rate is None:
-            return self._decisions(kind)
         if kind == "calibrated_tpr":
             return self.calibrated.estimate(rates.rate_name("tpr", rate))
-        return self._rate(kind, rate)
-
-    def of_target(self, k: int) -> Cells:
-        """Return the evaluated pairs of one target."""
-        own = self.evaluated[k]
-        decided = None if self.predicted_member is None else self.predicted_member[k : k + 1, own]
-        return Cells(self.score[k : k + 1, own], self.member[k : k + 1, own], predicted_member=decided)
-
-    def mean(self, metric: str, parts: Sequence[tuple[int, Estimate]]) -> Estimate:
-        """Return the mean of a measure of single targets, given with the targets' indices.
-
-        All targets have nearly the same threshold, so that what its choice adds is that of all of them pooled.
-        """
-        cells = [(int(self.pair[k]), np.flatnonzero(self.evaluated[k])) for k, _ in parts]
-        shape = (int(self.pair.max()) + 1, self.member.shape[1])
-        kind, rate = parse(metric)
-        moved = self.estimate(metric).moved if rate is None and kind != "auc" else np.empty(0)
-        return replace(mean([part for _, part in parts], cells, shape), moved=moved)
-
-    def _estimate(self, value: float, influence: np.ndarray, trials: int, **about: Any) -> Estimate:
-        """Sum influences (target, record) over the targets of a pair; `trials` are the records of a rate."""
-        summed = np.zeros((int(self.pair.max()) + 1, influence.shape[1]))
-        for pair, row in zip(self.pair, influence, strict=True):
-            summed[pair] += row
-        edges = ((1.0, max(trials, 1)),) if value in (0.0, 1.0) else ()
-        return Estimate(float(value), summed, *self.among, edges=edges, **about)
-
-    def _auc(self) -> Estimate:
-        value, (n_in, n_out) = self.curve.auc, self.sides
-        influence = np.zeros_like(self.score)
-        each = np.where(self.member[self.evaluated], 1 / n_in, 1 / n_out)
-        influence[self.evaluated] = (self.curve.placements() - value) * each
-        return self._estimate(value, influence, min(self._records(self.member), self._records(~self.member)))
-
-    def _rate(self, kind: str, rate: float) -> Estimate:
-        below = kind == "tnr"
-        find, positive = (self.curve.below, ~self.member) if below else (self.curve.at, self.member)
-        at, wider, narrower = (find(min(1.0, f * rate)) for f in (1.0, 1.5, 0.5))
-        reached = self.score < at.threshold if below else self.score >= at.threshold
-        n_positive, n_other = self.sides[::-1] if below else self.sides
-        # More errors among the others raise the threshold, and cost as much as the curve is steep there.
-        steep = (wider.tpr - narrower.tpr) / rate if rate else 0.0
-        by_cell = self._by_cell(
-            positive,
-            reached,
-            ((1 - at.tpr) / n_positive, -at.tpr / n_positive),
-            (-steep * (1 - at.fpr) / n_other, steep * at.fpr / n_other),
-        )
-        return self._estimate(at.tpr, by_cell, self._records(positive), point=at)
-
-    def _decisions(self, name: str) -> Estimate:
-        if self.predicted_member is None:
-            raise ValueError(f"metric={name!r} is of decisions: give predicted_member.")
-        accused, (n_in, n_out) = self.predicted_member, self.sides
-        tp, fp = (int((self.evaluated & accused & side).sum()) for side in (self.member, ~self.member))
-        value = float(DECISIONS[name](tp, fp, n_in, n_out))
-        trials = self._records(self.member)
-        if name == "balanced_accuracy":
-            tpr, fpr = tp / n_in, fp / n_out
-            weights = (
-                ((1 - tpr) / n_in / 2, -tpr / n_in / 2),
-                (-(1 - fpr) / n_out / 2, fpr / n_out / 2),
-            )
-            trials = min(trials, self._records(~self.member))
-        elif name == "recall":
-            weights = ((1 - value) / n_in, -value / n_in), (0.0, 0.0)
-        elif name == "precision":
-            all_accused = max(tp + fp, 1)
-            weights = ((1 - value) / all_accused, 0.0), (-value / all_accused, 0.0)
-            trials = self._records(accused)
+        point, edges = None, ()
+        if kind == "auc":
+            value, kinds = self.curve.auc, self._side
+            influence = intervals.over_pairs(self._laid_out(self.curve.influence()), self.pair)
         else:
-            total = tp + fp + n_in
-            weights = ((2 - 2 * value) / total, -value / total), (-value / total, 0.0)
-        influence = self._by_cell(self.member, accused, *weights)
-        about = {}
-        if self._chosen is not None:
-            with np.errstate(invalid="ignore", divide="ignore"):  # a resample of few records may lack a side
-                chosen, fixed = (np.asarray(DECISIONS[name](*counts)) for counts in self._chosen)
-            about["moved"] = np.sqrt(CHOICE.get(name, 1.6)) * np.nan_to_num(chosen - fixed)
-        return self._estimate(value, np.nan_to_num(influence), trials, **about)
+            (value,), weights, kinds, at = self._weighed(kind, rate, pooled=True)
+            influence = self._influence(kinds, weights)
+            point = None if at is None else Point(*at[:3, 0].tolist(), int(at[3, 0]))
+        if value in (0.0, 1.0):
+            edges = _edge(*_behind(kind, kinds < OUT, kinds // 2 == 1, (kinds == IN) | (kinds == OUT)))
+        moved = self._moved(kind)
+        return Estimate(float(value), influence, *self.among, edges=edges, moved=moved, point=point)
 
-    def _by_cell(
-        self,
-        positive: np.ndarray,
-        reached: np.ndarray,
-        inside: tuple[float, float],
-        outside: tuple[float, float],
-    ) -> np.ndarray:
-        """Give each cell the influence of its kind: (reached, not reached) of positives and of the others."""
-        kind = np.where(self.evaluated, 2 * (~positive).view(np.uint8) + (~reached).view(np.uint8), 4)
-        return np.array([*inside, *outside, 0.0]).take(kind)
+    def targets(self, metric: str) -> Targets:
+        """Measure each target by itself, and their mean; not for calibrated rates."""
+        kind, rate = parse(metric)
+        if kind == "calibrated_tpr":
+            raise ValueError(f"metric={metric!r} is of all targets together: use estimate.")
+        n_in, n_out = self.sides_of_targets
+        n, at = n_in + n_out, None
+        if kind == "auc":
+            value, kinds = np.array([np.nan if c is None else c.auc for c in self._curves]), self._side
+        else:
+            value, weights, kinds, at = self._weighed(kind, rate)
+        known = _resolvable(kind, rate, n_in, n_out) & np.isfinite(value)
+        count = max(int(known.sum()), 1)
+        average = float(value[known].mean()) if known.any() else np.nan
+        # What the target's own records do to the mean, and how far the target as a whole is from it.
+        effect = np.where(known, value - average, 0.0) / np.maximum(n, 1)
+        tp, fp = _count(kinds)
+        if kind == "auc":
+            squares, influence = np.zeros(len(value)), np.zeros_like(self.score)
+            for k in np.flatnonzero(known):
+                own = self._curves[k].influence()
+                squares[k], influence[k, self.evaluated[k]] = own @ own, (own + effect[k]) / count
+            influence = intervals.over_pairs(influence, self.pair)
+        else:
+            squares = (weights[:, :NOWHERE] ** 2 * np.stack([tp, n_in - tp, fp, n_out - fp], axis=1)).sum(1)
+            weights[:, :NOWHERE] += effect[:, None]
+            influence = self._influence(kinds, np.where(known[:, None], weights / count, 0.0))
+        trials = np.maximum(np.minimum.reduce(_behind(kind, n_in, n_out, tp + fp)), 1)
+        # If some targets vary, these say how much.
+        edge = known.any() and np.isin(value[known], (0, 1)).all()
+        edges = tuple((1 / count, int(m)) for m in trials[known]) if edge else ()
+        # All have nearly the same threshold, so that its choice adds what it adds to all of them pooled.
+        mean = Estimate(average, influence, *self._among(known), edges=edges, moved=self._moved(kind))
+        variance = squares * n / np.maximum(n - 1, 1)
+        found = np.where(known, (value, variance), np.nan)
+        return Targets(*found, n, trials, mean, None if at is None else np.where(known, at, np.nan))
 
-    def _records(self, side: np.ndarray) -> int:
-        """Count the records with an evaluated pair on a side."""
-        return int((self.evaluated & side).any(0).sum())
+    def _weighed(
+        self, kind: str, rate: float | None, *, pooled: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Measure each target, or all as one group: value, (group,); influence of cells of a kind, (group, kind).
+
+        And of which kind each cell is, and of rates the points of the curve, (4, group).
+        """
+        decided = rate is None
+        counts = (*(self.accused_of_targets if decided else ()), *self.sides_of_targets)
+        if pooled:
+            counts = tuple(each.sum(keepdims=True) for each in counts)
+        if decided:
+            return *_decision(kind, *counts), self._decided, None
+        at, weights = _rate(kind, rate, [self.curve] if pooled else self._curves, *counts)
+        return at[1], weights, self._side + (self.score < at[0][:, None]), at
+
+    def _influence(self, kinds: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Sum over the targets of each pair the influences of their cells, given those of each kind, (group, kind)."""
+        first = np.unique(self.pair, return_index=True)[1]
+        second = self.partner[first]
+        other = kinds[second]
+        other[second < 0] = NOWHERE
+        weights = np.broadcast_to(weights, (len(kinds), KINDS))
+        tables = (weights[first][:, :, None] + weights[second][:, None]).reshape(-1, KINDS**2)
+        found = np.empty(other.shape)
+        for row, table, both in zip(found, tables, KINDS * kinds[first] + other, strict=True):
+            table.take(both, out=row, mode="clip")
+        return found
+
+    def _moved(self, kind: str) -> np.ndarray:
+        """How a measure of decisions moves because the threshold is chosen anew on resamples; empty for others."""
+        if kind not in DECISIONS or self._chosen is None:
+            return np.empty(0)
+        with np.errstate(invalid="ignore", divide="ignore"):  # a resample of few records may lack a side
+            chosen, fixed = (np.asarray(DECISIONS[kind](*counts)) for counts in self._chosen)
+        return np.sqrt(CHOICE.get(kind, 1.6)) * np.nan_to_num(chosen - fixed)
 
     @cached_property
     def _chosen(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Counts of decisions in resamples of records: with thresholds chosen anew, and with those of all records.
-
-        An attacker picks the threshold of the greatest balanced accuracy on the other pairs of models, so that all
-        targets have nearly the same one. How far that choice depends on the records is seen by resampling blocks of
-        them and choosing anew; a derivative would not tell, since the best threshold moves by the cube root of the
-        number of records (Kim and Pollard, Annals of Statistics 18, 1990).
-
-        Returns
-        -------
-        tuple of numpy.ndarray, shape (4, resample)
-            True and false positives, members and non-members; None for decisions that were made in another way.
-        """
-        n_pairs, blocks = int(self.pair.max()) + 1, min(BLOCKS, self.member.shape[1])
-        if n_pairs < 2 or self.predicted_member is None:
+        if not self.pair.max():  # no other pair to choose a threshold on
             return None
         last = self.curve.last
-        place = self.curve.spread(last * BINS // (last[-1] + 1))  # equal scores share a bin
-        block = np.arange(self.member.shape[1]) % blocks * n_pairs
-        cell = (block + self.pair[:, None])[self.evaluated] * BINS + place
-        shape, member = blocks * n_pairs * BINS, self.member[self.evaluated]
-        counts = np.bincount(cell + shape * ~member, minlength=2 * shape).reshape(2, blocks, -1)
-        drawn = np.random.default_rng(0).multinomial(blocks, np.full(blocks, 1 / blocks), RESAMPLES)
-        weights = np.concatenate([np.ones((1, blocks)), drawn]).astype(np.float32)
-        tp, fp = (
-            np.cumsum((weights @ c.astype(np.float32)).reshape(-1, n_pairs, BINS), axis=2) for c in counts
-        )
-        others = [each.sum(1, keepdims=True) - each for each in (tp, fp)]
-        best = np.subtract(*(each / np.maximum(each[..., -1:], 1) for each in others)).argmax(2)
-        again = place <= np.broadcast_to(best[0, self.pair][:, None], self.member.shape)[self.evaluated]
-        if np.mean(again != self.predicted_member[self.evaluated]) > 2 / np.sqrt(BINS):
-            return None
-        chosen, fixed = (
-            np.stack(
-                [np.take_along_axis(each, at[..., None], 2)[..., 0].sum(1) for each in (tp, fp)]
-                + [each[..., -1].sum(1) for each in (tp, fp)]
-            )[:, 1:]
-            for at in (best, np.broadcast_to(best[0], best.shape))
-        )
-        return chosen, fixed
+        place = self._laid_out(self.curve.spread((last * BINS // (last[-1] + 1)).astype(np.uint8)))
+        return chosen_anew(place, self.member, self.evaluated, self.predicted_member, self.pair)
+
+    @cached_property
+    def _curves(self) -> list[Curve | None]:
+        """ROC curve of each target, None of those that lack members or non-members."""
+        each = zip(self.score, self.member, self.evaluated, *self.sides_of_targets, strict=True)
+        return [Curve(*rates.checked(s[own], m[own])) if n and k else None for s, m, own, n, k in each]
+
+    @cached_property
+    def _side(self) -> np.ndarray:
+        """Kind of each cell before anybody is accused, (target, record) uint8."""
+        return np.where(self.evaluated, np.where(self.member, np.uint8(IN), np.uint8(OUT)), np.uint8(NOWHERE))
+
+    @cached_property
+    def _decided(self) -> np.ndarray:
+        """Kind of each cell by the decisions."""
+        if self.predicted_member is None:
+            raise ValueError("Measures of decisions, such as metric='recall', need predicted_member.")
+        return self._side + ~self.predicted_member
+
+    def _among(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs and records of some targets, as masks."""
+        pairs = np.zeros(int(self.pair.max()) + 1, bool)
+        pairs[self.pair[targets]] = True
+        return pairs, self.evaluated[targets].any(0)
+
+    def _listed(self, values: np.ndarray) -> np.ndarray:
+        """Return the values of evaluated cells, (n,)."""
+        return values.ravel() if self.evaluated.all() else values[self.evaluated]
+
+    def _laid_out(self, listed: np.ndarray) -> np.ndarray:
+        """Return values of evaluated cells in their places, (target, record), 0 elsewhere."""
+        if self.evaluated.all():
+            return listed.reshape(self.evaluated.shape)
+        values = np.zeros(self.evaluated.shape, listed.dtype)
+        values[self.evaluated] = listed
+        return values
+
+
+def _count(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count members and non-members, of all or of the accused, of each target, (target,) int64."""
+    inside, outside = (np.array([np.count_nonzero(row) for row in kinds == side]) for side in (IN, OUT))
+    return inside, outside
+
+
+def _resolvable(kind: str, rate: float | None, n_in: ArrayLike, n_out: ArrayLike) -> np.ndarray:
+    """Tell whether numbers of members and non-members are enough for a metric."""
+    both = (np.asarray(n_in) > 0) & (np.asarray(n_out) > 0)
+    return both if rate is None else both & rates.resolvable(n_in if kind == "tnr" else n_out, rate)
+
+
+def _behind(kind: str, inside: Any, outside: Any, accused: Any) -> tuple[Any, ...]:
+    """Choose what a measure is a fraction of; both, if it is a mean over two sides."""
+    both = inside, outside
+    sides = {"auc": both, "balanced_accuracy": both, "tnr": (outside,), "precision": (accused,)}
+    return sides.get(kind, (inside,))
+
+
+def _edge(*behind: np.ndarray) -> tuple[tuple[float, int]]:
+    """Weight and number of records of a fraction of cells that is 0 or 1; the fewer, if it is of two sides."""
+    return ((1.0, max(1, min(int(cells.any(0).sum()) for cells in behind))),)
+
+
+def _rate(
+    kind: str, rate: float, curves: Sequence[Curve | None], n_in: np.ndarray, n_out: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read a rate off curves: points, (4, curve), and the influence of a cell of each kind, (curve, kind)."""
+    below = kind == "tnr"
+    found = [
+        [(np.nan,) * 4 if c is None else (c.below if below else c.at)(min(1.0, f * rate)) for c in curves]
+        for f in (1.0, 1.5, 0.5)
+    ]
+    at, wider, narrower = np.array(found).transpose(0, 2, 1)
+    _, value, wrong, _ = at
+    n_positive, n_other = (n_out, n_in) if below else (n_in, n_out)
+    # More errors among the others raise the threshold, and cost as much as the curve is steep there.
+    steep = (wider[1] - narrower[1]) / rate if rate else 0.0 * value
+    with np.errstate(divide="ignore", invalid="ignore"):  # a target may lack a side
+        positive = [(1 - value) / n_positive, -value / n_positive]
+        other = [-steep * (1 - wrong) / n_other, steep * wrong / n_other]
+    return at, _of_kinds(*other[::-1], *positive[::-1]) if below else _of_kinds(*positive, *other)
+
+
+def _decision(
+    name: str, tp: np.ndarray, fp: np.ndarray, n_in: np.ndarray, n_out: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Measure decisions, given counts, (group,): values, and the influence of a cell of each kind, (group, kind)."""
+    with np.errstate(divide="ignore", invalid="ignore"):  # a target may lack a side
+        value = DECISIONS[name](tp, fp, n_in, n_out)
+        none = np.zeros_like(value)
+        if name == "balanced_accuracy":
+            tpr, fpr = tp / n_in / 2, fp / n_out / 2
+            weights = (0.5 - tpr) / n_in, -tpr / n_in, (fpr - 0.5) / n_out, fpr / n_out
+        elif name == "recall":
+            weights = (1 - value) / n_in, -value / n_in, none, none
+        elif name == "precision":
+            accused = np.maximum(tp + fp, 1)
+            weights = (1 - value) / accused, none, -value / accused, none
+        else:
+            total = tp + fp + n_in
+            weights = (2 - 2 * value) / total, -value / total, -value / total, none
+    return value, _of_kinds(*weights)
+
+
+def _of_kinds(*weights: np.ndarray) -> np.ndarray:
+    """Stack the weights of the kinds of cells, (group, kind), 0 for those that do not count or have no value."""
+    found = np.zeros((len(weights[0]), KINDS))
+    found[:, :NOWHERE] = np.nan_to_num(np.stack(weights, axis=1), posinf=0.0, neginf=0.0)
+    return found
 
 
 def weighted_mean(values: ArrayLike, weights: ArrayLike, partner: ArrayLike) -> Estimate:
@@ -292,4 +353,5 @@ def weighted_mean(values: ArrayLike, weights: ArrayLike, partner: ArrayLike) -> 
     value = float((values * weights).sum() / total) if total else np.nan
     cells = Cells(values, weights > 0, evaluated=weights > 0, partner=partner)
     influence = weights * (values - value) / total if total else np.zeros_like(values)
-    return cells._estimate(value, influence, cells._records(cells.evaluated))
+    edges = _edge(cells.evaluated) if value in (0.0, 1.0) else ()
+    return Estimate(value, intervals.over_pairs(influence, cells.pair), *cells.among, edges=edges)

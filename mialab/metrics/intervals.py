@@ -184,3 +184,52 @@ def clusters(n: int, partner: ArrayLike | None = None) -> np.ndarray:
     if (partner >= n).any() or (partner[partner[paired]] != index[paired]).any():
         raise ValueError("partner must be mutual: partner[partner[k]] == k, or -1 for a target without one.")
     return np.unique(np.where(paired, np.minimum(index, partner), index), return_inverse=True)[1]
+
+
+def over_pairs(values: np.ndarray, pair: np.ndarray) -> np.ndarray:
+    """Sum values (target, record) over the targets of each pair, (pair, record) float64; `pair` as of `clusters`."""
+    summed = np.zeros((int(pair.max()) + 1, values.shape[1]))
+    for label, row in zip(pair, values, strict=True):
+        summed[label] += row
+    return summed
+
+
+def around(
+    value: ArrayLike,
+    variance: ArrayLike,
+    df: ArrayLike,
+    *,
+    slack: ArrayLike = 0.0,
+    fraction: bool = True,
+    confidence: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of t intervals; of fractions on the logit scale, so that they stay in (0, 1).
+
+    Parameters
+    ----------
+    value, variance, df : array_like of float
+        Statistics, and what is known of their variances; broadcast against each other.
+    slack : array_like of float
+        What is added at either end of a fraction that is exactly 0 or 1, and of all that are no fractions.
+    fraction : bool
+        Whether they lie in [0, 1].
+    confidence : float
+        Coverage.
+
+    Returns
+    -------
+    low, high : numpy.ndarray of float64
+        NaN where the value is.
+    """
+    value = np.asarray(value, np.float64)
+    half = special.stdtrit(df, (1 + confidence) / 2) * np.sqrt(variance)
+    low, high = value - half - slack, value + half + slack
+    if not fraction:
+        return low, high
+    inner = value * (1 - value)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        width = half / inner
+        return tuple(
+            np.where(inner > 0, special.expit(special.logit(value) + way * width), np.clip(end, 0, 1))
+            for way, end in ((-1, low), (1, high))
+        )

@@ -5,6 +5,7 @@ reached by an actual threshold, nothing is interpolated, and tied scores stand o
 """
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from numbers import Real
 from typing import NamedTuple
 
@@ -59,19 +60,19 @@ def tnr_at_fnr(score: ArrayLike, member: ArrayLike, fnr: float) -> float:
     return Curve(*checked(score, member)).below(fnr).tpr
 
 
-def resolvable(n: int, rate: float, minimum: float = 10) -> bool:
+def resolvable(n: ArrayLike, rate: float, minimum: float = 10) -> np.ndarray:
     """Whether `n` records are enough to speak of an error rate: at least `minimum` errors must be allowed.
 
     Parameters
     ----------
-    n : int
+    n : int or array of int
         Records on which the error can be made: non-members for an FPR, members for an FNR.
     rate : float
         The error rate, a fraction.
     minimum : float
         Expected number of errors at that rate, 10 by default.
     """
-    return bool(n * rate >= minimum * (1 - 1e-12))
+    return np.asarray(n) * rate >= minimum * (1 - 1e-12)
 
 
 def smallest_rate(n: float | None, minimum: float = 10) -> float:
@@ -242,7 +243,7 @@ class Curve:
         self.threshold = np.append(np.inf, s[self.last])
         self.n_in, self.n_out = int(self.tp[-1]), int(self.fp[-1])
 
-    @property
+    @cached_property
     def auc(self) -> float:
         """Area under the curve."""
         twice = ((self.tp[1:] + self.tp[:-1]) * np.diff(self.fp)).sum()
@@ -266,19 +267,16 @@ class Curve:
         missed = int(self.n_in - self.tp[i])
         return Point(float(self.threshold[i]), float(1 - self.fp[i] / self.n_out), missed / self.n_in, missed)
 
-    def placements(self) -> np.ndarray:
-        """Return which fraction of the other side each score lies above (members) or below, ties half, (n,) float64.
+    def influence(self) -> np.ndarray:
+        """Return how much each score moves the AUC, (n,) float64, in the order of the scores that were given.
 
-        In the order of the scores that were given; the mean of either side is the AUC.
+        It is the fraction of the other side that a score lies above (members) or below, ties half, less the AUC, over
+        the size of its own side.
         """
-        inside = 1 - (self.fp[1:] + self.fp[:-1]) / (2 * self.n_out)
-        outside = (self.tp[1:] + self.tp[:-1]) / (2 * self.n_in)
-        sizes = np.diff(self.last, prepend=-1)
-        if len(sizes) < len(self.order):
-            inside, outside = np.repeat(inside, sizes), np.repeat(outside, sizes)
-        placed = np.empty(len(self.order))
-        placed[self.order] = np.where(self.member, inside, outside)
-        return placed
+        above = 1 - (self.fp[1:] + self.fp[:-1]) / (2 * self.n_out)
+        below = (self.tp[1:] + self.tp[:-1]) / (2 * self.n_in)
+        each = ((above - self.auc) / self.n_in, (below - self.auc) / self.n_out)
+        return self._in_order(np.where(self.member, *map(self._each, each)))
 
     def normal_scores(self) -> np.ndarray:
         """Return quantiles of the normal distribution that have the ranks of the scores, ties in the middle, (n,)."""
@@ -287,6 +285,16 @@ class Curve:
 
     def spread(self, by_group: np.ndarray) -> np.ndarray:
         """Return for each score, in the order given, what belongs to its group of equal scores, (n,)."""
-        spread = np.empty(len(self.order), by_group.dtype)
-        spread[self.order] = np.repeat(by_group, np.diff(self.last, prepend=-1))
-        return spread
+        return self._in_order(self._each(by_group))
+
+    def _each(self, by_group: np.ndarray) -> np.ndarray:
+        """Return for each sorted score what belongs to its group."""
+        if len(by_group) == len(self.order):  # no two are equal
+            return by_group
+        return np.repeat(by_group, np.diff(self.last, prepend=-1))
+
+    def _in_order(self, by_rank: np.ndarray) -> np.ndarray:
+        """Return what belongs to sorted scores in the order of the scores that were given."""
+        placed = np.empty_like(by_rank)
+        placed[self.order] = by_rank
+        return placed
