@@ -74,27 +74,16 @@ def pooled(case: str, n_models: int, n_records: int, seed: int) -> np.ndarray:
 def target(case: str, n_models: int, n_records: int, seed: int) -> np.ndarray:
     """Return value and ends, (metric, 3), of the first target of one game; decisions are given the threshold."""
     (one,) = outcomes(case, n_models, n_records, seed)
-    part = one.cells.of_target(0)
-    unknown = (np.nan,) * 3
-    known = [part.resolvable(m) and m not in ("recall", "precision", "f1") for m in METRICS]
-    return np.array(
-        [part.estimate(m).interval() if k else unknown for m, k in zip(METRICS, known, strict=True)]
-    )
+    found = [one.cells.targets(metric) for metric in METRICS]
+    intervals = np.array([[each.value[0], *(end[0] for end in each.interval())] for each in found])
+    intervals[[metric in ("recall", "precision", "f1") for metric in METRICS]] = np.nan
+    return intervals
 
 
 def over_targets(case: str, n_models: int, n_records: int, seed: int) -> np.ndarray:
     """Return value and ends, (metric, 3), of the mean over the targets of one game."""
     (one,) = outcomes(case, n_models, n_records, seed)
-    parts = [one.cells.of_target(k) for k in range(n_models)]
-    unknown = (np.nan,) * 3
-    return np.array(
-        [
-            one.cells.mean(m, [(k, part.estimate(m)) for k, part in enumerate(parts)]).interval()
-            if parts[0].resolvable(m)
-            else unknown
-            for m in METRICS
-        ]
-    )
+    return np.array([one.cells.targets(metric).mean.interval() for metric in METRICS])
 
 
 def games(case: str, n_models: int, n_records: int, seed: int, *, weak: float = 0.0) -> np.ndarray:

@@ -156,7 +156,7 @@ def test_a_rate_of_all_or_nothing_has_the_interval_of_its_records():
 
 def test_one_target_knows_of_records_alone():
     outcome = drawn()
-    alone = outcome.cells.of_target(0).estimate("auc")
+    alone = Cells(outcome.score[:1], outcome.member[:1]).estimate("auc")
     n = 200
     assert alone.variance.total == pytest.approx((alone.influence**2).sum() * n / (n - 1))
     assert np.isnan(alone.variance.targets)
@@ -172,14 +172,56 @@ def test_few_pairs_are_marked_and_wide():
 
 def test_the_mean_over_targets_is_their_mean():
     outcome = drawn()
-    parts = [(k, outcome.cells.of_target(k).estimate("auc")) for k in range(16)]
-    mean = outcome.cells.mean("auc", parts)
-    assert mean.value == pytest.approx(np.mean([part.value for _, part in parts]))
-    assert abs(mean.influence.sum()) < 1e-12
-    assert mean.n_pairs == 8
-    # Between targets it varies as they do.
-    means = np.array([part.value for _, part in parts]).reshape(8, 2).mean(1)
-    assert mean.sums[0] == pytest.approx((means - means.mean()) / 8)
+    for name in METRICS:
+        found = outcome.cells.targets(name)
+        assert found.mean.value == pytest.approx(found.value.mean())
+        assert abs(found.mean.influence.sum()) < 1e-12
+        assert found.mean.n_pairs == 8
+        # Between targets it varies as they do.
+        means = found.value.reshape(8, 2).mean(1)
+        assert found.mean.sums[0] == pytest.approx((means - means.mean()) / 8)
+        assert len(found.mean.moved) == len(outcome.estimate(name).moved)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_targets_are_measured_as_if_each_were_alone(seed):
+    rng = np.random.default_rng(seed)
+    outcome = drawn(8, 60, seed=seed)
+    score = np.round(outcome.score, 1)  # with ties
+    evaluated = rng.random(score.shape) < 0.8
+    evaluated[0] = True
+    evaluated[1] &= outcome.member[1]  # no non-members
+    evaluated[2] = False
+    decided = outcome.predicted_member & (np.arange(8) != 3)[:, None]  # one accuses nobody
+    partner = np.where(np.arange(8) < 6, outcome.partner, -1)
+    cells = Cells(score, outcome.member, evaluated=evaluated, partner=partner, predicted_member=decided)
+    resolved = set()
+    for name in ("auc", "tpr@0.45", "tnr@0.45", "balanced_accuracy", "precision", "recall", "f1"):
+        found = cells.targets(name)
+        low, high = found.interval()
+        alone = {}
+        for k in range(8):
+            own = np.s_[k : k + 1, evaluated[k]]
+            single = Cells(score[own], outcome.member[own], predicted_member=decided[own])
+            if single.resolvable(name) and np.isfinite(single.estimate(name).value):
+                alone[k] = single.estimate(name)
+                assert_allclose((found.value[k], low[k], high[k]), alone[k].interval(), atol=1e-12)
+            else:
+                assert np.isnan([found.value[k], low[k], high[k]]).all()
+            if "@" in name:
+                expected = alone[k].point if k in alone else [np.nan] * 4
+                assert_allclose(found.point[:, k], expected)
+        mean = np.mean([one.value for one in alone.values()])
+        influence = np.zeros((5, 60))
+        for k, one in alone.items():
+            effect = (one.value - mean) / evaluated[k].sum()
+            influence[cells.pair[k], evaluated[k]] += (one.influence[0] + effect) / len(alone)
+        assert found.mean.value == pytest.approx(mean)
+        assert_allclose(found.mean.influence, influence, atol=1e-12)
+        resolved.add(len(alone))
+    assert resolved >= {5, 6}, "all sides of a rate, of decisions and of what is undefined are there"
+    with pytest.raises(ValueError, match="of all targets together"):
+        cells.targets("calibrated_tpr@0.1")
 
 
 def test_interval_covers():

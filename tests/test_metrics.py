@@ -96,7 +96,7 @@ def test_infinite_scores_are_tied_like_any_others(data, rate):
     fpr, tpr, _ = metrics.roc(infinite, member)
     assert np.trapezoid(tpr, fpr) == pytest.approx(metrics.auc(infinite, member))
     ours, theirs = (metrics.Cells(each[None], member[None]).curve for each in (infinite, score))
-    assert_array_equal(ours.placements(), theirs.placements())
+    assert_array_equal(ours.influence(), theirs.influence())
     assert_array_equal(ours.normal_scores(), theirs.normal_scores())
 
 

@@ -52,11 +52,9 @@ def _of_others(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Count, mean and standard deviation of the counted scores of all models but those of a pair, (pair, record)."""
     n_all = counted.sum(0)
-    middle = np.where(counted, score, 0.0).sum(0) / np.maximum(n_all, 1)
-    centered = np.where(counted, score - middle, 0.0)  # so that squares do not cancel
-    n, total, squares = (
-        each.sum(0) - over_pairs(each, pair) for each in (counted, centered, centered**2)
-    )
+    middle = (counted * score).sum(0) / np.maximum(n_all, 1)
+    centered = counted * (score - middle)  # so that squares do not cancel
+    n, total, squares = (each.sum(0) - over_pairs(each, pair) for each in (counted, centered, centered**2))
     mean = total / np.maximum(n, 1)
     variance = (squares - n * mean**2) / np.maximum(n - 1, 1)
     return n, mean + middle, np.sqrt(np.maximum(variance, 0.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 #: How much of the variance by choosing a threshold anew on a resample counts, 1.6 elsewhere. A resample's own noise
@@ -38,26 +40,33 @@ def chosen_anew(
     """
     n_pairs, blocks = int(pair.max()) + 1, min(BLOCKS, member.shape[1])
     block = np.arange(member.shape[1], dtype=np.int32) % blocks
-    # Cells that are not evaluated go to a third side, which is dropped.
-    side = np.where(evaluated, ~member, np.int8(2))
-    cell = ((side * np.int32(blocks) + block) * np.int32(n_pairs) + pair[:, None].astype(np.int32)) * BINS
-    counts = np.bincount((cell + place).ravel(), minlength=3 * blocks * n_pairs * BINS)
-    reached = np.cumsum(counts.reshape(3, blocks, n_pairs, BINS)[:2], axis=3, dtype=np.float32)
-    drawn = np.random.default_rng(0).multinomial(blocks, np.full(blocks, 1 / blocks), RESAMPLES)
-    weights = np.concatenate([np.ones((1, blocks)), drawn]).astype(np.float32)
-    tp, fp = ((weights @ each.reshape(blocks, -1)).reshape(-1, n_pairs, BINS) for each in reached)
-    shares = []
-    for each in (tp, fp):
-        others = each.sum(1, keepdims=True) - each
-        shares.append(np.divide(others, np.maximum(others[..., -1:], 1), out=others))
-    best = np.subtract(*shares, out=shares[0]).argmax(2)
-    if np.mean(((place <= best[0, pair][:, None]) != decided)[evaluated]) > 2 / np.sqrt(BINS):
+    # Counts of the pairs of each resample, (pair, resample, bin); in the first one every record is there once.
+    tp, fp = np.empty((2, n_pairs, 1 + RESAMPLES, BINS), np.float32)
+    for k in range(n_pairs):
+        own = pair == k
+        cell = (~member[own] * np.int32(blocks) + block) * BINS + place[own]
+        counts = np.bincount(cell[evaluated[own]], minlength=2 * blocks * BINS).reshape(2, blocks, BINS)
+        tp[k], fp[k] = _drawn(blocks) @ np.cumsum(counts, axis=2, dtype=np.float32)
+    best = np.empty((n_pairs, 1 + RESAMPLES), np.int64)
+    of_all = tp.sum(0), fp.sum(0)
+    for k in range(n_pairs):
+        others = (every - each[k] for every, each in zip(of_all, (tp, fp), strict=True))
+        best[k] = np.subtract(*(each / np.maximum(each[:, -1:], 1) for each in others)).argmax(1)
+    again = place <= best[pair, :1]
+    if np.count_nonzero((again != decided) & evaluated) > 2 / np.sqrt(BINS) * np.count_nonzero(evaluated):
         return None
     chosen, fixed = (
         np.stack(
-            [np.take_along_axis(each, at[..., None], 2)[..., 0].sum(1) for each in (tp, fp)]
-            + [each[..., -1].sum(1) for each in (tp, fp)]
+            [np.take_along_axis(each, at[..., None], 2)[..., 0].sum(0) for each in (tp, fp)]
+            + [each[..., -1].sum(0) for each in (tp, fp)]
         )[:, 1:]
-        for at in (best, np.broadcast_to(best[0], best.shape))
+        for at in (best, np.broadcast_to(best[:, :1], best.shape))
     )
     return chosen, fixed
+
+
+@cache
+def _drawn(blocks: int) -> np.ndarray:
+    """How often each block is in all of them and in each resample, (1 + resample, block) float32."""
+    drawn = np.random.default_rng(0).multinomial(blocks, np.full(blocks, 1 / blocks), RESAMPLES)
+    return np.concatenate([np.ones((1, blocks)), drawn]).astype(np.float32)

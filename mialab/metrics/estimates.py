@@ -68,7 +68,7 @@ class Estimate:
     def sums(self) -> tuple[np.ndarray, np.ndarray, float]:
         """Sums of the influence over records, (pair,), and over pairs, (record,), and the sum of its squares."""
         cells = self.influence
-        return cells.sum(1), cells.sum(0), float(np.einsum("ij,ij->", cells, cells))
+        return cells.sum(1), cells.sum(0), float(np.vdot(cells, cells))
 
     def without_cells(self) -> Estimate:
         """Return the same with the sums alone, which is much smaller: it can no longer be subtracted or divided."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,11 +13,10 @@ from mialab.metrics import calibration, intervals, rates
 from mialab.metrics.choice import BINS, CHOICE, chosen_anew
 from mialab.metrics.estimates import Estimate, Targets
 from mialab.metrics.rates import DECISIONS, Curve, Point
+from mialab.metrics.weights import IN, KINDS, NOWHERE, OUT, behind, count, of_decision, of_rate
 
 #: What a rate may be of.
 RATES = ("tpr", "calibrated_tpr", "tnr")
-#: Kinds of cells: members and non-members that are accused, one more for those that are not, and all that do not count.
-IN, OUT, NOWHERE, KINDS = 0, 2, 4, 6
 
 
 def parse(metric: str) -> tuple[str, float | None]:
@@ -77,6 +75,7 @@ class Cells:
             np.full(len(self.member), -1) if partner is None else rates.as_array("partner", partner)
         )
         self.pair = intervals.clusters(len(self.member), self.partner)
+        self.n_pairs = int(self.pair.max()) + 1
 
     @cached_property
     def curve(self) -> Curve:
@@ -97,7 +96,7 @@ class Cells:
     @cached_property
     def among(self) -> tuple[np.ndarray, np.ndarray]:
         """Which pairs of targets, and which records, are evaluated at all."""
-        return self._among(self.evaluated.any(1))
+        return self._among(np.asarray(self.evaluated.any(1)))
 
     @cached_property
     def sides(self) -> tuple[int, int]:
@@ -108,35 +107,39 @@ class Cells:
     @cached_property
     def sides_of_targets(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of evaluated members and non-members of each target, (target,) int64."""
-        return _count(self._side)
+        return count(self._side)
 
     @cached_property
     def accused_of_targets(self) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of evaluated members and non-members of each target that the decisions call members."""
-        return _count(self._decided)
+        return count(self._decided)
 
     def resolvable(self, metric: str) -> bool:
         """Tell whether the evaluated pairs are enough for a metric: a rate must allow ten errors."""
         kind, rate = parse(metric)
         if kind == "calibrated_tpr" and all(self.sides):
-            return self.calibrated.resolvable(rates.rate_name("tpr", rate))
-        return _resolvable(kind, rate, *self.sides)
+            return self.calibrated.resolvable(metric.removeprefix("calibrated_"))
+        return bool(_resolvable(kind, rate, *self.sides))
 
     def estimate(self, metric: str) -> Estimate:
         """Measure all evaluated pairs, pooled."""
         kind, rate = parse(metric)
         if kind == "calibrated_tpr":
-            return self.calibrated.estimate(rates.rate_name("tpr", rate))
-        point, edges = None, ()
+            return self.calibrated.estimate(metric.removeprefix("calibrated_"))
+        point: Point | None = None
+        edges: tuple[tuple[float, int], ...] = ()
         if kind == "auc":
             value, kinds = self.curve.auc, self._side
             influence = intervals.over_pairs(self._laid_out(self.curve.influence()), self.pair)
         else:
             (value,), weights, kinds, at = self._weighed(kind, rate, pooled=True)
             influence = self._influence(kinds, weights)
-            point = None if at is None else Point(*at[:3, 0].tolist(), int(at[3, 0]))
+            if at is not None:
+                threshold, tpr, fpr, errors = at[:, 0].tolist()
+                point = Point(threshold, tpr, fpr, int(errors))
         if value in (0.0, 1.0):
-            edges = _edge(*_behind(kind, kinds < OUT, kinds // 2 == 1, (kinds == IN) | (kinds == OUT)))
+            sides = kinds < OUT, (kinds >= OUT) & (kinds < NOWHERE)
+            edges = _edge(*behind(kind, *sides, accused=(kinds == IN) | (kinds == OUT)))
         moved = self._moved(kind)
         return Estimate(float(value), influence, *self.among, edges=edges, moved=moved, point=point)
 
@@ -146,51 +149,73 @@ class Cells:
         if kind == "calibrated_tpr":
             raise ValueError(f"metric={metric!r} is of all targets together: use estimate.")
         n_in, n_out = self.sides_of_targets
-        n, at = n_in + n_out, None
+        n = n_in + n_out
         if kind == "auc":
-            value, kinds = np.array([np.nan if c is None else c.auc for c in self._curves]), self._side
+            value, kinds, at = (
+                np.array([np.nan if c is None else c.auc for c in self._curves]),
+                self._side,
+                None,
+            )
         else:
             value, weights, kinds, at = self._weighed(kind, rate)
         known = _resolvable(kind, rate, n_in, n_out) & np.isfinite(value)
-        count = max(int(known.sum()), 1)
+        n_known = max(int(known.sum()), 1)
         average = float(value[known].mean()) if known.any() else np.nan
         # What the target's own records do to the mean, and how far the target as a whole is from it.
         effect = np.where(known, value - average, 0.0) / np.maximum(n, 1)
-        tp, fp = _count(kinds)
+        tp, fp = count(kinds)
         if kind == "auc":
-            squares, influence = np.zeros(len(value)), np.zeros_like(self.score)
-            for k in np.flatnonzero(known):
-                own = self._curves[k].influence()
-                squares[k], influence[k, self.evaluated[k]] = own @ own, (own + effect[k]) / count
-            influence = intervals.over_pairs(influence, self.pair)
+            squares, influence = self._auc_of_targets(known, effect)
         else:
             squares = (weights[:, :NOWHERE] ** 2 * np.stack([tp, n_in - tp, fp, n_out - fp], axis=1)).sum(1)
             weights[:, :NOWHERE] += effect[:, None]
-            influence = self._influence(kinds, np.where(known[:, None], weights / count, 0.0))
-        trials = np.maximum(np.minimum.reduce(_behind(kind, n_in, n_out, tp + fp)), 1)
-        # If some targets vary, these say how much.
-        edge = known.any() and np.isin(value[known], (0, 1)).all()
-        edges = tuple((1 / count, int(m)) for m in trials[known]) if edge else ()
-        # All have nearly the same threshold, so that its choice adds what it adds to all of them pooled.
-        mean = Estimate(average, influence, *self._among(known), edges=edges, moved=self._moved(kind))
-        variance = squares * n / np.maximum(n - 1, 1)
-        found = np.where(known, (value, variance), np.nan)
-        return Targets(*found, n, trials, mean, None if at is None else np.where(known, at, np.nan))
+            influence = self._influence(kinds, np.where(known[:, None], weights, 0.0))
+        trials = np.maximum(np.minimum.reduce(behind(kind, n_in, n_out, accused=tp + fp)), 1)
+        all_at_edge = (
+            known.any() and np.isin(value[known], (0, 1)).all()
+        )  # otherwise those that vary say how much
+        mean = Estimate(
+            average,
+            influence / n_known,
+            *self._among(known),
+            edges=tuple((1 / n_known, int(m)) for m in trials[known]) if all_at_edge else (),
+            # All have nearly the same threshold, so that its choice adds what it adds to all of them pooled.
+            moved=self._moved(kind),
+        )
+        value, variance = np.where(known, (value, squares * n / np.maximum(n - 1, 1)), np.nan)
+        point = None if at is None else np.where(known, at, np.nan)
+        return Targets(value, variance, n, trials, mean, point)
+
+    def _auc_of_targets(self, known: np.ndarray, effect: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sum over records the squares of what moves each known AUC; over pairs, what moves it and the effect."""
+        squares, influence = np.zeros(len(known)), np.zeros((self.n_pairs, self.score.shape[1]))
+        for k, curve in enumerate(self._curves):
+            if curve is not None and known[k]:
+                moves = curve.influence()
+                squares[k] = moves @ moves
+                influence[self.pair[k], self._own(k)] += moves + effect[k]
+        return squares, influence
 
     def _weighed(
         self, kind: str, rate: float | None, *, pooled: bool = False
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
-        """Measure each target, or all as one group: value, (group,); influence of cells of a kind, (group, kind).
+        """Measure each target, or all as one group.
 
-        And of which kind each cell is, and of rates the points of the curve, (4, group).
+        Returns
+        -------
+        value : (group,); weights : (group, kind)
+            Values, and the influence of a cell of each kind.
+        kinds : (target, record); points : (4, group) or None
+            Which kind each cell is of, and of rates the points of the curves.
         """
-        decided = rate is None
-        counts = (*(self.accused_of_targets if decided else ()), *self.sides_of_targets)
+        counts = (
+            self.sides_of_targets if rate is not None else self.accused_of_targets + self.sides_of_targets
+        )
         if pooled:
             counts = tuple(each.sum(keepdims=True) for each in counts)
-        if decided:
-            return *_decision(kind, *counts), self._decided, None
-        at, weights = _rate(kind, rate, [self.curve] if pooled else self._curves, *counts)
+        if rate is None:
+            return *of_decision(kind, *counts), self._decided, None
+        at, weights = of_rate(kind, rate, [self.curve] if pooled else self._curves, *counts)
         return at[1], weights, self._side + (self.score < at[0][:, None]), at
 
     def _influence(self, kinds: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -216,7 +241,7 @@ class Cells:
 
     @cached_property
     def _chosen(self) -> tuple[np.ndarray, np.ndarray] | None:
-        if not self.pair.max():  # no other pair to choose a threshold on
+        if self.n_pairs < 2 or self.predicted_member is None:  # no other pair to choose a threshold on
             return None
         last = self.curve.last
         place = self._laid_out(self.curve.spread((last * BINS // (last[-1] + 1)).astype(np.uint8)))
@@ -225,13 +250,20 @@ class Cells:
     @cached_property
     def _curves(self) -> list[Curve | None]:
         """ROC curve of each target, None of those that lack members or non-members."""
-        each = zip(self.score, self.member, self.evaluated, *self.sides_of_targets, strict=True)
-        return [Curve(*rates.checked(s[own], m[own])) if n and k else None for s, m, own, n, k in each]
+        both = np.minimum(*self.sides_of_targets) > 0
+        each = ((self.score[k, self._own(k)], self.member[k, self._own(k)]) for k in range(len(both)))
+        return [Curve(*rates.checked(*one)) if b else None for one, b in zip(each, both, strict=True)]
+
+    def _own(self, k: int) -> Any:
+        """Return an index of the records that a target is evaluated on."""
+        return slice(None) if self.evaluated[k].all() else self.evaluated[k]
 
     @cached_property
     def _side(self) -> np.ndarray:
         """Kind of each cell before anybody is accused, (target, record) uint8."""
-        return np.where(self.evaluated, np.where(self.member, np.uint8(IN), np.uint8(OUT)), np.uint8(NOWHERE))
+        side = ~self.member * np.uint8(OUT)
+        side[~self.evaluated] = NOWHERE
+        return side
 
     @cached_property
     def _decided(self) -> np.ndarray:
@@ -242,9 +274,9 @@ class Cells:
 
     def _among(self, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pairs and records of some targets, as masks."""
-        pairs = np.zeros(int(self.pair.max()) + 1, bool)
+        pairs = np.zeros(self.n_pairs, bool)
         pairs[self.pair[targets]] = True
-        return pairs, self.evaluated[targets].any(0)
+        return pairs, np.asarray(self.evaluated[targets].any(0))
 
     def _listed(self, values: np.ndarray) -> np.ndarray:
         """Return the values of evaluated cells, (n,)."""
@@ -259,76 +291,15 @@ class Cells:
         return values
 
 
-def _count(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Count members and non-members, of all or of the accused, of each target, (target,) int64."""
-    inside, outside = (np.array([np.count_nonzero(row) for row in kinds == side]) for side in (IN, OUT))
-    return inside, outside
-
-
 def _resolvable(kind: str, rate: float | None, n_in: ArrayLike, n_out: ArrayLike) -> np.ndarray:
     """Tell whether numbers of members and non-members are enough for a metric."""
     both = (np.asarray(n_in) > 0) & (np.asarray(n_out) > 0)
     return both if rate is None else both & rates.resolvable(n_in if kind == "tnr" else n_out, rate)
 
 
-def _behind(kind: str, inside: Any, outside: Any, accused: Any) -> tuple[Any, ...]:
-    """Choose what a measure is a fraction of; both, if it is a mean over two sides."""
-    both = inside, outside
-    sides = {"auc": both, "balanced_accuracy": both, "tnr": (outside,), "precision": (accused,)}
-    return sides.get(kind, (inside,))
-
-
-def _edge(*behind: np.ndarray) -> tuple[tuple[float, int]]:
+def _edge(*cells: np.ndarray) -> tuple[tuple[float, int], ...]:
     """Weight and number of records of a fraction of cells that is 0 or 1; the fewer, if it is of two sides."""
-    return ((1.0, max(1, min(int(cells.any(0).sum()) for cells in behind))),)
-
-
-def _rate(
-    kind: str, rate: float, curves: Sequence[Curve | None], n_in: np.ndarray, n_out: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read a rate off curves: points, (4, curve), and the influence of a cell of each kind, (curve, kind)."""
-    below = kind == "tnr"
-    found = [
-        [(np.nan,) * 4 if c is None else (c.below if below else c.at)(min(1.0, f * rate)) for c in curves]
-        for f in (1.0, 1.5, 0.5)
-    ]
-    at, wider, narrower = np.array(found).transpose(0, 2, 1)
-    _, value, wrong, _ = at
-    n_positive, n_other = (n_out, n_in) if below else (n_in, n_out)
-    # More errors among the others raise the threshold, and cost as much as the curve is steep there.
-    steep = (wider[1] - narrower[1]) / rate if rate else 0.0 * value
-    with np.errstate(divide="ignore", invalid="ignore"):  # a target may lack a side
-        positive = [(1 - value) / n_positive, -value / n_positive]
-        other = [-steep * (1 - wrong) / n_other, steep * wrong / n_other]
-    return at, _of_kinds(*other[::-1], *positive[::-1]) if below else _of_kinds(*positive, *other)
-
-
-def _decision(
-    name: str, tp: np.ndarray, fp: np.ndarray, n_in: np.ndarray, n_out: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Measure decisions, given counts, (group,): values, and the influence of a cell of each kind, (group, kind)."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # a target may lack a side
-        value = DECISIONS[name](tp, fp, n_in, n_out)
-        none = np.zeros_like(value)
-        if name == "balanced_accuracy":
-            tpr, fpr = tp / n_in / 2, fp / n_out / 2
-            weights = (0.5 - tpr) / n_in, -tpr / n_in, (fpr - 0.5) / n_out, fpr / n_out
-        elif name == "recall":
-            weights = (1 - value) / n_in, -value / n_in, none, none
-        elif name == "precision":
-            accused = np.maximum(tp + fp, 1)
-            weights = (1 - value) / accused, none, -value / accused, none
-        else:
-            total = tp + fp + n_in
-            weights = (2 - 2 * value) / total, -value / total, -value / total, none
-    return value, _of_kinds(*weights)
-
-
-def _of_kinds(*weights: np.ndarray) -> np.ndarray:
-    """Stack the weights of the kinds of cells, (group, kind), 0 for those that do not count or have no value."""
-    found = np.zeros((len(weights[0]), KINDS))
-    found[:, :NOWHERE] = np.nan_to_num(np.stack(weights, axis=1), posinf=0.0, neginf=0.0)
-    return found
+    return ((1.0, max(1, min(int(side.any(0).sum()) for side in cells))),)
 
 
 def weighted_mean(values: ArrayLike, weights: ArrayLike, partner: ArrayLike) -> Estimate:

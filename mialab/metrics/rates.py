@@ -4,6 +4,7 @@ Scores are float64 and higher means "member"; rates are fractions. Every rate fo
 reached by an actual threshold, nothing is interpolated, and tied scores stand or fall together.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from numbers import Real
@@ -251,7 +252,7 @@ class Curve:
 
     def at(self, fpr: float) -> Point:
         """Return the lowest threshold whose false-positive rate is at most `fpr`."""
-        allowed = fpr * self.n_out * (1 + 1e-12)  # so that 0.29 x 100 allows 29
+        allowed = math.floor(fpr * self.n_out * (1 + 1e-12))  # so that 0.29 x 100 allows 29
         i = int(np.searchsorted(self.fp, allowed, side="right")) - 1
         return Point(
             float(self.threshold[i]),
@@ -262,7 +263,7 @@ class Curve:
 
     def below(self, fnr: float) -> Point:
         """Return the highest threshold below which at most a rate `fnr` of the members lies."""
-        needed = self.n_in - fnr * self.n_in * (1 + 1e-12)
+        needed = math.ceil(self.n_in - fnr * self.n_in * (1 + 1e-12))
         i = int(np.searchsorted(self.tp, needed))
         missed = int(self.n_in - self.tp[i])
         return Point(float(self.threshold[i]), float(1 - self.fp[i] / self.n_out), missed / self.n_in, missed)
@@ -273,10 +274,12 @@ class Curve:
         It is the fraction of the other side that a score lies above (members) or below, ties half, less the AUC, over
         the size of its own side.
         """
-        above = 1 - (self.fp[1:] + self.fp[:-1]) / (2 * self.n_out)
-        below = (self.tp[1:] + self.tp[:-1]) / (2 * self.n_in)
-        each = ((above - self.auc) / self.n_in, (below - self.auc) / self.n_out)
-        return self._in_order(np.where(self.member, *map(self._each, each)))
+        outside, inside = 2 * self.n_in * self.auc, 2 * self.n_out * (1 - self.auc)
+        every = self.last + np.append(-1, self.last[:-1]) + 2  # twice those above each score, ties half
+        moved = self._each(outside + inside - every) * self.member
+        moved += self._each(self.tp[1:] + self.tp[:-1] - outside)
+        moved /= 2 * float(self.n_in) * self.n_out
+        return self._in_order(moved)
 
     def normal_scores(self) -> np.ndarray:
         """Return quantiles of the normal distribution that have the ranks of the scores, ties in the middle, (n,)."""
