@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from mialab.metrics import intervals
 from mialab.metrics.estimates import Estimate
 from mialab.metrics.influence import weighted_mean
 from mialab.metrics.intervals import Interval
+from mialab.metrics.outcomes import Outcome
 
 Attacked = tuple[Game, Attacking | None]
 
@@ -140,9 +142,15 @@ def difference(
             return _between(a, b, (_tested(a) - _tested(b)).interval(confidence))
         values = getattr(a, metric) - getattr(b, metric)
         return _between(a, b, intervals.over_targets(values, partner=a.partner, confidence=confidence))
-    columns = _columns(records, a.n_records)
-    one, other = (game.outcome(attack).among(columns) for game, attack in (first, second))
+    columns = _columns(records, a.n_records).tobytes()
+    one, other = (_among(game.outcome(attack), columns) for game, attack in (first, second))
     return _between(a, b, one.minus(other, metric, relative=relative, confidence=confidence))
+
+
+@lru_cache(maxsize=2)  # the two sides of a difference, for the next metric; more would hold too much memory
+def _among(outcome: Outcome, columns: bytes) -> Outcome:
+    """Return an outcome on some records, a mask in bytes; its scores are sorted once for several metrics."""
+    return outcome.among(np.frombuffer(columns, bool))
 
 
 def _between(first: Game, second: Game, measured: Interval) -> Interval:
