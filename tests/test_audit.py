@@ -184,6 +184,20 @@ def test_attributes_say_how_whole_models_and_false_alarms_vary(game):
     assert n == 2
 
 
+def test_intervals_of_tables_know_their_degrees_of_freedom(game):
+    """Claims made from a table, even one that was stored, have the p-values of the interval that it shows."""
+    table, outcome = mia.audit(game, ["loss"], **OPTIONS), game.outcome("loss")
+    stored = mia.compare({"none": table})
+    stored.attrs = json.loads(json.dumps(stored.attrs))
+    for metric in ("auc", "recall"):
+        measured = outcome.interval(metric)
+        for found in (table.interval("loss", metric), stored.interval("loss", metric, defense="none")):
+            assert found.df == pytest.approx(measured.df, abs=1e-3)
+            assert found.p_value(0.5, "above") == pytest.approx(measured.p_value(0.5, "above"), rel=1e-3)
+    table.attrs.pop("df")
+    assert table.interval("loss", "auc").df == np.inf
+
+
 def test_consequences_for_the_accused(game):
     table = mia.audit(game, ["loss"], **OPTIONS)
     page = table.consequences("tpr@0.1", priors=(0.5,))

@@ -56,6 +56,12 @@ def test_every_attack_is_in_one_family():
     assert {"lira_offline", "attack_r"} <= set(found["OUT shadow models"])
     assert all(name.startswith(("co_membership", "mixed")) for name in found["sets of records"])
     assert mia.auditing.families(["mine", "lira"])["other"] == ["mine"]
+    # Names of variants, as tables print them, stand for the same attacks in both kinds of groups.
+    known_half = attacks.make("correctness_known_half")
+    for meant in (known_half, known_half.name):
+        assert taxonomy.family(meant) == "label or ranking only"
+        assert taxonomy.threat_model(meant) == "labels only"
+    assert taxonomy.family("mine") == taxonomy.threat_model("mine") == "other"
 
 
 def test_one_of_each_has_every_class_once_per_family():

@@ -69,9 +69,9 @@ def audit(
         Rates come with the threshold that reaches them, the error rate that it realizes and the number of errors (false
         alarms of a TPR). A rate that allows fewer than ten errors is not resolvable: its cells are NaN and print so.
         ``attrs`` says how the table was made; under ``"pairs"`` from how many pairs of targets, under ``"variance"``
-        for each attack and metric V_t / V_p (`metrics.estimates.Variance`), under ``"concentration"`` how evenly false
-        alarms fall on records, and under ``"strongest"`` the strongest attack of each kind of attacker with an interval
-        that knows that it was chosen.
+        and ``"df"`` for each attack and metric V_t / V_p and the degrees of freedom behind the pooled interval
+        (`metrics.estimates.Variance`), under ``"concentration"`` how evenly false alarms fall on records, and under
+        ``"strongest"`` the strongest attack of each kind of attacker with an interval that knows that it was chosen.
 
     Raises
     ------
@@ -138,6 +138,10 @@ def audit(
                 for name, found in pooled.items()
             },
             "concentration": even,
+            "df": {
+                name: {metric: round(one.variance.df, 3) for metric, one in found.items()}
+                for name, found in pooled.items()
+            },
             "strongest": _strongest(pooled, names, confidence),
             "audit": {
                 **provenance.collect(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mialab._validation import choose
@@ -119,6 +120,7 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
         about = self.attrs.get("audits", {}).get(defense, {}) if "defense" in self else self.attrs
         return Interval(
             *rows.loc[rows["attack"] == attack, ["value", "low", "high"]].iloc[0].tolist(),
+            df=about.get("df", {}).get(attack, {}).get(metric) or np.inf,  # older tables do not know it
             n_pairs=about.get("pairs", {}).get(attack),
             confidence=about.get("audit", {}).get("confidence", 0.95),
             logit=True,

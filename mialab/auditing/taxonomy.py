@@ -66,14 +66,11 @@ def families(attacks: Iterable[str | Attack | Outcome] | None = None) -> dict[st
 
 def family(attack: str | Attack | Outcome) -> str:
     """Return the group of an attack, see `families`."""
-    if isinstance(attack, Outcome):
-        attack = attack.attack
-    if isinstance(attack, str):
-        if attack not in _attacks.registry.ATTACKS:
-            return "other"
-        attack = _attacks.make(attack)
-    needs = attack.needs
-    if isinstance(attack, GroupAttack):
+    made = _made(attack)
+    if made is None:
+        return "other"
+    needs = made.needs
+    if isinstance(made, GroupAttack):
         return "sets of records"
     if needs.victim == "generator":
         critic = "the critic" if needs.shadows == "none" else "critics of reference models"
@@ -104,13 +101,16 @@ KINDS = ("labels only", "scores", "samples", "white box", "other")
 
 def threat_model(attack: str | Attack | Outcome) -> str:
     """Return what an attacker gets to see: "labels only", "scores", "samples" or "white box"; "other" if unknown."""
-    if isinstance(attack, Outcome):
-        attack = attack.attack
+    made = _made(attack)
+    return "other" if made is None else THREAT_MODELS.get(made.needs.sees, "other")
+
+
+def _made(attack: str | Attack | Outcome) -> Attack | None:
+    """Return the attack that is meant, by its name in tables; None of scores that were computed elsewhere."""
     try:
-        made = _attacks.make(attack)
-    except ValueError:  # scores that were computed elsewhere
-        return "other"
-    return THREAT_MODELS.get(made.needs.sees, "other")
+        return _attacks.make(attack.attack if isinstance(attack, Outcome) else attack)
+    except ValueError:
+        return None
 
 
 def one_of_each(attacks: Iterable[str | Attack] | None = None) -> list[str | Attack]:
