@@ -46,7 +46,7 @@ def chosen_anew(
         own = pair == k
         cell = (~member[own] * np.int32(blocks) + block) * BINS + place[own]
         counts = np.bincount(cell[evaluated[own]], minlength=2 * blocks * BINS).reshape(2, blocks, BINS)
-        tp[k], fp[k] = _drawn(blocks) @ np.cumsum(counts, axis=2, dtype=np.float32)
+        tp[k], fp[k] = _drawn(blocks) @ np.cumsum(counts, axis=2).astype(np.float32)
     best = np.empty((n_pairs, 1 + RESAMPLES), np.int64)
     of_all = tp.sum(0), fp.sum(0)
     for k in range(n_pairs):
