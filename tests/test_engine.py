@@ -13,13 +13,13 @@ from torch import nn
 
 import mialab as mia
 from mialab.classifiers import run as classifier_run
-from mialab.classifiers.augmentation import flip_and_shift
 from mialab.classifiers.run import train_group
 from mialab.classifiers.signals import SIGNALS
 from mialab.defenses import HAMP, Defense, LabelSmoothing
 from mialab.models import CNN, MLP, ResNet
 from mialab.queries import Flips, Original
 from mialab.training import stack
+from mialab.training.augmentation import flip_and_shift
 from mialab.training.membership import membership
 from mialab.training.options import Training
 from mialab.training.stack import mode

@@ -13,11 +13,11 @@ from torch.nn.functional import one_hot, softplus
 
 from mialab import gan
 from mialab.gan import Training
+from mialab.gan.defenses import dp_critic
 from mialab.gan.defenses.base import Defense, make
 from mialab.gan.defenses.dp_critic import DPCritic
 from mialab.gan.networks import MLP, Conv
 from mialab.gan.run import Run
-from mialab.training import dp
 from mialab.training.dp import epsilon
 
 SMALL = MLP((12,), latent=4)
@@ -61,11 +61,11 @@ def no_gradients(monkeypatch):
     """Take the gradients away: noise is left. Return the weights of members and of generated records in turn."""
     weights = []
 
-    def nothing(network, loss, parameters, inputs, weight, max_norm, *, linear):
+    def nothing(network, loss, parameters, inputs, weight, max_norm):
         weights.append(weight.clone())
         return {name: torch.zeros_like(p) for name, p in parameters.items()}
 
-    monkeypatch.setattr(dp, "clipped_sum", nothing)
+    monkeypatch.setattr(dp_critic, "clipped_sum", nothing)
     return weights
 
 

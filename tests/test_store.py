@@ -938,14 +938,8 @@ def test_moved_code_and_other_imports_change_nothing(tmp_path):
     assert bare[0] == bare[1] != bare[2]
 
 
-@pytest.mark.parametrize(
-    ("start", "sources"),
-    [
-        ("classifiers.run", game.SOURCES | game.SIGNAL_SOURCES),
-        ("gan.run", gan_game.SOURCES | game.SIGNAL_SOURCES),
-    ],
-)
-def test_all_code_that_a_training_reaches_is_in_the_key(start, sources):
+def reached(start, without=UNDECIDED):
+    """Modules of the package that one imports, directly or not, without those that decide nothing."""
     package = Path(mia.__file__).parent
 
     def imported(module):
@@ -957,13 +951,38 @@ def test_all_code_that_a_training_reaches_is_in_the_key(start, sources):
                     if inner and package.joinpath(*inner.split(".")).with_suffix(".py").exists():
                         yield inner
 
-    reached, todo = set(), [start]
+    found, todo = set(), [start]
     while todo:
         module = todo.pop()
-        if module not in reached | UNDECIDED:
-            reached.add(module)
+        if module not in found | without:
+            found.add(module)
             todo.extend(imported(module))
-    assert reached <= set(sources.values())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("start", "sources"),
+    [
+        ("classifiers.run", game.SOURCES | game.SIGNAL_SOURCES),
+        ("gan.run", gan_game.SOURCES | game.SIGNAL_SOURCES),
+    ],
+)
+def test_all_code_that_a_training_reaches_is_in_the_key(start, sources):
+    assert reached(start) <= set(sources.values())
+
+
+@pytest.mark.parametrize(
+    ("plan", "sources"),
+    [(game.ClassifierPlan, game.SOURCES), (gan_game.GeneratorPlan, gan_game.SOURCES | game.SIGNAL_SOURCES)],
+)
+def test_all_code_that_a_defense_reaches_is_in_the_key(plan, sources):
+    for name in plan.defenses.available():
+        defense = plan.defenses.make(name)
+        own = {cls.__module__.removeprefix("mialab.") for cls in type(defense).__mro__}
+        known = {*sources.values(), *getattr(defense, "sources", {}).values(), *own}
+        start = type(defense).__module__.removeprefix("mialab.")
+        # Games are what a defense may be chosen by, after training.
+        assert reached(start, UNDECIDED | {"games.base"}) <= known, name
 
 
 def test_a_change_in_an_own_module_is_noticed(tmp_path, monkeypatch):

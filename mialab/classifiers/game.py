@@ -46,7 +46,7 @@ SOURCES = {
     "hooks": "training.hooks",
     "group": "training.group",
     "run": "classifiers.run",
-    "augmentation": "classifiers.augmentation",
+    "augmentation": "training.augmentation",
     "defense": "defenses.base",
     "models": "models",
     "queries": "queries",
@@ -308,7 +308,8 @@ class ClassifierPlan(Plan):
 
     def code(self) -> str:
         """Return a hash of all modules that decide what a trained model is."""
-        return identity.code_hash(**SOURCES | (SIGNAL_SOURCES if self.keep == "scores" else {}))
+        signals = SIGNAL_SOURCES if self.keep == "scores" else {}
+        return identity.code_hash(**SOURCES | signals | self.sources())
 
     def attrs(self) -> dict:
         """Return what the game is, JSON-friendly."""

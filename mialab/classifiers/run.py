@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch.func import functional_call, stack_module_state, vmap
 
-from mialab.classifiers.augmentation import flip_and_shift
 from mialab.classifiers.signals import SIGNALS
 from mialab.data.pool import Pool
 from mialab.models import Model
 from mialab.probes.base import Probe
 from mialab.queries import Queries
+from mialab.training.augmentation import flip_and_shift
 from mialab.training.group import Group
 from mialab.training.options import OPTIMIZERS
 from mialab.training.stack import (

@@ -219,6 +219,10 @@ class Plan(ABC):
     def code(self) -> str:
         """Return text that stands for the code that decides what a trained model is."""
 
+    def sources(self) -> dict[str, str]:
+        """Return modules that decide what a model is under this defense alone, by names that stay: its ``sources``."""
+        return dict(getattr(self.defense, "sources", {}))
+
     def attrs(self) -> dict:
         """Return what the game is, JSON-friendly."""
         mixed = mixtures(self.queries)

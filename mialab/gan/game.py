@@ -42,7 +42,6 @@ SOURCES = classifiers.SOURCES | {
     "GAN defense": "gan.defenses.base",
     "GAN networks": "gan.networks",
     "GAN probes": "gan.probes",
-    "private gradients": "training.dp",
 }
 
 
@@ -235,7 +234,7 @@ class GeneratorPlan(Plan):
 
     def code(self) -> str:
         """Return a hash of all modules that decide what a trained model is."""
-        return identity.code_hash(**SOURCES)
+        return identity.code_hash(**SOURCES | self.sources())
 
     def key(self) -> str:
         """Name and hash under which the game is stored."""

@@ -1,37 +1,42 @@
-"""Differentially private gradients for any victim: Poisson batches, clipped sums, noise, and the accountant.
+"""Differentially private gradients for any victim: Poisson batches, noise, and the accountant.
 
-The mechanism is DP-SGD (Abadi et al., 2016, algorithm 1). Tensors have a leading dimension over networks, where a
-model may have several; parameters are those of `torch.func.stack_module_state`.
+The mechanism is DP-SGD (Abadi et al., 2016, algorithm 1); sums of clipped gradients are in
+`mialab.training.per_record`. Tensors have a leading dimension over networks, where a model may have several; parameters
+are those of `torch.func.stack_module_state`.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
-from contextlib import ExitStack
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call, grad, vmap
 
 from mialab._validation import choose, extra
 from mialab.training.stack import seeded
 from mialab.training.streams import Streams
 
-#: The losses of records, (batch,), as a function of a network, given as a callable, and of its inputs (batch, ...).
-Loss = Callable[..., torch.Tensor]
-#: The weighted sum of records' gradients, given the weights (network, batch).
-Total = Callable[[torch.Tensor], dict[str, torch.Tensor]]
+#: Modules that decide what models of private defenses are, by names that stay.
+SOURCES = {"private gradients": "training.dp", "gradients of records": "training.per_record"}
 #: Orders of the Rényi divergence that the accountant tries besides its own, which begin at 1.1 and end at 63.
 MORE_ORDERS = (1.001, 1.003, 1.01, 1.02, 1.05, 80, 96, 128, 192, 256, 512)
+#: Relative accuracy of the accountant of privacy losses, and of what is found for a target.
+TOLERANCE = 0.01
+#: The accountant of privacy losses computes exp(epsilon), which must be a number.
+LARGEST_EXPONENT = 700
+#: Noise multipliers among which one for a target is looked for.
+LEAST_NOISE, MOST_NOISE = 1e-4, 1e6
 
 
 def poisson_batch(members: torch.Tensor, rate: float, rng: Streams) -> tuple[torch.Tensor, torch.Tensor]:
     """Draw batches in which every member takes part independently, with probability ``rate``.
 
     Given positions of members in the pool, int64 (model, ..., member), return positions, (model, ..., width), of those
-    in the batch, then of others, up to the size of the largest batch; and weights, float32 of that shape: 1 for the
+    in the batch, then of any others, up to the size of the largest batch; and weights, float32 of that shape: 1 for the
     members in the batch, 0 for the others. Random numbers are a stream a model.
     """
     return padded(members, rng.uniform(*members.shape[1:]) < rate)
@@ -39,98 +44,11 @@ def poisson_batch(members: torch.Tensor, rate: float, rng: Streams) -> tuple[tor
 
 def padded(members: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return positions and weights of `poisson_batch`, given which members are in the batch, as a mask."""
-    width = max(1, int(chosen.sum(-1).max()))
-    place = chosen.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :width]
-    return members.gather(-1, place), chosen.gather(-1, place).float()
-
-
-def clipped_sum(
-    network: nn.Module,
-    loss: Loss,
-    parameters: dict[str, torch.Tensor],
-    inputs: tuple[torch.Tensor, ...],
-    weight: torch.Tensor,
-    max_norm: float,
-    *,
-    linear: bool = False,
-) -> dict[str, torch.Tensor]:
-    """Sum of the gradients of each record's loss, that of each record clipped, by names and of shapes of parameters.
-
-    Parameters
-    ----------
-    network, parameters
-        One of the networks, whose own parameters are not looked at, and those of all, of shapes (network, ...).
-    loss : callable
-        Losses of records (batch,), given a callable in place of the network and ``inputs`` of one network, e.g.
-        ``lambda network, x, y: cross_entropy(network(x), y)``.
-    inputs, weight : torch.Tensor, shapes (network, batch, ...) and (network, batch)
-        What the loss needs of the records of each network; the weight of each record in the sum, at most 1.
-    max_norm : float
-        Norm over all parameters to which a record's gradient is clipped.
-    linear : bool
-        Whether all parameters are of linear layers that are each called once, on rows of numbers: a record's gradient
-        is then the outer product of a layer's input and of what comes back, and its norm known without it (Goodfellow,
-        2015, "Efficient per-example gradient computations").
-    """
-    squares, total = (_by_outer_products if linear else _by_record)(network, loss, parameters, inputs)
-    return total(weight / (torch.stack(squares).sum(0).sqrt() / max_norm).clamp(min=1))
-
-
-def _by_record(
-    network: nn.Module, loss: Loss, parameters: dict[str, torch.Tensor], inputs: tuple[torch.Tensor, ...]
-) -> tuple[list[torch.Tensor], Total]:
-    """Return squared norms of each record's gradient, and its weighted sum, by the gradients themselves."""
-
-    def of_one(parameters: dict[str, torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
-        return loss(lambda *x: functional_call(network, parameters, x), *(i[None] for i in inputs))[0]
-
-    each = vmap(vmap(grad(of_one), (None, *(0 for _ in inputs))))(parameters, *inputs)
-
-    def total(fraction: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {name: torch.einsum("nb,nb...->n...", fraction, g) for name, g in each.items()}
-
-    return [g.flatten(2).square().sum(2) for g in each.values()], total
-
-
-def _by_outer_products(
-    network: nn.Module, loss: Loss, parameters: dict[str, torch.Tensor], inputs: tuple[torch.Tensor, ...]
-) -> tuple[list[torch.Tensor], Total]:
-    """Do the same from the inputs of linear layers and the gradients with respect to their outputs."""
-    layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear)}
-    like, size = next(iter(parameters.values())), inputs[0].shape[:2]
-    shifts = {name: like.new_zeros(*size, m.out_features) for name, m in layers.items()}
-
-    def summed(
-        shifts: dict[str, torch.Tensor], parameters: dict[str, torch.Tensor], *inputs: torch.Tensor
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        seen = {}
-
-        def shifted(name: str, given: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-            seen[name] = given
-            return out + shifts[name]
-
-        with ExitStack() as hooks:
-            for name, m in layers.items():
-                hook = m.register_forward_hook(lambda _, given, out, name=name: shifted(name, given[0], out))
-                hooks.callback(hook.remove)
-            return loss(lambda *x: functional_call(network, parameters, x), *inputs).sum(), seen
-
-    back, seen = vmap(grad(summed, has_aux=True))(shifts, parameters, *inputs)
-
-    def total(fraction: torch.Tensor) -> dict[str, torch.Tensor]:
-        sums = {}
-        for name, m in layers.items():
-            scaled = fraction[..., None] * back[name]
-            sums[f"{name}.weight"] = scaled.mT @ seen[name]
-            if m.bias is not None:
-                sums[f"{name}.bias"] = scaled.sum(1)
-        return {name: sums[name] for name in parameters}
-
-    squares = [
-        back[name].square().sum(2) * (seen[name].square().sum(2) + (m.bias is not None))
-        for name, m in layers.items()
-    ]
-    return squares, total
+    sizes = chosen.sum(-1)
+    filled = torch.arange(max(1, int(sizes.max())), device=members.device) < sizes[..., None]
+    positions = members[..., :1].expand(filled.shape).clone()
+    positions[filled] = members[chosen]  # both in order of batches
+    return positions, filled.float()
 
 
 def noise(
@@ -139,12 +57,23 @@ def noise(
     """Draw Gaussian noise of standard deviation ``scale`` for each parameter (network, ...), like sums of gradients.
 
     The scale is the noise multiplier times the norm that gradients are clipped to. There are ``per_model`` networks of
-    each model, and a stream of random numbers a model.
+    each model, and a stream of random numbers a model, which seeds a generator for each step: that of torch takes a
+    third of the time that NumPy's takes.
     """
     sizes = [value[0].numel() for value in like.values()]
-    drawn = rng.normal(per_model, sum(sizes)).flatten(0, 1).split(sizes, 1)
+    device = next(iter(like.values())).device
+    seeds = rng.integers(2**63 - 1).tolist()
+    drawn = torch.cat(
+        [
+            torch.randn(
+                per_model, sum(sizes), generator=torch.Generator(device).manual_seed(seed), device=device
+            )
+            for seed in seeds
+        ]
+    )
     return {
-        name: scale * own.view(value.shape) for (name, value), own in zip(like.items(), drawn, strict=True)
+        name: scale * own.view(value.shape)
+        for (name, value), own in zip(like.items(), drawn.split(sizes, 1), strict=True)
     }
 
 
@@ -167,10 +96,11 @@ def check_network(network: nn.Module, *inputs: torch.Tensor) -> None:
     )
 
 
+@lru_cache(maxsize=1024)
 def epsilon(
     noise_multiplier: float, sample_rate: float, steps: int, delta: float, *, accountant: str = "rdp"
 ) -> float:
-    """Return epsilon of subsampled Gaussian mechanisms, by Opacus; never below 0.
+    """Return epsilon of subsampled Gaussian mechanisms, by Opacus; never below 0, infinite without noise.
 
     Neighbors differ in one record, added or removed.
 
@@ -186,7 +116,8 @@ def epsilon(
         Probability, roughly, with which the guarantee may fail.
     accountant : {"rdp", "prv"}
         By Rényi divergences (Mironov et al., 2019; conversion by Balle et al., 2020), or by the distribution of the
-        privacy loss (Gopi et al., 2021), which is tighter, to within .01, and slow where epsilon is in the hundreds.
+        privacy loss (Gopi et al., 2021), which is tighter: an upper bound at most 1 % too large, or .01. It is infinite
+        where the computation overflows, for an epsilon of several hundreds.
 
     Raises
     ------
@@ -196,12 +127,74 @@ def epsilon(
     choose("accountant", accountant, ("rdp", "prv"))
     with extra("dp"):
         from opacus.accountants import PRVAccountant, RDPAccountant
-    by_divergence, by_loss = RDPAccountant(), PRVAccountant()
-    by_divergence.history = by_loss.history = [(noise_multiplier, sample_rate, steps)]
+    if not noise_multiplier:
+        return math.inf
+    bounding = PRVAccountant() if accountant == "prv" else RDPAccountant()
+    bounding.history = [(noise_multiplier, sample_rate, steps)]
+    options: dict[str, Any] = {"alphas": sorted({*RDPAccountant.DEFAULT_ALPHAS, *MORE_ORDERS})}
+    if accountant == "prv":
+        about = epsilon(noise_multiplier, sample_rate, steps, delta)
+        if about > LARGEST_EXPONENT:
+            return math.inf
+        # A finer mesh would take seconds, and then all memory, as epsilon grows.
+        options = {"eps_error": TOLERANCE * max(1.0, about)}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         # The bound holds at every order; a best one at the end of the list means a looser bound.
         warnings.filterwarnings("ignore", "Optimal order is the")
-        spent = by_divergence.get_epsilon(delta, alphas=sorted({*RDPAccountant.DEFAULT_ALPHAS, *MORE_ORDERS}))
-        if accountant == "prv":
-            spent = min(spent, by_loss.get_epsilon(delta))  # which overflows where epsilon is very large
-    return max(0.0, float(spent))
+        return max(0.0, float(bounding.get_epsilon(delta, **options)))
+
+
+def spent(noise_multiplier: float, sample_rate: float, steps: int, delta: float) -> dict[str, float]:
+    """Return what a game reports of `epsilon`: the smaller one of both accountants, each of them, and of what.
+
+    The other one of these is not there where it is infinite.
+    """
+    each = {
+        f"epsilon_{accountant}": epsilon(noise_multiplier, sample_rate, steps, delta, accountant=accountant)
+        for accountant in ("rdp", "prv")
+    }
+    return {
+        "epsilon": min(each.values()),
+        **{name: value for name, value in each.items() if math.isfinite(value)},
+        "delta": delta,
+        "noise": noise_multiplier,
+        "sample_rate": sample_rate,
+        "steps": steps,
+    }
+
+
+@lru_cache(maxsize=256)
+def noise_for(target: float, sample_rate: float, steps: int, delta: float) -> float:
+    """Return a noise multiplier with an epsilon of at most ``target``, and not more than 1 % below it.
+
+    Epsilon is that of the better accountant. See `epsilon` for the parameters.
+
+    Raises
+    ------
+    ValueError
+        If there is none from 1e-4 to 1e6.
+    """
+
+    def at(noise: float) -> float:
+        return float(spent(noise, sample_rate, steps, delta)["epsilon"])
+
+    low = high = 1.0
+    while at(high) > target and high < MOST_NOISE:
+        low, high = high, 2 * high
+    while at(low) <= target and low > LEAST_NOISE:
+        low, high = low / 2, low
+    if not at(high) <= target < at(low):
+        raise ValueError(
+            f"epsilon={target!r} cannot be reached: with a sample rate of {sample_rate:.3g}, {steps} steps and "
+            f"delta={delta:g}, accountants give {at(high):.3g} to {at(low):.3g}."
+        )
+    while at(high) < (1 - TOLERANCE) * target:
+        # On logarithmic scales epsilon is almost a line; a bit of bisection, so that both ends move.
+        goal, ends = (
+            math.log(target * (1 - TOLERANCE / 2)),
+            (math.log(min(at(low), 1e300)), math.log(max(at(high), 1e-9))),
+        )
+        part = 0.9 * (ends[0] - goal) / (ends[0] - ends[1]) + 0.05
+        middle = low * (high / low) ** part
+        low, high = (middle, high) if at(middle) > target else (low, middle)
+    return high

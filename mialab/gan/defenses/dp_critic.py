@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,9 +12,9 @@ from torch.nn.functional import softplus
 
 from mialab._validation import check_number
 from mialab.gan.defenses.base import Defense, Run, register
-from mialab.gan.networks import is_linear
 from mialab.training import dp
 from mialab.training.hooks import AnyPlan
+from mialab.training.per_record import clipped_sum
 from mialab.training.stack import initialize, prepare
 
 #: Above this, a guarantee is a number only: exp(10) times any false-positive rate of interest is more than 1.
@@ -63,6 +63,7 @@ class DPCritic(Defense):
     """
 
     name: ClassVar[str] = "dp_critic"
+    sources: ClassVar[Mapping[str, str]] = dp.SOURCES
     objective: ClassVar[str | None] = "bce"
     noise_multiplier: float = 1.0
     max_grad_norm: float = 4.0
@@ -116,18 +117,17 @@ class DPCritic(Defense):
         with torch.no_grad():
             fake = run.generate(labels)
 
-        parameters, linear = run.critics.stacked(), is_linear(critic)
+        parameters = run.critics.stacked()
 
         def gradients(sign: int, weight: torch.Tensor, *records: torch.Tensor) -> dict[str, torch.Tensor]:
             records, weight = tuple(r.flatten(0, 1) for r in records), weight.flatten(0, 1)
-            return dp.clipped_sum(
+            return clipped_sum(
                 critic,
                 lambda critic, x, y: softplus(sign * critic(x, y)),
                 parameters,
                 records,
                 weight,
                 self.max_grad_norm,
-                linear=linear,
             )
 
         real, made = gradients(-1, weight, x, y), gradients(1, torch.ones_like(labels[..., 0]), fake, labels)
