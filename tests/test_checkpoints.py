@@ -13,6 +13,7 @@ from torch import nn
 import mialab as mia
 from mialab.classifiers import run as classifier_run
 from mialab.defenses import (
+    DPSGD,
     HAMP,
     AdaMixup,
     Defense,
@@ -156,6 +157,7 @@ DEFENSES = [
     AdaMixup(),
     AdaMixup(schedule="literal"),
     LabelSmoothing(),
+    DPSGD(noise=0.5, ema=0.7),
     WeightedSmoothing(warm_up=2),
     WeightedSmoothing(version="paper", warm_up=1),
     Restless(),

@@ -56,6 +56,8 @@ KNOBS: dict[str, Knob] = {
     "adamixup": Knob("start", (0.1, 0.2, 0.3, 0.4, 0.5)),
     "mixup": Knob("a", (0.1, 0.25, 0.5, 1.0, 4.0)),
     "hamp": Knob("gamma", (0.1, 0.3, 0.5, 0.7, 0.9)),
+    # From clipping with a touch of noise to an epsilon of about 1 in a few hundred steps of a tenth of the members.
+    "dp_sgd": Knob("noise", (0.05, 0.2, 0.5, 1.0, 4.0)),
     "label_smoothing": Knob("smoothing", (0.05, 0.1, 0.3, 0.6, 0.9)),
     "quantization": Knob("bits", (8, 4, 3, 2, "binary")),
     # Of the values in the authors' run script, those that change anything at our sizes.

@@ -2,12 +2,14 @@
 
 from mialab.defenses.adamixup import AdaMixup, Mixup
 from mialab.defenses.base import Defense, available, make, register
+from mialab.defenses.dp_sgd import DPSGD
 from mialab.defenses.hamp import HAMP
 from mialab.defenses.label_smoothing import LabelSmoothing
 from mialab.defenses.quantization import Quantization
 from mialab.defenses.weighted_smoothing import WeightedSmoothing
 
 __all__ = [
+    "DPSGD",
     "HAMP",
     "AdaMixup",
     "Defense",
