@@ -283,6 +283,17 @@ def test_cross_entropy_against_torch():
     torch.testing.assert_close(Defense().loss(logits, soft), cross_entropy(logits, soft))
 
 
+def test_the_summary_says_what_each_changes_needs_and_guarantees():
+    table = mia.defenses.summary()
+    assert list(table.index) == mia.defenses.available()
+    assert tuple(table.loc["none"]) == ("", "", "nothing")
+    assert tuple(table.loc["label_smoothing"]) == ("loss", "", "nothing")
+    assert table.loc["hamp", "needs"] == "other answers"
+    assert table.loc["dp_sgd", "guarantees"] == "epsilon"
+    plan_reports = {name for name in table.index if "report" in table.loc[name, "hooks"].split(", ")}
+    assert set(table.index[table["guarantees"] == "epsilon"]) <= plan_reports
+
+
 def test_defenses_are_made_by_name():
     assert {"none", "hamp", "label_smoothing"} <= set(mia.defenses.available())
     assert mia.defenses.make(None) == Defense()

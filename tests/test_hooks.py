@@ -70,6 +70,18 @@ def test_a_name_that_is_nearly_a_hook_is_refused(name, near):
         type("Typo", (LabelSmoothing,), {name: lambda self, run: None})
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("needs", ("luck",), r"Odd.needs has \['luck'\]. Known: reference records, several trainings, "),
+        ("guarantee", "all", r"Odd.guarantee has \['all'\]. Known: nothing, epsilon."),
+    ],
+)
+def test_unknown_needs_and_guarantees_are_refused(name, value, message):
+    with pytest.raises(TypeError, match=message):
+        type("Odd", (Defense,), {name: value})
+
+
 def test_other_methods_are_welcome():
     type("Fine", (Defense,), {"strength": lambda self: 1, "_losses": lambda self: 2, "losses": property(int)})
 

@@ -1,7 +1,7 @@
 """The defenses, one file each; every one overrides hooks of `Defense`."""
 
 from mialab.defenses.adamixup import AdaMixup, Mixup
-from mialab.defenses.base import Defense, available, make, register
+from mialab.defenses.base import Defense, available, make, register, summary
 from mialab.defenses.dp_sgd import DPSGD
 from mialab.defenses.hamp import HAMP
 from mialab.defenses.label_smoothing import LabelSmoothing
@@ -20,4 +20,5 @@ __all__ = [
     "available",
     "make",
     "register",
+    "summary",
 ]

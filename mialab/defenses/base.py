@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
 from mialab._registry import Registry
-from mialab.training.hooks import AnyRun, Hooks
+from mialab.training.hooks import AnyRun, Hooks, hooks
 from mialab.training.stack import Forward
 
 
@@ -145,3 +146,25 @@ class Defense(Hooks):
 #: Every defense by name.
 DEFENSES: Registry[Defense] = Registry("defense", Defense, Defense)
 register, available, make = DEFENSES.register, DEFENSES.available, DEFENSES.make
+
+
+def summary() -> pd.DataFrame:
+    """Return what every defense changes, needs and guarantees.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a defense, by ``name``: ``hooks`` that it overrides, what it ``needs`` beside members and one training of
+        each model (see `mialab.training.hooks.NEEDS`), what it ``guarantees`` (nothing, or an epsilon, which stands in
+        the report of each game). What it costs depends on network and data and is measured, see
+        `mialab.auditing.trade_off`.
+    """
+    rows = {}
+    for name in available():
+        cls = DEFENSES[name]
+        base = hooks(cls)
+        used = [hook for hook in base if getattr(cls, hook) is not base[hook]]
+        answers = ("other answers",) if "answer" in used and "other answers" not in cls.needs else ()
+        rows[name] = (", ".join(used), ", ".join([*cls.needs, *answers]), cls.guarantee)
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=["hooks", "needs", "guarantees"])
+    return table.rename_axis("name")

@@ -77,6 +77,7 @@ class DPSGD(Defense):
     """
 
     name: ClassVar[str] = "dp_sgd"
+    guarantee: ClassVar[str] = "epsilon"
     sources: ClassVar[Mapping[str, str]] = dp.SOURCES
     noise: float | None = None
     epsilon: float | None = None

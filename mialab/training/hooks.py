@@ -15,6 +15,11 @@ from mialab.training.streams import Streams
 
 Options = TypeVar("Options")
 
+#: What a defender may need beside members and one training of each model.
+NEEDS = ("reference records", "several trainings", "a second network", "other answers")
+#: What a defense may prove: nothing, or that attacks have no more than a stated epsilon allows.
+GUARANTEES = ("nothing", "epsilon")
+
 
 class AnyPlan(Protocol):
     """What a defense sees of a game before it is played."""
@@ -67,9 +72,19 @@ class Hooks:
     """
 
     name: ClassVar[str] = "none"
+    #: What the defender needs besides, of `NEEDS`; "other answers" follows from `answer` being overridden.
+    needs: ClassVar[tuple[str, ...]] = ()
+    #: What is proven, of `GUARANTEES`; with "epsilon", `report` returns it.
+    guarantee: ClassVar[str] = "nothing"
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        for what, values, allowed in (
+            ("needs", cls.needs, NEEDS),
+            ("guarantee", (cls.guarantee,), GUARANTEES),
+        ):
+            if unknown := [value for value in values if value not in allowed]:
+                raise TypeError(f"{cls.__qualname__}.{what} has {unknown}. Known: {', '.join(allowed)}.")
         known = hooks(cls)
         for name, member in vars(cls).items():
             if not isfunction(member) or name.startswith("_"):

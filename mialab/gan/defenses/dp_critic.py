@@ -63,6 +63,7 @@ class DPCritic(Defense):
     """
 
     name: ClassVar[str] = "dp_critic"
+    guarantee: ClassVar[str] = "epsilon"
     sources: ClassVar[Mapping[str, str]] = dp.SOURCES
     objective: ClassVar[str | None] = "bce"
     noise_multiplier: float = 1.0
