@@ -1,6 +1,6 @@
 """The engine against plain PyTorch loops, in one run on this machine, wall clock.
 
-    python benchmarks/engine.py [--only digits location30 cnn cifar10 modes curves] [--json FILE]
+    python benchmarks/engine.py [--only digits location30 cnn cifar10 modes curves] [--device cuda] [--json FILE]
 
 The same job for all: train K models on their members, then let each answer every record of the pool.
 
@@ -117,13 +117,13 @@ def tensors(pool: mia.Pool) -> tuple[torch.Tensor, torch.Tensor]:
     return x.float() / 255 if x.dtype == torch.uint8 else x, torch.as_tensor(pool.y)
 
 
-def initialized(work: Workload, model: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+def initialized(work: Workload, model: int, device: str = "cpu") -> tuple[nn.Module, torch.optim.Optimizer]:
     torch.manual_seed(model)
-    network = work.model(work.pool.x.shape[1:], work.pool.n_classes)
+    network = work.model(work.pool.x.shape[1:], work.pool.n_classes).to(device)
     return network, torch.optim.Adam(network.parameters(), lr=work.training.lr)
 
 
-def by_loop(work: Workload, *, loader: bool) -> list[np.ndarray]:
+def by_loop(work: Workload, *, loader: bool, device: str) -> list[np.ndarray]:
     """Train all models, and let them answer, with a DataLoader or without."""
     records = TensorDataset(*tensors(work.pool))
 
@@ -133,8 +133,8 @@ def by_loop(work: Workload, *, loader: bool) -> list[np.ndarray]:
         return records.tensors[0].split(ANSWER_BATCH)
 
     options = {"epochs": work.training.epochs, "batch_size": work.training.batch_size}
-    make = partial(initialized, work)
-    return train(make, records, work.member, loader=loader, queries=queries, **options)
+    make = partial(initialized, work, device=device)
+    return train(make, records, work.member, loader=loader, queries=queries, device=device, **options)
 
 
 def train_accuracy(work: Workload, logits: list[np.ndarray]) -> float:
@@ -142,17 +142,18 @@ def train_accuracy(work: Workload, logits: list[np.ndarray]) -> float:
     return float(right[work.member].mean())
 
 
-def time_loop(work: Workload, loader: bool, threads: int | None) -> dict:
+def time_loop(work: Workload, loader: bool, threads: int | None, device: str) -> dict:
     """Seconds and accuracy of a plain loop; runs in a process of its own."""
     if threads:
         torch.set_num_threads(threads)
-    step(*initialized(work, 0), *(part[:2] for part in tensors(work.pool)))  # what torch sets up only once
+    # What torch sets up only once.
+    step(*initialized(work, 0, device), *(part[:2].to(device) for part in tensors(work.pool)))
     began = time.perf_counter()
-    logits = by_loop(work, loader=loader)
+    logits = by_loop(work, loader=loader, device=device)
     return {"seconds": time.perf_counter() - began, "accuracy": train_accuracy(work, logits)}
 
 
-def time_engine(work: Workload, *, first: bool, games: int = 1) -> dict:
+def time_engine(work: Workload, *, first: bool, games: int = 1, device: str = "cpu") -> dict:
     """Seconds of a game whose worker processes run already, and facts about it; runs in a process of its own.
 
     Parameters
@@ -163,6 +164,8 @@ def time_engine(work: Workload, *, first: bool, games: int = 1) -> dict:
         Whether the game that starts the workers is the whole one and timed as well, or a small one.
     games : int
         Games to time; the fastest counts.
+    device : str
+        Where networks are trained.
     """
 
     def play(work: Workload, workers: int | None = None) -> tuple[float, mia.Game]:
@@ -173,7 +176,7 @@ def time_engine(work: Workload, *, first: bool, games: int = 1) -> dict:
             training=work.training,
             n_models=work.n_models,
             workers=workers,
-            device="cpu",
+            device=device,
         )
         return time.perf_counter() - began, game
 
@@ -185,7 +188,7 @@ def time_engine(work: Workload, *, first: bool, games: int = 1) -> dict:
             cores = os.cpu_count() or 1
             # As many models as to give every worker a group.
             small = replace(work, training=replace(work.training, epochs=1))
-            seconds_first, _ = None, play(small, workers=cores)
+            seconds_first, _ = None, play(small, workers=cores if device == "cpu" else None)
         seconds = []
         for number in range(games):
             os.environ["MIALAB_CACHE"] = f"{folder}/{number}"
@@ -210,19 +213,21 @@ LOOPS = {
 }
 
 
-def compare(work: Workload, repeats: int, fresh: Fresh) -> tuple[list[Row], dict[str, Any], dict[str, Any]]:
+def compare(
+    work: Workload, repeats: int, fresh: Fresh, device: str
+) -> tuple[list[Row], dict[str, Any], dict[str, Any]]:
     """Rows of all variants of a workload, what the engine did, and how accurate the models are."""
     seconds: dict[str, list[float]] = {}
     peak: dict[str, float] = {}
     accuracy: dict[str, float] = {}
     for repeat in range(min(repeats, work.most_repeats)):
         for variant, (loader, threads) in LOOPS.items():
-            if threads and not isinstance(work.model, MLP):
+            if threads and (device != "cpu" or not isinstance(work.model, MLP)):
                 continue
-            result, mb = fresh(time_loop, work, loader, threads, memory=not repeat)
+            result, mb = fresh(time_loop, work, loader, threads, device, memory=not repeat)
             seconds.setdefault(variant, []).append(result["seconds"])
             peak[variant], accuracy[variant] = max(mb, peak.get(variant, 0)), result["accuracy"]
-        result, mb = fresh(partial(time_engine, work, first=not repeat), memory=not repeat)
+        result, mb = fresh(partial(time_engine, work, first=not repeat, device=device), memory=not repeat)
         for variant, value in (("engine", result["seconds"]), ("engine, first call", result["first"])):
             if value:
                 seconds.setdefault(variant, []).append(value)
@@ -494,30 +499,34 @@ def main() -> int:
     parser = common.parser(__doc__)
     jobs = workloads(quick="--quick" in sys.argv)
     parser.add_argument("--only", nargs="+", choices=[*jobs, "modes", "curves"], metavar="WORKLOAD")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where networks are trained")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each variant (default: 3)")
     options = parser.parse_args()
-    wanted = options.only or [*jobs, "modes", "curves"]
+    on_cpu = ["modes", "curves"] if options.device == "cpu" else []
+    wanted = options.only or [*jobs, *on_cpu]
     repeats, seconds = (1, 0.02) if options.quick else (options.repeats, 0.5)
     common.default_threads()
     print(f"{common.processor()}; load {os.getloadavg()[0]:.2f} at the start", flush=True)
 
-    machine = machine_rates(seconds)
-    details: dict[str, list] = {"machine": machine}
+    machine = machine_rates(seconds) if options.device == "cpu" else []
+    details: dict[str, list] = {"machine": machine or [{"GPU": torch.cuda.get_device_name()}]}
     rows, did, accuracy, steps, layers = [], [], [], [], []
     with common.fresh_processes(options.quick) as fresh:
         for name in [job for job in jobs if job in wanted]:
             work = jobs[name]()
-            found, facts, right = compare(work, repeats, fresh)
-            for dtype in ("float32", "bfloat16"):
-                most = (os.cpu_count() or 1) * machine[0][f"{dtype} GFLOP/s"]
-                facts[f"fraction of {dtype} rate"] = facts["GFLOP/s"] / most
+            found, facts, right = compare(work, repeats, fresh, options.device)
             rows += found
             did.append(facts)
             accuracy.append(right)
-            steps.append(step_costs(work, machine, seconds))
-            layers += layer_rates(work, seconds)
+            if machine:
+                for dtype in ("float32", "bfloat16"):
+                    most = (os.cpu_count() or 1) * machine[0][f"{dtype} GFLOP/s"]
+                    facts[f"fraction of {dtype} rate"] = facts["GFLOP/s"] / most
+                steps.append(step_costs(work, machine, seconds))
+                layers += layer_rates(work, seconds)
         if did:
             details |= {"engine": did, "train_accuracy": accuracy}
+        if steps:
             details |= {"one_step_one_thread": steps, "matrix_products_one_thread": layers}
         if "curves" in wanted:
             found, details["growth"] = cost_curves(options.quick, repeats, fresh)

@@ -29,9 +29,13 @@ def train(
     batch_size: int,
     loader: bool,
     queries: Callable[[], Iterable[torch.Tensor]],
+    device: str = "cpu",
 ) -> list[np.ndarray]:
-    """Train a model on the members of each row, batches by a DataLoader or by indexing; return what each answers."""
-    x, y = records.tensors
+    """Train a model on the members of each row, batches by a DataLoader or by indexing; return what each answers.
+
+    Networks are made on the device; a DataLoader brings each batch there, without one all records lie there.
+    """
+    x, y = (part if loader else part.to(device) for part in records.tensors)
     logits = []
     for k, row in enumerate(member):
         network, optimizer = make(k)
@@ -40,11 +44,11 @@ def train(
         for _ in range(epochs):
             if loader:
                 for batch in loaded:
-                    step(network, optimizer, *batch)
+                    step(network, optimizer, *(part.to(device) for part in batch))
             else:
-                for index in own[torch.randperm(len(own))].split(batch_size):
+                for index in own[torch.randperm(len(own))].to(device).split(batch_size):
                     step(network, optimizer, x[index], y[index])
         network.eval()
         with torch.no_grad():
-            logits.append(torch.cat([network(part) for part in queries()]).numpy())
+            logits.append(torch.cat([network(part.to(device)) for part in queries()]).cpu().numpy())
     return logits
