@@ -248,7 +248,12 @@ def test_threads_train_what_one_thread_trains(monkeypatch, tmp_path):
     for n_jobs in (1, 4):
         with joblib.parallel_config(n_jobs=n_jobs):
             game = mia.play(
-                pool, SMALL, training=Training(epochs=3), n_models=64, store=tmp_path / str(n_jobs)
+                pool,
+                SMALL,
+                training=Training(epochs=3),
+                n_models=64,
+                device="cpu",
+                store=tmp_path / str(n_jobs),
             )
         assert game.attrs["workers"] == n_jobs
         answers.append(game.logits)
@@ -315,7 +320,7 @@ def test_a_gpu_trains_stacked_what_a_cpu_trains(build, kind):
         else [[0], [1], [2], [3]]
     )
     apart = np.concatenate([train(group, pool, build, **options)["raw_logits"] for group in models])
-    # A GPU may multiply with 10 bits behind the point.
+    # Sums in another order.
     np.testing.assert_allclose(together["raw_logits"], apart, rtol=1e-2, atol=1e-2)
 
 
@@ -781,6 +786,24 @@ def test_the_host_never_waits_for_the_gpu_within_an_epoch(build, kind):
         run.train()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_float32_is_that_on_a_gpu():
+    def settings():
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+    before = settings()
+    with stack.full_float32("cpu"):
+        assert settings() == before
+    try:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = True
+        with stack.full_float32("cuda"):
+            assert settings() == ("highest", False)
+        assert settings() == ("high", True)
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = before[1]
 
 
 def test_a_network_that_cannot_be_stacked_is_trained_all_the_same():

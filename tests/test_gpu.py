@@ -24,43 +24,38 @@ def assert_near(values):
     assert np.mean(off > 0.1) < 0.02
 
 
+def played(play, folder, *arguments, **options):
+    """Play a game on each device, with a store for each: what is stored is found whatever trained it."""
+    games = [play(*arguments, device=device, store=folder / device, **options) for device in DEVICES]
+    assert [game.attrs["device"] for game in games] == list(DEVICES)
+    return games
+
+
 @pytest.mark.parametrize("defense", mia.defenses.available())
 @pytest.mark.parametrize(("model", "kind"), [(MLP(hidden=(16,)), "tabular"), (CNN(norm="group"), "image")])
-def test_every_defense(defense, model, kind, fresh_cache):
+def test_every_defense(defense, model, kind, tmp_path):
     pool = toys.pool(kind, 40, validation=20, reference=60)
     training = mia.Training(epochs=2, batch_size=8, lr=0.01, optimizer="sgd", precision="float32")
-    games = [
-        mia.play(pool, model, defense, training=training, n_models=4, device=device) for device in DEVICES
-    ]
-    assert [game.attrs["device"] for game in games] == list(DEVICES)
+    games = played(mia.play, tmp_path, pool, model, defense, training=training, n_models=4)
     assert_near([game.logits for game in games])
 
 
 @pytest.mark.parametrize("defense", [name for name in gan_defenses.available() if name != "relaxloss"])
-def test_every_defense_of_gans(defense, fresh_cache):
+def test_every_defense_of_gans(defense, tmp_path):
     pool = toys.pool("image", 40, validation=20, reference=40)
     training = mia.gan.Training(steps=3, batch_size=8, lr=0.001)
     options = {"training": training, "n_models": 2, "samples": 20, "fakes": 8}
-    games = [
-        mia.gan.play(pool, GANMLP(hidden=(16,)), defense, device=device, **options) for device in DEVICES
-    ]
+    games = played(mia.gan.play, tmp_path, pool, GANMLP(hidden=(16,)), defense, **options)
     assert_near([game.critic for game in games])
     assert_near([game.samples for game in games])
 
 
-def test_a_game_with_probes_and_checkpoints(fresh_cache):
+def test_a_game_with_probes_and_checkpoints(tmp_path):
     pool = mia.load("clusters", size=300, validation=50, test=50)
     training = mia.Training(epochs=30, batch_size=16, lr=0.01, checkpoints=(10,), precision="float32")
+    options = {"training": training, "n_models": 16, "probes": ["gradient", "boundary"]}
     values = []
-    for device in DEVICES:
-        game = mia.play(
-            pool,
-            MLP(hidden=(64,)),
-            training=training,
-            n_models=16,
-            probes=["gradient", "boundary"],
-            device=device,
-        )
+    for game in played(mia.play, tmp_path, pool, MLP(hidden=(64,)), **options):
         attacks = ["loss", "lira", "gradient_norm", "boundary_distance"]
         values.append(mia.audit(game, attacks).query("metric == 'auc' and target == 'pooled'"))
         early = mia.audit(game.at(10), ["loss"]).query("metric == 'auc' and target == 'pooled'")

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mialab.data.pool import Pool
-from mialab.training.stack import as_tensor, one_thread, torch_rng, undisturbed
+from mialab.training.stack import as_tensor, full_float32, one_thread, torch_rng, undisturbed
 from mialab.training.streams import Streams
 
 
@@ -126,6 +126,7 @@ class Group(ABC):
             run = cls(*data, **options)
             run.draws = run.mode == "sequential" and (run.device != "cpu" or run._draws())
             contexts.enter_context(torch_rng(run.seed, run.models[0]) if run.draws else undisturbed())
+            contexts.enter_context(full_float32(run.device))
             arrays = outputs(run)
             for probe in probes:
                 arrays |= probe(run)

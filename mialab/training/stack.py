@@ -328,6 +328,22 @@ def undisturbed() -> Iterator[None]:
         )
 
 
+@contextmanager
+def full_float32(device: str) -> Iterator[None]:
+    """Let float32 be that on a GPU: products with 10 bits behind the point, as of convolutions by default, are off."""
+    if device == "cpu":
+        yield
+        return
+    products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(products)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
 def torch_rng(seed: int, model: int) -> AbstractContextManager[None]:
     """Give networks that draw from torch's own generator, such as those with dropout, numbers of ``(seed, model)``."""
     return seeded(int(generator(seed, "torch", model).integers(2**63)), devices=None)
