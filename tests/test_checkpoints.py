@@ -20,6 +20,7 @@ from mialab.defenses import (
     LabelSmoothing,
     Mixup,
     Quantization,
+    RelaxLoss,
     WeightedSmoothing,
 )
 from mialab.exceptions import RequirementsNotMet
@@ -158,6 +159,7 @@ DEFENSES = [
     AdaMixup(schedule="literal"),
     LabelSmoothing(),
     DPSGD(noise=0.5, ema=0.7),
+    RelaxLoss(),
     WeightedSmoothing(warm_up=2),
     WeightedSmoothing(version="paper", warm_up=1),
     Restless(),

@@ -2,20 +2,24 @@
 
 from mialab.defenses.adamixup import AdaMixup, Mixup
 from mialab.defenses.base import Defense, available, make, register, summary
+from mialab.defenses.convex_concave import ConvexConcave
 from mialab.defenses.dp_sgd import DPSGD
 from mialab.defenses.hamp import HAMP
 from mialab.defenses.label_smoothing import LabelSmoothing
 from mialab.defenses.quantization import Quantization
+from mialab.defenses.relaxloss import RelaxLoss
 from mialab.defenses.weighted_smoothing import WeightedSmoothing
 
 __all__ = [
     "DPSGD",
     "HAMP",
     "AdaMixup",
+    "ConvexConcave",
     "Defense",
     "LabelSmoothing",
     "Mixup",
     "Quantization",
+    "RelaxLoss",
     "WeightedSmoothing",
     "available",
     "make",

@@ -37,6 +37,7 @@ DEFENSES: dict[str, tuple[str, str]] = {
     "selena": ("#cc6677", "s"),
     "dmp": ("#661100", "^"),
     "distillation": ("#6699cc", "v"),
+    "convex_concave": ("#999999", "D"),
     # Control arms of weighted smoothing.
     "uniform_noise": ("#9467bd", "o"),
     "inverted_weights": ("#a50f15", "^"),

@@ -18,3 +18,24 @@ def slow_hamp(logits, y, gamma, alpha, faithful):
         q = z.softmax(-1)
         total += divergence + alpha * (q * q.log()).sum()
     return total / len(y)
+
+
+def slow_relaxloss(logits, y, defense, epoch):
+    """Objective of one model's batch, by algorithm 1 of the paper or the branches of the code for images."""
+    n_classes = logits.shape[-1]
+    hard = [-z.log_softmax(-1)[label] for z, label in zip(logits, y, strict=True)]
+    mean = sum(hard) / len(hard)
+    if mean > defense.alpha:
+        return mean
+    if epoch % 2 == 0:
+        return -mean
+    total = 0.0
+    for z, label, loss in zip(logits, y, hard, strict=True):
+        p = z.softmax(-1)[label].clamp(max=defense.upper)
+        if defense.version == "paper":
+            p = p.detach()
+        others = [-z.log_softmax(-1)[c] for c in range(n_classes) if c != label]
+        soft = p * loss + sum((1 - p) / (n_classes - 1) * other for other in others)
+        wrong = bool(z.argmax() != label)
+        total = total + (soft if defense.version == "paper" else wrong * soft - loss)
+    return total / len(y)
