@@ -568,8 +568,8 @@ def test_accuracy_is_that_of_a_classifier_of_the_samples(conditional):
         assert np.isnan(arrays["test_accuracy"]).all()
         return
     for k, own, accuracy in zip((0, 3), arrays["samples"], arrays["test_accuracy"], strict=True):
-        own = own.reshape(30, 1, 8, 8)
-        assert accuracy == train_on_synthetic(own, np.arange(30) % 3, pool, seed=0, model=k).mean()
+        own = own.reshape(1, 30, 1, 8, 8)
+        assert accuracy == train_on_synthetic(own, np.arange(30) % 3, pool, seed=0, models=[k]).mean()
 
 
 def test_labels_of_samples():

@@ -145,11 +145,11 @@ def test_models_that_are_shadows_only_do_not_count():
 @pytest.mark.slow
 def test_classifiers_learn_from_good_samples_only():
     rng = np.random.default_rng(0)
-    real = train_on_synthetic(POOL.x, POOL.y, POOL, seed=0, model=0).mean()
-    wrong = train_on_synthetic(POOL.x, rng.permutation(POOL.y), POOL, seed=0, model=0).mean()
+    real = train_on_synthetic(POOL.x[None], POOL.y, POOL, seed=0, models=[0]).mean()
+    wrong = train_on_synthetic(POOL.x[None], rng.permutation(POOL.y), POOL, seed=0, models=[0]).mean()
     assert real > 0.7
     assert wrong < 0.6
-    assert train_on_synthetic(POOL.x, POOL.y, POOL, seed=0, model=0).mean() == real
+    assert train_on_synthetic(POOL.x[None], POOL.y, POOL, seed=0, models=[0]).mean() == real
 
 
 @pytest.mark.slow
@@ -158,15 +158,15 @@ def test_test_records_may_be_bytes():
         POOL, **{part: (getattr(POOL, part) * 255).astype(np.uint8) for part in ("x", "x_val", "x_test")}
     )
     as_bytes, as_numbers = (
-        train_on_synthetic(POOL.x, POOL.y, p, seed=0, model=0).mean() for p in (pool, POOL)
+        train_on_synthetic(POOL.x[None], POOL.y, p, seed=0, models=[0]).mean() for p in (pool, POOL)
     )
     assert as_bytes == pytest.approx(as_numbers, abs=0.05)
 
 
 def test_there_is_no_accuracy_without_labels_or_test_records():
-    assert not train_on_synthetic(POOL.x, np.zeros_like(POOL.y), POOL, seed=0, model=0).size
+    assert not train_on_synthetic(POOL.x[None], np.zeros_like(POOL.y), POOL, seed=0, models=[0]).size
     untested = dataclasses.replace(POOL, x_test=POOL.x[:0], y_test=POOL.y[:0])
-    assert not train_on_synthetic(POOL.x, POOL.y, untested, seed=0, model=0).size
+    assert not train_on_synthetic(POOL.x[None], POOL.y, untested, seed=0, models=[0]).size
 
 
 @pytest.mark.parametrize("kind", ["binary", "image"])
@@ -178,7 +178,7 @@ def test_tables_and_larger_images_are_classified_too(kind, monkeypatch):
         pool = dataclasses.replace(
             pool, **{part: getattr(pool, part).repeat(2, 2).repeat(2, 3) for part in parts}
         )
-    assert 0 <= train_on_synthetic(pool.x, pool.y, pool, seed=0, model=3).mean() <= 1
+    assert 0 <= train_on_synthetic(pool.x[None], pool.y, pool, seed=0, models=[3]).mean() <= 1
 
 
 # ------------------------------------------------------------------------------------------------- memorization
@@ -227,9 +227,9 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="2 are needed"):
         q.distances(POOL.x[:1], POOL.x[:5], Identity())
     with pytest.raises(ValueError, match="samples has records of shape"):
-        train_on_synthetic(POOL.x[..., 0], POOL.y, POOL, seed=0, model=0)
-    with pytest.raises(ValueError, match="model=-1"):
-        train_on_synthetic(POOL.x, POOL.y, POOL, seed=0, model=-1)
+        train_on_synthetic(POOL.x[None, ..., 0], POOL.y, POOL, seed=0, models=[0])
+    with pytest.raises(ValueError, match="models=-1"):
+        train_on_synthetic(POOL.x[None], POOL.y, POOL, seed=0, models=[-1])
 
 
 @pytest.mark.slow

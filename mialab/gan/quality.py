@@ -185,7 +185,9 @@ def assess(
     ]
     fid, kid = zip(*(compare(pool.x[own[:n]]) for own in members), strict=True)
     right = [
-        train_on_synthetic(_records(pool.x[own]).numpy(), pool.y[own], pool, seed=seed, model=int(k))
+        train_on_synthetic(
+            _records(pool.x[own])[None].numpy(), pool.y[own], pool, seed=seed, models=[int(k)]
+        )[0]
         for k, own in zip(targets, members, strict=True)
     ]
     accuracy = [float(own.mean()) if own.size else np.nan for own in right]

@@ -422,11 +422,8 @@ def _released(run: Run, samples: int) -> dict[str, np.ndarray]:
         x = np.rint(x)
     tested = {"test_accuracy": np.full(len(run.models), np.nan)}
     if run.networks.conditional and len(run.pool.x_test):
-        correct = [
-            train_on_synthetic(own, labels, run.pool, seed=run.seed, model=k)
-            for k, own in zip(run.models, x, strict=True)
-        ]
-        tested = {"test_correct": np.stack(correct), "test_accuracy": np.mean(correct, axis=1)}
+        correct = train_on_synthetic(x, labels, run.pool, seed=run.seed, models=run.models)
+        tested = {"test_correct": correct, "test_accuracy": correct.mean(1)}
     bytes_wanted = run.pool.x.dtype == np.uint8
     x = np.rint(255 * x).astype(np.uint8) if bytes_wanted else x
     return {"samples": x.reshape(len(x), samples, -1), **tested}
