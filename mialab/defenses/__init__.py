@@ -4,10 +4,12 @@ from mialab.defenses.adamixup import AdaMixup, Mixup
 from mialab.defenses.base import Defense, available, make, register, summary
 from mialab.defenses.convex_concave import ConvexConcave
 from mialab.defenses.dp_sgd import DPSGD
+from mialab.defenses.early_stopping import EarlyStopping
 from mialab.defenses.hamp import HAMP
 from mialab.defenses.label_smoothing import LabelSmoothing
 from mialab.defenses.quantization import Quantization
 from mialab.defenses.relaxloss import RelaxLoss
+from mialab.defenses.weight_decay import WeightDecay
 from mialab.defenses.weighted_smoothing import WeightedSmoothing
 
 __all__ = [
@@ -16,10 +18,12 @@ __all__ = [
     "AdaMixup",
     "ConvexConcave",
     "Defense",
+    "EarlyStopping",
     "LabelSmoothing",
     "Mixup",
     "Quantization",
     "RelaxLoss",
+    "WeightDecay",
     "WeightedSmoothing",
     "available",
     "make",
