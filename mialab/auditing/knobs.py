@@ -62,6 +62,8 @@ KNOBS: dict[str, Knob] = {
     "convex_concave": Knob("alpha", (0.9, 0.7, 0.5, 0.3, 0.1)),
     # In nats: from below the authors' least level to what they take for CIFAR-10; log C is a guess that knows nothing.
     "relaxloss": Knob("alpha", (0.1, 0.2, 0.4, 0.7, 1.0)),
+    # Up to the usual 1/2, and beyond.
+    "dropout": Knob("p", (0.1, 0.3, 0.5, 0.7, 0.9)),
     # From near the end to a few epochs of 50; `trade_off` has stops of its own, which cost no training.
     "early_stopping": Knob("fraction", (0.8, 0.4, 0.2, 0.1, 0.05)),
     # 5e-4 is usual with SGD; AdamW, at a hundredth of its learning rate, needs a hundred times as much. Too much leaves

@@ -4,6 +4,7 @@ from mialab.defenses.adamixup import AdaMixup, Mixup
 from mialab.defenses.base import Defense, available, make, register, summary
 from mialab.defenses.convex_concave import ConvexConcave
 from mialab.defenses.dp_sgd import DPSGD
+from mialab.defenses.dropout import Dropout
 from mialab.defenses.early_stopping import EarlyStopping
 from mialab.defenses.hamp import HAMP
 from mialab.defenses.label_smoothing import LabelSmoothing
@@ -18,6 +19,7 @@ __all__ = [
     "AdaMixup",
     "ConvexConcave",
     "Defense",
+    "Dropout",
     "EarlyStopping",
     "LabelSmoothing",
     "Mixup",
