@@ -338,6 +338,44 @@ def test_what_is_known_beforehand_is_restored(name, damage, fresh_cache, trained
 
 
 @pytest.mark.slow
+def test_a_flag_that_is_another_byte_is_damage(fresh_cache, trained):
+    """A flag of 2 is as true as 1, but it is not what was stored."""
+
+    def play():
+        return mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+
+    expected = play().dataset.load()
+    array = zarr.open_group(stored(fresh_cache), mode="r+")["member"]
+    array[:2] = (2 * expected["member"].to_numpy().astype(np.uint8)).view(bool)
+    assert_same(play(), expected)
+    kept = np.asarray(zarr.open_group(stored(fresh_cache))["member"][:2])
+    assert set(kept.view(np.uint8).ravel()) == {0, 1}
+
+
+@pytest.mark.slow
+def test_damaged_attributes_in_a_read_only_place_are_taken_from_the_plan(fresh_cache, trained, monkeypatch):
+    def play():
+        return mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)
+
+    def refused(self):
+        raise OSError("read-only file system")
+
+    expected = play()
+    expected.dataset.load()
+    group = zarr.open_group(stored(fresh_cache), mode="r+")
+    group.attrs.put(dict(group.attrs) | {"seed": 7})
+    monkeypatch.setattr(store.Store, "lock", refused)
+    with pytest.warns(UserWarning, match=r"^Stored attributes of .* are damaged, and nothing can be written"):
+        game = play()
+    assert_same(game, expected.dataset)
+    assert game.attrs == expected.attrs
+    chunk(stored(fresh_cache), "y", None).unlink()
+    with pytest.raises(OSError, match="read-only"):
+        play()
+    assert trained == [0, 1]
+
+
+@pytest.mark.slow
 def test_lost_metadata_are_made_again(fresh_cache, trained):
     def play():
         return mia.play(toys.pool(), SMALL, training=TRAINING, n_models=2)

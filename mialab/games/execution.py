@@ -9,7 +9,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,19 @@ def execute(
     kept, todo = Store(games, plan.key()), list(range(plan.n_models))
     layout = plan.arrays(), plan.sizes(), plan.fixed(), plan.attrs()
     # Whoever finds a game finished needs neither a lock nor the right to write.
-    if not kept.is_laid_out(*layout) or (todo := [k for part in kept.missing(todo) for k in part]):
-        with kept.lock():
+    unfit = kept.unfit(*layout)
+    if unfit or (todo := [k for part in kept.missing(todo) for k in part]):
+        with ExitStack() as held:
+            try:
+                held.enter_context(kept.lock())
+            except OSError:
+                if unfit != ["attributes"] or any(kept.missing(todo)):
+                    raise
+                _warn(
+                    f"Stored attributes of {kept.url} are damaged, and nothing can be written there: they are taken "
+                    "from the plan."
+                )
+                return kept.open(plan.n_models, layout[-1])
             if mended := kept.lay_out(*layout):
                 _warn(f"Stored metadata of {', '.join(mended)} were damaged; they are written anew.")
             absent, damaged = kept.missing(todo)

@@ -224,14 +224,23 @@ class Store:
         finally:
             lock.release()
 
-    def is_laid_out(
+    def unfit(
         self, specs: Iterable[ArraySpec], sizes: Mapping[str, int], fixed: dict[str, np.ndarray], attrs: dict
-    ) -> bool:
-        """Whether all that `lay_out` writes is there and intact; nothing is written, so no lock is needed."""
+    ) -> list[str]:
+        """Return what `lay_out` would write: arrays that are missing or damaged, or ``"attributes"``.
+
+        Nothing is written, so no lock is needed.
+        """
         metadata = _metadata(specs, sizes, attrs)
-        return all(self._state(path, metadata[path]) == "intact" for path in metadata) and not self._changed(
-            fixed
-        )
+        found = [path or "attributes" for path in metadata if self._state(path, metadata[path]) != "intact"]
+        if {*found} - {"attributes"}:
+            return found
+        try:
+            return found + self._changed(fixed)
+        except ReadError:
+            raise
+        except OSError:  # attributes that are no JSON
+            return [*found, *fixed]
 
     def lay_out(
         self, specs: Iterable[ArraySpec], sizes: Mapping[str, int], fixed: dict[str, np.ndarray], attrs: dict
@@ -305,7 +314,9 @@ class Store:
 
         def is_stored(name: str, value: np.ndarray) -> bool:
             try:
-                return np.array_equal(arrays[name][: len(value)], value)
+                stored = np.asarray(arrays[name][: len(value)])
+                # By bytes: of a flag, 2 is as true as 1.
+                return stored.tobytes() == np.asarray(value, stored.dtype).tobytes()
             except ReadError:
                 raise
             except Exception:  # whatever a codec raises on a truncated chunk

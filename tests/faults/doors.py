@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from faults.inputs import INPUTS
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -239,6 +240,16 @@ def archives(indices: Sequence[int], folder: Path) -> Iterator[str]:
         mia.load(path)
 
     yield from _of_each(indices, st.lists(member, min_size=1, max_size=3), door)
+
+
+def readers(indices: Sequence[int], folder: Path) -> Iterator[str]:
+    """Archives of tables, pickled batches and photographs, and arguments of measures, see `faults.inputs`."""
+    inputs = {}
+    for name, make in INPUTS.items():
+        (folder / name).mkdir()
+        inputs[name] = make(folder / name)
+    strategy = st.one_of(*(st.tuples(st.just(name), one.values) for name, one in inputs.items()))
+    yield from _of_each(indices, strategy, lambda value: inputs[value[0]].let_in(value[1]))
 
 
 # ----------------------------------------------------------------------------------------------------

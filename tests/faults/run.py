@@ -49,6 +49,7 @@ KINDS = {
         Kind("own files", 4000, doors.own_files, 500, alone=True),
         Kind("files of published sets", 2000, doors.published_files, 500, alone=True),
         Kind("odd archives", 500, doors.archives, 250, alone=True),
+        Kind("readers and measures", 1000, doors.readers, 250, alone=True),
         Kind("arrays", 2000, doors.given_arrays, 500, alone=True),
         Kind("parameters", 1000, doors.parameters, 250, alone=True),
         Kind("texts", 1000, doors.texts, 500, alone=True),

@@ -19,8 +19,6 @@ def test_a_killed_game_resumes_bit_for_bit(index):
 
 
 @pytest.mark.slow
-# Whether the kill comes before or after the last write depends on the machine.
-@pytest.mark.xfail(strict=False, reason="where a game comes from is written last")
 def test_a_kill_at_the_very_end_loses_nothing():
     assert not made(games.killed_at_the_end, [1], alone=False)
 
