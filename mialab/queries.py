@@ -32,7 +32,7 @@ class Queries(Protocol):
     def __call__(self, query: int, x: np.ndarray) -> np.ndarray:
         """Return copy number ``query`` of every record ``x`` of a pool (record, ...), of the same shape and type."""
 
-    def check(self, pool: Pool) -> None:  # noqa: B027  # a hook
+    def check(self, pool: Pool) -> None:  # a hook
         """Refuse a pool whose records cannot be changed in this way (ValueError)."""
 
 
@@ -107,7 +107,7 @@ class Flips(_Copies):
         flip = generator(self.seed, "flips", query).random(x.shape) < self.fraction
         return np.where(flip, 1 - x, x).astype(x.dtype)
 
-    def check(self, pool: Pool) -> None:  # noqa: B027  # a hook
+    def check(self, pool: Pool) -> None:  # a hook
         """Refuse records that are not binary."""
         _check_kind(self, pool, "binary", "Noise")
 
@@ -151,7 +151,7 @@ class Noise(_Copies):
             np.clip(noisy, min(0, x.min()), max(1, x.max()), out=noisy)
         return noisy.astype(x.dtype, copy=False)
 
-    def check(self, pool: Pool) -> None:  # noqa: B027  # a hook
+    def check(self, pool: Pool) -> None:  # a hook
         """Refuse records with binary features."""
         if pool.kind == "binary":
             raise ValueError(
@@ -202,7 +202,7 @@ class Shifts(_Copies):
         moved[..., to_y, to_x] = x[..., from_y, from_x]
         return moved[..., ::-1].copy() if mirror else moved
 
-    def check(self, pool: Pool) -> None:  # noqa: B027  # a hook
+    def check(self, pool: Pool) -> None:  # a hook
         """Refuse records that are no images, or are smaller than a shift."""
         _check_kind(self, pool, "image", "Flips (binary features) or Noise")
         if self.pixels >= min(pool.x.shape[-2:]):
@@ -258,7 +258,7 @@ class Mixed(_Copies):
         mixture += np.float32(1 - fraction) * x[pairing(len(x), self.seed)]
         return (mixture if np.issubdtype(x.dtype, np.floating) else np.rint(mixture)).astype(x.dtype)
 
-    def check(self, pool: Pool) -> None:  # noqa: B027  # a hook
+    def check(self, pool: Pool) -> None:  # a hook
         """Refuse an odd number of records."""
         if len(pool) % 2:
             raise ValueError(
@@ -336,7 +336,7 @@ class Compose:
             query -= len(part) - 1
         raise IndexError(f"query={query + len(self) - 1} must be at most {len(self) - 1}.")
 
-    def check(self, pool: Pool) -> None:  # noqa: B027  # a hook
+    def check(self, pool: Pool) -> None:  # a hook
         """Refuse what one of the parts refuses."""
         for part in self.parts:
             part.check(pool)

@@ -387,5 +387,5 @@ def _of_one(values: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
 
 
 #: Every probe by name.
-PROBES: Registry[Probe] = Registry("probes", Probe, PartialBlackBox, ShadowCritic, WhiteBox)
+PROBES: Registry[Probe] = Registry("probes", Probe, PartialBlackBox, ShadowCritic, WhiteBox)  # type: ignore[type-abstract]  # the base of all
 available, make = PROBES.available, PROBES.several

@@ -8,5 +8,5 @@ from mialab.probes.gradient import Gradient
 __all__ = ["PROBES", "Boundary", "Gradient", "Probe", "available", "make"]
 
 #: Every probe by name.
-PROBES: Registry[Probe] = Registry("probes", Probe, Boundary, Gradient)
+PROBES: Registry[Probe] = Registry("probes", Probe, Boundary, Gradient)  # type: ignore[type-abstract]  # the base of all
 available, make = PROBES.available, PROBES.several
