@@ -25,8 +25,8 @@ class ConvexConcave(Defense):
     concave : {"exponential", "quadratic"}
         The function g.
     scale : float
-        Factor of the loss, greater than 0: a factor of SGD's learning rate; with Adam it makes no difference. The
-        authors' example trains with 0.05 at a learning rate of 0.1.
+        Factor of the loss, greater than 0: a factor of SGD's learning rate; with Adam it makes hardly any difference.
+        The authors' example trains with 0.05 at a learning rate of 0.1.
 
     Notes
     -----

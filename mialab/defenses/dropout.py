@@ -45,8 +45,8 @@ class Dropout(Defense):
     -----
     Dropped are inputs of every linear layer but one that the records themselves go to; of networks with convolutions
     that is what their linear layers see. Papers differ: RelaxLoss (2022) has dropout before the last layer only, as a
-    baseline; Salem et al. (2019, section VI) drop inputs of the network as well. Where inputs of a layer have further
-    dimensions between record and width, the same are dropped at every place.
+    baseline; Salem et al. (2019) drop inputs of the network as well. Where inputs of a layer have further dimensions
+    between record and width, the same are dropped at every place.
 
     Masks come from the game's random streams, not from torch's generator as those of `torch.nn.Dropout` do: so models
     are still trained together and in threads.

@@ -25,7 +25,7 @@ class RelaxLoss(Defense):
     ----------
     alpha : float
         The level, in nats, greater than 0. A guess that knows nothing has a loss of log C, so what is near that leaves
-        little to be learned. The authors' settings are 0.5 to 3 for 100 classes and 1 for CIFAR-10.
+        little to be learned. The authors' settings are 0.5 to 3 for 100 classes, and 1 for CIFAR-10 with a ResNet-20.
     upper : float
         The greatest p of a soft label, in (0, 1]: with less than 1 confident records are led to less confidence. The
         released code has 1 for images, 0.3 for Purchase-100 and 0.1 for Texas-100; the paper has no such bound.
