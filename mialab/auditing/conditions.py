@@ -24,7 +24,8 @@ def trained(game: Game) -> str:
 
     No model may be dead: on its own members it must be clearly better than always naming the most frequent class, and
     at least half as much better than the median model. And training must have ended: with an accuracy of at least 0.99
-    on members, or with one that hardly rose after the last checkpoint.
+    on members, or with one that hardly rose after the last checkpoint; or because an epsilon was spent, beyond which
+    there is no training.
 
     Parameters
     ----------
@@ -46,7 +47,8 @@ def trained(game: Game) -> str:
         return (
             f"{dead.sum()} of {dead.size} models of {name!r} are dead (train accuracy {accuracy.min():.3f})"
         )
-    if unsure(game) or accuracy.mean() >= 1 - PLATEAU:
+    spent = "epsilon" in (game.attrs.get("report") or {})
+    if unsure(game) or spent or accuracy.mean() >= 1 - PLATEAU:
         return ""
     before = game.dataset["checkpoint_train_accuracy"].isel(checkpoint=-1)
     rise = float(accuracy.mean() - before.to_numpy()[~game.shadow].mean())

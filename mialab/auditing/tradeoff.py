@@ -36,7 +36,7 @@ ALLOWED = (1.0, 5.0)
 COLUMNS = [
     *("defense", "setting", "sees", "metric", "attack", "n_attacks", "value", "low", "high"),
     *("accuracy", "accuracy_low", "accuracy_high", "cost", "cost_low", "cost_high"),
-    *("epsilon", "problem", "chosen"),
+    *("epsilon", "seconds", "problem", "chosen"),
 ]
 
 
@@ -46,7 +46,8 @@ class TradeOffTable(AuditTable):
     Columns: ``defense``, ``setting`` (value of the knob), ``sees`` (kind of attacker), ``metric``, ``attack`` (the
     strongest), ``n_attacks`` (of how many), ``value``, ``low``, ``high``; ``accuracy`` and ``cost`` (test accuracy,
     undefended minus defended) with the ends of their intervals, fractions; ``epsilon`` where the defense has one;
-    ``problem``, what is wrong with the training; ``chosen``, the points of accuracy for which validation chose it.
+    ``seconds`` of a model, training and answers, where models were trained for it; ``problem``, what is wrong with the
+    training; ``chosen``, the points of accuracy for which validation chose it.
     Rows of a defense go from weak to strong.
     """
 
@@ -87,13 +88,103 @@ class TradeOffTable(AuditTable):
             See `interpolate`; None if no setting costs as little.
         """
         check_number("points", points, low=0)
+        return interpolate(*self._ends(defense, metric, sees), points / 100)
+
+    def _ends(self, defense: str, metric: str, sees: str) -> tuple[list[Interval], list[Interval]]:
+        """Costs and values of a curve, from weak to strong."""
         rows = self.curve(defense, metric=metric, sees=sees)
         pairs = self.attrs.get("terms", {}).get("pairs")
         costs, values = (
             [Interval(*ends, n_pairs=pairs) for ends in rows[columns].itertuples(index=False, name=None)]
             for columns in (["cost", "cost_low", "cost_high"], ["value", "low", "high"])
         )
-        return interpolate(costs, values, points / 100)
+        return costs, values
+
+    def against(
+        self, defense: str, rival: str, points: float, *, metric: str = "auc", sees: str = "scores"
+    ) -> Interval | str:
+        """Return how much stronger the strongest attack on a defense is than that on its rival, at equal accuracy.
+
+        Both curves are read where they cost as much, see `interpolate`: at most so many points, and no more than both
+        of them come to. Both errors are taken to be independent, though the same members and records are behind them,
+        which makes the interval too wide rather than too narrow.
+
+        Parameters
+        ----------
+        defense, rival : str
+            Names of two defenses.
+        points : float
+            Points of test accuracy below the undefended models.
+        metric, sees : str
+            Which curves, see `curve`.
+
+        Returns
+        -------
+        Interval or str
+            Below 0 where the defense protects better; or why the two cannot be compared.
+        """
+        check_number("points", points, low=0)
+        curves = {}
+        for name in (defense, rival):
+            if name not in set(self["defense"]):
+                gone = {row["defense"]: row["reason"] for row in self.attrs.get("missing", [])}
+                return f"{name} was not trained: {gone.get(name, 'it is not in this table')}"
+            curves[name] = self._ends(name, metric, sees)
+            if not curves[name][0]:
+                return f"{name} has no setting whose training has no problem"
+        allowed = min(points / 100, *(costs[-1].value for costs, _ in curves.values()))
+        read = []
+        for name, (costs, values) in curves.items():
+            least = min(cost.value for cost in costs)
+            if least > points / 100:
+                return f"{name} costs {100 * least:.1f} points at the least"
+            read.append(interpolate(costs, values, max(allowed, least)))
+        ours, theirs = (at for at in read if at is not None)
+        value = ours.value - theirs.value
+        low = value - np.hypot(ours.value - ours.low, theirs.high - theirs.value)
+        high = value + np.hypot(ours.high - ours.value, theirs.value - theirs.low)
+        pairs = ours.n_pairs
+        return Interval(value, float(low), float(high), df=max((pairs or 2) - 1, 1), n_pairs=pairs)
+
+    def chosen_for(self, points: float, *, sees: str = "scores") -> pd.DataFrame:
+        """Lay out for a page the setting of each defense that validation chose for a cost.
+
+        Parameters
+        ----------
+        points : float
+            Of the ``allowed`` ones of `trade_off`.
+        sees : str
+            Kind of attacker.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a defense, the undefended models first: setting, test accuracy, the strongest attack's value by each
+            metric, epsilon, and seconds of a model as a multiple of those of an undefended one.
+        """
+        rows = pd.DataFrame(self)[self["sees"] == sees]
+        wanted = f"{points:g}"
+        picked = rows["chosen"].map(lambda told: wanted in str(told).split(", "))
+        rows = rows[picked | (rows["defense"] == UNDEFENDED)]
+        base = rows.loc[rows["defense"] == UNDEFENDED, "seconds"].mean()
+        lines = {}
+        for name, own in rows.groupby("defense", sort=False):
+            first = own.iloc[0]
+            accuracy = Interval(*first[["accuracy", "accuracy_low", "accuracy_high"]])
+            values = {
+                row["metric"]: f"{Interval(row['value'], row['low'], row['high']):.3f}"
+                if np.isfinite(row["value"])
+                else "-"
+                for _, row in own.iterrows()
+            }
+            lines[name] = {
+                "setting": first["setting"],
+                "test accuracy": f"{accuracy:.3f}",
+                **values,
+                "epsilon": f"{first['epsilon']:.3g}" if np.isfinite(first["epsilon"]) else "-",
+                "seconds": f"{first['seconds'] / base:.1f}x" if np.isfinite(first["seconds"]) else "-",
+            }
+        return pd.DataFrame.from_dict(lines, orient="index").fillna("-").rename_axis(columns="defense")
 
     def operating_points(
         self, allowed: Sequence[float] = ALLOWED, *, metric: str = "auc", sees: str = "scores"
@@ -366,7 +457,8 @@ def _rows(
         cost = difference((undefended, None), (game, None), metric="test_accuracy")
         epsilon = (game.attrs.get("report") or {}).get("epsilon", np.nan)
         told = ", ".join(f"{points:g}" for points, value in picked.items() if value == setting)
-        about = (*accuracy, *cost, epsilon, conditions.trained(game), told)
+        seconds = np.nan if name == EARLY else float(game.dataset["seconds"].mean())
+        about = (*accuracy, *cost, epsilon, seconds, conditions.trained(game), told)
         for metric, of_kind in strongest.items():
             if metric == "auc" or metric.partition("@")[0] in ("tpr", "calibrated_tpr"):
                 for kind in sorted(of_kind, key=KINDS.index):

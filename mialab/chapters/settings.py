@@ -40,7 +40,8 @@ def settings(given: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[s
     Parameters
     ----------
     given : dict
-        Name of a data set to what is wanted of it: ``size``, ``model`` (``"mlp"``, the default, ``"cnn"`` or
+        Name of a data set to what is wanted of it: ``size``, ``validation``, ``test`` and ``reference`` as in
+        `mialab.load`, ``model`` (``"mlp"``, the default, ``"cnn"`` or
         ``"resnet"``), the parameters of that network, ``other_model`` (a dict of the same kind), ``probes`` (all by
         default), and the parameters of `mialab.Training`.
     seed : int
@@ -60,12 +61,13 @@ def settings(given: Mapping[str, Mapping[str, Any]], *, seed: int = 0) -> dict[s
     made = {}
     for name, wanted in given.items():
         wanted = dict(wanted)
-        size, other = wanted.pop("size", None), wanted.pop("other_model", None)
+        parts = {p: wanted.pop(p) for p in ("size", "validation", "test", "reference") if p in wanted}
+        other = wanted.pop("other_model", None)
         probes = tuple(wanted.pop("probes", PROBES))
         training = take(Training, wanted)
         network = _network(wanted, f"datasets[{name!r}]")
         other = None if other is None else _network(other, f"datasets[{name!r}]['other_model']")
-        pool = loading.load(name, size=size, seed=seed)
+        pool = loading.load(name, **parts, seed=seed)
         made[name] = Setting(pool, network, training, _every_query(pool), probes, other)
     return made
 
