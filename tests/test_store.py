@@ -18,6 +18,7 @@ from pathlib import Path
 import fsspec
 import joblib
 import numpy as np
+import psutil
 import pytest
 import toys
 import workers
@@ -280,6 +281,21 @@ def test_workers_end_with_the_process_that_started_them(fresh_cache, tmp_path):
     while any(path.exists() for path in left) and time.monotonic() < end:
         time.sleep(0.1)
     assert not [path for path in left if path.exists()]
+
+
+@pytest.mark.slow
+def test_workers_without_a_group_end_with_the_process_that_started_them(tmp_path):
+    log = tmp_path / "log"
+    process = PROCESSES.Process(target=workers.wait_with_an_idle_worker, args=(str(log),))
+    process.start()
+    while not log.exists():
+        assert process.is_alive()
+        time.sleep(0.05)
+    started = psutil.Process(process.pid).children()
+    process.kill()
+    process.join()
+    assert len(started) == 3  # with joblib's own, which clears up
+    assert not psutil.wait_procs(started, timeout=60)[1]
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 import mialab as mia
 from mialab.classifiers.game import ClassifierPlan
 from mialab.defenses import Defense
+from mialab.games.backends import Local
 from mialab.models import MLP
 
 
@@ -132,6 +134,21 @@ def play_for_ever(cache: str, log: str) -> None:
     training = mia.Training(epochs=100_000, batch_size=4)
     with joblib.parallel_config(backend="loky"):
         mia.play(pool, MODEL, Inspected(log), training=training, n_models=4, workers=2)
+
+
+def wait_for_ever(models: list[int], *, pool: mia.Pool, log: str) -> None:
+    """Train nothing, without an end, and say that it has begun."""
+    Path(log).write_text("begun")
+    while True:
+        time.sleep(60)
+
+
+def wait_with_an_idle_worker(log: str) -> None:
+    """Give two worker processes one group: one of them never gets any."""
+    with joblib.parallel_config(backend="loky"):
+        team = Local(toys.pool(), 2)
+        team.size(0)
+        list(team.run(wait_for_ever, [[0]], 2, log=log))
 
 
 def play_without_cluster(cache: str) -> None:

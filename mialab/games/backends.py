@@ -107,8 +107,13 @@ class Local:
                     stop.set()
                     threads.shutdown(cancel_futures=True)
             return
-        parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="all")
         here = os.getpid()
+        # Workers of joblib's own kind are watched from their start on: some may never get a group.
+        is_loky = type(get_active_backend()[0]).__name__ == "LokyBackend"
+        start = {"initializer": _watch, "initargs": (here,)} if is_loky else {}
+        parallel = joblib.Parallel(
+            n_jobs=workers, return_as="generator_unordered", pre_dispatch="all", **start
+        )
         try:
             yield from parallel(
                 joblib.delayed(_watched)(here, function, group, pool=self.pool, **options) for group in groups
@@ -226,11 +231,17 @@ class Cluster:
 IS_WATCHED = threading.Event()
 
 
-def _watched(parent: int, function: Callable[..., Result], *arguments: object, **options: object) -> Result:
-    """Call a function in a worker process, which ends soon after its parent does, even after a kill."""
-    if os.getppid() == parent and not IS_WATCHED.is_set():
+def _watch(parent: int) -> None:
+    """Let a worker process, in which this is called, end soon after its parent does, even after a kill."""
+    if not IS_WATCHED.is_set():
         IS_WATCHED.set()
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _watched(parent: int, function: Callable[..., Result], *arguments: object, **options: object) -> Result:
+    """Call a function in a worker process, which is watched from then on."""
+    if os.getppid() == parent:
+        _watch(parent)
     return function(*arguments, **options)
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import toys
 import workers  # registers the file system bucket://
 from faults.harness import Child, Failure, digest, files, wait_until
+from joblib.externals.loky import get_reusable_executor
 
 import mialab as mia
 from mialab import gan
@@ -47,7 +48,10 @@ def _one_by_one(**options: Any) -> mia.Game:
 
 
 def _in_processes(**options: Any) -> mia.Game:
-    return workers.play_in_processes(**options)
+    game = workers.play_in_processes(**options)
+    # A process that was started by multiprocessing would wait at its end until these have been idle for long.
+    get_reusable_executor().shutdown(kill_workers=True)
+    return game
 
 
 def _gan(**options: Any) -> gan.GeneratorGame:

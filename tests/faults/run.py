@@ -133,7 +133,7 @@ def main() -> int:
     parser.add_argument(
         "--table",
         action="store_true",
-        help=f"write {TABLE.relative_to(ROOT)}, of all that was tried of this commit",
+        help=f"write all that was tried of this commit to {TABLE.relative_to(ROOT)}; other kinds keep their rows",
     )
     options = parser.parse_args()
     chosen = [name for name in KINDS if any(name.startswith(only) for only in options.only)]
@@ -185,6 +185,9 @@ def main() -> int:
     if options.table:
         found = summary(each_once([json.loads(line) for line in notes().read_text().splitlines()]))
         found["commit"], found["date"] = provenance.commit(), f"{dt.datetime.now(dt.UTC):%Y-%m-%d}"
+        last = pd.read_csv(TABLE)
+        found = pd.concat([found, last[~last["kind"].isin(found["kind"])]])
+        found = found.sort_values("kind", key=lambda kinds: kinds.map(list(KINDS).index))
         found.to_csv(TABLE, index=False, lineterminator="\n")
         reference_runs.state_checksums([TABLE])
     return int(len(found) > 0 and bool((found["tried"] != found["survived"]).any()))
