@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import mialab as mia
 from mialab.auditing import knobs, tradeoff
+from mialab.auditing.claims import Claim
 from mialab.auditing.knobs import Knob
 from mialab.auditing.tradeoff import TradeOffTable, interpolate
 from mialab.defenses.base import Defense, cross_entropy
@@ -373,6 +374,20 @@ def test_what_cannot_be_compared_says_why():
     assert dead.against("ours", "theirs", 5) == "ours has no setting whose training has no problem"
     with pytest.raises(ValueError, match="points=-1"):
         table.against("ours", "theirs", -1)
+
+
+def test_what_costs_more_does_not_win_by_it():
+    dear, cheap = [(0.03, 0.7), (0.05, 0.6)], [(0.0, 0.9), (0.01, 0.8)]
+    claim = Claim(text="t", source="s", below=0, requires=("equal accuracy",))
+    table = curves(ours=dear, theirs=cheap)
+    found = table.against("ours", "theirs", 5)
+    assert found.value == pytest.approx(0.7 - 0.8)
+    assert claim.verdict(found) == "not comparable: test accuracies differ by 2.0 points"
+    # Seen from the other side as well; but who costs more and protects less is beaten all the more.
+    assert claim.verdict(table.against("theirs", "ours", 5)).startswith("not comparable")
+    worse = curves(ours=[(0.03, 0.95), (0.05, 0.93)], theirs=cheap)
+    assert claim.verdict(worse.against("ours", "theirs", 5)) == "does not hold"
+    assert claim.verdict(worse.against("theirs", "ours", 5)) == "holds"
 
 
 @pytest.mark.slow

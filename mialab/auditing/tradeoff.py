@@ -106,8 +106,10 @@ class TradeOffTable(AuditTable):
         """Return how much stronger the strongest attack on a defense is than that on its rival, at equal accuracy.
 
         Both curves are read where they cost as much, see `interpolate`: at most so many points, and no more than both
-        of them come to. Both errors are taken to be independent, though the same members and records are behind them,
-        which makes the interval too wide rather than too narrow.
+        of them come to. Where they have no cost in common, the ends next to each other are read, and only what
+        holds in spite of the accuracy counts: if the one that costs more also protects more, the condition "equal
+        accuracy" of the interval has failed. Both errors are taken to be independent, though the same members and
+        records are behind them, which makes the interval too wide rather than too narrow.
 
         Parameters
         ----------
@@ -133,18 +135,30 @@ class TradeOffTable(AuditTable):
             if not curves[name][0]:
                 return f"{name} has no setting whose training has no problem"
         allowed = min(points / 100, *(costs[-1].value for costs, _ in curves.values()))
-        read = []
+        read, paid = [], []
         for name, (costs, values) in curves.items():
             least = min(cost.value for cost in costs)
             if least > points / 100:
                 return f"{name} costs {100 * least:.1f} points at the least"
-            read.append(interpolate(costs, values, max(allowed, least)))
+            paid.append(max(allowed, least))
+            read.append(interpolate(costs, values, paid[-1]))
         ours, theirs = (at for at in read if at is not None)
         value = ours.value - theirs.value
         low = value - np.hypot(ours.value - ours.low, theirs.high - theirs.value)
         high = value + np.hypot(ours.high - ours.value, theirs.value - theirs.low)
+        apart = paid[0] - paid[1]
+        # Who pays more and protects less is beaten all the more.
+        unfair = abs(apart) > conditions.EQUAL and apart * value < 0
+        wrong = f"test accuracies differ by {100 * abs(apart):.1f} points" if unfair else ""
         pairs = ours.n_pairs
-        return Interval(value, float(low), float(high), df=max((pairs or 2) - 1, 1), n_pairs=pairs)
+        return Interval(
+            value,
+            float(low),
+            float(high),
+            df=max((pairs or 2) - 1, 1),
+            n_pairs=pairs,
+            conditions={conditions.EQUAL_ACCURACY: wrong},
+        )
 
     def chosen_for(self, points: float, *, sees: str = "scores") -> pd.DataFrame:
         """Lay out for a page the setting of each defense that validation chose for a cost.

@@ -1,0 +1,70 @@
+"""The chapter on rivals: what its sweep will cost."""
+
+from types import SimpleNamespace
+
+import pytest
+
+import mialab as mia
+from mialab.chapters import rivals
+
+BUDGET = {"n_models": 16, "budget": 3, "search_models": 2}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that games alone move: 5 s each, and an epoch of a model 1 s, with mixup 3 s. HAMP cannot be trained."""
+    now = SimpleNamespace(seconds=0.0, played=[])
+
+    def play(pool, model, defense, *, training, n_models, store):
+        if defense.name == "hamp":
+            raise ValueError("not here")
+        now.played.append((defense, training))
+        now.seconds += 5 + n_models * training.last * (3 if defense.name == "mixup" else 1)
+
+    monkeypatch.setattr(rivals, "play", play)
+    monkeypatch.setattr(rivals.time, "perf_counter", lambda: now.seconds)
+    return now
+
+
+@pytest.fixture
+def setting():
+    training = mia.Training(epochs=40, stop=30, milestones=(35,), checkpoints=(10,))
+    return SimpleNamespace(pool=None, model=None, training=training)
+
+
+def test_each_defense_is_timed_and_counted(clock, setting, monkeypatch):
+    said = []
+    monkeypatch.setattr(rivals._progress, "note", said.append)
+    found = rivals.estimate({"a": setting, "b": setting}, ["mixup", "hamp", "early_stopping"], **BUDGET)
+    # 18 undefended models, and 3 settings of as many with mixup; 30 epochs each, in 2 + 3 * 2 games; two data sets.
+    assert found == 2 * (30 * (18 * 1 + 3 * 18 * 3) + 8 * 5)
+    assert "144 trainings" in said[0]
+    assert "about 182 min" in said[0]
+    # The weakest setting, for a few epochs, with nothing that refers to later ones.
+    names = [defense.name for defense, _ in clock.played]
+    assert names == 2 * ["none", "none", "mixup", "mixup"]
+    assert clock.played[2][0].a == mia.auditing.KNOBS["mixup"].values[0]
+    assert {training.epochs for _, training in clock.played} == {*rivals.EPOCHS}
+
+
+def test_without_names_all_defenses_with_a_knob_are_timed(clock, setting):
+    rivals.estimate({"a": setting}, **BUDGET)
+    swept = {*mia.auditing.KNOBS} & {*mia.defenses.available()} - {"hamp", "early_stopping"}
+    assert {defense.name for defense, _ in clock.played} == {"none", *swept}
+
+
+def test_an_unknown_defense_is_an_error(setting):
+    with pytest.raises(ValueError, match="mixdown"):
+        rivals.estimate({"a": setting}, ["mixdown"], **BUDGET)
+
+
+@pytest.mark.slow
+def test_real_trainings_can_be_timed(fresh_cache):
+    import toys
+
+    training = mia.Training(epochs=3)
+    setting = SimpleNamespace(
+        pool=toys.pool(n=60, validation=20, test=20), model=mia.models.MLP(hidden=[4]), training=training
+    )
+    assert rivals.estimate({"toy": setting}, ["mixup"], **BUDGET) > 0
+    assert not list(fresh_cache.glob("games/*"))  # what was trained for it is not kept
