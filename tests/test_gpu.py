@@ -34,7 +34,7 @@ def played(play, folder, *arguments, **options):
 @pytest.mark.parametrize("defense", mia.defenses.available())
 @pytest.mark.parametrize(("model", "kind"), [(MLP(hidden=(16,)), "tabular"), (CNN(norm="group"), "image")])
 def test_every_defense(defense, model, kind, tmp_path):
-    pool = toys.pool(kind, 40, validation=20, reference=60)
+    pool = toys.pool(kind, 60, validation=20, reference=60)  # with a member for each sub-model of SELENA
     training = mia.Training(epochs=2, batch_size=8, lr=0.01, optimizer="sgd", precision="float32")
     games = played(mia.play, tmp_path, pool, model, defense, training=training, n_models=4)
     assert_near([game.logits for game in games])

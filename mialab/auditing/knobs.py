@@ -70,6 +70,8 @@ KNOBS: dict[str, Knob] = {
     # dead models, and tables say so.
     "weight_decay": Knob("weight_decay", (5e-4, 5e-3, 5e-2, 0.5, 5.0)),
     "label_smoothing": Knob("smoothing", (0.05, 0.1, 0.3, 0.6, 0.9)),
+    # The paper: the surer the teacher is of what the student learns from, the less a student tells. How much, is ours.
+    "distillation": Knob("keep", (1.0, 0.8, 0.6, 0.4, 0.2)),
     "quantization": Knob("bits", (8, 4, 3, 2, "binary")),
     # Of the values in the authors' run script, those that change anything at our sizes.
     "weighted_smoothing": Knob("sigma", (0.001, 0.01, 0.05, 0.1, 0.2)),

@@ -3,6 +3,7 @@
 from mialab.defenses.adamixup import AdaMixup, Mixup
 from mialab.defenses.base import Defense, available, make, register, summary
 from mialab.defenses.convex_concave import ConvexConcave
+from mialab.defenses.distillation import Distillation
 from mialab.defenses.dp_sgd import DPSGD
 from mialab.defenses.dropout import Dropout
 from mialab.defenses.early_stopping import EarlyStopping
@@ -10,15 +11,18 @@ from mialab.defenses.hamp import HAMP
 from mialab.defenses.label_smoothing import LabelSmoothing
 from mialab.defenses.quantization import Quantization
 from mialab.defenses.relaxloss import RelaxLoss
+from mialab.defenses.selena import SELENA
 from mialab.defenses.weight_decay import WeightDecay
 from mialab.defenses.weighted_smoothing import WeightedSmoothing
 
 __all__ = [
     "DPSGD",
     "HAMP",
+    "SELENA",
     "AdaMixup",
     "ConvexConcave",
     "Defense",
+    "Distillation",
     "Dropout",
     "EarlyStopping",
     "LabelSmoothing",
