@@ -7,12 +7,12 @@ The same job for all: train K models on their members, then let each answer ever
 loader           as most published code has it: a DataLoader over a TensorDataset, default threads, float32
 plain            the same without DataLoader: tensors in memory, indexed by a permutation
 plain, 1 thread  the same with one thread
-engine           `mialab.play` with its defaults into an empty cache folder, storing included; its worker
-                 processes run already, as in a session that plays more than one game
-engine, first call  the same in a new session, workers' start included
+engine           `mialab.play` with its defaults into an empty cache folder, storing included, in a session that has
+                 played before; groups are trained in threads, or in worker processes if joblib's backend says so
+engine, first call  the same in a new session, with what is set up only once
 
 Each measurement has a process of its own; variants take turns; the smallest of the repeats counts. Starting Python
-and importing libraries are not measured, except in the workers of the first call.
+and importing libraries are not measured, except in worker processes of a first call, if there are any.
 """
 
 from __future__ import annotations
@@ -154,14 +154,14 @@ def time_loop(work: Workload, loader: bool, threads: int | None, device: str) ->
 
 
 def time_engine(work: Workload, *, first: bool, games: int = 1, device: str = "cpu") -> dict:
-    """Seconds of a game whose worker processes run already, and facts about it; runs in a process of its own.
+    """Seconds of a game in a session that has played before, and facts about it; runs in a process of its own.
 
     Parameters
     ----------
     work : Workload
         The game.
     first : bool
-        Whether the game that starts the workers is the whole one and timed as well, or a small one.
+        Whether the game that is played before is the whole one and timed as well, or a small one.
     games : int
         Games to time; the fastest counts.
     device : str

@@ -27,7 +27,7 @@ from mialab.book import execution
 from mialab.gan import utility
 
 
-def execute(notebook: str, out: str, parameters: dict[str, Any], cache: str) -> None:
+def execute(notebook: str, out: str, parameters: dict[str, Any], cache: str, workers: int = 1) -> None:
     """Write the page of a notebook; if a cell fails, what it printed, and end with code 1."""
     os.environ |= {"MIALAB_CACHE": cache, "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
     os.chdir(execution.ROOT)
@@ -37,7 +37,7 @@ def execute(notebook: str, out: str, parameters: dict[str, Any], cache: str) -> 
     kernel = {"kernel_name": "python3", "language": "python"}
     page = papermill.execute_notebook(page, None, parameters, prepare_only=True, progress_bar=False, **kernel)
     shell = InteractiveShell.instance(config=Config({"HistoryManager": {"enabled": False}}))
-    with joblib.parallel_config(n_jobs=1):
+    with joblib.parallel_config(n_jobs=workers):
         for cell in page.cells:
             if cell.cell_type == "code" and cell.source.strip():
                 cell.outputs = _run(shell, cell.source, Path(out))

@@ -1,6 +1,7 @@
 """Every notebook: in step with its pair, free of outputs, and running from first to last cell at tiny size."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -79,26 +80,50 @@ def test_papermill_sees_every_parameter(notebook):
     assert list(papermill.inspect_notebook(source)) == assigned
 
 
-@pytest.mark.slow
-@every_notebook
-def test_notebook_runs_at_tiny_size(notebook, tmp_path, fresh_cache):
-    parameters = {
-        k: v for k, v in execution.load_profile("tiny").get(notebook.stem, {}).items() if k != "after"
-    }
-    out = tmp_path / f"{notebook.stem}.ipynb"
+def tiny_run(notebook, folder, cache, workers=1):
+    """Run a notebook with the tiny profile, and return its cells of code."""
+    given = execution.load_profile("tiny").get(notebook.stem, {})
+    parameters = {name: value for name, value in given.items() if name != "after"}
     execution.check_parameters(notebook, parameters)
+    out = folder / f"{notebook.stem}.ipynb"
     process = PROCESSES.Process(
-        target=cells.execute, args=(str(notebook), str(out), parameters, str(fresh_cache))
+        target=cells.execute, args=(str(notebook), str(out), parameters, str(cache), workers)
     )
     process.start()
     process.join()
     assert process.exitcode == 0, out.read_text() if out.exists() else "the process was killed"
-    code = [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
+    return [cell for cell in nbformat.read(out, as_version=4).cells if cell.cell_type == "code"]
+
+
+@pytest.mark.slow
+@every_notebook
+def test_notebook_runs_at_tiny_size(notebook, tmp_path, fresh_cache):
+    code = tiny_run(notebook, tmp_path, fresh_cache)
     assert all(cell.execution_count for cell in code if cell.source.strip())
     assert any(cell.outputs for cell in code), "a page without any output"
     # The book formats what is glued as Python reads it, and knows nothing of NumPy.
     glued = [o for cell in code for o in cell.outputs if "scrapbook" in o.get("metadata", {})]
     assert not [o.metadata.scrapbook.name for o in glued if "np." in str(o.data)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hamp", "mixup_gan"])
+def test_two_builds_from_scratch_are_identical(name, tmp_path):
+    """Whatever the number of workers, in tables and numbers that the text quotes."""
+    builds = []
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        folder.mkdir()
+        code = tiny_run(execution.NOTEBOOKS / f"{name}.py", folder, folder / "cache", workers)
+        builds.append([said(output) for cell in code for output in cell.outputs])
+    assert any("<table" in text or "DataTable" in text for text in builds[0])
+    assert builds[0] == builds[1]
+
+
+def said(output):
+    """Return what an output says, but for pictures and the random names of tables."""
+    texts = [output.get("text", ""), *(str(v) for k, v in output.get("data", {}).items() if "text" in k)]
+    return re.sub(r"itables_[0-9a-f]{8}(_[0-9a-f]{4}){3}_[0-9a-f]{12}", "", "\n".join(texts))
 
 
 @pytest.mark.slow
