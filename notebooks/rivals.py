@@ -193,6 +193,14 @@ pd.DataFrame.from_dict(
 # For each defense of a paper, and for each rival: does it protect better than early stopping, and better than DP-SGD, at the same
 # test accuracy, with at most {glue:text}`rivals_points:d` points less than undefended? Verdicts follow
 # [the rules of this book](many-claims). Both curves' errors are taken as independent, so the intervals are rather too wide.
+#
+# ```{admonition} What the verdicts leave out
+# :class: warning
+# * They count attacks that read scores. Whoever sees scores sees labels too: where the table above has a higher AUC for labels
+#   only, as can happen with defenses that hide scores, such as HAMP, the verdict flatters the defense.
+# * Curves that bend lie below the straight line between two settings that are far apart. With few settings a rival may look
+#   weaker there than it is; more of them (`budget`) settle it.
+# ```
 
 # %%
 first = next(iter(tables))
