@@ -2,6 +2,7 @@ from . import claims as claims
 from . import conditions as conditions
 from . import deciles as deciles
 from . import distances as distances
+from .cost import training_cost as training_cost
 from .differences import accuracy as accuracy
 from .differences import changed_predictions as changed_predictions
 from .differences import difference as difference
