@@ -8,6 +8,7 @@ import torch
 import toys
 from reference.hooks import SEED, plain
 from scipy import stats
+from scipy.linalg import hadamard
 
 import mialab as mia
 from mialab.classifiers import run as classifier_run
@@ -170,6 +171,15 @@ def test_power_and_what_released_models_hide():
 def test_null():
     # Nothing is learned by any model.
     assert abs(separation(CHEAP, lr=1e-6) - 0.5) < CHANCE
+
+
+def test_least_squares_undo_what_leaving_out_hides():
+    # Columns of a Hadamard matrix: all leverages are 6 / 16.
+    x = np.asarray(hadamard(16)[:, :6], float)
+    y = np.random.default_rng(0).normal(size=16)
+    soft = [x[i] @ np.linalg.lstsq(np.delete(x, i, 0), np.delete(y, i), rcond=None)[0] for i in range(16)]
+    released, undefended = (np.linalg.lstsq(x, target, rcond=None)[0] for target in (soft, y))
+    np.testing.assert_allclose(released, undefended)
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -71,7 +71,9 @@ class SELENA(Defense):
     options of training. The code of HAMP, which compares with SELENA, averages logits and gives the released model
     options of its own; here as in the paper probabilities are averaged.
 
-    The released model may still know a record's own label: sub-models that saw it answer for other members near it.
+    The released model may still know a record's own label: sub-models that saw it answer for other members near it. In
+    least squares with equal leverages, where each sub-model leaves out one record, the released model is even the
+    undefended one (our algebra), since it cannot learn the soft labels by heart.
     Soft labels of a record come from models that know other members, similar ones among them: a sub-model that leaves
     out a record may know a near duplicate of it. Aerni et al. (2024) audit SELENA with pairs of such records.
 
