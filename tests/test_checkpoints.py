@@ -16,6 +16,7 @@ from mialab.defenses import (
     DPSGD,
     HAMP,
     AdaMixup,
+    AdversarialRegularization,
     Defense,
     Dropout,
     LabelSmoothing,
@@ -161,6 +162,7 @@ DEFENSES = [
     LabelSmoothing(),
     DPSGD(noise=0.5, ema=0.7),
     Dropout(0.3),
+    AdversarialRegularization(inner=2, confidence=(8,), label=(4,), joint=(8,)),
     RelaxLoss(),
     WeightedSmoothing(warm_up=2),
     WeightedSmoothing(version="paper", warm_up=1),
@@ -172,7 +174,7 @@ DEFENSES = [
 @pytest.mark.parametrize("model", [SMALL, LARGE], ids=["stacked", "sequential"])
 @pytest.mark.parametrize("defense", DEFENSES, ids=lambda d: d.name)
 def test_defenses(model, defense):
-    assert_as_if_stopped(defense, model, **SGD)
+    assert_as_if_stopped(defense, model, pool=toys.pool(reference=20), **SGD)
 
 
 @pytest.mark.slow

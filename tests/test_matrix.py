@@ -61,8 +61,8 @@ def extended(monkeypatch):
 
 @pytest.mark.slow
 def test_every_defense_and_every_attack_by_itself(extended):
-    # SELENA has 25 sub-models by default, distillation needs other records.
-    table = play_matrix(toys.pool(n=60, reference=20), defenses=None)
+    # SELENA has 25 sub-models by default, distillation needs other records, adversarial regularization a batch of them.
+    table = play_matrix(toys.pool(n=60, reference=40), defenses=None)
     assert table["defense"].iloc[0] == "none"
     assert set(table["defense"]) == set(mia.defenses.available()) - {"broken"}
     assert "brand_new" in set(table["attack"])

@@ -56,6 +56,8 @@ KNOBS: dict[str, Knob] = {
     "adamixup": Knob("start", (0.1, 0.2, 0.3, 0.4, 0.5)),
     "mixup": Knob("a", (0.1, 0.25, 0.5, 1.0, 4.0)),
     "hamp": Knob("gamma", (0.1, 0.3, 0.5, 0.7, 0.9)),
+    # The artifact of HAMP has 3, 6 and 10, by data set.
+    "adversarial_regularization": Knob("strength", (0.5, 1.0, 3.0, 6.0, 10.0)),
     # From clipping with a touch of noise to an epsilon of some ten in a few hundred steps of a tenth of the members.
     "dp_sgd": Knob("noise", (0.05, 0.1, 0.2, 0.4, 1.0)),
     # The whole range of the weight of the cross-entropy; the authors' example has 0.5.

@@ -1,6 +1,7 @@
 """The defenses, one file each; every one overrides hooks of `Defense`."""
 
 from mialab.defenses.adamixup import AdaMixup, Mixup
+from mialab.defenses.adversarial_regularization import AdversarialRegularization
 from mialab.defenses.base import Defense, available, make, register, summary
 from mialab.defenses.convex_concave import ConvexConcave
 from mialab.defenses.distillation import Distillation
@@ -20,6 +21,7 @@ __all__ = [
     "HAMP",
     "SELENA",
     "AdaMixup",
+    "AdversarialRegularization",
     "ConvexConcave",
     "Defense",
     "Distillation",
