@@ -342,8 +342,8 @@ mia.plots.by_dataset(
 )
 plt.show()
 # %% [markdown]
-# Differential privacy (DP-SGD) and MemGuard, with which the paper compares, are not in this package yet; neither is a
-# verdict on that claim.
+# The paper compares with differential privacy (DP-SGD) and MemGuard. {doc}`rivals` has DP-SGD at the same accuracy; MemGuard is not
+# in this package yet, and so there is no verdict on that claim.
 
 # %% [markdown]
 # ## A harder evaluation
@@ -410,7 +410,7 @@ findings = {
     "datasets": adamixup.worst(
         everywhere, threshold, "balanced_accuracy minus none", "adamixup"
     ),
-    "others": "neither DP-SGD nor MemGuard is in this package yet",
+    "others": "MemGuard is not in this package yet; the chapter on rivals has DP-SGD",
     "static": mia.difference((ours, threshold), (mixup, threshold), **of_attacks),
     "static accuracy": mia.difference(
         (ours, None), (mixup, None), metric="test_accuracy"

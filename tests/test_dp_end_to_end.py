@@ -36,11 +36,12 @@ def bounds(game, pool, delta):
 
 
 @pytest.mark.parametrize("name", ["clusters", "digits"])
-@pytest.mark.parametrize("epsilon", [1.0, 4.0, 8.0])
-def test_no_attack_refutes_the_stated_epsilon(name, epsilon, fresh_cache):
+def test_no_attack_refutes_the_stated_epsilon(name, fresh_cache):
+    # Of epsilon 1 alone: of 4, the most that 400 records could ever refute lies below the limit.
     # Adding and removing a record: 2 epsilon and (1 + exp(epsilon)) delta. Right guesses of a private training are at
     # most those of coins (Steinke et al., 2023), so each bound is too large once in 10,000 seeds, whatever the attack:
-    # one of the 16 here at most once in 600, one of all six cases at most once in 100.
+    # one of the 16 here at most once in 600.
+    epsilon = 1.0
     game, pool = played(name, DPSGD(epsilon=epsilon, delta=DELTA))
     stated = game.attrs["report"]["epsilon"]
     assert 0.99 * epsilon <= stated <= epsilon

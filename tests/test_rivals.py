@@ -1,10 +1,13 @@
-"""The chapter on rivals: what its sweep will cost."""
+"""The chapter on rivals: what its sweep will cost, and curves that are saved and read again."""
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import toys
 
 import mialab as mia
+from mialab.book import reference_runs
 from mialab.chapters import rivals
 
 BUDGET = {"n_models": 16, "budget": 3, "search_models": 2}
@@ -68,3 +71,19 @@ def test_real_trainings_can_be_timed(fresh_cache):
     )
     assert rivals.estimate({"toy": setting}, ["mixup"], **BUDGET) > 0
     assert not list(fresh_cache.glob("games/*"))  # what was trained for it is not kept
+
+
+def test_saved_curves_come_back(fresh_cache, tmp_path):
+    pool = toys.pool(n=60, validation=30, test=40)
+    options = {"n_models": 4, "budget": 2, "training": mia.Training(epochs=4), "attacks": ["loss"]}
+    table = mia.auditing.trade_off(pool, ["label_smoothing"], **options)
+    assert table.attrs["run"]["dataset"] == "toy"
+    assert table.attrs["run"]["seconds"] > 0
+    tables = {"one": table, "two": table}
+    reference_runs.save("kept", folder=tmp_path, curves=rivals.together(tables))
+    found = reference_runs.load("kept", folder=tmp_path)
+    assert list(found["facts"]["dataset"]) == ["toy", "toy"]
+    for name, again in rivals.apart(found["curves"]).items():
+        assert again.attrs["terms"] == table.attrs["terms"]
+        expected = tables[name].curve("early_stopping")[["value", "accuracy"]].to_numpy()
+        np.testing.assert_allclose(again.curve("early_stopping")[["value", "accuracy"]], expected, rtol=1e-4)

@@ -30,6 +30,9 @@ UNDEFENDED, EARLY = "none", "early_stopping"
 #: Epochs at which early stopping may stop, the last one included; they cost no training.
 STOPS = 8
 
+#: What tables keep of where the games come from.
+PROVENANCE = ("dataset", "n_models", "seed", "training", "device", "commit", "versions", "date")
+
 #: Points of test accuracy that a defense may cost.
 ALLOWED = (1.0, 5.0)
 
@@ -108,8 +111,9 @@ class TradeOffTable(AuditTable):
         Both curves are read where they cost as much, see `interpolate`: at most so many points, and no more than both
         of them come to. Where they have no cost in common, the ends next to each other are read, and only what
         holds in spite of the accuracy counts: if the one that costs more also protects more, the condition "equal
-        accuracy" of the interval has failed. Both errors are taken to be independent, though the same members and
-        records are behind them, which makes the interval too wide rather than too narrow.
+        accuracy" of the interval has failed, as has "trained" if something is wrong with the undefended models, which
+        all costs are measured from. Errors are taken to be independent; if they go together, as errors on the same
+        members and records may, the interval is too wide.
 
         Parameters
         ----------
@@ -157,8 +161,14 @@ class TradeOffTable(AuditTable):
             float(high),
             df=max((pairs or 2) - 1, 1),
             n_pairs=pairs,
-            conditions={conditions.EQUAL_ACCURACY: wrong},
+            conditions={conditions.EQUAL_ACCURACY: wrong, conditions.TRAINED: self._base_problem},
         )
+
+    @property
+    def _base_problem(self) -> str:
+        """What is wrong with the training of the undefended models."""
+        base = self.loc[self["defense"] == UNDEFENDED, "problem"].fillna("")
+        return str(base.iloc[0]) if len(base) else ""
 
     def chosen_for(self, points: float, *, sees: str = "scores") -> pd.DataFrame:
         """Lay out for a page the setting of each defense that validation chose for a cost.
@@ -363,7 +373,8 @@ def trade_off(
     -------
     TradeOffTable
         ``attrs["missing"]`` lists defenses that could not be trained or have no knob, and why; ``attrs["terms"]`` what
-        was trained; ``attrs["search"]`` epsilon and delta of the search, by defense, where it has them.
+        was trained; ``attrs["search"]`` epsilon and delta of the search, by defense, where it has them;
+        ``attrs["run"]`` where the numbers come from, with the seconds of all trainings.
 
     Raises
     ------
@@ -397,6 +408,7 @@ def trade_off(
     rows += _rows(EARLY, early, reported, picked, options)
 
     missing, search = [], {}
+    seconds = sum(game.attrs["seconds"] for game in (searched, reported))
     for defense in rivals:
         try:
             knob = own.get(defense.name)
@@ -406,7 +418,9 @@ def trade_off(
                 )
             tried = common.games(defense, knob, search=True)
             picked = choose_settings(tried, aim, allowed)
-            rows += _rows(defense.name, common.games(defense, knob, search=False), reported, picked, options)
+            games = common.games(defense, knob, search=False)
+            rows += _rows(defense.name, games, reported, picked, options)
+            seconds += sum(game.attrs["seconds"] for game in (*tried.values(), *games.values()))
         except (ValueError, FloatingPointError) as error:
             missing.append({"defense": defense.name, "attack": "all", "reason": str(error)})
             continue
@@ -423,7 +437,8 @@ def trade_off(
         "seed": common.seed,
         "search_seed": common.search_seed,
     }
-    result.attrs = {"missing": missing, "terms": about, "search": search}
+    run = {key: reported.attrs.get(key) for key in PROVENANCE} | {"seconds": seconds}
+    result.attrs = {"missing": missing, "terms": about, "search": search, "run": run}
     return result
 
 

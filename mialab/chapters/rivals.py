@@ -1,4 +1,4 @@
-"""What the chapter on rival defenses needs besides: what its sweep will cost, before it starts."""
+"""What the chapter on rival defenses needs besides: what its sweep will cost, and one table of several to be saved."""
 
 from __future__ import annotations
 
@@ -8,16 +8,41 @@ import time
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import pandas as pd
 
 from mialab import _progress
 from mialab.auditing.knobs import KNOBS
-from mialab.auditing.tradeoff import EARLY, UNDEFENDED
+from mialab.auditing.tradeoff import EARLY, UNDEFENDED, TradeOffTable
 from mialab.chapters.settings import Setting
 from mialab.classifiers.game import play
 from mialab.defenses.base import DEFENSES, Defense
 
+#: Column of saved curves that says which data set they are of.
+DATASET = "data set"
+
 #: Models that are timed, and the two numbers of epochs.
 MODELS, EPOCHS = 4, (1, 3)
+
+
+def together(tables: Mapping[str, TradeOffTable]) -> pd.DataFrame:
+    """Return the curves of several data sets in one table, to be saved; `apart` undoes it."""
+    rows = pd.concat([pd.DataFrame(table).assign(**{DATASET: name}) for name, table in tables.items()])
+    audits = {}
+    for name, table in tables.items():
+        about = {key: value for key, value in table.attrs.items() if key != "run"}
+        audits[name] = table.attrs["run"] | {"sweep": about}
+    rows.attrs = {"audits": audits}
+    return rows
+
+
+def apart(curves: pd.DataFrame) -> dict[str, TradeOffTable]:
+    """Return the curves of each data set of a table from `together`."""
+    tables = {}
+    for name, about in curves.attrs["audits"].items():
+        rows = pd.DataFrame(curves)[curves[DATASET] == name].drop(columns=DATASET).reset_index(drop=True)
+        tables[name] = TradeOffTable(rows)
+        tables[name].attrs = about["sweep"] | {"run": {k: v for k, v in about.items() if k != "sweep"}}
+    return tables
 
 
 def estimate(
