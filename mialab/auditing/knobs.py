@@ -74,6 +74,12 @@ KNOBS: dict[str, Knob] = {
     "label_smoothing": Knob("smoothing", (0.05, 0.1, 0.3, 0.6, 0.9)),
     # The paper: the surer the teacher is of what the student learns from, the less a student tells. How much, is ours.
     "distillation": Knob("keep", (1.0, 0.8, 0.6, 0.4, 0.2)),
+    # In L1 distance of probabilities, as in the paper's figures; 2 is the most there can be.
+    "memguard": Knob("distortion", (0.1, 0.3, 0.5, 1.0, 2.0)),
+    # The last leaves hardly more than the label.
+    "confidence_masking": Knob("digits", (4, 3, 2, 1, 0)),
+    # The authors' value for CIFAR-10, and a tenth and ten times of it.
+    "dynanoise": Knob("variance", (0.03, 0.1, 0.3, 1.0, 3.0)),
     "quantization": Knob("bits", (8, 4, 3, 2, "binary")),
     # Of the values in the authors' run script, those that change anything at our sizes.
     "weighted_smoothing": Knob("sigma", (0.001, 0.01, 0.05, 0.1, 0.2)),

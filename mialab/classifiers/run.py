@@ -423,6 +423,8 @@ def train_group(
 def _outputs(run: Run, *, queries: Queries, keep: str, dtype: np.dtype) -> dict[str, np.ndarray]:
     """Ask all queries, a block of records at a time, and measure accuracies; see `train_group`."""
     n, defense = len(run.pool), run.defense
+    # Accuracy is that of what users get. Where labels survive the defense, its answers are not needed for it.
+    labels = "raw_" if defense.uses("answer") and defense.keeps_labels else ""
     shape = (len(run.models), len(queries), n)
     arrays: dict[str, np.ndarray] = {}
     correct = torch.empty(len(run.models), n, dtype=torch.bool, device=run.device)
@@ -443,14 +445,26 @@ def _outputs(run: Run, *, queries: Queries, keep: str, dtype: np.dtype) -> dict[
                         arrays[prefix + name] = np.empty(shape + values.shape[2:], values.dtype)
                     arrays[prefix + name][:, query, block] = values
             if query == 0:
-                correct[:, block] = raw.argmax(-1) == run.y[block]
-    tested = run.correct(run.pool.x_test, run.pool.y_test)
+                correct[:, block] = given[labels].argmax(-1) == run.y[block]
+    tested = _correct(run, run.pool.x_test, run.pool.y_test)
     accuracies = {
         "train_accuracy": correct.gather(1, run.members).double().mean(1),
-        "validation_accuracy": run.accuracy(run.pool.x_val, run.pool.y_val),
+        "validation_accuracy": _mean(_correct(run, run.pool.x_val, run.pool.y_val)),
         "test_accuracy": _mean(tested),
     } | ({"test_correct": tested} if tested.numel() else {})
     return arrays | {name: value.cpu().numpy() for name, value in accuracies.items()}
+
+
+def _correct(run: Run, x: np.ndarray, y: np.ndarray) -> torch.Tensor:
+    """Which records each model labels correctly in the answers that are released, bool (model, record)."""
+    defense = run.defense
+    if not len(x) or defense.keeps_labels or not defense.uses("answer"):
+        return run.correct(x, y)
+    inputs = as_tensor(x, run.device)
+    released = [
+        defense.answer(run, run.predict(part), part, None, None) for part in inputs.split(ANSWER_BATCH)
+    ]
+    return torch.cat(released, dim=1).argmax(-1) == as_tensor(y, run.device)
 
 
 def _mean(correct: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -11,10 +11,9 @@ from torch.nn.functional import logsigmoid, one_hot
 
 from mialab._validation import as_integers, check_integer, check_number
 from mialab.defenses.base import Defense, Run, cross_entropy, register
+from mialab.defenses.inference import SOURCES, Layer, build_layers, hidden, one_number, parameters
 from mialab.training.stack import as_tensor
 
-#: Of one layer, of all models: weights (model, in, out) and biases (model, 1, out).
-Layer = tuple[torch.Tensor, torch.Tensor]
 #: Initial weights are Gaussian with this standard deviation, biases 0 (the paper's choice).
 INITIAL = 0.01
 
@@ -60,6 +59,7 @@ class AdversarialRegularization(Defense):
 
     name: ClassVar[str] = "adversarial_regularization"
     needs: ClassVar[tuple[str, ...]] = ("reference records", "a second network")
+    sources: ClassVar[Mapping[str, str]] = SOURCES
     strength: float = 3.0
     inner: int = 5
     lr: float = 1e-3
@@ -89,12 +89,9 @@ class AdversarialRegularization(Defense):
             return
         rng, c = run.streams("inference weights"), run.pool.n_classes
         confidence, label = (c, *self.confidence), (c, *self.label)
-        branches: list[list[Layer]] = []
-        for widths in (confidence, label, (confidence[-1] + label[-1], *self.joint, 1)):
-            weights = [(INITIAL * rng.normal(*size)).requires_grad_() for size in pairwise(widths)]
-            branches.append([(w, torch.zeros_like(w[:, :1]).requires_grad_()) for w in weights])
-        parameters = [parameter for layers in branches for layer in layers for parameter in layer]
-        optimizer = torch.optim.Adam(parameters, lr=self.lr, fused=True)
+        joint = (confidence[-1] + label[-1], *self.joint, 1)
+        branches = [build_layers(widths, rng=rng, scale=INITIAL) for widths in (confidence, label, joint)]
+        optimizer = torch.optim.Adam(parameters(*branches), lr=self.lr, fused=True)
         reference = (as_tensor(part, run.device) for part in (run.pool.x_reference, run.pool.y_reference))
         run.memory["inference"] = branches, optimizer, *reference
 
@@ -150,12 +147,8 @@ def member_logit(branches: list[list[Layer]], logits: torch.Tensor, y: torch.Ten
         Labels.
     """
     confidence, label, joint = branches
-    seen = [logits.softmax(-1), one_hot(y, logits.shape[-1]).to(logits.dtype)]
-    for place, layers in enumerate((confidence, label)):
-        for weight, bias in layers:
-            seen[place] = torch.baddbmm(bias, seen[place], weight).relu()
-    both = torch.cat(seen, dim=-1)
-    for weight, bias in joint[:-1]:
-        both = torch.baddbmm(bias, both, weight).relu()
-    weight, bias = joint[-1]
-    return torch.baddbmm(bias, both, weight).squeeze(-1)
+    seen = (
+        hidden(confidence, logits.softmax(-1)),
+        hidden(label, one_hot(y, logits.shape[-1]).to(logits.dtype)),
+    )
+    return one_number(joint, torch.cat(seen, dim=-1))

@@ -36,6 +36,8 @@ DEFENSES: dict[str, tuple[str, str]] = {
     "relaxloss": ("#117733", "H"),
     "selena": ("#cc6677", "s"),
     "dmp": ("#661100", "^"),
+    "confidence_masking": ("#bbcc33", "<"),
+    "dynanoise": ("#ee8866", ">"),
     "distillation": ("#6699cc", "v"),
     "convex_concave": ("#999999", "D"),
     # Control arms of weighted smoothing.

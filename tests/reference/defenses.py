@@ -39,3 +39,31 @@ def slow_relaxloss(logits, y, defense, epoch):
         wrong = bool(z.argmax() != label)
         total = total + (soft if defense.version == "paper" else wrong * soft - loss)
     return total / len(y)
+
+
+def slow_memguard(own, model, defense):
+    """Noise of phase I on one answer: logits that the network ``model`` does not tell, or the own ones."""
+    label = int(own.argmax())
+
+    def says(z):
+        x = z.softmax(-1).sort(descending=True).values
+        for weight, bias in model[:-1]:
+            x = torch.relu(x @ weight + bias[0])
+        return (x @ model[-1][0] + model[-1][1][0])[0]
+
+    found, side = own, bool(says(own) > 0)
+    for weight in (10.0**k for k in range(-1, 6)):
+        z, success = own.clone(), False
+        for step in range(defense.steps + 1):
+            z = z.detach().requires_grad_()
+            ahead = max(z[c] for c in range(len(z)) if c != label) - z[label]
+            success = bool(says(z) > 0) != side and bool(ahead < -1e-3)
+            if success or step == defense.steps:
+                break
+            distance = (z.softmax(-1) - own.softmax(-1)).abs().sum()
+            (says(z).abs() + 10 * torch.relu(ahead) + weight * distance).backward()
+            z = z.detach() - 0.1 * z.grad / z.grad.norm()
+        if not success:
+            break
+        found = z.detach().log_softmax(-1)
+    return found
