@@ -12,6 +12,7 @@ import pytest
 
 import mialab as mia
 from mialab import attacks, metrics
+from mialab.auditing.tradeoff import TradeOffTable
 from mialab.plots import comparisons, curves, heatmaps, theme
 
 
@@ -176,6 +177,26 @@ def test_privacy_utility(game):
     assert given.get_ylabel() == "TPR at FPR 0.1 (loss)"
     with pytest.raises(ValueError, match=r"accuracy\['none'\] has shape \(1,\)"):
         comparisons.privacy_utility(tables, {key: [0.5] for key in tables})
+
+
+def test_privacy_utility_beside_the_curves_that_any_defense_should_beat(game):
+    column = {"metric": "auc", "sees": "scores", "problem": "", "cost": 0.0}
+    rows = [
+        {"defense": name, "accuracy": accuracy, "value": value} | column
+        for name, accuracy, value in (
+            ("none", 0.6, 0.9),
+            ("early_stopping", 0.6, 0.9),
+            ("early_stopping", 0.5, 0.7),
+            ("dp_sgd", 0.55, 0.8),
+            ("hamp", 0.5, 0.6),
+        )
+    ]
+    rows.append(rows[1] | {"accuracy": 0.1, "problem": "dead"})
+    ax = comparisons.privacy_utility({"none": mia.audit(game, ["loss"])}, reference=TradeOffTable(rows))
+    assert texts(ax) == ["early_stopping (curve)", "dp_sgd (curve)", "none", "chance"]
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in ax.lines}
+    assert drawn["early_stopping (curve)"] == [[0.6, 0.9], [0.5, 0.7]]
+    assert drawn["dp_sgd (curve)"] == [[0.55, 0.8]]
 
 
 def test_privacy_utility_names_what_it_cannot_show(game):

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import toys
+from scipy import stats
 
 import mialab as mia
 from mialab.book import reference_runs
 from mialab.chapters import rivals
+from mialab.metrics.intervals import Interval
 
 BUDGET = {"n_models": 16, "budget": 3, "search_models": 2}
 
@@ -87,3 +89,71 @@ def test_saved_curves_come_back(fresh_cache, tmp_path):
         assert again.attrs["terms"] == table.attrs["terms"]
         expected = tables[name].curve("early_stopping")[["value", "accuracy"]].to_numpy()
         np.testing.assert_allclose(again.curve("early_stopping")[["value", "accuracy"]], expected, rtol=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------------
+# Against several rivals at once
+
+
+class Curves:
+    """A table whose comparisons are given."""
+
+    def __init__(self, **found):
+        self.found = found
+
+    def against(self, defense, rival, points, **curve):
+        assert (defense, points, curve) == ("ours", 5, {"sees": "scores"})
+        return self.found[rival]
+
+
+def against_all(**found):
+    return rivals.against_all(Curves(**found), "ours", list(found), 5, sees="scores")
+
+
+def at(value, half, df=7, **conditions):
+    return Interval(value, value - half, value + half, df=df, n_pairs=8, conditions=conditions)
+
+
+def test_it_is_better_than_all_only_if_the_upper_end_of_each_is_below_zero():
+    rows, greatest = against_all(a=at(-0.2, 0.15), b=at(-0.1, 0.05), c=at(-0.3, 0.31))
+    assert greatest.value == -0.1
+    assert greatest.high == pytest.approx(0.01)
+    assert list(rows.index) == ["a", "b", "c"]
+    assert rows["not comparable"].eq("").all()
+
+
+def test_the_lower_end_knows_that_the_greatest_was_picked():
+    # By hand: of two, the quantile at .9875 in place of that at .975.
+    _, greatest = against_all(a=at(0.2, 0.1), b=at(0.1, 0.05))
+    assert greatest.low == pytest.approx(0.2 - 0.1 * stats.t.ppf(0.9875, 7) / stats.t.ppf(0.975, 7))
+    _, alone = against_all(a=at(0.2, 0.1))
+    assert tuple(alone) == pytest.approx((0.2, 0.1, 0.3))
+
+
+def test_who_cannot_be_compared_is_named_unless_it_does_not_matter():
+    unfair = at(-0.1, 0.05, **{"equal accuracy": "test accuracies differ by 3.0 points"})
+    rows, greatest = against_all(a=at(-0.2, 0.1), b="b was not trained", c=unfair)
+    assert greatest.conditions["equal accuracy"] == (
+        "b: b was not trained; c: test accuracies differ by 3.0 points"
+    )
+    assert greatest.value == -0.2
+    assert rows.loc["c", "not comparable"] == "test accuracies differ by 3.0 points"
+    assert not against_all(a=at(0.2, 0.1), b="b was not trained")[1].conditions
+    assert against_all(b="b was not trained")[1] == "b: b was not trained"
+
+
+def test_the_greatest_of_equal_rivals_is_called_better_as_often_as_stated():
+    # Seven rivals that protect as well as the defense, independent estimates with known errors: that one of them is
+    # said to protect better happens in at most 2.5 % of 4,000 runs, 3.5 % with 4 standard errors; without the
+    # correction in 16 %.
+    rng = np.random.default_rng(0)
+    lows = [
+        against_all(**{str(k): at(x, 1.96, df=np.inf) for k, x in enumerate(draw)})[1].low
+        for draw in rng.standard_normal((4000, 7))
+    ]
+    assert np.mean(np.array(lows) > 0) < 0.035
+
+
+def test_no_rivals_are_an_error():
+    with pytest.raises(ValueError, match="rivals="):
+        rivals.against_all(Curves(), "ours", [], 5)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from mialab import _progress
+from mialab.auditing.conditions import EQUAL_ACCURACY
 from mialab.auditing.knobs import KNOBS
 from mialab.auditing.tradeoff import EARLY, UNDEFENDED, TradeOffTable
 from mialab.chapters.settings import Setting
 from mialab.classifiers.game import play
 from mialab.defenses.base import DEFENSES, Defense
+from mialab.metrics.intervals import Interval
 
 #: Column of saved curves that says which data set they are of.
 DATASET = "data set"
@@ -43,6 +46,77 @@ def apart(curves: pd.DataFrame) -> dict[str, TradeOffTable]:
         tables[name] = TradeOffTable(rows)
         tables[name].attrs = about["sweep"] | {"run": {k: v for k, v in about.items() if k != "sweep"}}
     return tables
+
+
+def against_all(
+    table: TradeOffTable, defense: str, rivals: Sequence[str], points: float, **curve: str
+) -> tuple[pd.DataFrame, Interval | str]:
+    """Compare a defense with each of several rivals at equal accuracy.
+
+    Parameters
+    ----------
+    table : TradeOffTable
+        The curves.
+    defense : str
+        Name of the defense.
+    rivals : sequence of str
+        Names of the others, at least one.
+    points : float
+        As of `TradeOffTable.against`.
+    **curve
+        ``metric`` and ``sees``, as of `TradeOffTable.against`.
+
+    Returns
+    -------
+    rows : DataFrame
+        A row a rival: how much stronger the strongest attack on the defense is, with its interval, or why the two
+        cannot be compared.
+    greatest : Interval or str
+        The greatest of the differences. It is below 0 where the defense protects better than every rival: its upper end
+        is the greatest of all (an intersection-union test). Its lower end, which knows that the greatest was picked
+        (Bonferroni), is above 0 where some rival protects better. Rivals that could not be compared fail its condition
+        "equal accuracy", unless one of the others protects better already.
+    """
+    if not rivals:
+        raise ValueError("rivals=[] must name at least one defense.")
+    found = {rival: table.against(defense, rival, points, **curve) for rival in rivals}
+    fair: dict[str, Interval] = {}
+    reasons: dict[str, str] = {}
+    for rival, at in found.items():
+        if isinstance(at, str):
+            reasons[rival] = at
+        elif wrong := "; ".join(filter(None, at.conditions.values())):
+            reasons[rival] = wrong
+        else:
+            fair[rival] = at
+    rows = pd.DataFrame.from_dict(
+        {
+            rival: (f"{at:+.3f}" if isinstance(at, Interval) else "-", reasons.get(rival, ""))
+            for rival, at in found.items()
+        },
+        orient="index",
+        columns=["difference", "not comparable"],
+    ).rename_axis("rival")
+    told = "; ".join(f"{rival}: {reason}" for rival, reason in reasons.items())
+    if not fair:
+        return rows, told
+    worst = max(fair.values(), key=lambda at: at.value)
+    # The half of an interval that covers with 97.5 % becomes one that covers all of them with 97.5 %.
+    tail = (1 - worst.confidence) / 2
+    lows = [
+        at.value - (at.value - at.low) * stats.t.isf(tail / len(fair), at.df) / stats.t.isf(tail, at.df)
+        for at in fair.values()
+    ]
+    greatest = Interval(
+        worst.value,
+        float(max(lows)),
+        max(at.high for at in fair.values()),
+        df=worst.df,
+        n_pairs=worst.n_pairs,
+    )
+    if reasons and greatest.low <= 0:
+        greatest = greatest.under(**{EQUAL_ACCURACY: told})
+    return rows, greatest
 
 
 def estimate(

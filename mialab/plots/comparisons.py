@@ -34,6 +34,9 @@ from mialab.plots.theme import (
 if TYPE_CHECKING:
     from mialab.auditing.tradeoff import TradeOffTable
 
+#: What any defense should beat: their curves are dashed.
+REFERENCES = ("early_stopping", "dp_sgd")
+
 
 def strength(
     tables: pd.DataFrame | Mapping[str, pd.DataFrame], *, metric: str = "auc", ax: Axes | None = None
@@ -70,6 +73,7 @@ def privacy_utility(
     attack: str = "strongest",
     metric: str = "auc",
     confidence: float = 0.95,
+    reference: TradeOffTable | None = None,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the strength of an attack against the test accuracy: a marker, or a curve, for each defense.
@@ -89,6 +93,9 @@ def privacy_utility(
         left out and named above the figure.
     confidence : float
         Of the interval of the mean accuracy over targets, see `metrics.over_targets`.
+    reference : TradeOffTable, optional
+        From `mialab.auditing.trade_off` with the same data, network and attacks: its curves of early stopping and
+        DP-SGD, what any defense should beat, are drawn dashed.
     ax : matplotlib Axes, optional
 
     Returns
@@ -113,6 +120,17 @@ def privacy_utility(
             labeled = True
             for value, across, up in zip(found, x["value"], y["value"], strict=True):
                 _write(ax, f"{value:g}", across, up)
+    if reference is not None:
+        for name in REFERENCES:
+            if name in set(reference["defense"]):
+                rows = reference.curve(name, metric=metric)
+                look: dict[str, Any] = {
+                    "color": color(name),
+                    "marker": marker(name),
+                    "markersize": 4,
+                    "linewidth": 1.2,
+                }
+                ax.plot(rows["accuracy"], rows["value"], "--", label=f"{name} (curve)", zorder=1, **look)
     _draw_chance(ax, _chance(metric))
     who = "strongest attack" if attack == "strongest" else _of(attack)
     ax.set(xlabel="Test accuracy", ylabel=f"{_title(metric)} ({who})")
@@ -157,7 +175,7 @@ def equal_terms(
             absent.append(name)
             continue
         x = rows[["accuracy", "accuracy_low", "accuracy_high"]].set_axis(["value", "low", "high"], axis=1)
-        _draw_intervals(ax, x, rows, linestyle="--" if name in ("early_stopping", "dp_sgd") else "-", **look)
+        _draw_intervals(ax, x, rows, linestyle="--" if name in REFERENCES else "-", **look)
     _draw_chance(ax, _chance(metric))
     ax.set(
         xlabel=f"Test accuracy (settings that cost at most {most:g} points)",
