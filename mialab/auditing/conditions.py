@@ -16,7 +16,10 @@ PLATEAU = 0.01
 #: What is only noted beside a verdict: that nothing shows whether training has ended.
 UNSURE = "unsure"
 #: Names of the conditions, as claims ask for them.
-CONDITIONS = TRAINED, EQUAL_ACCURACY, OPERATING_POINT = "trained", "equal accuracy", "operating point"
+TRAINED, EQUAL_ACCURACY, OPERATING_POINT = "trained", "equal accuracy", "operating point"
+#: Train accuracy minus test accuracy, for claims that a defense does more than to fit less.
+EQUAL_GAP = "equal gap"
+CONDITIONS = (TRAINED, EQUAL_ACCURACY, EQUAL_GAP, OPERATING_POINT)
 
 
 def trained(game: Game) -> str:
