@@ -206,6 +206,9 @@ def test_finish_sees_the_trained_networks_and_what_is_answered():
                 value.copy_((8 * value).round() / 8)
 
         def answer(self, run, logits, x, record, query):
+            if record is None:  # records of the test part
+                assert query is None
+                return logits
             assert torch.equal(run.x[record], x)
             assert query == 0
             return logits + record[:, None]

@@ -136,7 +136,8 @@ class Defense(Hooks):
         x : torch.Tensor, shape (record, ...)
             The queried records.
         record : torch.Tensor of int64, shape (record,), or None
-            Positions in the pool of the records that are queried; None for points of an attacker's own making.
+            Positions in the pool of the records that are queried; None for other points: records that accuracy is
+            measured on, unless the defense keeps labels, and points of an attacker's own making.
         query : int or None
             Number of the query, see `mialab.queries`; None likewise.
         """
