@@ -28,7 +28,11 @@ datasets = {
     },
 }
 defenses = []  # names; empty for all there are
-skipped = ["adversarial_regularization", "memguard"]  # take longer than all others
+skipped = [
+    "adversarial_regularization",
+    "memguard",
+    "selena",
+]  # take longer than all others
 n_models = (
     16  # models that are reported, of each setting; each plays the target in turn
 )

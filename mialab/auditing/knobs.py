@@ -74,6 +74,8 @@ KNOBS: dict[str, Knob] = {
     "label_smoothing": Knob("smoothing", (0.05, 0.1, 0.3, 0.6, 0.9)),
     # The paper: the surer the teacher is of what the student learns from, the less a student tells. How much, is ours.
     "distillation": Knob("keep", (1.0, 0.8, 0.6, 0.4, 0.2)),
+    # Of 25 sub-models; in the paper 10. The more do not see a record, the fewer records does each learn from.
+    "selena": Knob("unseen_by", (2, 5, 10, 15, 20)),
     # In L1 distance of probabilities, as in the paper's figures; 2 is the most there can be.
     "memguard": Knob("distortion", (0.1, 0.3, 0.5, 1.0, 2.0)),
     # The last leaves hardly more than the label.
