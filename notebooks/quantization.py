@@ -602,7 +602,7 @@ for name, controls, condition, training_of in (
     ("dropout", dropped, EQUAL_GAP, None),
     ("dropout accuracy", dropped, EQUAL_ACCURACY, None),
 ):
-    findings[name] = quantization.at_equal(
+    findings[name] = auditing.at_equal(
         trained[bits],
         controls,
         "lira_pooled",

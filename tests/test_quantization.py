@@ -13,14 +13,12 @@ from torch.func import functional_call, vmap
 import mialab as mia
 from mialab.chapters.quantization import (
     PrivacyObjective,
-    at_equal,
     changes,
     join_answers,
     model_bits,
     nearest_accuracy,
     overview,
     select_bits,
-    train_test_gap,
     widths,
 )
 from mialab.classifiers.run import Run
@@ -614,62 +612,3 @@ def test_layers_that_fraction_a_width():
         PrivacyObjective(pool, model, Quantization(), groups=6, **options)
     with pytest.raises(ValueError, match="groups=0"):
         PrivacyObjective(pool, MLP(hidden=(4,)), Quantization(), **options)
-
-
-# ----------------------------------------------------------------------------------------------------
-# Controls that are made equal
-
-
-@pytest.fixture(scope="module")
-def stops():
-    training = mia.Training(epochs=8, batch_size=8, lr=0.02, checkpoints=(1, 2, 3, 5, 7))
-    game = mia.play(toys.pool(n=80, test=300), MLP(hidden=(32,)), training=training, n_models=16, store=None)
-    return {e: game.at(e) for e in training.checkpoints} | {8: game}
-
-
-def test_a_control_is_interpolated_between_its_neighbors(stops):
-    game, controls = stops[3], {e: stops[e] for e in (1, 2, 5, 8)}
-    found = at_equal(game, controls, "loss", condition="equal gap", training_of=stops[8])
-    gaps = {e: train_test_gap(control) for e, control in controls.items()}
-    aim = train_test_gap(game)
-    assert gaps[2] < aim < gaps[5]
-    part = (aim - gaps[2]) / (gaps[5] - gaps[2])
-    ends = [
-        [w * x for x in mia.difference((game, "loss"), (controls[e], "loss"))]
-        for e, w in ((2, 1 - part), (5, part))
-    ]
-    assert tuple(found) == pytest.approx(np.sum(ends, axis=0))
-    assert found.n_pairs == 8
-    assert found.conditions["equal gap"] == ""
-
-
-def test_a_game_against_itself_among_others_makes_no_difference(stops):
-    found = at_equal(stops[3], {e: stops[e] for e in (1, 3, 8)}, "loss", condition="equal gap")
-    assert tuple(found) == pytest.approx((0, 0, 0), abs=1e-12)
-
-
-def test_who_is_beyond_all_settings_is_not_compared(stops):
-    found = at_equal(
-        stops[8], {e: stops[e] for e in (1, 2)}, "loss", condition="equal gap", training_of=stops[8]
-    )
-    apart = 100 * (train_test_gap(stops[8]) - train_test_gap(stops[2]))
-    assert found.conditions["equal gap"] == f"train-test gaps differ by {apart:.1f} points at the least"
-    assert tuple(found) == tuple(mia.difference((stops[8], "loss"), (stops[2], "loss")))
-
-
-def test_it_is_noted_that_convergence_of_controls_is_not_shown(stops):
-    controls = {e: stops[e] for e in (2, 5)}
-    unsure = at_equal(stops[3], controls, "loss", condition="equal gap").conditions["unsure"]
-    assert unsure.endswith("no checkpoint was kept")
-
-
-@pytest.mark.parametrize(
-    ("controls", "condition", "message"),
-    [
-        ({}, "equal gap", "controls={} must hold at least one game"),
-        ({1: 0}, "equal gaps", "Did you mean 'equal gap'"),
-    ],
-)
-def test_controls_that_say_nothing_are_refused(stops, controls, condition, message):
-    with pytest.raises(ValueError, match=message):
-        at_equal(stops[3], controls, "loss", condition=condition)

@@ -8,6 +8,7 @@ from .differences import changed_predictions as changed_predictions
 from .differences import difference as difference
 from .differences import mean_test_accuracy as mean_test_accuracy
 from .epsilon import epsilon_bound as epsilon_bound
+from .equal import at_equal as at_equal
 from .knobs import KNOBS as KNOBS
 from .knobs import Knob as Knob
 from .matrix import audit_defenses as audit_defenses

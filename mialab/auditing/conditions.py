@@ -19,7 +19,9 @@ UNSURE = "unsure"
 TRAINED, EQUAL_ACCURACY, OPERATING_POINT = "trained", "equal accuracy", "operating point"
 #: Train accuracy minus test accuracy, for claims that a defense does more than to fit less.
 EQUAL_GAP = "equal gap"
-CONDITIONS = (TRAINED, EQUAL_ACCURACY, EQUAL_GAP, OPERATING_POINT)
+#: Accuracy on members, for claims about trainings that are not over.
+EQUAL_TRAIN = "equal train accuracy"
+CONDITIONS = (TRAINED, EQUAL_ACCURACY, EQUAL_TRAIN, EQUAL_GAP, OPERATING_POINT)
 
 
 def trained(game: Game) -> str:

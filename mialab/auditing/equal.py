@@ -1,0 +1,107 @@
+"""Games and controls that are as accurate, or fit as much: differences at an equal measure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from typing import Any
+
+from mialab._validation import choose
+from mialab.auditing import conditions
+from mialab.auditing.differences import difference
+from mialab.auditing.taxonomy import Attacking
+from mialab.games.base import Game
+from mialab.metrics.intervals import Interval
+
+
+def train_test_gap(game: Game) -> float:
+    """Return the mean over models of train accuracy minus test accuracy."""
+    return float((game.train_accuracy - game.test_accuracy)[~game.shadow].mean())
+
+
+def at_equal(
+    game: Game,
+    controls: Mapping[Any, Game],
+    attack: Attacking,
+    *,
+    condition: str,
+    metric: str = "auc",
+    training_of: Game | None = None,
+) -> Interval:
+    """Return an attack's measure on a game minus that on a control that is equal in accuracy or in fit.
+
+    The control lies on the straight line between the two settings next to each other on either side of the game; of
+    several such pairs the one that is nearest counts.
+
+    Parameters
+    ----------
+    game : Game
+        The game that is compared.
+    controls : dict of Game
+        Settings of the control, of the same members, in the order of what is varied.
+    attack : str, Attack or callable
+        The attack.
+    condition : {"equal accuracy", "equal train accuracy", "equal gap"}
+        What is made equal: the mean test accuracy, that on members, or the mean of the latter minus the former. It has
+        failed, and the setting that is nearest counts, if no two settings have the game between them and the nearest is
+        more than half a point away.
+    metric : str
+        As of `mialab.difference`.
+    training_of : Game, optional
+        The game whose training has to be sound in place of the controls': that of training which was not stopped.
+
+    Returns
+    -------
+    Interval
+        Its ends are interpolated as its value is, as if both differences erred together, so that it is rather too
+        wide; that the place between the two settings is itself an estimate is left out.
+
+    Raises
+    ------
+    ValueError
+        If there are no controls, or games differ in their members.
+    """
+    if not controls:
+        raise ValueError("controls={} must hold at least one game to compare with.")
+    choose("condition", condition, MEASURED)
+    measure, name = MEASURED[condition]
+    aim, found = measure(game), {label: measure(control) for label, control in controls.items()}
+    between = [
+        (first, second)
+        for first, second in pairwise(controls)
+        if min(found[first], found[second]) <= aim <= max(found[first], found[second])
+        and found[first] != found[second]
+    ]
+    nearest = min(controls, key=lambda label: abs(found[label] - aim))
+    wrong = ""
+    if between:
+        picked = min(between, key=lambda pair: sum(abs(found[label] - aim) for label in pair))
+        part = (aim - found[picked[0]]) / (found[picked[1]] - found[picked[0]])
+        weights = dict(zip(picked, (1 - part, part), strict=True))
+    else:
+        weights = {nearest: 1.0}
+        if abs(found[nearest] - aim) > conditions.EQUAL:
+            wrong = f"{name} differ by {100 * (aim - found[nearest]):.1f} points at the least"
+    parts = {label: difference((game, attack), (controls[label], attack), metric=metric) for label in weights}
+    value, low, high = (
+        float(sum(weights[label] * part[end] for label, part in parts.items())) for end in range(3)
+    )
+    of_controls = [controls[label] for label in weights] if training_of is None else [training_of]
+    trained = next(filter(None, map(conditions.trained, [game, *of_controls])), "")
+    # Who asks for the same accuracy on members asks about trainings that are not over.
+    over = condition != conditions.EQUAL_TRAIN
+    unsure = next(filter(None, map(conditions.unsure, [game, *of_controls])), "") if over else ""
+    first = next(iter(parts.values()))
+    met = {conditions.TRAINED: trained, condition: wrong, conditions.UNSURE: unsure}
+    return Interval(value, low, high, df=first.df, n_pairs=first.n_pairs, conditions=met)
+
+
+#: What games may be made equal in, by the condition of claims: how it is measured, and what it is called.
+MEASURED: dict[str, tuple[Callable[[Game], float], str]] = {
+    conditions.EQUAL_ACCURACY: (lambda game: float(game.test_accuracy.mean()), "test accuracies"),
+    conditions.EQUAL_TRAIN: (
+        lambda game: float(game.train_accuracy[~game.shadow].mean()),
+        "train accuracies",
+    ),
+    conditions.EQUAL_GAP: (train_test_gap, "train-test gaps"),
+}
