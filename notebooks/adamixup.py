@@ -453,7 +453,11 @@ findings = {
     "gap": mia.difference((ours, "correctness"), (none, "correctness"), **of_attacks),
     "copies": mia.difference((ours, "label_only"), (none, "label_only"), **of_attacks),
     "datasets": adamixup.worst(
-        everywhere, threshold, "balanced_accuracy minus none", "adamixup"
+        everywhere,
+        threshold,
+        "balanced_accuracy minus none",
+        "adamixup",
+        n_pairs=n_models // 2,
     ),
     "others": greatest,
     "static": mia.difference((ours, threshold), (mixup, threshold), **of_attacks),
@@ -480,6 +484,7 @@ findings = {
             threshold,
             "balanced_accuracy minus none",
             "adamixup",
+            n_pairs=n_models // 2,
         )
         for name in [dataset, *compared]
     },

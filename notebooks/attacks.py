@@ -171,7 +171,8 @@ tables = {
 # %% [markdown]
 # ### The strongest by what the attacker sees
 #
-# By its AUC, for attackers who get labels only, scores, or the model itself. The best of many, chosen by its result, looks
+# By its AUC, for attackers who get labels only, scores, or the model itself. Who gets scores has labels as well, and who has the model
+# has both, so each of them may run the attacks of those before. The best of many, chosen by its result, looks
 # better than it is: the interval is that of the greatest of so many estimates ([how](many-claims)).
 
 # %% tags=["hide-input"]

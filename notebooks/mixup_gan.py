@@ -527,9 +527,13 @@ findings = {
     "fid": gan.quality.difference(none, ours, main.pool, "fid"),
     "adaptive": mia.difference((of_natural, pairs), (views["undefended"], lira)),
     "references": mia.difference((of_natural, pairs), (of_mixup, pairs)),
-    "proposition": mixup_gan.shift(shifts, "mixup", "members"),
-    "outliers": mixup_gan.shift(shifts, "mixup", "members", part=10),
-    "non-members": mixup_gan.shift(shifts, "mixup", "non-members"),
+    "proposition": mixup_gan.shift(shifts, "mixup", "members", n_pairs=n_models // 2),
+    "outliers": mixup_gan.shift(
+        shifts, "mixup", "members", part=10, n_pairs=n_models // 2
+    ),
+    "non-members": mixup_gan.shift(
+        shifts, "mixup", "non-members", n_pairs=n_models // 2
+    ),
     "bound": ByConstruction("a property of distributions; the figure above shows it"),
     "exposed": mia.difference((ours, lira), (none, lira), metric=f"tpr@{fpr:g}"),
 } | where_played(

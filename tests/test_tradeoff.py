@@ -46,6 +46,20 @@ class Demanding(Defense):
         raise ValueError("a reference part is needed")
 
 
+@dataclass(frozen=True)
+class Failing(Defense):
+    """A toy that fails in training."""
+
+    name: ClassVar[str] = "failing"
+    strength: float = 0.0
+    error: type[Exception] = RuntimeError
+
+    def before_epoch(self, run: Any) -> None:
+        """Fail, in the third epoch."""
+        if run.epoch == 2:
+            raise self.error("no luck")
+
+
 STRENGTHS = Knob("strength", (0.0, 0.25, 1.0))
 TERMS: dict[str, Any] = {
     "knobs": {"shrunk": STRENGTHS, "demanding": STRENGTHS},
@@ -194,6 +208,33 @@ def test_dead_models_count_for_nothing(played):
     assert not table[(table.defense == "shrunk") & (table.setting == "1.0")]["chosen"].any()
     # A dead model tells nothing and costs all; with it the curve would go on to an AUC of one half.
     assert table.at_most(100, "shrunk").value == table.curve("shrunk").iloc[-1]["value"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, FloatingPointError, IndexError])
+def test_a_training_that_fails_ends_no_sweep(pool, fresh_cache, error):
+    terms = TERMS | {"knobs": TERMS["knobs"] | {"failing": STRENGTHS}, "budget": 2}
+    defenses = [Failing(error=error), Shrunk()]
+    table = tradeoff.trade_off(pool, defenses, **terms)
+    (row,) = table.attrs["missing"]
+    assert row["defense"] == "failing"
+    assert row["reason"].endswith("no luck")
+    assert "shrunk" in set(table["defense"])
+
+
+def test_a_full_disk_is_no_fault_of_a_defense(pool, fresh_cache):
+    terms = TERMS | {"knobs": {"failing": STRENGTHS}, "budget": 2}
+    with pytest.raises(OSError, match="no luck"):
+        tradeoff.trade_off(pool, [Failing(error=OSError)], **terms)
+
+
+def test_who_sees_more_finds_no_less(played):
+    # Kinds of attackers are nested: scores include labels.
+    table, _ = played
+    for _, rows in table.groupby(["defense", "setting", "metric"]):
+        values = rows.set_index("sees")["value"]
+        if np.isfinite(values).all():
+            assert values["scores"] >= values["labels only"]
+    assert set(table[table["sees"] == "scores"]["n_attacks"]) == {2}
 
 
 def test_what_cannot_be_trained_is_missing_with_its_reason(played, pool):

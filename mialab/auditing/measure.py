@@ -14,7 +14,7 @@ from mialab import _progress, provenance
 from mialab.attacks.base import Attack
 from mialab.auditing import conditions
 from mialab.auditing.tables import COLUMNS, MEAN, POOLED, AuditTable
-from mialab.auditing.taxonomy import Attacking, _chosen, threat_model
+from mialab.auditing.taxonomy import INCLUDES, Attacking, _chosen, threat_model
 from mialab.games.base import Game
 from mialab.metrics import estimates, influence, intervals, rates
 from mialab.metrics.calibration import Concentration
@@ -71,7 +71,8 @@ def audit(
         ``attrs`` says how the table was made; under ``"pairs"`` from how many pairs of targets, under ``"variance"``
         and ``"df"`` for each attack and metric V_t / V_p and the degrees of freedom behind the pooled interval
         (`metrics.estimates.Variance`), under ``"concentration"`` how evenly false alarms fall on records, and under
-        ``"strongest"`` the strongest attack of each kind of attacker with an interval that knows that it was chosen.
+        ``"strongest"`` the strongest attack of each kind of attacker with an interval that knows that it was chosen;
+        who sees scores sees labels too, and who sees the model sees both.
 
     Raises
     ------
@@ -162,7 +163,10 @@ def audit(
 def _strongest(
     pooled: Mapping[str, Mapping[str, Estimate]], names: Sequence[str], confidence: float
 ) -> dict[str, dict[str, tuple]]:
-    """Name the strongest attack of each kind of attacker by each measure, with a max-statistic interval."""
+    """Name the strongest attack of each kind of attacker by each measure, with a max-statistic interval.
+
+    Kinds are nested, see `mialab.auditing.taxonomy.INCLUDES`; one that no attack of its own stands for is left out.
+    """
     found: dict[str, dict[str, tuple]] = {}
     sees = {attack: threat_model(attack) for attack in pooled}
     for metric in names:
@@ -170,14 +174,16 @@ def _strongest(
         for attack, measured in pooled.items():
             if np.isfinite(measured[metric].value):
                 of_kind.setdefault(sees[attack], {})[attack] = measured[metric]
-        found[metric] = {
-            kind: (
-                max(each, key=lambda name: each[name].value),
-                *estimates.strongest(list(each.values()), confidence=confidence),
-                len(each),
+        found[metric] = {}
+        for kind in of_kind:
+            able: dict[str, Estimate] = {}
+            for other in INCLUDES[kind]:
+                able |= of_kind.get(other, {})
+            found[metric][kind] = (
+                max(able, key=lambda name: able[name].value),
+                *estimates.strongest(list(able.values()), confidence=confidence),
+                len(able),
             )
-            for kind, each in of_kind.items()
-        }
     return found
 
 

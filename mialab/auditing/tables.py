@@ -250,7 +250,8 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
         Returns
         -------
         DataFrame
-            A row per kind of attacker (`mialab.auditing.taxonomy.threat_model`), a column per defense: the value with
+            A row per kind of attacker (`mialab.auditing.taxonomy.threat_model`; one who sees more can do what others
+            can, so values grow from row to row), a column per defense: the value with
             an interval that knows that it is the best of so many (`metrics.strongest`), the attack's name, and of how
             many it was chosen.
         """

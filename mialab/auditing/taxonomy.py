@@ -99,6 +99,16 @@ THREAT_MODELS = {
 KINDS = ("labels only", "scores", "samples", "white box", "other")
 
 
+#: Whose attacks each kind of attacker can run: who sees more sees what the others do.
+INCLUDES = {
+    "labels only": ("labels only",),
+    "scores": ("labels only", "scores"),
+    "samples": ("samples",),
+    "white box": ("labels only", "scores", "samples", "white box"),
+    "other": ("other",),
+}
+
+
 def threat_model(attack: str | Attack | Outcome) -> str:
     """Return what an attacker gets to see: "labels only", "scores", "samples" or "white box"; "other" if unknown."""
     made = _made(attack)

@@ -98,7 +98,10 @@ class TradeOffTable(AuditTable):
         rows = self.curve(defense, metric=metric, sees=sees)
         pairs = self.attrs.get("terms", {}).get("pairs")
         costs, values = (
-            [Interval(*ends, n_pairs=pairs) for ends in rows[columns].itertuples(index=False, name=None)]
+            [
+                Interval(*ends, df=max((pairs or 2) - 1, 1), n_pairs=pairs)
+                for ends in rows[columns].itertuples(index=False, name=None)
+            ]
             for columns in (["cost", "cost_low", "cost_high"], ["value", "low", "high"])
         )
         return costs, values
@@ -159,7 +162,7 @@ class TradeOffTable(AuditTable):
             value,
             float(low),
             float(high),
-            df=max((pairs or 2) - 1, 1),
+            df=ours.df,
             n_pairs=pairs,
             conditions={conditions.EQUAL_ACCURACY: wrong, conditions.TRAINED: self._base_problem},
         )
@@ -273,7 +276,7 @@ def interpolate(costs: Sequence[Interval], values: Sequence[Interval], allowed: 
     slope = abs(values[weak + 1].value - values[weak].value) / rise
     unsure = slope * max(cost_high - allowed, allowed - cost_low, 0.0)
     ends = float(value), float(max(low - unsure, 0)), float(min(high + unsure, 1))
-    return Interval(*ends, n_pairs=values[weak].n_pairs)
+    return Interval(*ends, df=values[weak].df, n_pairs=values[weak].n_pairs)
 
 
 def search_epsilon(epsilons: Iterable[float], deltas: Iterable[float]) -> tuple[float, float]:
@@ -421,8 +424,14 @@ def trade_off(
             games = common.games(defense, knob, search=False)
             rows += _rows(defense.name, games, reported, picked, options)
             seconds += sum(game.attrs["seconds"] for game in (*tried.values(), *games.values()))
-        except (ValueError, FloatingPointError) as error:
-            missing.append({"defense": defense.name, "attack": "all", "reason": str(error)})
+        except (
+            OSError
+        ):  # a disk or a worker: no fault of this defense, and the next one would meet it as well
+            raise
+        except Exception as error:  # whatever else it is, it becomes part of the table, and the others go on
+            expected = isinstance(error, ValueError | FloatingPointError)
+            reason = str(error) if expected else f"{type(error).__name__}: {error}"
+            missing.append({"defense": defense.name, "attack": "all", "reason": reason})
             continue
         reports = [game.attrs.get("report") or {} for game in tried.values()]
         if all("epsilon" in report for report in reports):

@@ -182,7 +182,9 @@ def same_accuracy(frame: pd.DataFrame, defense: str, control: str = "none") -> i
     return int(enough[0] if len(enough) else other.idxmax())
 
 
-def worst(frame: pd.DataFrame, attack: str, metric: str, defense: str) -> Interval:
+def worst(
+    frame: pd.DataFrame, attack: str, metric: str, defense: str, *, n_pairs: int | None = None
+) -> Interval:
     """Return the greatest value of a defense after the last epoch, over data sets.
 
     Its upper end is the greatest of all, so that what lies below a bound does so on every data set (an
@@ -194,10 +196,14 @@ def worst(frame: pd.DataFrame, attack: str, metric: str, defense: str) -> Interv
         From `across`, of which the data set with the greatest value is taken; or from `trajectory`.
     attack, metric, defense : str
         Which figure.
+    n_pairs : int, optional
+        Pairs of complementary targets behind each value. One less are the degrees of freedom that p-values are made
+        with; the frame does not say.
     """
     rows = at_the_end(frame, attack=attack, metric=metric, defense=defense)
     value, low, _ = rows.nlargest(1, "value")[["value", "low", "high"]].to_numpy(dtype=np.float64)[0]
-    return Interval(value, low, float(rows["high"].max()))
+    df = np.inf if n_pairs is None else max(n_pairs - 1, 1)
+    return Interval(value, low, float(rows["high"].max()), df=df, n_pairs=n_pairs)
 
 
 def at_the_end(frame: pd.DataFrame, **wanted: str) -> pd.DataFrame:

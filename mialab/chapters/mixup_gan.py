@@ -355,7 +355,13 @@ def ratio_shifts(
 
 
 def shift(
-    table: pd.DataFrame, defense: str, of: str, *, part: int = 0, quantity: str = "ratio falls"
+    table: pd.DataFrame,
+    defense: str,
+    of: str,
+    *,
+    part: int = 0,
+    quantity: str = "ratio falls",
+    n_pairs: int | None = None,
 ) -> Interval:
     """Return one fraction of a table of `ratio_shifts` with its interval.
 
@@ -365,9 +371,13 @@ def shift(
         From `ratio_shifts`.
     defense, of, part, quantity
         Values of the columns of that name.
+    n_pairs : int, optional
+        Pairs of complementary targets behind the fraction; one less are its degrees of freedom.
     """
     rows = select(table, defense=defense, of=of, part=part, quantity=quantity)
-    return Interval(*rows[["value", "low", "high"]].to_numpy(dtype=np.float64)[0].tolist())
+    ends = rows[["value", "low", "high"]].to_numpy(dtype=np.float64)[0].tolist()
+    df = np.inf if n_pairs is None else max(n_pairs - 1, 1)
+    return Interval(*ends, df=df, n_pairs=n_pairs)
 
 
 def _quantities(

@@ -156,7 +156,9 @@ def estimate(
             weakest = defense if knob is None else knob.turn(defense, knob.values[0])
             try:
                 few, more = (_seconds(setting, weakest, epochs) for epochs in EPOCHS)
-            except (ValueError, FloatingPointError):  # the table of the sweep will say why
+            except OSError:
+                raise
+            except Exception:  # the table of the sweep will say why
                 continue
             of_an_epoch = max(more - few, 0) / (EPOCHS[1] - EPOCHS[0])
             settings_of_it = 1 if knob is None else budget
