@@ -305,9 +305,10 @@ def killed_with_processes(indices: Sequence[int], folder: Path) -> Iterator[str]
         child = game.start()
         wait_until(lambda game=game: len(files(game.store)) > 0 and game.log.exists(), 60)
         time.sleep(rng.uniform(0, 0.5))
-        verdict, others = "", child.others()
-        if index % 2 and others:
-            os.kill(int(rng.choice(others)), signal.SIGKILL)
+        verdict = ""
+        if index % 2:
+            wait_until(lambda child=child: child.workers(), 60)
+            os.kill(int(rng.choice(child.workers())), signal.SIGKILL)
             answer = child.answer()
             if isinstance(answer, Failure) and "stored" not in answer.text:
                 verdict = f"error: a worker was killed: {answer}"

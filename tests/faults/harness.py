@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +135,20 @@ class Child:
         """Return the processes that it has started and that still run."""
         return [pid for pid in _session(self.pid) if pid != self.pid]
 
+    def workers(self) -> list[int]:
+        """Return those of the others that train: joblib's workers, not the process that cleans up after them."""
+        return [pid for pid in self.others() if b"popen_loky" in _command(pid)]
+
     def end(self) -> None:
         """End it, and all that it has started."""
         self._process.kill()
         self._process.join()
-        for pid in self.others():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        # Workers first: what cleans up after them ends by itself once they are gone.
+        for running in (self.workers, self.others):
+            for pid in running():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: not self.others(), 5)
         self._pipe.close()
 
 
@@ -148,6 +156,9 @@ def _serve(
     pipe: Any, function: Callable[..., Any], arguments: Sequence[Any], environment: dict[str, str]
 ) -> None:
     os.setsid()
+    # What cleans up after a process that was killed waits for its end; that of the parent would wait for the parent's.
+    resource_tracker._resource_tracker._fd = None
+    resource_tracker._resource_tracker._pid = None
     os.environ.update(environment)
     torch.set_num_threads(1)
     pipe.send("begun")
@@ -157,6 +168,13 @@ def _serve(
         classes = tuple(c.__name__ for c in type(error).__mro__)
         answer = Failure(classes, str(error), traceback.format_exc(limit=-3))
     pipe.send(answer)
+
+
+def _command(pid: int) -> bytes:
+    """Return the command line of a process; nothing if it has ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _session(leader: int) -> Iterator[int]:

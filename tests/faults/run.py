@@ -36,7 +36,7 @@ KINDS = {
     for kind in (
         Kind("kills", 100, games.kills, 5),
         Kind("kills at the end", 20, games.killed_at_the_end, 4),
-        Kind("kills with worker processes", 6, games.killed_with_processes, 2),
+        Kind("kills with worker processes", 12, games.killed_with_processes, 2),
         Kind("full disk", 40, games.full_disks, 5),
         Kind("pages on a full disk", 60, flips.full_disks, 60, alone=True),
         Kind("read errors", 40, games.read_errors, 5),
