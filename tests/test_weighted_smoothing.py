@@ -11,7 +11,8 @@ import mialab as mia
 from mialab.classifiers import signals
 from mialab.defenses import WeightedSmoothing
 from mialab.defenses.base import cross_entropy
-from mialab.defenses.weighted_smoothing import FLOOR, class_z_scores, modified_entropy
+from mialab.defenses.weighted_smoothing import FLOOR, class_z_scores, limit_norms, modified_entropy
+from mialab.models import MLP
 from mialab.training.streams import Streams
 
 N, CLASSES = 12, 3
@@ -145,3 +146,49 @@ def test_gradients_reach_the_network():
 def test_impossible_parameters(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         WeightedSmoothing(**options)
+
+
+# ----------------------------------------------------------------------------------------------------
+# The limit on the norm of gradients
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_gradients_are_limited_as_torch_does_it(stacked):
+    rng = torch.Generator().manual_seed(0)
+    shapes = [(3, 4), (4,), (2, 5)]
+    models = [[torch.nn.Parameter(torch.zeros(s)) for s in shapes] for _ in range(2)]
+    for k, model in enumerate(models):
+        for p in model:
+            p.grad = 10.0**k * torch.randn(p.shape, generator=rng)
+    together = [torch.nn.Parameter(torch.stack([m[i].data for m in models])) for i in range(3)]
+    for i, p in enumerate(together):
+        p.grad = torch.stack([m[i].grad for m in models])
+    for model in models:
+        torch.nn.utils.clip_grad_norm_(model, 7.0)
+    assert torch.nn.utils.get_total_norm([p.grad for p in models[0]]) < 7  # this one is short enough
+    if stacked:
+        limit_norms(together, 7.0, stacked=True)
+        for i, p in enumerate(together):
+            torch.testing.assert_close(p.grad, torch.stack([m[i].grad for m in models]))
+    else:
+        before = [p.grad.clone() for p in models[1]]
+        limit_norms(models[1], 7.0, stacked=False)  # twice is once
+        torch.testing.assert_close([p.grad for p in models[1]], before)
+
+
+@pytest.mark.parametrize("model", [MLP(hidden=(8,)), MLP(hidden=(300, 200))], ids=["stacked", "sequential"])
+def test_a_limit_that_nothing_reaches_changes_nothing(model):
+    training = mia.Training(epochs=4, batch_size=8, lr=0.01)
+    options = {"training": training, "n_models": 2, "store": None}
+    limited, free = (
+        mia.play(toys.pool(), model, WeightedSmoothing(sigma=0.0, max_norm=most), **options)
+        for most in (1e6, None)
+    )
+    np.testing.assert_array_equal(limited.logits, free.logits)
+    short = mia.play(toys.pool(), model, WeightedSmoothing(sigma=0.0, max_norm=1e-3), **options)
+    assert (short.logits != free.logits).any()
+
+
+def test_a_bad_limit():
+    with pytest.raises(ValueError, match=r"^max_norm=0 must be greater than 0\."):
+        WeightedSmoothing(max_norm=0)

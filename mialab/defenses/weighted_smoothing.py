@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -66,6 +67,27 @@ def class_z_scores(values: torch.Tensor, y: torch.Tensor, n_classes: int) -> tor
     return (deviation / (mean(deviation**2).sqrt() + TINY)).float()
 
 
+@torch.no_grad()
+def limit_norms(parameters: Iterable[torch.Tensor], most: float, *, stacked: bool) -> None:
+    """Scale gradients down so that their norm, over all parameters of a model, is at most so much.
+
+    Parameters
+    ----------
+    parameters : iterable of torch.Tensor
+        Of one model, or of several with a leading model dimension.
+    most : float
+        The greatest norm.
+    stacked : bool
+        Whether there is a model dimension.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    rows = [g.flatten(1) if stacked else g.reshape(1, -1) for g in gradients]
+    norm = torch.stack([row.square().sum(1) for row in rows]).sum(0).sqrt()
+    scale = (most / norm.clamp(min=most)).view(-1, 1)
+    for row in rows:
+        row.mul_(scale)
+
+
 @register
 @dataclass(frozen=True)
 class WeightedSmoothing(Defense):
@@ -87,6 +109,9 @@ class WeightedSmoothing(Defense):
         clipped at e^-36 and divided by their sum (our assumption).
     warm_up : int, optional
         Epochs without noise; by default 4 for the code and 5 for the paper.
+    max_norm : float, optional
+        Greatest norm of a batch's gradient, greater than 0; a longer one is scaled down to it. None for no limit: then
+        a few records with a noisy probability near 0 can ruin a model.
     weighting : {"modified_entropy", "uniform", "inverted", "clipped"}
         The factor of the noise, for comparison: 1 - w; 1; 1 + w; or 1 - w clipped to [0, 2], since its absolute value,
         which is what counts, grows again for w > 1, the most isolated records.
@@ -94,8 +119,8 @@ class WeightedSmoothing(Defense):
     Notes
     -----
     The released code keeps the records in order and drops the last, smaller batch; here batches are shuffled, and
-    weights go with their records. Its limit on the norm of gradients is left out. It counts epochs from 0, recomputes
-    weights after every epoch with a number above 2, and so adds noise from number 4 on.
+    weights go with their records. It counts epochs from 0, recomputes weights after every epoch with a number above 2,
+    and so adds noise from number 4 on.
 
     References
     ----------
@@ -106,6 +131,7 @@ class WeightedSmoothing(Defense):
     sigma: float = 0.1
     version: str = "code"
     warm_up: int | None = None
+    max_norm: float | None = 10.0
     weighting: str = "modified_entropy"
 
     def __post_init__(self) -> None:
@@ -114,6 +140,8 @@ class WeightedSmoothing(Defense):
         if self.warm_up is None:
             object.__setattr__(self, "warm_up", 4 if self.version == "code" else 5)
         check_integer("warm_up", self.warm_up)
+        if self.max_norm is not None:
+            check_number("max_norm", self.max_norm, above=0)
         choose("weighting", self.weighting, ("modified_entropy", "uniform", "inverted", "clipped"))
 
     def before_epoch(self, run: Run) -> None:
@@ -125,6 +153,16 @@ class WeightedSmoothing(Defense):
         run.memory["factor"] = torch.zeros(len(y), len(run.y), device=y.device).scatter(
             1, run.members, factor
         )
+
+    def step(self, run: Run, batch: torch.Tensor) -> None:
+        """Update the networks once with the gradient of the mean loss, cut to the greatest norm, each model's own."""
+        if self.max_norm is None or not batch.numel():
+            run.step(batch)
+            return
+        run.optimizer.zero_grad()
+        run.losses(batch).mean(-1).sum().backward()
+        limit_norms(run.parameters.values(), self.max_norm, stacked=run.mode == "stacked")
+        run.optimizer.step()
 
     def factor(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return the factor of the noise of each member, given the model's answers to all of them.
