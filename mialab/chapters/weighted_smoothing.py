@@ -17,9 +17,13 @@ from torch import nn
 
 from mialab import models, queries
 from mialab._validation import check_integer, check_number
+from mialab.auditing import conditions
+from mialab.auditing.tradeoff import choose_settings
+from mialab.classifiers.game import Game as Classifiers
+from mialab.classifiers.game import play
 from mialab.classifiers.run import Run, train_group
 from mialab.data.pool import Pool
-from mialab.defenses import Defense, LabelSmoothing, WeightedSmoothing
+from mialab.defenses import DPSGD, Defense, LabelSmoothing, WeightedSmoothing
 from mialab.defenses.hamp import label_probability
 from mialab.games.backends import device_here
 from mialab.games.base import Game
@@ -143,6 +147,101 @@ def arms(sigma: float, n_classes: int, *, warm_up: int | None = None) -> dict[st
         "clipped weights": WeightedSmoothing(weighting="clipped", **common),
         "label_smoothing": matched_label_smoothing(sigma, n_classes),
     }
+
+
+def choose_sigma(
+    pool: Pool,
+    model: str | Model,
+    *,
+    training: Training,
+    sigmas: Sequence[float],
+    points: float = 1.0,
+    n_models: int = 4,
+    seed: int = 0,
+) -> tuple[float, pd.DataFrame]:
+    """Choose the greatest sigma of the released code's version that costs little validation accuracy.
+
+    Parameters
+    ----------
+    pool, model, training
+        As in `mialab.play`; the pool has a validation part.
+    sigmas : sequence of float
+        Values to try, greater than 0.
+    points : float
+        Points of validation accuracy that sigma may cost.
+    n_models : int
+        Models of each value, even.
+    seed : int
+        Of the search; take another one than that of the models that are reported.
+
+    Returns
+    -------
+    sigma : float
+        The greatest one within these points whose training has no problem; if there is none, the smallest.
+    tried : DataFrame
+        A row for each value, 0 the undefended training: train and validation accuracy, and what is wrong with it.
+
+    Raises
+    ------
+    ValueError
+        If there is no validation part, or no sigma to try.
+    """
+    if not len(pool.y_val):
+        raise ValueError(f"{pool.name!r} has no validation part: load it with validation=....")
+    if not sigmas or min(sigmas) <= 0:
+        raise ValueError(f"sigmas={list(sigmas)} must be at least one value greater than 0.")
+    options: dict[str, Any] = {"training": training, "n_models": n_models, "seed": seed}
+    games = {s: play(pool, model, WeightedSmoothing(sigma=s), **options) for s in (0.0, *sorted(sigmas))}
+    aim = float(games[0.0].validation_accuracy.mean())
+    picked = choose_settings({s: game for s, game in games.items() if s}, aim, [points])
+    rows = {
+        s: {
+            "train accuracy": float(game.train_accuracy.mean()),
+            "validation accuracy": float(game.validation_accuracy.mean()),
+            "problem": conditions.trained(game),
+        }
+        for s, game in games.items()
+    }
+    return picked.get(points, min(sigmas)), pd.DataFrame.from_dict(rows, orient="index").rename_axis("sigma")
+
+
+def curves(
+    pool: Pool,
+    model: str | Model,
+    undefended: Classifiers,
+    *,
+    sigmas: Sequence[float],
+    noises: Sequence[float],
+    stops: Sequence[int],
+    **options: Any,
+) -> dict[str, dict[float, Classifiers]]:
+    """Play what is compared over a whole curve.
+
+    Parameters
+    ----------
+    pool, model
+        As in `mialab.play`.
+    undefended : Game
+        Models without a defense, with checkpoints at the stops.
+    sigmas : sequence of float
+        Of weighted smoothing as released, of uniform noise, and of label smoothing with the same loss floor.
+    noises : sequence of float
+        Of DP-SGD.
+    stops : sequence of int
+        Epochs that undefended training is stopped after.
+    **options
+        Those of `mialab.play`.
+
+    Returns
+    -------
+    dict of str to dict of float to Game
+    """
+    swept = ("weighted_smoothing", "uniform noise", "label_smoothing")
+    at = {s: arms(s, pool.n_classes) for s in sigmas}
+    found = {name: {s: play(pool, model, at[s][name], **options) for s in sigmas} for name in swept}
+    found["dp_sgd"] = {noise: play(pool, model, DPSGD(noise=noise), **options) for noise in noises}
+    found["early_stopping"] = {stop: undefended.at(stop) for stop in stops}
+    return found
 
 
 def noise_size(game: Game, defense: WeightedSmoothing) -> np.ndarray:

@@ -81,11 +81,11 @@ def limit_norms(parameters: Iterable[torch.Tensor], most: float, *, stacked: boo
         Whether there is a model dimension.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    rows = [g.flatten(1) if stacked else g.reshape(1, -1) for g in gradients]
-    norm = torch.stack([row.square().sum(1) for row in rows]).sum(0).sqrt()
-    scale = (most / norm.clamp(min=most)).view(-1, 1)
-    for row in rows:
-        row.mul_(scale)
+    squares = [(g.flatten(1) if stacked else g.reshape(1, -1)).square().sum(1) for g in gradients]
+    norm = torch.stack(squares).sum(0).sqrt()
+    scale = most / norm.clamp(min=most)
+    for g in gradients:
+        g.mul_(scale.view(-1, *[1] * (g.dim() - 1)) if stacked else scale)
 
 
 @register
