@@ -20,6 +20,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 COLUMNS = ["workload", "variant", "seconds", "ratio_to_loader", "ratio_to_plain", "peak_mb"]
 #: Arguments that leave out what would take longest.
 ARGUMENTS = {
+    "dp": [],
     "epsilon": [],
     "engine": ["--only", "digits", "modes", "curves"],
     "peers": ["--only", "B1", "B4", "B7"],
