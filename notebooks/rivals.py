@@ -209,6 +209,9 @@ pd.DataFrame.from_dict(
 #
 # ```{admonition} What the verdicts leave out
 # :class: warning
+# * Attackers ask once about each record. Defenses that only change answers (HAMP's last step, MemGuard, DynaNoise, confidence masking)
+#   hide what one answer says; who asks again, or about changed copies of a record, gets around that, as {doc}`hamp` shows. So their
+#   verdicts here are the best case for them.
 # * Curves that bend lie below the straight line between two settings that are far apart. With few settings a rival may look
 #   weaker there than it is; more of them (`budget`) settle it.
 # ```
