@@ -212,6 +212,8 @@ pd.DataFrame.from_dict(
 # * Attackers ask once about each record. Defenses that only change answers (HAMP's last step, MemGuard, DynaNoise, confidence masking)
 #   hide what one answer says; who asks again, or about changed copies of a record, gets around that, as {doc}`hamp` shows. So their
 #   verdicts here are the best case for them.
+# * Distillation learns from other people's records, as many as the pool's reference part has; nobody else here may use those. SELENA's
+#   weak spot are near duplicates of a record that a sub-model knows ({cite:t}`aerni2024misleading`); no data set here has them.
 # * Curves that bend lie below the straight line between two settings that are far apart. With few settings a rival may look
 #   weaker there than it is; more of them (`budget`) settle it.
 # ```
