@@ -30,6 +30,7 @@ from unittest import mock
 import common
 import numpy as np
 import torch
+import torch._dynamo  # which optimizers load in their first step: that is no part of any of these jobs
 from common import Fresh, Row
 from joblib.externals.loky import get_reusable_executor
 from loops import step, train

@@ -73,6 +73,10 @@ def check_number(
         or (high is not None and number > high)
         or (above is not None and number <= above)
     ):
+        if not isinstance(value, Real) or isinstance(value, bool):
+            right += f", a number: {type(value).__name__} is none"
+        elif not abs(number) < float("inf") and "finite" not in right:
+            right += ", and finite"
         raise ValueError(f"{name}={shown(value)} must be {right}.")
 
 

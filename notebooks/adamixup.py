@@ -540,6 +540,7 @@ itables.show(
 
 # %% tags=["hide-input"]
 reference = reference_runs.load("adamixup-standard")
+print(reference_runs.standing(reference["verdicts"], claims))
 reference["verdicts"]
 
 # %% tags=["hide-input"]

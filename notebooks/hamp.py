@@ -523,10 +523,11 @@ itables.show(
 # The page above shows the run that built this book. What follows comes from the last reference run with the
 # paper's own data, model and sizes: Location30, 1,350 members of 2,700 records, an MLP of four tanh layers
 # (`make book PROFILE=standard`). It is read from `results/`: verdicts, the true-positive rate at 0.1 % false
-# positives, and how each arm was made.
+# positives, and how each arm was made. Its controls have plain training only; it is to be run again with those above.
 
 # %% tags=["hide-input"]
 reference = reference_runs.load("hamp-standard")
+print(reference_runs.standing(reference["verdicts"], claims))
 reference["verdicts"]
 
 # %% tags=["hide-input"]

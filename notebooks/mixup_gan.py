@@ -612,6 +612,7 @@ auditing.audit_scores(
 
 # %% tags=["hide-input"]
 reference = reference_runs.load("mixup-gan-standard")
+print(reference_runs.standing(reference["verdicts"], claims))
 reference["verdicts"]
 
 # %% tags=["hide-input"]

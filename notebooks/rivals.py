@@ -149,8 +149,8 @@ for name, table in tables.items():
     display(table.chosen_for(max(allowed)))
 
 # %% [markdown]
-# At equal *test* accuracy, interpolated between settings: the AUC of the strongest attack on answers, and of the one that sees labels
-# alone.
+# At equal *test* accuracy, interpolated between settings: the AUC of the strongest attack by who sees answers, and by who sees labels
+# alone. Answers tell labels too, so the first is never less.
 
 # %%
 pd.concat(

@@ -316,3 +316,21 @@ def test_reference_runs_have_the_columns_of_their_version(file):
     assert first | ({"measured here"} if schema == 1 else {"quantity", "bound", *NUMBERS}) == set(verdicts)
     known = ("holds", "does not hold", "negligible", "not settled", "not comparable", "could not be tested")
     assert all(verdict.startswith(known) for verdict in verdicts["verdict"])
+
+
+# ----------------------------------------------------------------------------------------------------
+# Claims that have changed since
+
+
+def test_a_stored_run_says_which_claims_it_judged():
+    old = Claim(text="It works", source="here", test="AUC: below 0", below=0)
+    untested = Claim(text="It is fast", source="here")
+    stored = pd.DataFrame({"claim": ["It works", "It is fast"], "quantity": ["AUC: below 0", "-"]})
+    assert reference_runs.standing(stored, {"a": old, "b": untested}) == ""
+    new = Claim(text="It works", source="here", test="AUC at equal accuracy: below 0", below=0)
+    said = reference_runs.standing(stored, {"a": new, "b": untested, "c": old})
+    assert said.startswith("This run judged 2 of the 3 claims of this page as they stand here.")
+    # Tables of the first version had no quantity.
+    assert reference_runs.standing(stored[["claim"]], {"a": new}) == ""
+    other = Claim(text="It is small", source="here")
+    assert "judged 1 of the 2" in reference_runs.standing(stored[["claim"]], {"a": new, "b": other})

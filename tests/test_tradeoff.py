@@ -53,10 +53,11 @@ class Failing(Defense):
     name: ClassVar[str] = "failing"
     strength: float = 0.0
     error: type[Exception] = RuntimeError
+    only: float | None = None
 
     def before_epoch(self, run: Any) -> None:
         """Fail, in the third epoch."""
-        if run.epoch == 2:
+        if run.epoch == 2 and self.only in (None, self.strength):
             raise self.error("no luck")
 
 
@@ -219,6 +220,15 @@ def test_a_training_that_fails_ends_no_sweep(pool, fresh_cache, error):
     assert row["defense"] == "failing"
     assert row["reason"].endswith("no luck")
     assert "shrunk" in set(table["defense"])
+
+
+def test_settings_that_come_to_an_end_are_kept(pool, fresh_cache):
+    terms = TERMS | {"knobs": {"failing": STRENGTHS}, "budget": 3}
+    table = tradeoff.trade_off(pool, [Failing(only=1.0)], **terms)
+    assert list(dict.fromkeys(table[table["defense"] == "failing"]["setting"])) == ["0.0", "0.25"]
+    assert table.attrs["missing"] == [
+        {"defense": "failing", "setting": "1.0", "attack": "all", "reason": "RuntimeError: no luck"}
+    ]
 
 
 def test_a_full_disk_is_no_fault_of_a_defense(pool, fresh_cache):

@@ -332,9 +332,23 @@ class Terms:
         seen = {} if search else {"queries": self.queries, "probes": self.probes}
         return play(self.pool, self.model, defense, training=training, n_models=n_models, seed=seed, **seen)
 
-    def games(self, defense: Defense, knob: Knob, *, search: bool) -> dict[Any, Game]:
-        """Play every setting of a defense, from weak to strong."""
-        return {v: self.play(knob.turn(defense, v), search=search) for v in knob.pick(self.budget)}
+    def games(
+        self, defense: Defense, knob: Knob, *, search: bool
+    ) -> tuple[dict[Any, Game], dict[Any, Exception]]:
+        """Play every setting of a defense, from weak to strong; return those that ended well, and why others did not.
+
+        An error of the disk is no fault of a setting, and ends the sweep.
+        """
+        found: dict[Any, Game] = {}
+        failed: dict[Any, Exception] = {}
+        for value in knob.pick(self.budget):
+            try:
+                found[value] = self.play(knob.turn(defense, value), search=search)
+            except OSError:
+                raise
+            except Exception as error:  # whatever else it is, the other settings go on
+                failed[value] = error
+        return found, failed
 
 
 def trade_off(
@@ -375,9 +389,9 @@ def trade_off(
     Returns
     -------
     TradeOffTable
-        ``attrs["missing"]`` lists defenses that could not be trained or have no knob, and why; ``attrs["terms"]`` what
-        was trained; ``attrs["search"]`` epsilon and delta of the search, by defense, where it has them;
-        ``attrs["run"]`` where the numbers come from, with the seconds of all trainings.
+        ``attrs["missing"]`` lists defenses that could not be trained or have no knob, settings that failed, and why;
+        ``attrs["terms"]`` what was trained; ``attrs["search"]`` epsilon and delta of the search, by defense, where it
+        has them; ``attrs["run"]`` where the numbers come from, with the seconds of all trainings.
 
     Raises
     ------
@@ -419,19 +433,21 @@ def trade_off(
                 raise ValueError(
                     f"No knob is known of {defense.name!r}: give knobs={{{defense.name!r}: Knob(...)}}."
                 )
-            tried = common.games(defense, knob, search=True)
+            tried, _ = common.games(defense, knob, search=True)
             picked = choose_settings(tried, aim, allowed)
-            games = common.games(defense, knob, search=False)
+            games, failed = common.games(defense, knob, search=False)
+            if not games:
+                raise next(iter(failed.values()))
+            missing += [
+                {"defense": defense.name, "setting": str(value), "attack": "all", "reason": _reason(error)}
+                for value, error in failed.items()
+            ]
             rows += _rows(defense.name, games, reported, picked, options)
             seconds += sum(game.attrs["seconds"] for game in (*tried.values(), *games.values()))
-        except (
-            OSError
-        ):  # a disk or a worker: no fault of this defense, and the next one would meet it as well
+        except OSError:
             raise
-        except Exception as error:  # whatever else it is, it becomes part of the table, and the others go on
-            expected = isinstance(error, ValueError | FloatingPointError)
-            reason = str(error) if expected else f"{type(error).__name__}: {error}"
-            missing.append({"defense": defense.name, "attack": "all", "reason": reason})
+        except Exception as error:  # it becomes part of the table, and the other defenses go on
+            missing.append({"defense": defense.name, "attack": "all", "reason": _reason(error)})
             continue
         reports = [game.attrs.get("report") or {} for game in tried.values()]
         if all("epsilon" in report for report in reports):
@@ -503,6 +519,11 @@ def _rows(
                     attack, *ends, n = of_kind[kind]
                     rows.append((name, str(setting), kind, metric, attack, n, *ends, *about))
     return rows
+
+
+def _reason(error: Exception) -> str:
+    expected = isinstance(error, ValueError | FloatingPointError)
+    return str(error) if expected else f"{type(error).__name__}: {error}"
 
 
 def _name(attack: Attacking) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from filelock import FileLock
 from mialab import provenance as _provenance
 from mialab._paths import cache_folder
 from mialab._validation import check_name, choose
-from mialab.auditing.claims import ClaimsTable
+from mialab.auditing.claims import Claim, ClaimsTable
 from mialab.auditing.tables import AuditTable
 
 FOLDER = Path(__file__).parents[2] / "results"
@@ -170,6 +170,30 @@ def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
         tables[key].attrs = provenance.get(key, {})
     tables["facts"] = _facts(provenance)
     return tables
+
+
+def standing(verdicts: pd.DataFrame, claims: Mapping[str, Claim]) -> str:
+    """Say how many of a page's claims a stored run judged as they stand on the page; empty if all.
+
+    Parameters
+    ----------
+    verdicts : DataFrame
+        Of the stored run.
+    claims : dict of Claim
+        Those of the page.
+    """
+    texts = verdicts["claim"]
+    if "quantity" in verdicts:  # what could not be tested has none
+        stored = set(zip(texts, verdicts["quantity"], strict=True))
+        same = [bool({(claim.text, claim.test), (claim.text, "-")} & stored) for claim in claims.values()]
+    else:  # tables of the first version do not say how they were measured
+        same = [claim.text in set(texts) for claim in claims.values()]
+    if all(same):
+        return ""
+    return (
+        f"This run judged {sum(same)} of the {len(claims)} claims of this page as they stand here. The others came "
+        "later, or are measured in another way now; until it is run again, its verdicts are those of its time."
+    )
 
 
 def load_benchmark(name: str, *, folder: Path = FOLDER) -> pd.DataFrame:

@@ -179,7 +179,8 @@ def choose_sigma(
     sigma : float
         The greatest one within these points whose training has no problem; if there is none, the smallest.
     tried : DataFrame
-        A row for each value, 0 the undefended training: train and validation accuracy, and what is wrong with it.
+        A row for each value, 0 the undefended training: train and validation accuracy, what is wrong with the training,
+        and which value is chosen.
 
     Raises
     ------
@@ -190,7 +191,9 @@ def choose_sigma(
         raise ValueError(f"{pool.name!r} has no validation part: load it with validation=....")
     if not sigmas or min(sigmas) <= 0:
         raise ValueError(f"sigmas={list(sigmas)} must be at least one value greater than 0.")
-    options: dict[str, Any] = {"training": training, "n_models": n_models, "seed": seed}
+    # A checkpoint near the end shows whether training had ended.
+    watched = replace(training, checkpoints=(training.epochs - 1,))
+    options: dict[str, Any] = {"training": watched, "n_models": n_models, "seed": seed}
     games = {s: play(pool, model, WeightedSmoothing(sigma=s), **options) for s in (0.0, *sorted(sigmas))}
     aim = float(games[0.0].validation_accuracy.mean())
     picked = choose_settings({s: game for s, game in games.items() if s}, aim, [points])
@@ -202,7 +205,10 @@ def choose_sigma(
         }
         for s, game in games.items()
     }
-    return picked.get(points, min(sigmas)), pd.DataFrame.from_dict(rows, orient="index").rename_axis("sigma")
+    chosen = picked.get(points, min(sigmas))
+    rows[chosen]["chosen"] = "yes" if points in picked else "the smallest: none is good enough"
+    tried = pd.DataFrame.from_dict(rows, orient="index").fillna("").rename_axis("sigma")
+    return chosen, tried
 
 
 def curves(

@@ -36,9 +36,11 @@ class DPSGD(Defense):
     *What is protected.* A member's record and label, as a whole, against anyone who sees the networks of all steps.
     Neighboring sets of members differ in one record, added or removed; the number of members that q is computed from is
     public. In the games here all models have equally many members, so a record that leaves is replaced by another: for
-    that, the guarantee is 2 epsilon and (1 + exp(epsilon)) delta. *What isn't*: choices of hyper-parameters after
-    looking at results; a member that is a near copy of another; and the seed, which must be secret in an application,
-    for it determines the noise. The analysis is of real numbers, training in float32, and randomness not cryptographic.
+    that, the guarantee is 2 epsilon and (1 + exp(epsilon)) delta, which says nothing where the latter comes to 1: with
+    the default delta from an epsilon of about log(10 members) on, such as 8 with fewer than 300 members. *What isn't*:
+    choices of hyper-parameters after looking at results; a member that is a near copy of another; and the seed, which
+    must be secret in an application, for it determines the noise. The analysis is of real numbers, training in float32,
+    and randomness not cryptographic.
 
     Parameters
     ----------
