@@ -267,7 +267,7 @@ if cluster:
             n_workers=2,
             threads_per_worker=1,
             dashboard_address=None,
-            silence_logs="ERROR",
+            silence_logs="CRITICAL",
         ) as workers,
         Client(workers),
         joblib.parallel_config(backend="dask"),
