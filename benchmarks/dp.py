@@ -15,6 +15,7 @@ for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_variable, "1")
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import common
 import numpy as np
@@ -120,13 +121,9 @@ def opacus(job: Job, mode: str) -> float:
 
 def main() -> int:
     options = common.parser(__doc__).parse_args()
-    try:
-        import opacus as _  # noqa: F401
-
-        modes = MODES
-    except ImportError as error:
-        print(f"SKIPPED Opacus: {error}. Install it with: pip install -e '.[dp]'", flush=True)
-        modes = ()
+    modes = MODES if find_spec("opacus") else ()
+    if not modes:
+        print("SKIPPED Opacus: it is not installed. Install it with: pip install -e '.[dp]'", flush=True)
     torch.set_num_threads(1)
     rows, failed = [], []
     for job in jobs(options.quick):
@@ -144,7 +141,8 @@ def main() -> int:
                 print(f"FAILED {variant}, {job.name}: {reason}", flush=True)
                 continue
             rows.append(Row(job.name, variant, round(seconds, 4)))
-    common.report(rows, options.json, failed=failed or [{"workload": "-", "variant": "-", "reason": "-"}])
+    given = [{"noise": NOISE, "greatest norm": MAX_NORM, "learning rate": LR}]
+    common.report(rows, options.json, given=given, **({"failed": failed} if failed else {}))
     return 0
 
 

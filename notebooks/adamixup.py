@@ -41,7 +41,7 @@ a = 1.0  # parameter of the Beta distribution, where fractions are drawn from on
 
 # Reporting
 # Fractions of the training: it is attacked there, too
-stops = [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 0.98]
+stops = [0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 0.9]
 halfway = 0.4  # the one of them where both trainings are compared at the same accuracy on members
 fpr = 0.01  # the false-positive rate of the verdicts
 marked = 0.05  # what counts as a marked fall of an attack's accuracy
@@ -540,7 +540,8 @@ itables.show(
 
 # %% tags=["hide-input"]
 reference = reference_runs.load("adamixup-standard")
-print(reference_runs.standing(reference["verdicts"], claims))
+if changed := reference_runs.standing(reference["verdicts"], claims):
+    print(changed)
 reference["verdicts"]
 
 # %% tags=["hide-input"]

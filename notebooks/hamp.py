@@ -53,6 +53,7 @@ from myst_nb import glue
 import mialab as mia
 from mialab import auditing
 from mialab.auditing.claims import ByConstruction, Claim, judge, list_claims
+from mialab.auditing.conditions import watched
 from mialab.book import reference_runs
 from mialab.chapters import rivals
 
@@ -205,25 +206,21 @@ print(f"labels give {hamp.soft_label(pool.n_classes):.2f} to the true class")
 # ```
 
 # %%
-# A checkpoint near the end shows whether training had ended.
-plain = mia.Training(
-    epochs=epochs,
-    checkpoints=(epochs - 1,),
-    batch_size=batch_size,
-    optimizer="sgd",
-    lr=lr,
-    select="best_validation",
-)
-careful = mia.Training(
-    epochs=hamp_epochs,
-    checkpoints=(hamp_epochs - 1,),
-    batch_size=batch_size,
-    optimizer="sgd",
-    lr=hamp_lr,
-    momentum=hamp_momentum,
-    weight_decay=hamp_weight_decay,
-    milestones=hamp_milestones,
-    select="best_validation",
+shared = {
+    "batch_size": batch_size,
+    "optimizer": "sgd",
+    "select": "best_validation",
+}
+plain = watched(mia.Training(epochs=epochs, lr=lr, **shared))
+careful = watched(
+    mia.Training(
+        epochs=hamp_epochs,
+        lr=hamp_lr,
+        momentum=hamp_momentum,
+        weight_decay=hamp_weight_decay,
+        milestones=hamp_milestones,
+        **shared,
+    )
 )
 smoothing = mia.defenses.LabelSmoothing.with_probability(
     hamp.soft_label(pool.n_classes), pool.n_classes
@@ -320,20 +317,20 @@ plt.show()
 #   fitted on shadow models, learns which pattern of right answers goes with membership;
 # * **LiRA on all queries**: each copy is answered with a new random input, so that averaging wears the noise away;
 # * **correctness**: no shadow models, no copies, only whether the prediction is right.
-#
-# The last lines below ask what each part of HAMP does: its labels, its regularizer, both (the answers *before* the output step, which no
-# real attacker gets), and the output step on models that were trained with hard labels. All have HAMP's trainer.
 
 # %%
 all_attacks = ["loss", "modified_entropy", "lira", "lira_pooled", *hard_attacks]
 results.summary(f"tpr@{fpr:g}", attacks=all_attacks)
 
-# %% mystnb={"figure": {"caption": "Every attack against every arm: AUC pooled over target models, with 95 % intervals. From the top, attacks that read magnitudes; correctness, ranking and label only see labels or ranks; the last one averages over several queries.", "name": "fig-hamp-strength"}, "image": {"alt": "Dot plot with intervals: a row for each attack, a dot for the undefended, the label-smoothed and the HAMP-trained models and for HAMP before its output step."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Every attack against every arm: AUC pooled over target models, with 95 % intervals. From the top, attacks that read magnitudes; correctness, ranking and label only see labels or ranks; the last one averages over several queries.", "name": "fig-hamp-strength"}, "image": {"alt": "Dot plot with intervals: a row for each attack, a dot for the undefended and the label-smoothed models with either trainer, and for HAMP."}} tags=["hide-input"]
 mia.plots.strength(results[results["attack"].isin(all_attacks)], metric="auc")
 plt.show()
 
 # %% [markdown]
 # ### What each part does
+#
+# Its labels, its regularizer, both (the answers *before* the output step, which no real attacker gets), and the output step on models that
+# were trained with hard labels. All have HAMP's trainer.
 
 # %%
 parts = {
@@ -527,7 +524,8 @@ itables.show(
 
 # %% tags=["hide-input"]
 reference = reference_runs.load("hamp-standard")
-print(reference_runs.standing(reference["verdicts"], claims))
+if changed := reference_runs.standing(reference["verdicts"], claims):
+    print(changed)
 reference["verdicts"]
 
 # %% tags=["hide-input"]

@@ -612,7 +612,8 @@ auditing.audit_scores(
 
 # %% tags=["hide-input"]
 reference = reference_runs.load("mixup-gan-standard")
-print(reference_runs.standing(reference["verdicts"], claims))
+if changed := reference_runs.standing(reference["verdicts"], claims):
+    print(changed)
 reference["verdicts"]
 
 # %% tags=["hide-input"]

@@ -68,7 +68,7 @@ from myst_nb import glue
 import mialab as mia
 from mialab import auditing, chapters
 from mialab.auditing.claims import Claim, judge, list_claims
-from mialab.auditing.conditions import EQUAL_ACCURACY, EQUAL_GAP
+from mialab.auditing.conditions import EQUAL_ACCURACY, EQUAL_GAP, watched
 from mialab.book import reference_runs
 from mialab.chapters import quantization
 from mialab.defenses import DPSGD, Dropout, Quantization, WeightDecay
@@ -343,15 +343,12 @@ print(f"{width}: {quantization.model_bits(pool, model, quantized) / 1000:,.1f} k
 
 # %%
 common = {"n_models": n_models, "seed": seed}
-# A checkpoint near the end shows whether training had ended.
-watched = replace(training, checkpoints=(training.epochs - 1,))
-options = {"model": model, "training": watched, **common}
+options = {"model": model, "training": watched(training), **common}
 measuring = {"fprs": (fpr,)}
 
 begin = quantized.full_precision_epochs(training.epochs)
-kept = sorted({*stops, begin, training.epochs - 1})
 undefended = mia.play(
-    pool, model, full, training=replace(training, checkpoints=kept), **common
+    pool, model, full, training=watched(training, [*stops, begin]), **common
 )
 trained = {
     b: mia.play(pool, defense=replace(quantized, bits=b), **options) for b in widths
@@ -664,7 +661,8 @@ itables.show(table.round(4), classes="display compact", showIndex=False)
 
 # %% tags=["hide-input"]
 reference = reference_runs.load("quantization-standard")
-print(reference_runs.standing(reference["verdicts"], claims))
+if changed := reference_runs.standing(reference["verdicts"], claims):
+    print(changed)
 reference["verdicts"]
 
 # %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: every attack against every arm, AUC with 95 % intervals.", "name": "fig-quantization-reference"}, "image": {"alt": "Dot plot with intervals: a row for each attack on CIFAR-10, a dot for full precision, quantized models and control arms."}} tags=["hide-input"]

@@ -67,8 +67,6 @@ seed = 0
 save_as = ""  # keep the tables as results/NAME-*.csv
 
 # %% tags=["hide-input"]
-from dataclasses import replace
-
 import itables
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -76,7 +74,7 @@ from myst_nb import glue
 
 import mialab as mia
 from mialab import auditing, chapters
-from mialab.auditing import deciles
+from mialab.auditing import conditions, deciles
 from mialab.auditing.claims import Claim, judge, list_claims
 from mialab.auditing.conditions import EQUAL_ACCURACY
 from mialab.book import reference_runs
@@ -298,10 +296,10 @@ def play_arms(pool, model, training):
         seed=seed + 1_000_003,
     )
     chosen = sigma or chosen
-    # Checkpoints near the end show whether training had ended.
-    last = training.epochs - 1
-    watching = replace(training, checkpoints=(last,))
-    stopping = replace(training, checkpoints=sorted({*stops, last}))
+    watching, stopping = (
+        conditions.watched(training),
+        conditions.watched(training, stops),
+    )
     common = {"n_models": n_models, "seed": seed}
     arms = weighted_smoothing.arms(chosen, pool.n_classes)
     games = {
@@ -699,7 +697,8 @@ itables.show(
 
 # %% tags=["hide-input"]
 reference = reference_runs.load("weighted-smoothing-standard")
-print(reference_runs.standing(reference["verdicts"], claims))
+if changed := reference_runs.standing(reference["verdicts"], claims):
+    print(changed)
 reference["verdicts"]
 
 # %% tags=["hide-input"]

@@ -5,6 +5,7 @@ import pytest
 import toys
 
 import mialab as mia
+from mialab.auditing.conditions import mean_test_accuracy, watched
 from mialab.auditing.equal import at_equal, train_test_gap
 from mialab.models import MLP
 
@@ -40,6 +41,28 @@ def test_a_game_against_itself_among_others_makes_no_difference(stops):
 def test_before_training_is_over_nobody_asks_whether_it_is(stops):
     found = at_equal(stops[3], {e: stops[e] for e in (1, 8)}, "loss", condition="equal train accuracy")
     assert found.conditions["unsure"] == ""
+
+
+def test_a_training_is_watched_a_tenth_before_its_end():
+    training = mia.Training(epochs=40, checkpoints=(3,))
+    assert watched(training).checkpoints == (36,)
+    assert watched(training, [12, 0, 40, 36]).checkpoints == (12, 36)
+    assert watched(mia.Training(epochs=1)).checkpoints == ()
+    assert watched(mia.Training(epochs=40, stop=20)).checkpoints == (18,)
+
+
+def test_shadow_models_of_another_game_do_not_count(stops):
+    other = mia.play(
+        toys.pool(n=80, test=300),
+        MLP(hidden=(32,)),
+        training=mia.Training(epochs=1, batch_size=8, lr=0.02),
+        n_models=4,
+        seed=9,
+        store=None,
+    )
+    mixed = stops[8].with_shadows(other)
+    assert mean_test_accuracy(mixed) == pytest.approx(stops[8].test_accuracy.mean())
+    assert mixed.test_accuracy.mean() < mean_test_accuracy(mixed)
 
 
 def test_who_is_beyond_all_settings_is_not_compared(stops):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from mialab.games.base import Game
+    from mialab.training.options import Training
 
 #: Half a point of accuracy: arms that differ by more are not compared as equally useful.
 EQUAL = 0.005
@@ -78,9 +81,34 @@ def unsure(game: Game) -> str:
     return f"train accuracy of {game.attrs.get('defense', 'unknown')!r} is {accuracy:.3f}, and no checkpoint was kept"
 
 
+def watched(training: Training, stops: Iterable[int] = ()) -> Training:
+    """Return a training with checkpoints at some epochs and a tenth before its end, which show whether it had ended.
+
+    Parameters
+    ----------
+    training : Training
+        The training; its own checkpoints give way.
+    stops : iterable of int
+        Epochs that are looked at besides; the first and the last state are no checkpoints.
+    """
+    last = training.last
+    kept = {*stops, last - max(1, last // 10)} - {0, last}
+    return replace(training, checkpoints=tuple(sorted(kept)))
+
+
+def over(check: Callable[[Game], str], games: Iterable[Game]) -> str:
+    """Return what is wrong with any of several games, each reason once; empty if nothing is."""
+    return "; ".join(dict.fromkeys(filter(None, map(check, games))))
+
+
+def mean_test_accuracy(game: Game) -> float:
+    """Return the mean test accuracy of a game's targets."""
+    return float(game.test_accuracy[~game.shadow].mean())
+
+
 def equal_accuracy(first: Game, second: Game) -> str:
     """Say how far two games are apart in test accuracy; empty if it is at most half a point."""
-    apart = float(first.test_accuracy.mean() - second.test_accuracy.mean())
+    apart = mean_test_accuracy(first) - mean_test_accuracy(second)
     if abs(apart) <= EQUAL:
         return ""
     return f"test accuracies differ by {100 * apart:.1f} points"

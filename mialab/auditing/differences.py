@@ -155,14 +155,11 @@ def _among(outcome: Outcome, columns: bytes) -> Outcome:
 
 def _between(first: Game, second: Game, measured: Interval) -> Interval:
     """Note with a difference of games what must be true of them."""
-    trained, unsure = (
-        "; ".join(dict.fromkeys(reason for game in (first, second) if (reason := check(game))))
-        for check in (conditions.trained, conditions.unsure)
-    )
+    both = first, second
     return measured.under(
         **{
-            conditions.TRAINED: trained,
-            conditions.UNSURE: unsure,
+            conditions.TRAINED: conditions.over(conditions.trained, both),
+            conditions.UNSURE: conditions.over(conditions.unsure, both),
             conditions.EQUAL_ACCURACY: "" if first is second else conditions.equal_accuracy(first, second),
         }
     )

@@ -14,9 +14,22 @@ from mialab.games.base import Game
 from mialab.metrics.intervals import Interval
 
 
+def mean_train_accuracy(game: Game) -> float:
+    """Return the mean accuracy of a game's targets on their members."""
+    return float(game.train_accuracy[~game.shadow].mean())
+
+
 def train_test_gap(game: Game) -> float:
-    """Return the mean over models of train accuracy minus test accuracy."""
+    """Return the mean over targets of train accuracy minus test accuracy."""
     return float((game.train_accuracy - game.test_accuracy)[~game.shadow].mean())
+
+
+#: What games may be made equal in, by the condition of claims: how it is measured, and what it is called.
+MEASURED: dict[str, tuple[Callable[[Game], float], str]] = {
+    conditions.EQUAL_ACCURACY: (conditions.mean_test_accuracy, "test accuracies"),
+    conditions.EQUAL_TRAIN: (mean_train_accuracy, "train accuracies"),
+    conditions.EQUAL_GAP: (train_test_gap, "train-test gaps"),
+}
 
 
 def at_equal(
@@ -87,21 +100,10 @@ def at_equal(
         float(sum(weights[label] * part[end] for label, part in parts.items())) for end in range(3)
     )
     of_controls = [controls[label] for label in weights] if training_of is None else [training_of]
-    trained = next(filter(None, map(conditions.trained, [game, *of_controls])), "")
+    looked_at = [game, *of_controls]
+    met = {conditions.TRAINED: conditions.over(conditions.trained, looked_at), condition: wrong}
     # Who asks for the same accuracy on members asks about trainings that are not over.
-    over = condition != conditions.EQUAL_TRAIN
-    unsure = next(filter(None, map(conditions.unsure, [game, *of_controls])), "") if over else ""
+    unfinished = condition == conditions.EQUAL_TRAIN
+    met[conditions.UNSURE] = "" if unfinished else conditions.over(conditions.unsure, looked_at)
     first = next(iter(parts.values()))
-    met = {conditions.TRAINED: trained, condition: wrong, conditions.UNSURE: unsure}
     return Interval(value, low, high, df=first.df, n_pairs=first.n_pairs, conditions=met)
-
-
-#: What games may be made equal in, by the condition of claims: how it is measured, and what it is called.
-MEASURED: dict[str, tuple[Callable[[Game], float], str]] = {
-    conditions.EQUAL_ACCURACY: (lambda game: float(game.test_accuracy.mean()), "test accuracies"),
-    conditions.EQUAL_TRAIN: (
-        lambda game: float(game.train_accuracy[~game.shadow].mean()),
-        "train accuracies",
-    ),
-    conditions.EQUAL_GAP: (train_test_gap, "train-test gaps"),
-}

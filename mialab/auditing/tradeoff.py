@@ -324,10 +324,9 @@ class Terms:
 
     def play(self, defense: Defense, *, search: bool, checkpoints: Sequence[int] = ()) -> Game:
         """Play a game, with the seeds of the search or with those of the report."""
-        # Near the end, so that a training that has not ended is noticed; a procedure of its own keeps no checkpoints.
-        last = self.training.last
-        near = ({*checkpoints} | {last - max(1, last // 10)}) - {0, last}
-        training = replace(self.training, checkpoints=() if defense.uses("fit") else tuple(sorted(near)))
+        training = conditions.watched(self.training, checkpoints)
+        if defense.uses("fit"):  # a procedure of its own keeps no checkpoints
+            training = replace(training, checkpoints=())
         n_models, seed = (self.search_models, self.search_seed) if search else (self.n_models, self.seed)
         seen = {} if search else {"queries": self.queries, "probes": self.probes}
         return play(self.pool, self.model, defense, training=training, n_models=n_models, seed=seed, **seen)

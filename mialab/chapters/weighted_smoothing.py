@@ -191,9 +191,7 @@ def choose_sigma(
         raise ValueError(f"{pool.name!r} has no validation part: load it with validation=....")
     if not sigmas or min(sigmas) <= 0:
         raise ValueError(f"sigmas={list(sigmas)} must be at least one value greater than 0.")
-    # A checkpoint near the end shows whether training had ended.
-    watched = replace(training, checkpoints=(training.epochs - 1,))
-    options: dict[str, Any] = {"training": watched, "n_models": n_models, "seed": seed}
+    options: dict[str, Any] = {"training": conditions.watched(training), "n_models": n_models, "seed": seed}
     games = {s: play(pool, model, WeightedSmoothing(sigma=s), **options) for s in (0.0, *sorted(sigmas))}
     aim = float(games[0.0].validation_accuracy.mean())
     picked = choose_settings({s: game for s, game in games.items() if s}, aim, [points])

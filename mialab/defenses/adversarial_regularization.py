@@ -11,7 +11,15 @@ from torch.nn.functional import logsigmoid, one_hot
 
 from mialab._validation import as_integers, check_integer, check_number
 from mialab.defenses.base import Defense, Run, cross_entropy, register
-from mialab.defenses.inference import SOURCES, Layer, build_layers, hidden, one_number, parameters
+from mialab.defenses.inference import (
+    SOURCES,
+    Layer,
+    build_layers,
+    check_reference,
+    hidden,
+    one_number,
+    parameters,
+)
 from mialab.training.stack import as_tensor
 
 #: Initial weights are Gaussian with this standard deviation, biases 0 (the paper's choice).
@@ -76,12 +84,8 @@ class AdversarialRegularization(Defense):
 
     def check(self, plan: Any) -> None:
         """Refuse a pool with fewer reference records than a batch (ValueError)."""
-        pool, least = plan.pool, min(plan.training.batch_size, plan.n_members)
-        if len(pool.x_reference) < least:
-            raise ValueError(
-                f"{pool.name!r} has {len(pool.x_reference)} reference records (x_reference); "
-                f"defense={self.name!r} needs at least {least}, a batch, to tell members from."
-            )
+        least = min(plan.training.batch_size, plan.n_members)
+        check_reference(self.name, plan.pool, least, "a batch")
 
     def before_epoch(self, run: Run) -> None:
         """Build the inference networks, before the first epoch."""

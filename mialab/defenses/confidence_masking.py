@@ -29,8 +29,9 @@ class ConfidenceMasking(Defense):
     Notes
     -----
     Answers are finite logits. What an answer does not say stands in them in a form that tells no more: the classes that
-    are held back have equal parts of what the others leave, and a probability that is rounded to 0 is half a unit of
-    the last digit. Who is given them loses nothing beside one who has the masked answer itself. Training is plain.
+    are held back have equal parts of what the others leave, and a probability that is rounded to 0 is a thousandth
+    of a unit of the last digit. Who is given them loses nothing beside one who has the masked answer itself. Training
+    is plain.
 
     References
     ----------

@@ -7,12 +7,35 @@ from itertools import pairwise
 
 import torch
 
+from mialab.data.pool import Pool
 from mialab.training.streams import Streams
 
 #: What decides trainings beside the module of the defense itself, for the keys of games.
 SOURCES = {"inference": "defenses.inference"}
 #: Of one layer, of all models: weights (model, in, out) and biases (model, 1, out).
 Layer = tuple[torch.Tensor, torch.Tensor]
+
+
+def check_reference(defense: str, pool: Pool, least: int, what: str) -> None:
+    """Refuse a pool with too few reference records to tell members from (ValueError).
+
+    Parameters
+    ----------
+    defense : str
+        Name of the defense.
+    pool : Pool
+        The pool.
+    least : int
+        How many there have to be.
+    what : str
+        What that is, such as "a batch".
+    """
+    n = len(pool.x_reference)
+    if n < least:
+        raise ValueError(
+            f"{pool.name!r} has {n} reference records (x_reference); defense={defense!r} needs at least {least}, "
+            f"{what}, to tell members from."
+        )
 
 
 def build_layers(widths: Sequence[int], *, rng: Streams, scale: float | None = None) -> list[Layer]:

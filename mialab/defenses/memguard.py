@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from mialab._validation import as_integers, check_integer, check_number
 from mialab.defenses.base import Defense, Run, register
-from mialab.defenses.inference import SOURCES, Layer, build_layers, one_number, parameters
+from mialab.defenses.inference import SOURCES, Layer, build_layers, check_reference, one_number, parameters
 
 #: Of each part, members and reference records, in a batch of the inference network.
 HALF = 128
@@ -91,12 +91,7 @@ class MemGuard(Defense):
 
     def check(self, plan: Any) -> None:
         """Refuse a pool with fewer reference records than classes (ValueError)."""
-        pool = plan.pool
-        if len(pool.x_reference) < pool.n_classes:
-            raise ValueError(
-                f"{pool.name!r} has {len(pool.x_reference)} reference records (x_reference); "
-                f"defense={self.name!r} needs at least {pool.n_classes}, a record for each class, to tell members from."
-            )
+        check_reference(self.name, plan.pool, plan.pool.n_classes, "a record for each class")
 
     def finish(self, run: Any) -> None:
         """Train an inference network for each model."""
@@ -107,7 +102,7 @@ class MemGuard(Defense):
         chosen = {purpose: run.streams(f"inference {purpose}") for purpose in ("members", "reference")}
         for _ in range(self.passes * -(-inside.shape[1] // HALF)):
             says = [
-                one_number(layers, _rows(answers, rng.integers(answers.shape[1], HALF)))
+                one_number(layers, answers.take_along_dim(rng.integers(answers.shape[1], HALF)[..., None], 1))
                 for answers, rng in zip((inside, outside), chosen.values(), strict=True)
             ]
             optimizer.zero_grad()
@@ -122,7 +117,7 @@ class MemGuard(Defense):
         layers, own = run.memory["inference"], logits.log_softmax(-1)
         if self.distortion == 0:
             return own
-        of_each = zip(own.clone(), *(zip(*layer, strict=True) for layer in layers), strict=True)
+        of_each = zip(own, *(zip(*layer, strict=True) for layer in layers), strict=True)
         noisy = torch.stack([self.find(model, answers) for answers, *model in of_each])
         before, after = (
             (one_number(layers, sorted_probabilities(answers)).sigmoid() - 0.5).abs()
@@ -203,8 +198,3 @@ def draws(x: torch.Tensor, seed: int, models: list[int]) -> np.ndarray:
         words = b"".join(hashlib.blake2b(row, digest_size=8, key=key).digest() for row in rows)
         numbers[place] = (np.frombuffer(words, dtype="<u8") >> np.uint64(11)) / 2.0**53
     return numbers
-
-
-def _rows(values: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Pick rows: (model, record, column) and (model, batch) give (model, batch, column)."""
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
