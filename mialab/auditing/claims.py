@@ -45,6 +45,8 @@ class Claim:
         Distance from the bound within which a value makes no difference to anybody; by default none.
     requires : tuple of str
         Conditions that must be met, see `mialab.auditing.conditions`; "equal accuracy" for every "better than".
+    decides : bool
+        Whether the answer to "does it work?" rests on this claim.
     """
 
     text: str
@@ -55,6 +57,7 @@ class Claim:
     above: float | None = None
     margin: float | None = None
     requires: tuple[str, ...] = (TRAINED,)
+    decides: bool = False
 
     def __post_init__(self) -> None:
         if self.below is not None and self.above is not None:
@@ -151,18 +154,19 @@ class ClaimsTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without t
                 for c in cells[column]
             ]
         if "verdict" in cells:
-            # The state is bold, and what follows it, such as the condition that failed, is not.
-            parts = [(re.split("[,:;]", v)[0], v) for v in map(str, self["verdict"])]
-            cells["verdict"] = [
-                f'<strong class="{_css(state)}">{escape(state)}</strong>{escape(v[len(state) :])}'
-                for state, v in parts
-            ]
+            cells["verdict"] = [self.mark(str(verdict)) for verdict in self["verdict"]]
         cells = cells.rename(index=_escaped, columns=_escaped).rename_axis(
             index=_escaped(cells.index.name), columns=_escaped(cells.columns.name)
         )
         with pd.option_context("display.max_colwidth", None):
             classes = "claims" + " verdicts" * ("adjusted p" in cells)
             return cells.to_html(classes=classes, escape=False, border=0)
+
+    @staticmethod
+    def mark(verdict: str) -> str:
+        """Return a verdict for a page: the state is bold, and what follows it, such as what failed, is not."""
+        known = state(verdict)
+        return f'<strong class="{colored(known)}">{escape(known)}</strong>{escape(verdict[len(known) :])}'
 
     def as_text(self) -> pd.DataFrame:
         """Return the table as it is printed: numbers as text, both ends of an interval in one column, "-" for none."""
@@ -191,7 +195,13 @@ def _escaped(label: Any) -> Any:
     return escape(label) if isinstance(label, str) else label
 
 
-def _css(verdict: str) -> str:
+def state(verdict: str) -> str:
+    """Return what a verdict says without its reason, such as "not comparable"."""
+    return re.split("[,:;]", str(verdict))[0]
+
+
+def colored(verdict: str) -> str:
+    """Return the class by which a page colors a verdict."""
     return (
         "verdict-holds"
         if verdict.startswith(HOLDS)
@@ -224,9 +234,9 @@ def judge(
     -------
     ClaimsTable
         Columns ``claim``, ``published``, ``quantity``, ``bound``, ``margin``, ``value``, ``low``, ``high``, ``p``,
-        ``adjusted p`` (Holm, over all claims that were measured), ``pairs`` (of models) and ``verdict``. The p-values
-        are one-sided, of the side on which the value lies; a verdict needs an adjusted one of at most (1 - confidence)
-        / 2.
+        ``adjusted p`` (Holm, over all claims that were measured), ``pairs`` (of models), ``verdict`` and ``decides``.
+        The p-values are one-sided, of the side on which the value lies; a verdict needs an adjusted one of at most
+        (1 - confidence) / 2.
 
     Raises
     ------
@@ -261,8 +271,8 @@ def judge(
                 raise TypeError(
                     f"findings[{name!r}]={other!r} must be an Interval, ByConstruction or a reason as text."
                 )
-        rows.append((claim.text, claim.published, claim.test or "-", bound, *numbers, verdict))
-    columns = ["claim", "published", "quantity", "bound", *NUMBERS, "verdict"]
+        rows.append((claim.text, claim.published, claim.test or "-", bound, *numbers, verdict, claim.decides))
+    columns = ["claim", "published", "quantity", "bound", *NUMBERS, "verdict", "decides"]
     return ClaimsTable(rows, columns=columns, index=_numbers(claims))
 
 

@@ -12,8 +12,10 @@ import xarray as xr
 
 from mialab import attacks, metrics, models
 from mialab._validation import check_integer, check_number, choose, select
+from mialab.auditing.conditions import watched
 from mialab.auditing.differences import difference, mean_test_accuracy
 from mialab.auditing.measure import audit
+from mialab.chapters.settings import settings
 from mialab.classifiers.game import play
 from mialab.classifiers.signals import ANSWERS
 from mialab.defenses.base import Defense
@@ -147,6 +149,65 @@ def changes(
             options = {"metric": measure, "relative": reading == "relative"}
             table.at[label, (measure, reading)] = difference((game, attack), (reference, attack), **options)
     return table
+
+
+def another_network(
+    given: Mapping[str, Mapping[str, Any]],
+    defense: Quantization,
+    attack: str | Attack,
+    *,
+    n_models: int,
+    seed: int,
+) -> tuple[dict[str, Game], pd.DataFrame]:
+    """Play full precision and a quantized arm with another network or on other data, and measure what changes.
+
+    Parameters
+    ----------
+    given : dict
+        Name of a data set to its size, network and training, as of `mialab.chapters.settings.settings`; at most one.
+    defense : Quantization
+        The quantized arm.
+    attack : str or Attack
+        The attack.
+    n_models : int
+        Models of each arm, and shadow models of the attacker who does not know the width.
+    seed : int
+        As of `mialab.play`; that attacker's shadow models have another one.
+
+    Returns
+    -------
+    games : dict of Game
+        ``"none"`` and ``"quantization"``; empty if nothing was given.
+    changes : DataFrame of Interval
+        As of `changes`, with rows (shadow models "quantized" or "full precision", width).
+
+    Raises
+    ------
+    ValueError
+        If more than one data set is given, or a parameter of one is wrong.
+    """
+    if len(given) > 1:
+        raise ValueError(f"given names {len(given)} data sets, {', '.join(given)}; give one.")
+    games: dict[str, Game] = {}
+    tables = {"quantized": pd.DataFrame(), "full precision": pd.DataFrame()}
+    for there in settings(given, seed=seed).values():
+        full = Quantization(bits=32)
+        training = watched(there.training)
+        games = {
+            arm: play(there.pool, there.model, of_arm, training=training, n_models=n_models, seed=seed)
+            for arm, of_arm in (("none", full), ("quantization", defense))
+        }
+        others = play(
+            there.pool, there.model, full, training=there.training, n_models=n_models, seed=seed + 2
+        )
+        ours, before = {defense.bits: games["quantization"]}, games["none"]
+        tables["quantized"] = changes(ours, before, attack)
+        tables["full precision"] = changes(
+            {bits: game.with_shadows(others) for bits, game in ours.items()},
+            before.with_shadows(others),
+            attack,
+        )
+    return games, pd.concat(tables, names=["shadow models", "width"])
 
 
 def widths(
