@@ -32,6 +32,7 @@ size = None  # records in the pool; each model is trained on half of them
 hidden = [256]  # widths of the hidden layers
 n_models = 16  # models per defense; each plays the target in turn
 canaries = 50  # mislabeled records in the last experiment
+canary_models = 16  # models of each arm there
 # Data, network and HAMP's training of that experiment, as in a profile; empty for those above
 second = {}
 # Settings of HAMP there: gamma and alpha
@@ -420,7 +421,7 @@ canary_games = {
         setting_there.model if setting_there else model,
         replace(hamp, gamma=g, alpha=a, output_step=name != "none"),
         training=watched(setting_there.training) if setting_there else careful,
-        n_models=n_models,
+        n_models=canary_models,
         queries="augmented",
         canaries=canaries,
         seed=seed,

@@ -165,7 +165,10 @@ def members(table: pd.DataFrame) -> int:
     """Return the number of members of each model in an audit."""
     rows = pd.DataFrame(table)
     single = rows[~rows["target"].isin(["pooled", "mean"])]
-    return int((single if len(single) else rows)["n_member"].iloc[0])
+    if len(single):
+        return int(single["n_member"].iloc[0])
+    # Older tables have nothing but rows that count the members of all models.
+    return int(rows["n_member"].iloc[0]) // int(next(iter(table.attrs["audits"].values()))["n_models"])
 
 
 def beside(
