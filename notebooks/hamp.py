@@ -49,7 +49,7 @@ gamma = 0.5  # entropy of the labels, as a fraction of the greatest possible one
 alpha = 0.001  # weight of the entropy regularizer
 # Fractions of the epochs after which undefended training stops
 stops = [0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.6]
-noises = [0.03, 0.1, 0.3]  # of DP-SGD
+noises = [0.1, 0.2, 0.3, 0.5, 1.0]  # of DP-SGD
 faithful = True  # the released code's scaling and momentum, rather than the formula
 hamp_epochs = 100
 hamp_lr = 0.5
