@@ -80,6 +80,7 @@ from myst_nb import glue
 
 import mialab as mia
 from mialab import auditing, chapters
+from mialab.auditing import conditions
 from mialab.auditing.claims import Claim, judge, list_claims
 from mialab.auditing.conditions import EQUAL_ACCURACY, EQUAL_GAP, watched
 from mialab.chapters import quantization
@@ -648,6 +649,9 @@ published = {
     if "cifar10" in where and network == "resnet"
     else f"published for a ResNet on CIFAR-10, here {network} on {where}"
 }
+of_targets = conditions.of(
+    second_games.values() if second else [trained[bits], undefended]
+)
 blind = second_changes.loc["full precision"] if second else unaware["trained"]
 for name, measure in {
     "accuracy": "balanced_accuracy",
@@ -656,7 +660,7 @@ for name, measure in {
 }.items():
     for how, reading in {"points": "points", "fraction": "relative"}.items():
         measured = blind.loc[bits][measure, reading]
-        findings[f"{name} {how}"] = measured.under(**published)
+        findings[f"{name} {how}"] = measured.under(**published, **of_targets)
 verdicts = judge(claims, findings)
 answers.beside(
     verdicts,

@@ -101,6 +101,12 @@ def over(check: Callable[[Game], str], games: Iterable[Game]) -> str:
     return "; ".join(dict.fromkeys(filter(None, map(check, games))))
 
 
+def of(games: Iterable[Game]) -> dict[str, str]:
+    """Return what must be true of the training of several games, as an `Interval` holds it."""
+    games = list(games)
+    return {TRAINED: over(trained, games), UNSURE: over(unsure, games)}
+
+
 def mean_test_accuracy(game: Game) -> float:
     """Return the mean test accuracy of a game's targets."""
     return float(game.test_accuracy[~game.shadow].mean())

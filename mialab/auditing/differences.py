@@ -155,11 +155,5 @@ def _among(outcome: Outcome, columns: bytes) -> Outcome:
 
 def _between(first: Game, second: Game, measured: Interval) -> Interval:
     """Note with a difference of games what must be true of them."""
-    both = first, second
-    return measured.under(
-        **{
-            conditions.TRAINED: conditions.over(conditions.trained, both),
-            conditions.UNSURE: conditions.over(conditions.unsure, both),
-            conditions.EQUAL_ACCURACY: "" if first is second else conditions.equal_accuracy(first, second),
-        }
-    )
+    apart = "" if first is second else conditions.equal_accuracy(first, second)
+    return measured.under(**conditions.of([first, second]), **{conditions.EQUAL_ACCURACY: apart})

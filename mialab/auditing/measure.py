@@ -130,10 +130,7 @@ def audit(
             "pairs": {name: found["auc"].n_pairs for name, found in pooled.items()},
             "train_accuracy": game.train_accuracy if "train_accuracy" in game.dataset else None,
             "test_accuracy": game.test_accuracy,
-            "conditions": {
-                conditions.TRAINED: conditions.trained(game),
-                conditions.UNSURE: conditions.unsure(game),
-            },
+            "conditions": conditions.of([game]),
             "variance": {
                 name: {metric: round(one.variance.targets, 3) for metric, one in found.items()}
                 for name, found in pooled.items()

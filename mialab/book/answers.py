@@ -71,11 +71,14 @@ def answer(
         If an audit lacks an arm.
     """
     word, sentence = _verdict(run["verdicts"])
+    arms = [[_arm(run[name], label, name) for label in (undefended, defended)] for name in audits]
+    data = [str(before.get("dataset")) for before, _ in arms]
     rows, facts = [], []
-    for name in audits:
-        before, after = (_arm(run[name], label, name) for label in (undefended, defended))
-        rows += _strongest_rows(before, after)
-        facts.append(_facts(run[name], before, after))
+    for name, (before, after), dataset in zip(audits, arms, data, strict=True):
+        if data.count(dataset) > 1:  # two networks on the same data
+            dataset += f", {str(before.get('model')).partition('(')[0]}"
+        rows += [(dataset, *row) for row in _strongest_rows(before, after)]
+        facts.append(_facts(dataset, run[name], before, after))
     table = pd.DataFrame(rows, columns=["data", "attacker sees", "measure", "before", "after"])
     lines = [f"Does it work? {word}. {sentence}", "", table.to_string(index=False), "", *facts]
     html = (
@@ -93,7 +96,7 @@ def _verdict(verdicts: pd.DataFrame) -> tuple[str, str]:
     rows = pd.DataFrame(verdicts[verdicts["decides"].astype(bool)])
     states = [state(verdict) for verdict in rows["verdict"]]
     parts = [
-        f"{claim}: {verdict}" + (f" ({_number(value, low, high)})" if np.isfinite(value) else "")
+        f"“{claim}”: {verdict}" + (f" ({_number(value, low, high)})" if np.isfinite(value) else "")
         for claim, verdict, value, low, high in zip(
             rows["claim"], states, rows["value"], rows["low"], rows["high"], strict=True
         )
@@ -127,12 +130,7 @@ def _strongest_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
     rates = [m for m in found[0] if m.startswith("tpr@") and found[0][m] and found[1].get(m)]
     measures = ["auc", *sorted(rates, key=lambda m: float(m.partition("@")[2]))[:1]]
     return [
-        (
-            str(before.get("dataset")),
-            kind,
-            _measure(metric),
-            *(_best(of[metric][kind]) for of in found),
-        )
+        (kind, _measure(metric), *(_best(of[metric][kind]) for of in found))
         for kind in KINDS
         for metric in measures
         if all(kind in of.get(metric, {}) for of in found)
@@ -149,13 +147,13 @@ def _measure(metric: str) -> str:
     return f"{kind.upper()} at {100 * float(rate):g} % FPR" if rate else kind.upper()
 
 
-def _facts(table: AuditTable, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+def _facts(dataset: str, table: AuditTable, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Say what the defense costs, and which run says so."""
     first, second = (float(np.mean(arm["test_accuracy"])) for arm in (before, after))
     made = before.get("audit", {})
     date, commit = str(made.get("date") or "unknown")[:10], made.get("commit") or "unknown"
     return (
-        f"Test accuracy on {before.get('dataset')}: {first:.3f} before, {second:.3f} after "
+        f"Test accuracy on {dataset}: {first:.3f} before, {second:.3f} after "
         f"({100 * (second - first):+.1f} points). {members(table):,} members, {after.get('n_models')} models an arm, "
         f"{after.get('model')}. Run of {date}, commit {commit}."
     )
