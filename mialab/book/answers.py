@@ -43,7 +43,12 @@ class Page:
 
 
 def answer(
-    run: Mapping[str, Any], defended: str, *, undefended: str = "none", audits: Sequence[str] = ("audit",)
+    run: Mapping[str, Any],
+    defended: str,
+    *,
+    undefended: str = "none",
+    audits: Sequence[str] = ("audit",),
+    use: str = "Test accuracy",
 ) -> Page:
     """Say in a box whether a defense works, from the tables of a reference run.
 
@@ -58,6 +63,8 @@ def answer(
         Labels of the two arms.
     audits : sequence of str
         Names of the run's audits that have both arms, one for each data set.
+    use : str
+        What the accuracy of a game measures.
 
     Returns
     -------
@@ -78,7 +85,7 @@ def answer(
         if data.count(dataset) > 1:  # two networks on the same data
             dataset += f", {str(before.get('model')).partition('(')[0]}"
         rows += [(dataset, *row) for row in _strongest_rows(before, after)]
-        facts.append(_facts(dataset, run[name], before, after))
+        facts.append(_facts(f"{use} on {dataset}", run[name], before, after))
     table = pd.DataFrame(rows, columns=["data", "attacker sees", "measure", "before", "after"])
     lines = [f"Does it work? {word}. {sentence}", "", table.to_string(index=False), "", *facts]
     html = (
@@ -147,13 +154,13 @@ def _measure(metric: str) -> str:
     return f"{kind.upper()} at {100 * float(rate):g} % FPR" if rate else kind.upper()
 
 
-def _facts(dataset: str, table: AuditTable, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+def _facts(accuracy: str, table: AuditTable, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Say what the defense costs, and which run says so."""
     first, second = (float(np.mean(arm["test_accuracy"])) for arm in (before, after))
     made = before.get("audit", {})
     date, commit = str(made.get("date") or "unknown")[:10], made.get("commit") or "unknown"
     return (
-        f"Test accuracy on {dataset}: {first:.3f} before, {second:.3f} after "
+        f"{accuracy}: {first:.3f} before, {second:.3f} after "
         f"({100 * (second - first):+.1f} points). {members(table):,} members, {after.get('n_models')} models an arm, "
         f"{after.get('model')}. Run of {date}, commit {commit}."
     )
@@ -163,10 +170,10 @@ def members(table: pd.DataFrame) -> int:
     """Return the number of members of each model in an audit."""
     rows = pd.DataFrame(table)
     single = rows[~rows["target"].isin(["pooled", "mean"])]
-    if len(single):
-        return int(single["n_member"].iloc[0])
+    if len(single):  # attacks on sets of records count sets, which are fewer
+        return int(single["n_member"].max())
     # Older tables have nothing but rows that count the members of all models.
-    return int(rows["n_member"].iloc[0]) // int(next(iter(table.attrs["audits"].values()))["n_models"])
+    return int(rows["n_member"].max()) // int(next(iter(table.attrs["audits"].values()))["n_models"])
 
 
 def beside(

@@ -12,14 +12,17 @@ import pandas as pd
 
 from mialab._validation import choose, select
 from mialab.attacks.lira import VARIANCE_FLOOR, _log_density, _moments
+from mialab.auditing.conditions import TRAINED
 from mialab.auditing.deciles import deciles
 from mialab.auditing.differences import mean_test_accuracy
 from mialab.auditing.distances import PARTS
+from mialab.auditing.equal import strongest_attack
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable
 from mialab.chapters.settings import take
 from mialab.data import loading
 from mialab.data.pool import Pool
+from mialab.data.registry import REGISTRY
 from mialab.gan.defenses.base import Defense
 from mialab.gan.game import GeneratorGame, GeneratorPlan, play
 from mialab.gan.networks import GAN, NETWORKS
@@ -29,6 +32,7 @@ from mialab.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     from mialab.attacks.base import Attack
+    from mialab.auditing.taxonomy import Attacking
 
 
 #: Parameters of `mialab.gan.play` that say how a game is played, not which.
@@ -162,6 +166,119 @@ def across(
             accuracy = mean_test_accuracy(game)
             rows.append((f"{name}: {arm}", "accuracy", *accuracy))
     return AuditTable(rows, columns=["game", "measure", "value", "low", "high"])
+
+
+#: A generator is usable if classifiers that learn from its samples are right so many times as often as by guessing.
+USABLE = 1.5
+#: A training is over if its FID fell by no more than this fraction of itself after the last stop.
+FLAT = 0.1
+
+
+def unusable(accuracy: float, chance: float) -> str:
+    """Say why a generator is not usable, by the accuracy of classifiers that learned from its samples; empty if it is.
+
+    Parameters
+    ----------
+    accuracy, chance : float
+        Accuracy on real test records, and that of always naming the most frequent class.
+    """
+    if np.isfinite(accuracy) and accuracy >= USABLE * chance:
+        return ""
+    return (
+        f"no usable generator (accuracy of classifiers on its samples {accuracy:.3f}, by chance {chance:.3f})"
+    )
+
+
+def chance_of(y: np.ndarray) -> float:
+    """Return the accuracy of always naming the most frequent class."""
+    return float(np.bincount(y).max() / len(y))
+
+
+def what_is_wrong(quality: pd.DataFrame, chance: float, stopped: Mapping[str, str]) -> dict[str, str]:
+    """Say of each arm whether its generators are usable and its training is over; empty texts if so.
+
+    Parameters
+    ----------
+    quality : DataFrame
+        From `mialab.gan.quality.assess`.
+    chance : float
+        Accuracy of guessing.
+    stopped : dict of str
+        Label of an arm to the label of the same arm, stopped earlier; of arms that have none nothing is said about
+        their end.
+    """
+    value = quality.set_index(["defense", "metric"])["value"]
+    found = {}
+    for label in dict.fromkeys(quality["defense"]):
+        reasons = [unusable(float(value.get((label, "accuracy"), np.nan)), chance)]
+        if stopped.get(label) in set(quality["defense"]):
+            now, before = (float(value[each, "fid"]) for each in (label, stopped[label]))
+            if before > now * (1 + FLAT):
+                reasons.append(
+                    f"FID of {label!r} still falls: {before:.2f} at {stopped[label]!r}, {now:.2f} at the end"
+                )
+        found[label] = "; ".join(filter(None, reasons))
+    return found
+
+
+def provided(
+    findings: Mapping[str, Any], reasons: Mapping[str, str], arms: Mapping[str, str]
+) -> dict[str, Any]:
+    """Note with findings what is wrong with the generators that they compare.
+
+    Parameters
+    ----------
+    findings : mapping of str to Interval or other
+        By claims.
+    reasons : dict of str
+        From `what_is_wrong`.
+    arms : dict of str
+        Claims that are about another arm besides the undefended and the mixup-trained one, and its label.
+    """
+    noted = {}
+    for name, found in findings.items():
+        if isinstance(found, Interval):
+            labels = ["none", "mixup", *([arms[name]] if name in arms else [])]
+            wrong = "; ".join(dict.fromkeys(filter(None, (reasons.get(label, "") for label in labels))))
+            found = found.under(
+                **{TRAINED: "; ".join(filter(None, (found.conditions.get(TRAINED, ""), wrong)))}
+            )
+        noted[name] = found
+    return noted
+
+
+def strongest(
+    games: Sequence[GeneratorGame], attacks: Sequence[str | Attack]
+) -> tuple[GeneratorGame, Attacking]:
+    """Return the game and the attack with the greatest AUC, of games that differ in their references.
+
+    Parameters
+    ----------
+    games : sequence of GeneratorGame
+        The same targets, with references of several kinds.
+    attacks : sequence of str or Attack
+        The attacks.
+    """
+    pairs = [(game, strongest_attack(game, attacks)) for game in games]
+    return max(pairs, key=lambda pair: pair[0].outcome(pair[1]).estimate("auc").value)
+
+
+def without_use(table: pd.DataFrame) -> str:
+    """Say which generators of a table from `across` are not usable; empty if all are.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `across`.
+    """
+    rows = table[table["measure"] == "accuracy"]
+    names = (str(game) for game in rows["game"])
+    found = [
+        f"{name}: {wrong}"
+        for name, value in zip(names, rows["value"], strict=True)
+        if (wrong := unusable(float(value), 1 / REGISTRY[name.partition(":")[0]].n_classes))
+    ]
+    return f"Not comparable. {'; '.join(found)}." if found else ""
 
 
 #: Attack AUCs of table II, and accuracy and FID of the utility tables, by data set and defense; None: not published.

@@ -69,7 +69,8 @@ class GeneratorGame(Game):
     critic, critic_max : numpy.ndarray of float64, shape (model, query, record)
         What the critics say of the record: their mean, and the largest.
     critic_loss : numpy.ndarray of float64, shape (model, query, record)
-        Mean of what the critics say of generated records of the same label minus what they say of the record.
+        What a critic says of generated records of the same label, in the mean, minus what it says of the record; of
+        several critics the smallest.
     reconstruction, partial_reconstruction, shadow_critic : numpy.ndarray of float64, shape (model, record)
         What probes measured, see `mialab.gan.probes`; NaN for records that were not queried.
     """

@@ -405,7 +405,8 @@ def _queried(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
         of_fakes = run.evaluate_generated(labels[torch.as_tensor(first)], fakes)[..., torch.as_tensor(place)]
         arrays["critic"][:, query] = answers.mean(1).cpu().numpy()
         arrays["critic_max"][:, query] = answers.amax(1).cpu().numpy()
-        arrays["critic_loss"][:, query] = (of_fakes - answers).mean(1).cpu().numpy()
+        # Of several critics one at most knows a record: the attacker takes the one that is surest (Ji et al., 2023).
+        arrays["critic_loss"][:, query] = (of_fakes - answers).amin(1).cpu().numpy()
     return arrays
 
 
