@@ -70,7 +70,7 @@ def test_generators_at_chance_and_trainings_that_go_on_are_named():
     assert (
         found["dead"] == "no usable generator (accuracy of classifiers on its samples 0.140, by chance 0.100)"
     )
-    assert mixup_gan.unusable(0.15, 0.1) == ""
+    assert mixup_gan.unusable(0.16, 0.1) == ""
     assert mixup_gan.unusable(np.nan, 0.1).startswith("no usable generator")
 
 
