@@ -369,3 +369,66 @@ def test_rows_and_values_of_a_table(game):
     assert type(text) is pd.DataFrame
     assert "not resolvable below 0.05" in set(text["value"])
     pd.testing.assert_frame_equal(mia.auditing.AuditTable({"a": [1]}).as_text(), pd.DataFrame({"a": [1]}))
+
+
+# ----------------------------------------------------------------------------------------------- what is proven
+
+SPENT = {"epsilon": 0.9961, "epsilon_rdp": 1.1349, "epsilon_prv": 0.9961, "delta": 1e-5, "noise": 2.0}
+SAID = "PRV 0.996, RDP 1.13, delta 1e-05"
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (SPENT, SAID),
+        ({"epsilon": 7.5, "delta": 1e-4, "sample_rate": 1.0}, "7.5, delta 0.0001"),
+        ({"epsilon": 800.0, "epsilon_rdp": 800.0, "delta": 1e-5}, "RDP 800, delta 1e-05"),
+        ({"epsilon": 0.25}, "0.25"),
+        ({"epsilon": float("inf"), "delta": 1e-5}, "none"),
+        ({"epsilon": None, "delta": 1e-5}, "none"),  # infinite, read from JSON
+        ({"members": 20}, "none"),
+        ({}, "none"),
+        (None, "none"),
+    ],
+)
+def test_what_is_proven_is_said_in_words(report, said):
+    assert tables.proven(report) == said
+
+
+@pytest.fixture
+def private(game):
+    """Return an undefended audit, and one of the same answers as if they were those of private models."""
+    plain = mia.audit(game, ["loss", "entropy"], **OPTIONS)
+    game.attrs |= {"defense": "dp_sgd", "report": SPENT}
+    return plain, mia.audit(game, ["loss", "entropy"], **OPTIONS)
+
+
+def test_every_page_of_a_private_game_says_what_is_proven(private):
+    plain, table = private
+    both = mia.compare({"none": plain, "dp_sgd": table})
+    for page in (both.summary("auc"), both.strongest("auc")):
+        assert page.index[-1] == tables.PROVEN
+        assert dict(page.loc[tables.PROVEN]) == {"none": "none", "dp_sgd": SAID}
+    for page in (both.summary(["auc"]), both.summary(), both.consequences("tpr@0.1")):
+        assert page.columns[-1] == tables.PROVEN
+        assert set(page.loc["none", tables.PROVEN]) == {"none"}
+        assert set(page.loc["dp_sgd", tables.PROVEN]) == {SAID}
+    for page in (table.summary(), table.summary("auc"), table.summary("auc", target="mean"), table.as_text()):
+        assert set(page[tables.PROVEN]) == {SAID}
+    assert table.strongest().loc[tables.PROVEN, "dp_sgd"] == SAID
+    printed = both.pooled("auc").as_text()
+    assert printed.groupby("defense")[tables.PROVEN].unique().map(list).to_dict() == {
+        "none": ["none"],
+        "dp_sgd": [SAID],
+    }
+    assert SAID in repr(both)
+    assert SAID in both._repr_html_()
+
+
+def test_pages_and_files_without_a_guarantee_are_as_ever(private):
+    plain, table = private
+    assert list(table.columns) == tables.COLUMNS  # what is stored
+    assert tables.PROVEN not in table.to_csv()
+    pages = [plain.summary(), plain.as_text(), plain.consequences("tpr@0.1"), plain.strongest()]
+    pages.append(mia.compare({"a": plain, "b": plain}).summary("auc"))
+    assert not any(tables.PROVEN in {*page.columns, *page.index} for page in pages)

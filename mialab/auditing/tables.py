@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,11 @@ COLUMNS = [
 POOLED, MEAN = "pooled", "mean"
 
 NOT_RESOLVABLE = "not resolvable"
+
+#: What the row or column is called that says which epsilon is proven, and what it says where none is.
+PROVEN, NOTHING_PROVEN = "proven epsilon", "none"
+#: Accountants of epsilon, by their names in a game's report and on a page.
+ACCOUNTANTS = {"epsilon_prv": "PRV", "epsilon_rdp": "RDP"}
 
 #: Fractions of members among those who might be asked about, at which precision is stated.
 PRIORS = (0.01, 0.1)
@@ -63,7 +68,8 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
         DataFrame
             ``value``, ``low`` and ``high`` are str. Where there is no number, ``value`` is ``"not resolvable"`` (too
             few records stand behind a rate) or ``"undefined"`` (such as the precision of an attack that never says
-            "member") and the ends of the interval are ``"-"``. A table without ``metric`` and ``value`` is unchanged.
+            "member") and the ends of the interval are ``"-"``. A last column ``proven epsilon`` is there if any of the
+            games has one, see `proven`. A table without ``metric`` and ``value`` is unchanged.
         """
         plain = pd.DataFrame(self)
         if not {"metric", "value"} <= set(plain.columns):
@@ -74,9 +80,28 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
         for column in plain.columns.intersection(["threshold", "realized", "errors"]):
             spec = ".0f" if column == "errors" else ".4g"
             texts[column] = ["-" if pd.isna(v) else f"{v:{spec}}" for v in plain[column]]
+        if self._proven and "epsilon" not in plain.columns:
+            texts[PROVEN] = self._proven_of(plain.get("defense", [None] * len(plain)))
         return plain.assign(
             **{column: pd.Series(t, index=plain.index, dtype=object) for column, t in texts.items()}
         )
+
+    @property
+    def _audits(self) -> dict[str, Mapping[str, Any]]:
+        """Attributes of each audit by the label of its defense."""
+        return self.attrs.get("audits") or {str(self.attrs.get("defense", "unknown")): self.attrs}
+
+    @property
+    def _proven(self) -> dict[str, str]:
+        """What each defense proves; empty if none proves anything."""
+        found = {label: proven(about.get("report")) for label, about in self._audits.items()}
+        return found if {*found.values()} - {NOTHING_PROVEN} else {}
+
+    def _proven_of(self, defenses: Iterable[str | None]) -> list[str]:
+        """Return what each of these defenses proves, None for the only one."""
+        found = self._proven
+        (alone,) = found.values() if len(found) == 1 else (NOTHING_PROVEN,)
+        return [alone if name is None else found.get(name, NOTHING_PROVEN) for name in defenses]
 
     def _numbers(self, *columns: str) -> Iterator[tuple]:
         """Return for each row the metric, the smallest rate that could be resolved, and some columns."""
@@ -174,6 +199,8 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
         Returns
         -------
         DataFrame of str
+            What is proven, see `proven`, comes last if any of the games has an epsilon: a row where columns are
+            defenses, otherwise a column.
 
         Raises
         ------
@@ -202,9 +229,12 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
         rows = rows[rows["metric"].isin(list(metrics))]
         if across:
             page = rows._cells("attack", "defense", rows["metric"])
-            return page[list(dict.fromkeys(self["defense"]))].rename_axis(index=None, columns="attack")
+            page = page[list(dict.fromkeys(self["defense"]))].rename_axis(index=None, columns="attack")
+            return self._with_proven(page)
         keys = [c for c in ("defense", "attack") if c in rows.columns]
         page = rows._cells(keys, "metric", rows["metric"])[list(metrics)]
+        if self._proven:
+            page[PROVEN] = self._proven_of(_labels(page.index))
         # The name of the rows stands in the corner, where it costs no line of its own.
         return (
             page.rename_axis(columns=None)
@@ -253,19 +283,19 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
             A row per kind of attacker (`mialab.auditing.taxonomy.threat_model`; one who sees more can do what others
             can, so values grow from row to row), a column per defense: the value with
             an interval that knows that it is the best of so many (`metrics.strongest`), the attack's name, and of how
-            many it was chosen.
+            many it was chosen. A last row ``proven epsilon`` is there if any of the games has one, see `proven`.
         """
         choose("metric", metric, set(self["metric"]))
-        audits = self.attrs.get("audits") or {str(self.attrs.get("defense", "unknown")): self.attrs}
         cells = {
             label: {
                 kind: f"{Interval(*ends):.3f} {attack}, of {n}"
                 for kind, (attack, *ends, n) in attrs.get("strongest", {}).get(metric, {}).items()
             }
-            for label, attrs in audits.items()
+            for label, attrs in self._audits.items()
         }
         order = [kind for kind in KINDS if any(kind in column for column in cells.values())]
-        return pd.DataFrame(cells).reindex(order).fillna("-").rename_axis(index=None, columns="attacker sees")
+        page = pd.DataFrame(cells).reindex(order).fillna("-").rename_axis(index=None, columns="attacker sees")
+        return self._with_proven(page)
 
     def consequences(self, metric: str = "tpr@0.001", *, priors: Sequence[float] = PRIORS) -> pd.DataFrame:
         """Say what a rate means for those who are accused.
@@ -282,7 +312,8 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
         DataFrame
             A row per attack (and defense): the true-positive rate with its interval, the false-positive rate that it
             really comes with, the advantage TPR - FPR, and for each prior how many of 1,000 accused records were
-            members, with what the ends of the interval make of it.
+            members, with what the ends of the interval make of it. What is proven, see `proven`, comes last if any of
+            the games has an epsilon.
         """
         rows = pd.DataFrame(self.pooled(metric))
         keys = [c for c in ("defense", "attack") if c in rows.columns]
@@ -302,7 +333,16 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
             page[f"members of 1,000 accused, {prior:.0%} are members"] = [
                 _accused(Interval(r.value, r.low, r.high), r.realized, prior) for r in rows.itertuples()
             ]
-        return page.set_index(keys)
+        page = page.set_index(keys)
+        if self._proven:
+            page[PROVEN] = self._proven_of(_labels(page.index))
+        return page
+
+    def _with_proven(self, page: pd.DataFrame) -> pd.DataFrame:
+        """Add a last row to a page whose columns are defenses, if any of them proves an epsilon."""
+        if self._proven:
+            page.loc[PROVEN] = self._proven_of(page.columns)
+        return page
 
     def _cells(self, index: str | list[str], columns: str, metrics: Sequence[str]) -> pd.DataFrame:
         """Return a cell of text for each row, rows and columns in the order in which they come."""
@@ -340,6 +380,37 @@ def compare(tables: Mapping[str, pd.DataFrame]) -> AuditTable:
     result = AuditTable(pd.concat(parts, ignore_index=True)[["defense", *COLUMNS]])
     result.attrs = {"audits": {name: dict(table.attrs) for name, table in tables.items()}}
     return result
+
+
+def proven(report: Mapping[str, Any] | None) -> str:
+    """Say what a game's defense proves about adding or removing a record.
+
+    Parameters
+    ----------
+    report : dict, optional
+        The game's ``attrs["report"]``, or that of an audit.
+
+    Returns
+    -------
+    str
+        Epsilon by each accountant that the report names, and delta, such as ``"PRV 0.996, RDP 1.13, delta 1e-05"``;
+        ``"none"`` without a guarantee, which an infinite epsilon is none of. In a game members are replaced, for which
+        it is 2 epsilon and (1 + exp(epsilon)) delta.
+    """
+    report = report or {}
+    epsilon = report.get("epsilon")
+    if epsilon is None or not np.isfinite(epsilon):
+        return NOTHING_PROVEN
+    each = [f"{name} {report[key]:.3g}" for key, name in ACCOUNTANTS.items() if report.get(key) is not None]
+    parts = each or [f"{epsilon:.3g}"]
+    if report.get("delta") is not None:
+        parts.append(f"delta {report['delta']:.2g}")
+    return ", ".join(parts)
+
+
+def _labels(index: pd.Index) -> Iterable[str | None]:
+    """Return the label of the defense in each row of a page; None where there is only one."""
+    return index.get_level_values("defense") if "defense" in index.names else [None] * len(index)
 
 
 def _text(metric: str, least: float, value: float) -> str:
