@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -113,3 +114,39 @@ def test_pooled_figure_of_one_defense():
         assert both.interval("loss", "auc", defense=name) == table.interval("loss", "auc")
     with pytest.raises(ValueError, match="defense=None is unknown"):
         both.interval("loss", "auc")
+
+
+# ------------------------------------------------------------------- values of saved tables, which know no pairs
+
+
+def worst(n_pairs):
+    rows = [
+        ("a", "none", epoch, "loss", "auc", value, value - 0.1, value + half)
+        for epoch, value, half in ((1, 0.9, 0.1), (5, 0.7, 0.05))
+    ]
+    rows.append(("b", "none", 3, "loss", "auc", 0.6, 0.4, 0.8))
+    columns = ["dataset", "defense", "epoch", "attack", "metric", "value", "low", "high"]
+    frame = pd.DataFrame(rows, columns=columns)
+    return mia.chapters.adamixup.worst(frame, "loss", "auc", "none", n_pairs=n_pairs)
+
+
+def shift(n_pairs):
+    columns = ["defense", "of", "part", "quantity", "value", "low", "high", "pairs"]
+    rows = [
+        ("mixup", "members", 0, "ratio falls", 0.7, 0.6, 0.8, 160),
+        ("mixup", "members", 0, "loss rises", 0.1, 0.0, 0.2, 160),
+    ]
+    frame = pd.DataFrame(rows, columns=columns)
+    return mia.chapters.mixup_gan.shift(frame, "mixup", "members", n_pairs=n_pairs)
+
+
+@pytest.mark.parametrize(("read", "ends"), [(worst, (0.7, 0.6, 0.8)), (shift, (0.7, 0.6, 0.8))])
+def test_values_of_saved_tables_have_the_degrees_of_freedom_of_their_pairs(read, ends):
+    for n_pairs, df in ((None, np.inf), (8, 7), (2, 1), (1, 1)):
+        found = read(n_pairs)
+        assert tuple(found) == pytest.approx(ends)
+        assert (found.n_pairs, found.df) == (n_pairs, df)
+    # By hand: the lower half of the interval is a quantile at .975 times the standard error, 1 / 10.
+    for n_pairs, law in ((8, stats.t(7)), (None, stats.norm)):
+        error = 0.1 / law.ppf(0.975)
+        assert read(n_pairs).p_value(0.5, "above") == pytest.approx(law.sf(0.2 / error), rel=1e-6)

@@ -52,6 +52,25 @@ def test_each_defense_is_timed_and_counted(clock, setting, monkeypatch):
     assert {training.epochs for _, training in clock.played} == {*rivals.EPOCHS}
 
 
+def test_whatever_stops_a_training_costs_nothing_but_a_failing_disk_stops_the_estimate(
+    clock, setting, monkeypatch
+):
+    usual, error = rivals.play, RuntimeError("CUDA out of memory")
+
+    def play(pool, model, defense, **options):
+        if defense.name == "label_smoothing":
+            raise error
+        return usual(pool, model, defense, **options)
+
+    monkeypatch.setattr(rivals, "play", play)
+    without = rivals.estimate({"a": setting}, ["mixup"], **BUDGET)
+    assert rivals.estimate({"a": setting}, ["label_smoothing", "mixup"], **BUDGET) == without
+    assert clock.played[-1][0].name == "mixup"  # the next one is still timed
+    error = OSError("no space left")
+    with pytest.raises(OSError, match="no space left"):
+        rivals.estimate({"a": setting}, ["label_smoothing", "mixup"], **BUDGET)
+
+
 def test_without_names_all_defenses_with_a_knob_are_timed(clock, setting):
     rivals.estimate({"a": setting}, **BUDGET)
     swept = {*mia.auditing.KNOBS} & {*mia.defenses.available()} - {"hamp", "early_stopping"}
