@@ -254,7 +254,7 @@ list_claims(claims)
 # * **constant**: a fraction of {glue:text}`adamixup_constant:g` throughout;
 # * **mixup**: static mixup, a Beta($a$, $a$) draw for each batch throughout, and both labels.
 
-# %%
+# %% tags=["hide-input"]
 settings = chapters.settings.settings(
     {name: training | datasets[name] for name in [dataset, *compared]}, seed=seed
 )
@@ -295,7 +295,7 @@ plt.show()
 # measured epoch at which it is as accurate as AdaMixup is in the end (or, if it never is, where it is best). That epoch
 # is chosen by test accuracy, in favor of the control; the verdict takes the epochs on either side.
 
-# %%
+# %% tags=["hide-input"]
 common = {
     "n_models": n_models,
     "queries": mia.queries.Noise(n=copies),
@@ -327,7 +327,7 @@ auditing.accuracy(games)
 # %% [markdown]
 # Early stopping ends after {glue:text}`adamixup_stop:d` of {glue:text}`adamixup_epochs:d` epochs.
 
-# %%
+# %% tags=["hide-input"]
 paper_attacks = ["loss", "modified_entropy", "shokri", "correctness", "label_only"]
 hard_attacks = ["lira", "lira_pooled", "rmia"]
 tables = {
@@ -341,7 +341,7 @@ results = mia.compare(tables)
 # the threshold on the loss beside them, each at the threshold that the attacker sets on the shadow models; with 95 %
 # intervals over targets and records.
 
-# %%
+# %% tags=["hide-input"]
 results.summary("balanced_accuracy", attacks=["loss", "modified_entropy", "shokri"]).T
 
 # %% [markdown]
@@ -349,7 +349,7 @@ results.summary("balanced_accuracy", attacks=["loss", "modified_entropy", "shokr
 # attack also queries copies with noise, and learns from the shadow models which pattern of right answers goes with
 # membership of that record.
 
-# %%
+# %% tags=["hide-input"]
 results.summary("balanced_accuracy", attacks=["loss", "correctness", "label_only"]).T
 
 # %% mystnb={"figure": {"caption": "Every attack against every arm: balanced accuracy pooled over target models, with 95 % intervals.", "name": "fig-adamixup-strength"}, "image": {"alt": "Dot plot with intervals: a row for each attack, a dot for the undefended models, static mixup, AdaMixup with its four variants, and early stopping."}} tags=["hide-input"]
@@ -362,7 +362,7 @@ plt.show()
 # Ours shows those that this run was given. MNIST, CIFAR-10 and LFW are in the `standard` profile; STL-10 is a large
 # download, and in the `paper` profile only.
 
-# %%
+# %% tags=["hide-input"]
 everywhere = adamixup.across(
     settings,
     {name: arms[name] for name in ("none", "mixup", "adamixup")},
@@ -431,7 +431,7 @@ plt.show()
 # LiRA and RMIA compare an answer with those of shadow models that were trained on the record and of others that were not,
 # all of them with the same defense. What they find at a low false-positive rate is what the most exposed records suffer.
 
-# %%
+# %% tags=["hide-input"]
 results.summary(f"tpr@{fpr:g}", attacks=["loss", "modified_entropy", *hard_attacks]).T
 
 # %% mystnb={"figure": {"caption": "LiRA with pooled variances against the undefended models, both controls and AdaMixup, all target models pooled, both axes logarithmic. Bands: 95 % intervals over targets and records, point by point.", "name": "fig-adamixup-roc"}, "image": {"alt": "Log-log ROC curves of LiRA with bands for the undefended models, early stopping, static mixup and AdaMixup, and the diagonal of chance."}} tags=["hide-input"]
@@ -448,7 +448,7 @@ plt.show()
 # condition has failed, and otherwise *not settled*. Differences are taken between games with the same members. Unless
 # a claim is about several data sets, its verdict is for {glue:text}`adamixup_dataset`.
 
-# %%
+# %% tags=["hide-input"]
 none, mixup, ours = games["none"], games["mixup"], games["adamixup"]
 of_attacks = {"metric": "balanced_accuracy"}
 threshold = "modified_entropy"

@@ -227,7 +227,7 @@ list_claims(claims)
 # **Answers.** For each query $x$ a random input $r$ is drawn, and the sorted logits of $r$ are put at the ranks that the
 # classes have in the answer to $x$. Given the ranking, the released answer does not depend on $x$ at all.
 
-# %%
+# %% tags=["hide-input"]
 pool = mia.load(dataset, size=size, seed=seed)
 model = mia.models.MLP(hidden=hidden)
 hamp = mia.defenses.HAMP(gamma=gamma, alpha=alpha, faithful=faithful)
@@ -252,7 +252,7 @@ print(f"labels give {hamp.soft_label(pool.n_classes):.2f} to the true class")
 # * Each query is answered with a new random input, from a seeded generator.
 # ```
 
-# %%
+# %% tags=["hide-input"]
 shared = {
     "batch_size": batch_size,
     "optimizer": "sgd",
@@ -319,7 +319,7 @@ auditing.accuracy(games)
 # HAMP; the paper has distances to the decision boundary too. Here every model is the target once, and the thresholds are set on its
 # shadow models.
 
-# %%
+# %% tags=["hide-input"]
 paper_attacks = [
     "confidence",
     "loss",
@@ -344,14 +344,14 @@ results = mia.compare(tables)
 # %% [markdown]
 # The AUC, pooled over all target models, with 95 % intervals over targets and records:
 
-# %%
+# %% tags=["hide-input"]
 results.summary("auc", attacks=paper_attacks)
 
 # %% [markdown]
 # The artifact's headline metrics are the true-positive rate at 0.1 % false positives and its counterpart for
 # non-members, the true-negative rate at 0.1 % false negatives. Where fewer than ten errors are allowed, no number is given.
 
-# %%
+# %% tags=["hide-input"]
 tables["hamp"].summary(
     list(
         dict.fromkeys([f"tpr@{fpr:g}", "tpr@0.001", "tnr@0.001", "balanced_accuracy"])
@@ -376,7 +376,7 @@ plt.show()
 # * **LiRA on all queries**: each copy is answered with a new random input, so that averaging wears the noise away;
 # * **correctness**: no shadow models, no copies, only whether the prediction is right.
 
-# %%
+# %% tags=["hide-input"]
 all_attacks = ["loss", "modified_entropy", "lira", "lira_pooled", *hard_attacks]
 results.summary(f"tpr@{fpr:g}", attacks=all_attacks)
 
@@ -390,7 +390,7 @@ plt.show()
 # Its labels, its regularizer, both (the answers *before* the output step, which no real attacker gets), and the output step on models that
 # were trained with hard labels. All have HAMP's trainer.
 
-# %%
+# %% tags=["hide-input"]
 parts = {
     "hard labels": undefended,
     "labels": labels_only,
@@ -401,7 +401,7 @@ parts = {
 }
 auditing.accuracy(parts)
 
-# %%
+# %% tags=["hide-input"]
 part_attacks = ["loss", "lira_pooled", "ranking", "label_only"]
 of_parts = mia.compare(
     {k: mia.audit(g, part_attacks, fprs=(fpr,)) for k, g in parts.items()}
@@ -528,7 +528,7 @@ against
 # side of the bound, after adjusting for the number of claims; it is *negligible* within the stated margin, *not comparable* if a
 # condition has failed, and otherwise *not settled*. Differences are taken between games with the same members.
 
-# %%
+# %% tags=["hide-input"]
 elsewhere = {
     "operating point": ""
     if "cifar10" in name_there

@@ -300,7 +300,7 @@ list_claims(claims)
 # Wasserstein loss, so there is an undefended arm of that kind, too; and one without labels, a DCGAN {cite:p}`radford2016dcgan`
 # in its convolutional form.
 
-# %%
+# %% tags=["hide-input"]
 settings = mixup_gan.settings(
     {name: training | datasets[name] for name in [dataset, *compared]}, seed=seed
 )
@@ -313,7 +313,7 @@ print(main.pool, main.networks, main.training, sep="\n")
 # References of their own, undefended and trained with mixup, are GANs on other halves of the same pool. The natural ones give RelaxLoss its
 # level; both serve attackers further below.
 
-# %%
+# %% tags=["hide-input"]
 mixup = gan.defenses.Mixup(alpha=alpha)
 main_arms = {"none": None, "mixup": mixup}
 references = mixup_gan.play_each(main, main_arms, seed=seed + 1, **paired)
@@ -329,7 +329,7 @@ glue("gan_dataset", dataset, display=False)
 glue("gan_n_models", n_models, display=False)
 glue("gan_n_others", n_others, display=False)
 
-# %%
+# %% tags=["hide-input"]
 private = gan.defenses.DPCritic(noise_multiplier=noise_multiplier)
 level = gan.defenses.reference_level(natural)
 others = {
@@ -392,7 +392,7 @@ plt.show()
 # it. All models are the target once, and the others, but its partner with the complementary half, are its references, trained with the
 # same defense. Here are the two main arms with {glue:text}`gan_n_models:d` models each.
 
-# %%
+# %% tags=["hide-input"]
 paper_attacks = [
     "logan",
     "critic_lira",
@@ -410,7 +410,7 @@ results.summary("auc", attacks=paper_attacks).T
 # small network trained on the held-out reference records: **this is not Inception**, and the values can be compared with each
 # other, but not with published ones. The FID is too large for few records, equally so for all arms.
 
-# %%
+# %% tags=["hide-input"]
 worth = gan.quality.assess(games, main.pool)
 
 # %% tags=["hide-input"]
@@ -436,7 +436,7 @@ reasons = mixup_gan.what_is_wrong(
 # **All arms.** LiRA gets stronger with the number of references, so from here on arms are compared with
 # {glue:text}`gan_n_others:d` models each, the first ones of the main arms.
 
-# %%
+# %% tags=["hide-input"]
 every = mia.attacks.available("generator").index.drop("logan_auxiliary")
 attacks = [*every, gan.attacks.LoganAuxiliary(epochs=auxiliary_epochs)]
 equal = {label: game.subset(n_others) for label, game in games.items()}
@@ -502,7 +502,7 @@ plt.show()
 # trained with mixup. Mixed pairs are evaluated by pairs of records, the others by single records; a pair is known to be in or out as a
 # whole, which makes its attack easier.
 
-# %%
+# %% tags=["hide-input"]
 ours = games["mixup"]
 views = {
     "undefended": games["none"].with_shadows(natural),
@@ -549,7 +549,7 @@ plt.show()
 # count how often the ratio falls, whatever the loss did. The argument has nothing to say about non-members, but an attacker's AUC
 # depends on both.
 
-# %%
+# %% tags=["hide-input"]
 shifts = mixup_gan.ratio_shifts({"mixup": ours}, games["none"], variance="pooled")
 
 # %% mystnb={"figure": {"caption": "How often mixup lowers the likelihood ratio of a (target, record) pair, for members and for non-members, by tenths of the separation of the two Gaussians; outliers are on the right. The line at one half: no effect.", "name": "fig-gan-shifts"}, "image": {"alt": "Two panels of points with intervals over ten parts of equal size: the fraction of pairs whose ratio falls, for members and for non-members."}} tags=["hide-input"]
@@ -563,7 +563,7 @@ plt.show()
 # condition has failed, and otherwise *not settled*. All are tested on {glue:text}`gan_dataset`, with LiRA in the form
 # with one variance for all records, which is steadier with few references.
 
-# %%
+# %% tags=["hide-input"]
 none, lira, leaks = games["none"], "critic_lira_pooled", "gan_leaks_white_box"
 pairs = "critic_mixed_pairs_pooled"
 of_natural, of_mixup = (
@@ -675,7 +675,7 @@ itables.show(
 # of its references, a threshold for each kind of attack, and intervals. Here it is given the losses of the undefended GANs above, as
 # arrays: the first two are the targets.
 
-# %%
+# %% tags=["hide-input"]
 losses, members = none.critic_loss[:, 0], none.member
 auditing.audit_scores(
     target_loss=losses[:2],

@@ -341,7 +341,7 @@ list_claims(claims)
 #   probabilities and the record's own signals. "Attack accuracy" is taken on as many members as non-members.
 # ```
 
-# %%
+# %% tags=["hide-input"]
 setting = chapters.settings.settings({dataset: settings}, seed=seed)[dataset]
 pool, model, training = setting.pool, setting.model, setting.training
 quantized = Quantization(bits, activations=activations, fraction=fraction)
@@ -356,7 +356,7 @@ print(f"{width}: {quantization.model_bits(pool, model, quantized) / 1000:,.1f} k
 # that of the {glue:text}`quantization_width` models; the verdict takes the epochs on either side of it. Weight decay and dropout are two
 # plain ways to fit less, and DP-SGD is the one with a proof, all in full precision.
 
-# %%
+# %% tags=["hide-input"]
 common = {"n_models": n_models, "seed": seed}
 options = {"model": model, "training": watched(training), **common}
 measuring = {"fprs": (fpr,)}
@@ -413,7 +413,7 @@ auditing.accuracy(
 # An attack with shadow models, its accuracy, precision, recall (the true-positive rate) and F1 for members, at the
 # threshold that the attacker sets. Every model is the target once, and its shadow models are quantized as it is.
 
-# %%
+# %% tags=["hide-input"]
 arms = {
     "quantization": trained,
     "quantization (from scratch)": from_scratch,
@@ -447,7 +447,7 @@ plt.show()
 # them that suit other answers. The paper does not say which attacker it measured; what it publishes looks like the second one, so that
 # its values are held against that. A defender must fear the first.
 
-# %%
+# %% tags=["hide-input"]
 others = mia.play(
     pool, model, full, training=training, n_models=n_models, seed=seed + 2
 )
@@ -492,7 +492,7 @@ second_changes.style.format("{:+.3f}")
 #
 # **LiRA** scores each record by itself, and how far the attack gets where few false alarms are allowed.
 
-# %%
+# %% tags=["hide-input"]
 main = {
     "none": undefended,
     "early_stopping": stopped,
@@ -517,7 +517,7 @@ plt.show()
 # way to combine them. The same can be tried on models that were rounded after training. Who has both may ignore one of them, so the best
 # attack on both cannot be weaker than that on one; an average that finds less is a poor way to combine, not a protection.
 
-# %%
+# %% tags=["hide-input"]
 begun = undefended.at(begin)
 both = quantization.join_answers(trained[bits], begun)
 both_rounded = quantization.join_answers(rounded[bits], undefended)
@@ -543,7 +543,7 @@ both_answers.summary(["auc", f"tpr@{fpr:g}"])
 #
 # Each choice of widths is evaluated by a few models of another seed:
 
-# %%
+# %% tags=["hide-input"]
 objective = quantization.PrivacyObjective(
     pool,
     model,
@@ -557,7 +557,7 @@ objective = quantization.PrivacyObjective(
 selection = quantization.select_bits(objective, objective.n_layers, choices=choices)
 objective.measured.round(3)
 
-# %%
+# %% tags=["hide-input"]
 selected = mia.play(
     pool,
     defense=replace(quantized, per_layer=objective.per_layer(selection.bits)),
@@ -599,7 +599,7 @@ plt.show()
 # condition has failed, and otherwise *not settled*. Differences are taken between games with the same members. What the
 # paper published for a ResNet on CIFAR-10 is not comparable with a run on other data or with another network.
 
-# %%
+# %% tags=["hide-input"]
 change = changes.loc[bits]
 threshold = (trained[bits], "loss"), (undefended, "loss")
 lira, before = (trained[bits], "lira_pooled"), (undefended, "lira_pooled")

@@ -250,7 +250,7 @@ list_claims(claims)
 # * A network cannot make the loss small by being sure. At $p_y=1$ and $w=0$ its mean is a floor that follows from $\sigma$
 #   and the number of classes alone, as in label smoothing. The control arm is label smoothing with the same floor.
 
-# %%
+# %% tags=["hide-input"]
 pool = mia.load(dataset, size=size, validation=validation, seed=seed)
 model = mia.models.MLP(hidden=hidden)
 print(pool)
@@ -282,7 +282,7 @@ pd.DataFrame(
 #   reported; the curves show all.
 # ```
 
-# %%
+# %% tags=["hide-input"]
 training = mia.Training(
     epochs=epochs,
     batch_size=batch_size,
@@ -338,7 +338,7 @@ tried
 # %% [markdown]
 # Chosen: {glue:text}`ws_sigma:g`. All arms at that sigma:
 
-# %%
+# %% tags=["hide-input"]
 auditing.accuracy(games)
 
 # %% [markdown]
@@ -353,7 +353,7 @@ auditing.accuracy(games)
 # (`cifar10`, `ham10000`, `location30`, `texas100`). HAM10000 is not downloaded: it needs a file of yours, and the error
 # that you get without it says which.
 
-# %%
+# %% tags=["hide-input"]
 attacks = [
     "confidence_per_class",
     "entropy_per_class",
@@ -378,7 +378,7 @@ mia.plots.strength(tables, metric="auc")
 plt.show()
 
 
-# %%
+# %% tags=["hide-input"]
 def audit_curves(curves):
     """Attack every game of the curves."""
     attacks = ["modified_entropy_per_class", "lira_pooled"]
@@ -407,7 +407,7 @@ plt.show()
 # membership. The distance of a record is the one to its {glue:text}`ws_neighbor`th nearest neighbor of the same class. The paper's abstract
 # does not say how it measures nearness; this is our choice, and others follow below.
 
-# %%
+# %% tags=["hide-input"]
 points = weighted_smoothing.embedding(pool, model, training=training, seed=seed)
 distance = weighted_smoothing.neighbor_distance(points, pool.y, k=neighbor)
 in_deciles = {"n": parts}
@@ -450,7 +450,7 @@ plt.show()
 # Does the answer depend on how nearness is measured? The same difference, nearest part minus farthest part, for three other
 # distances: to the first neighbor, to the mean of the class, and to the neighbors among the records themselves, without any network.
 
-# %%
+# %% tags=["hide-input"]
 distances = {
     f"neighbor {neighbor}, embedding": distance,
     "neighbor 1, embedding": weighted_smoothing.neighbor_distance(points, pool.y, k=1),
@@ -480,7 +480,7 @@ pd.DataFrame(
 # noise is also multiplied by the gap; *size* is the absolute value of the product, so that $\sigma$ times the size is the standard deviation of
 # the noise.
 
-# %%
+# %% tags=["hide-input"]
 noisy = {
     name: defense
     for name, defense in arms.items()
@@ -503,7 +503,7 @@ plt.show()
 # And how do the weights change while training goes on? We train the first {glue:text}`ws_watched` models once more and note the
 # factor $1-w$ of every member before each epoch.
 
-# %%
+# %% tags=["hide-input"]
 spreads = {
     name: weighted_smoothing.weight_spread(
         pool, model, arms[name], training=training, n_models=watched, seed=seed
@@ -523,7 +523,7 @@ plt.show()
 # The same arms on data of another kind, at the sigma that was chosen there.
 
 
-# %%
+# %% tags=["hide-input"]
 def epochs_of(game):
     """Return the epochs of a game's training."""
     return game.attrs["training"]["epochs"]
@@ -582,7 +582,7 @@ def measure(arms, games, tables, curves, distance):
     }
 
 
-# %%
+# %% tags=["hide-input"]
 (other,) = chapters.settings.settings(
     {
         name: {
@@ -616,7 +616,7 @@ other_tried
 # %% [markdown]
 # Chosen: {glue:text}`ws_other_sigma:g`.
 
-# %%
+# %% tags=["hide-input"]
 auditing.accuracy(other_games)
 
 # %% mystnb={"figure": {"caption": "The second data set: privacy against utility, LiRA's AUC and the test accuracy of all arms, with the same curves.", "name": "fig-ws-second"}, "image": {"alt": "LiRA's AUC against test accuracy, one point with intervals for each arm."}} tags=["hide-input"]
@@ -641,7 +641,7 @@ plt.show()
 # condition has failed, and otherwise *not settled*. Differences between arms are taken between games with the same
 # members. First the main data set:
 
-# %%
+# %% tags=["hide-input"]
 verdicts = judge(claims, measure(arms, games, tables, curves, distance))
 answers.beside(
     verdicts,
@@ -653,7 +653,7 @@ answers.beside(
 # %% [markdown]
 # And the second one:
 
-# %%
+# %% tags=["hide-input"]
 other_verdicts = judge(
     claims,
     measure(other_arms, other_games, other_tables, other_curves, other_distance),

@@ -5,7 +5,7 @@ import pytest
 import toys
 
 import mialab as mia
-from mialab.auditing.conditions import mean_test_accuracy, watched
+from mialab.auditing.conditions import mean_test_accuracy, same, watched
 from mialab.auditing.equal import at_equal, train_test_gap
 from mialab.models import MLP
 
@@ -41,6 +41,17 @@ def test_a_game_against_itself_among_others_makes_no_difference(stops):
 def test_before_training_is_over_nobody_asks_whether_it_is(stops):
     found = at_equal(stops[3], {e: stops[e] for e in (1, 8)}, "loss", condition="equal train accuracy")
     assert found.conditions["unsure"] == ""
+
+
+def test_an_arm_that_equals_another_to_the_last_digit_is_not_compared(stops):
+    again = type(stops[3])(stops[3].dataset.copy(deep=True))
+    twin = mia.difference((again, "loss"), (stops[3], "loss")).conditions["trained"]
+    assert twin.endswith("the models of 'none' and 'none' are the same to the last digit")
+    assert same(stops[3], stops[3]) == ""  # two attacks on one game
+    assert same(stops[3], stops[8]) == ""
+    last = again.dataset.copy(deep=True)
+    last["logits"][-1, 0, 0, 0] += 1e-6
+    assert same(type(again)(last), stops[3]) == ""
 
 
 def test_a_training_is_watched_a_tenth_before_its_end():

@@ -30,6 +30,19 @@ def test_pair_is_in_step(notebook, tmp_path):
     assert not any(cell.get("outputs") for cell in nbformat.read(pair, as_version=4).cells)
 
 
+PAPERS = ("adamixup", "hamp", "mixup_gan", "quantization", "weighted_smoothing")
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_a_chapter_of_a_paper_opens_with_its_answer_and_folds_its_code(name):
+    pair = nbformat.read(execution.NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in pair.cells if cell.cell_type == "code"]
+    assert "answers.answer(" in code[0].source
+    assert sum("answers.beside(" in cell.source for cell in code) >= 1
+    folded = {"hide-input", "hide-cell", "remove-input", "parameters"}
+    assert [c.source for c in code if not folded & set(c.metadata.get("tags", []))] == []
+
+
 def test_no_pair_without_its_source():
     assert [p.stem for p in sorted(execution.NOTEBOOKS.glob("*.ipynb"))] == [p.stem for p in NOTEBOOKS]
 

@@ -101,6 +101,30 @@ def over(check: Callable[[Game], str], games: Iterable[Game]) -> str:
     return "; ".join(dict.fromkeys(filter(None, map(check, games))))
 
 
+#: What victims answer, of whatever kind they are.
+ANSWERS = ("logits", "scores", "critic")
+
+
+def same(first: Game, second: Game) -> str:
+    """Say if two games that are compared are one, to the last digit of every answer; empty if not.
+
+    A control that equals another arm shows no effect of anything: a parameter that was not passed on, or early stopping
+    that stopped at the end.
+    """
+    if first is second:
+        return ""
+    known = [name for name in ANSWERS if name in first.dataset and name in second.dataset]
+    pairs = [(first.dataset[name], second.dataset[name]) for name in known]
+    if not pairs or any(a.shape != b.shape for a, b in pairs):
+        return ""
+    # One model tells most games apart, and reading all answers takes time.
+    for models in (slice(0, 1), slice(None)):
+        if not all(np.array_equal(a[models], b[models], equal_nan=True) for a, b in pairs):
+            return ""
+    names = (game.attrs.get("defense", "unknown") for game in (first, second))
+    return "the models of {!r} and {!r} are the same to the last digit".format(*names)
+
+
 def of(games: Iterable[Game]) -> dict[str, str]:
     """Return what must be true of the training of several games, as an `Interval` holds it."""
     games = list(games)

@@ -156,4 +156,8 @@ def _among(outcome: Outcome, columns: bytes) -> Outcome:
 def _between(first: Game, second: Game, measured: Interval) -> Interval:
     """Note with a difference of games what must be true of them."""
     apart = "" if first is second else conditions.equal_accuracy(first, second)
-    return measured.under(**conditions.of([first, second]), **{conditions.EQUAL_ACCURACY: apart})
+    met = conditions.of([first, second])
+    met[conditions.TRAINED] = "; ".join(
+        filter(None, (met[conditions.TRAINED], conditions.same(first, second)))
+    )
+    return measured.under(**met, **{conditions.EQUAL_ACCURACY: apart})
