@@ -105,6 +105,14 @@ def test_accuracy_table():
     assert list(table.index) == ["none", "hamp"]
     assert table.loc["none", "test accuracy"].startswith("0.600 [0.")
     assert table.loc["hamp", "gap"].startswith("0.400 [0.")
+    assert list(table.columns) == ["models", "members", "test accuracy", "gap"]
+
+
+def test_the_accuracy_table_says_which_epsilon_is_proven():
+    games = {"none": make_game(1.0), "dp_sgd": make_game(0.0)}
+    games["dp_sgd"].attrs["report"] = {"epsilon": 1.0, "epsilon_prv": 1.0, "epsilon_rdp": 1.2, "delta": 1e-5}
+    table = mia.auditing.accuracy(games)
+    assert dict(table["proven epsilon"]) == {"none": "none", "dp_sgd": "PRV 1, RDP 1.2, delta 1e-05"}
 
 
 def test_pooled_figure_of_one_defense():

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from mialab.auditing import conditions
 from mialab.auditing.measure import _columns
+from mialab.auditing.tables import NOTHING_PROVEN, PROVEN, proven
 from mialab.auditing.taxonomy import Attacking
 from mialab.games.base import Game
 from mialab.games.signals import by_chunks
@@ -37,7 +38,8 @@ def accuracy(games: Mapping[str, Game], *, confidence: float = 0.95) -> pd.DataF
     Returns
     -------
     pandas.DataFrame
-        A row per game; columns ``models``, ``members``, ``test accuracy``, ``gap`` (members minus test).
+        A row per game; columns ``models``, ``members``, ``test accuracy``, ``gap`` (members minus test), and ``proven
+        epsilon`` if any of the games has one, see `mialab.auditing.tables.proven`.
     """
     rows = {}
     for label, game in games.items():
@@ -52,7 +54,9 @@ def accuracy(games: Mapping[str, Game], *, confidence: float = 0.95) -> pd.DataF
             "gap": gap,
         }
         rows[label] = {"models": game.n_models} | {k: f"{v:.3f}" for k, v in means.items()}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="defense")
+    page = pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="defense")
+    found = [proven(game.attrs.get("report")) for game in games.values()]
+    return page.assign(**{PROVEN: found}) if {*found} - {NOTHING_PROVEN} else page
 
 
 def mean_test_accuracy(game: Game, confidence: float = 0.95) -> Interval:
