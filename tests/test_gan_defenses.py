@@ -432,6 +432,7 @@ def test_games_under_every_defense(defense, kind, plain):
     assert game.samples.shape == (2, 12, *((1, 8, 8) if kind == "image" else (6,)))
     several = defense.n_critics > 1
     assert (game.critic_max > game.critic).any() == several, "as many critics as it says"
+    assert (game.critic_loss_min < game.critic_loss).any() == several
     if kind == "image":
         assert not np.allclose(game.critic_loss, plain.critic_loss), "it changes the training"
 

@@ -14,6 +14,7 @@ import torch
 import toys
 import zarr
 from reference.gan_attacks import pairs_slowly
+from scipy import stats
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import roc_auc_score
 from torch import nn
@@ -93,7 +94,9 @@ def test_models_are_trained_on_complementary_halves(played):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "sign"), [("critic", 1), ("critic_max", 1), ("critic_loss", -1)])
+@pytest.mark.parametrize(
+    ("name", "sign"), [("critic", 1), ("critic_max", 1), ("critic_loss", -1), ("critic_loss_min", -1)]
+)
 def test_critics_evaluate_every_record_and_query(played, name, sign):
     evaluated = getattr(played.game, name)
     assert (evaluated.shape, evaluated.dtype) == ((2, 2, 40), np.float64)
@@ -697,6 +700,30 @@ def test_lira_takes_minus_the_loss_of_the_critic(design, online, variance):
     np.testing.assert_array_equal(outcome.score, lira(phi, game.member, game.excluded_models, **options))
     assert outcome.evaluated.all()
     assert roc_auc_score(game.member.ravel(), outcome.score.ravel()) > 0.65
+
+
+def test_the_least_loss_of_several_critics_finds_members_that_one_of_them_saw():
+    """As in the attack on PAR-GAN that was published with Ji et al.; a mean over critics dilutes what one knows."""
+    rng = np.random.default_rng(0)
+    n, n_critics, signal = 400, 4, 3.0
+    member = toys.memberships("paired", 16, n, 0)
+    saw = rng.integers(n_critics, size=(16, 1, n)) == np.arange(n_critics)[:, None]
+    each = rng.normal(size=(16, n_critics, n)) - signal * (saw & member[:, None])
+    arrays = {"critic_loss": each.mean(1), "critic_loss_min": each.min(1)}
+    game = GeneratorGame.from_arrays(member=member, partner=np.arange(16) ^ 1, **arrays)
+    found = {name: mia.attacks.make(name).run(game) for name in ("critic_lira_min", "critic_lira_min_pooled")}
+    for name, variance in zip(found, ("per_record", "pooled"), strict=True):
+        expected = lira(-each.min(1), member, game.excluded_models, variance=variance)
+        np.testing.assert_array_equal(found[name].score, expected)
+    least = roc_auc_score(member.ravel(), found["critic_lira_min_pooled"].score.ravel())
+    mean = roc_auc_score(member.ravel(), mia.attacks.make("critic_lira_pooled").run(game).score.ravel())
+    # Of Gaussians of known parameters: a member's mean loss is 0.75 lower, 1.5 standard deviations.
+    assert mean == pytest.approx(stats.norm.cdf(1.5 / np.sqrt(2)), abs=0.02)
+    best = roc_auc_score(
+        member.ravel(), -each.min(1).ravel()
+    )  # the density ratio of minima rises with -minimum
+    assert best - 0.02 < least < best + 0.005
+    assert least > mean + 0.04
 
 
 def test_lira_of_several_queries_is_their_mean_without_mixtures():

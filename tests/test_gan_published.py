@@ -1,4 +1,6 @@
-"""Published values beside ours, and several arms and data sets of generators at once."""
+"""Published values beside ours, several arms and data sets of generators at once, and conditions of verdicts."""
+
+import dataclasses
 
 import numpy as np
 import pandas as pd
@@ -7,9 +9,10 @@ import toys
 
 import mialab as mia
 from mialab import gan
-from mialab.auditing.claims import Claim, judge
+from mialab.auditing.claims import ByConstruction, Claim, judge
 from mialab.auditing.tables import AuditTable
 from mialab.chapters import mixup_gan
+from mialab.gan import GeneratorGame
 from mialab.metrics.intervals import Interval
 
 RESULTS = AuditTable(
@@ -46,57 +49,152 @@ def test_across_measures_every_arm_on_every_data_set(tmp_path, monkeypatch):
     options = {"n_models": 6, "samples": 20, "fakes": 4, "store": tmp_path}
     arms = {"none": None, "mixup": "mixup"}
     table = mixup_gan.across({"toy": setting}, arms, attacks=["logan"], **options)
-    assert set(table["game"]) == {"toy: none", "toy: mixup"}
-    game = mixup_gan.play_each(setting, {"none": None}, **options)["none"]
-    expected = mia.audit(game, ["logan"])
-    auc = table.set_index(["game", "measure"])["value"].loc[("toy: none", "AUC of logan")]
-    assert auc == expected.interval("logan", "auc").value
+    games = mixup_gan.play_each(setting, arms, **options)
+    usable = mixup_gan.usability(games, pool).set_index("defense")["usable"]
+    labels = [f"toy: {arm}" + " (no usable generator)" * (usable[arm] == "no") for arm in arms]
+    assert list(dict.fromkeys(table["game"])) == labels
+    expected = mia.audit(games["none"], ["logan"])
+    values = table.set_index(["game", "measure"])["value"]
+    assert values.loc[(labels[0], "AUC of logan")] == expected.interval("logan", "auc").value
+    assert values.loc[(labels[0], "accuracy")] == pytest.approx(games["none"].test_accuracy.mean())
+    assert values.loc[(labels[0], "needed")] > 0
     assert mixup_gan.across({}, arms, attacks=["logan"]).empty
 
 
-def quality(**arms):
-    """Make a table of accuracies and FIDs of arms."""
-    rows = [(label, m, v) for label, (a, fid) in arms.items() for m, v in (("accuracy", a), ("fid", fid))]
-    return pd.DataFrame(rows, columns=["defense", "metric", "value"])
+# ------------------------------------------------------------------------------------------- conditions of verdicts
 
 
-def test_generators_at_chance_and_trainings_that_go_on_are_named():
-    table = quality(
-        none=(0.6, 2.0), mixup=(0.5, 5.0), half=(0.4, 2.1), other_half=(0.4, 6.0), dead=(0.14, 90.0)
+def taught(*accuracies, n_records=10, shadow=None):
+    """Make a game whose samples teach classifiers these accuracies."""
+    member = toys.memberships("paired", len(accuracies), n_records, 0)
+    arrays = {"critic_loss": np.zeros(member.shape), "partner": np.arange(len(accuracies)) ^ 1}
+    return GeneratorGame.from_arrays(
+        member=member, test_accuracy=np.array(accuracies), shadow=shadow, **arrays
     )
-    found = mixup_gan.what_is_wrong(table, 0.1, {"none": "half", "mixup": "other_half", "dead": "not played"})
-    assert found["none"] == ""
-    assert found["mixup"] == "FID of 'mixup' still falls: 6.00 at 'other_half', 5.00 at the end"
-    assert (
-        found["dead"] == "no usable generator (accuracy of classifiers on its samples 0.140, by chance 0.100)"
+
+
+@pytest.mark.parametrize(
+    ("labels", "needed"),
+    [([0, 0, 1, 1, 2, 2, 3, 3, 4, 4], 0.3), ([0] * 5 + [1] * 5, 0.75), ([0] * 8 + [1] * 2, 0.9)],
+)
+def test_a_usable_generator_teaches_more_than_the_most_frequent_class(labels, needed):
+    pool = dataclasses.replace(
+        toys.pool("image", n=20, n_classes=5),
+        x_test=np.zeros((10, 1, 8, 8), np.float32),
+        y_test=np.array(labels),
     )
-    assert mixup_gan.unusable(0.16, 0.1) == ""
-    assert mixup_gan.unusable(np.nan, 0.1).startswith("no usable generator")
+    games = {
+        "good": taught(needed + 0.1, needed - 0.05),
+        "chance": taught(needed - 0.1, needed + 0.05),
+        "no labels": taught(np.nan, np.nan),
+    }
+    table = mixup_gan.usability(games, pool).set_index("defense")
+    assert table["needed"].tolist() == pytest.approx(3 * [needed])
+    assert table["usable"].tolist() == ["yes", "no", "unknown"]
+    assert table.at["chance", "accuracy"] == pytest.approx(needed - 0.025)
 
 
-def test_claims_about_such_generators_are_not_comparable():
-    reasons = {"none": "", "mixup": "", "relaxloss": "no usable generator"}
-    claims = {name: Claim(text=name, source="s", below=0) for name in ("main", "other", "untested")}
-    found = {"main": Interval(-1, -2, -0.5), "other": Interval(-1, -2, -0.5), "untested": "no data"}
-    verdicts = judge(claims, mixup_gan.provided(found, reasons, {"other": "relaxloss"}))["verdict"]
-    assert list(verdicts) == ["holds", "not comparable: no usable generator", "could not be tested: no data"]
-    verdicts = judge(claims, mixup_gan.provided(found, reasons | {"none": "it is dead"}, {}))["verdict"]
-    assert list(verdicts)[:2] == ["not comparable: it is dead"] * 2
+def progress(*changes, arms=("none", "mixup")):
+    rows = [
+        (arm, n, np.nan if n == 40 else change)
+        for arm, change in zip(arms, changes, strict=True)
+        for n in (40, 80)
+    ]
+    return pd.DataFrame(rows, columns=["defense", "steps", "change"])
 
 
-def test_what_went_wrong_before_stays_noted():
-    before = Interval(-1, -2, -0.5, conditions={"trained": "it has not converged"})
-    after = mixup_gan.provided({"a": before}, {"mixup": "no usable generator"}, {})["a"]
-    assert after.conditions["trained"] == "it has not converged; no usable generator"
+def test_training_is_over_where_the_fid_is_flat():
+    table = progress(-0.25, 0.09)
+    assert mixup_gan.trained(table, "none") == "FID of 'none' changed by 25 % after step 40 of 80"
+    assert not mixup_gan.trained(table, "mixup")
+    assert "12 %" in mixup_gan.trained(progress(0.12, 0), "none"), "a rise is a change, too"
 
 
-def test_other_data_sets_with_generators_at_chance_are_listed():
+def test_verdicts_need_usable_generators_whose_training_was_over():
+    generators = pd.DataFrame(
+        [("none", 0.5, 0.1, "yes"), ("mixup", 0.11, 0.1, "no"), ("relaxloss", 0.4, 0.1, "yes")],
+        columns=["defense", "accuracy", "chance", "usable"],
+    )
+    claim = Claim(text="text", source="here", below=0)
+    clear = Interval(-0.1, -0.11, -0.09, n_pairs=8)
+    arms = {"a": ["none"], "b": ["none", "mixup"], "c": ["none", "relaxloss"], "d": ["none", "stopped"]}
+    generators.loc[3] = ("stopped", 0.4, 0.1, "yes")
+    findings = {**dict.fromkeys(arms, clear), "e": ByConstruction("so it is"), "f": "not played"}
+
+    def verdicts(table):
+        noted = mixup_gan.under_conditions(findings, arms, generators, table, stopped=["stopped"])
+        return judge(dict.fromkeys(findings, claim), noted)["verdict"].tolist()
+
+    found = verdicts(progress(0.0, 0.0))
+    assert found[0] == found[3] == "holds"
+    assert found[1] == "not comparable: no usable generator: 'mixup' (accuracy 0.110, chance 0.100)"
+    assert found[2] == "holds; convergence is not shown: FID of 'relaxloss' was not watched"
+    assert found[4] == "holds, by construction: so it is"
+    assert found[5] == "could not be tested: not played"
+    reason = "FID of 'none' changed by 30 % after step 40 of 80"
+    found = verdicts(progress(-0.3, 0.0))
+    assert found[0] == f"not comparable: {reason}"
+    assert found[1].endswith(f"'mixup' (accuracy 0.110, chance 0.100); {reason}")
+    # One row of an arm says nothing about its end.
+    single = progress(0.0, 0.0).query("steps == 80 or defense == 'mixup'")
+    assert verdicts(single)[0] == "holds; convergence is not shown: FID of 'none' was not watched"
+
+
+def test_fid_is_watched_over_the_steps_of_each_arm(tmp_path, monkeypatch):
+    monkeypatch.setattr("mialab.gan.utility.STEPS", 4)
+    pool = toys.pool("image", n=48, validation=30, test=30)
+    setting = mixup_gan.Setting(pool, gan.networks.MLP((8,), latent=4), gan.Training(steps=40, batch_size=8))
+    options = {"n_models": 4, "samples": 24, "fakes": 4, "store": tmp_path}
+    arms = {"none": None, "mixup": gan.defenses.Mixup()}
+    ends = mixup_gan.play_each(setting, arms, **options)
+    watched = mixup_gan.watch(setting, arms, ends, [0.5, 0.25, 1.0], **options)
+    assert {label: list(of) for label, of in watched.items()} == {key: [10, 20, 40] for key in arms}
+    assert watched["mixup"][40] is ends["mixup"]
+    assert watched["mixup"][10].attrs["training"]["stop"] == 10
+    table = mixup_gan.fid_by_steps(watched, pool)
+    assert table["models"].tolist() == 6 * [4]
+    for label in arms:
+        worth = gan.quality.assess({str(n): g for n, g in watched[label].items()}, pool)
+        fid = worth[worth["metric"] == "fid"].set_index("defense")["value"]
+        own = table[table["defense"] == label].set_index("steps")
+        np.testing.assert_allclose(own["value"], fid[["10", "20", "40"]])
+        assert np.isnan(own.at[10, "change"])
+        assert own.at[40, "change"] == pytest.approx((fid["40"] - fid["20"]) / fid["40"])
+    mia.plots.fid_by_steps(table)
+
+
+def test_the_strongest_attack_on_critics_is_chosen_for_each_arm():
+    names = mixup_gan.on_critics()
+    assert {"logan", "logan_max", "critic_lira", "critic_lira_offline_pooled", "critic_lira_min"} <= set(
+        names
+    )
+    assert not [name for name in names if "pairs" in name or "co_membership" in name or "gan_leaks" in name]
+    rng = np.random.default_rng(0)
+    member = toys.memberships("paired", 16, 100, 0)
+    games = {}
+    for label, (told, known) in {"plain": (3.0, 0.0), "calibrated": (0.0, 3.0)}.items():
+        loss = 5 * rng.normal(size=100) + rng.normal(size=member.shape) - known * member
+        games[label] = GeneratorGame.from_arrays(
+            member=member,
+            partner=np.arange(16) ^ 1,
+            critic=rng.normal(size=member.shape) + told * member,
+            critic_loss=loss,
+            critic_loss_min=loss,
+        )
+    chosen = mixup_gan.strongest(games, names)
+    assert chosen["plain"] == "logan"
+    assert chosen["calibrated"] in ("critic_lira", "critic_lira_pooled"), (
+        "the plain one of two that are the same"
+    )
+
+
+def test_stored_data_sets_with_generators_at_chance_are_listed():
     rows = [
         ("mnist: none", "accuracy", 0.8),
         ("mnist: mixup", "accuracy", 0.12),
         ("mnist: mixup", "AUC", 0.5),
     ]
-    said = mixup_gan.without_use(pd.DataFrame(rows, columns=["game", "measure", "value"]))
-    assert said.startswith("Not comparable. mnist: mixup: no usable generator (accuracy")
-    assert "mnist: none" not in said
-    assert mixup_gan.without_use(pd.DataFrame(rows[:1], columns=["game", "measure", "value"])) == ""
+    table = pd.DataFrame(rows, columns=["game", "measure", "value"])
+    said = mixup_gan.without_use(table)
+    assert said.endswith("nothing is to be compared: mnist: mixup (accuracy 0.120, chance 0.100).")
+    assert mixup_gan.without_use(table[:1]) == ""

@@ -15,7 +15,7 @@ from mialab.games.base import Game
 #: Least variance, as a fraction of the variance pooled over records: a few equal answers are no proof of certainty.
 VARIANCE_FLOOR = 1e-4
 #: What the attack is called with these signals, else "lira" and the signal's name.
-NAMES = {"scaled_logit": "lira", "critic_loss": "critic_lira"}
+NAMES = {"scaled_logit": "lira", "critic_loss": "critic_lira", "critic_loss_min": "critic_lira_min"}
 
 
 def lira(
@@ -127,7 +127,8 @@ class LiRA(Attack):
         What phi is: the name of a signal of the victim. ``"scaled_logit"`` is ``z_y - logsumexp(other z)``, the log
         odds of the label; ``"hinge"`` is ``z_y - max(other z)``, by how much the label is ahead of, or behind, the next
         class; see `mialab.classifiers.signals`. ``"critic_loss"`` is for generative models, what their critic says of
-        the record minus what it says of generated ones (Ji et al.), see `mialab.gan`.
+        the record minus what it says of generated ones (Ji et al.), see `mialab.gan`; ``"critic_loss_min"`` is the
+        least over the critics of a model that has several, as in the code published with Ji et al.
     variance : {"per_record", "pooled"}
         A variance for each record, which takes 2 shadow models on each side that is needed, has a relative error of
         ``sqrt(2 / (n - 1))`` with n of them, and means little below about 10; or one shared by all records of a side,

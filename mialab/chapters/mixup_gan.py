@@ -1,4 +1,4 @@
-"""The chapter on mixup training for GANs: its arms, what is published, and the ratios of its theory."""
+"""The chapter on mixup training for GANs: arms, conditions of its verdicts, published values, ratios of its theory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from mialab import attacks as _attacks
 from mialab._validation import choose, select
 from mialab.attacks.lira import VARIANCE_FLOOR, _log_density, _moments
-from mialab.auditing.conditions import TRAINED
+from mialab.auditing.claims import ByConstruction
+from mialab.auditing.conditions import TRAINED, UNSURE
 from mialab.auditing.deciles import deciles
 from mialab.auditing.differences import mean_test_accuracy
 from mialab.auditing.distances import PARTS
-from mialab.auditing.equal import strongest_attack
+from mialab.auditing.matrix import audit_each
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable
+from mialab.auditing.taxonomy import families
 from mialab.chapters.settings import take
 from mialab.data import loading
 from mialab.data.pool import Pool
@@ -26,17 +29,23 @@ from mialab.data.registry import REGISTRY
 from mialab.gan.defenses.base import Defense
 from mialab.gan.game import GeneratorGame, GeneratorPlan, play
 from mialab.gan.networks import GAN, NETWORKS
+from mialab.gan.quality import _ruler
 from mialab.gan.training import Training
 from mialab.metrics.influence import weighted_mean
-from mialab.metrics.intervals import Interval
+from mialab.metrics.intervals import Interval, over_targets
 
 if TYPE_CHECKING:
     from mialab.attacks.base import Attack
-    from mialab.auditing.taxonomy import Attacking
 
 
 #: Parameters of `mialab.gan.play` that say how a game is played, not which.
 HOW = ("workers", "device", "store")
+#: A generator is usable if classifiers trained on its samples are better than chance by this fraction of chance.
+ABOVE_CHANCE = 0.5
+#: Training has ended if the FID changes by no more than this fraction of itself after the last checkpoint.
+FLAT = 0.1
+#: Kinds of attacks that look at what critics say of single records, see `mialab.auditing.taxonomy.families`.
+ON_CRITICS = ("the critic", "critics of reference models")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,134 +160,252 @@ def across(
     Returns
     -------
     AuditTable
-        Columns ``game`` (data set and arm), ``measure``, ``value``, ``low``, ``high``: the pooled AUC of each attack,
-        and the mean accuracy of classifiers trained on samples.
+        Columns ``game`` (data set and arm, and whether its generators are usable), ``measure``, ``value``, ``low``,
+        ``high``: the pooled AUC of each attack, the mean accuracy of classifiers trained on samples, and what is
+        ``needed`` of it, see `usability`.
     """
     rows = []
     for name, setting in settings.items():
         games = play_each(setting, arms, **common)
+        usable = usability(games, setting.pool).set_index("defense")
         for arm, game in games.items():
+            label = f"{name}: {arm}" + " (no usable generator)" * (usable.at[arm, "usable"] == "no")
             table = audit(game, attacks, pool=setting.pool)
             aucs = table.pooled("auc")
-            rows += [
-                (f"{name}: {arm}", f"AUC of {r.attack}", r.value, r.low, r.high) for r in aucs.itertuples()
-            ]
-            accuracy = mean_test_accuracy(game)
-            rows.append((f"{name}: {arm}", "accuracy", *accuracy))
+            rows += [(label, f"AUC of {r.attack}", r.value, r.low, r.high) for r in aucs.itertuples()]
+            rows.append((label, "accuracy", *mean_test_accuracy(game)))
+            rows.append((label, "needed", usable.at[arm, "needed"], np.nan, np.nan))
     return AuditTable(rows, columns=["game", "measure", "value", "low", "high"])
 
 
-#: A generator is usable if classifiers that learn from its samples are right so many times as often as by guessing.
-USABLE = 1.5
-#: A training is over if its FID fell by no more than this fraction of itself after the last stop.
-FLAT = 0.1
+# ----------------------------------------------------------------------------------------------------
+# Conditions of verdicts
 
 
-def unusable(accuracy: float, chance: float) -> str:
-    """Say why a generator is not usable, by the accuracy of classifiers that learned from its samples; empty if it is.
+def usability(games: Mapping[str, GeneratorGame], pool: Pool) -> pd.DataFrame:
+    """Say whose generators are of use: classifiers trained on their samples must be clearly better than chance.
 
-    Parameters
-    ----------
-    accuracy, chance : float
-        Accuracy on real test records, and that of always naming the most frequent class.
-    """
-    if np.isfinite(accuracy) and accuracy >= USABLE * chance:
-        return ""
-    return (
-        f"no usable generator (accuracy of classifiers on its samples {accuracy:.3f}, by chance {chance:.3f})"
-    )
-
-
-def chance_of(y: np.ndarray) -> float:
-    """Return the accuracy of always naming the most frequent class."""
-    return float(np.bincount(y).max() / len(y))
-
-
-def what_is_wrong(quality: pd.DataFrame, chance: float, stopped: Mapping[str, str]) -> dict[str, str]:
-    """Say of each arm whether its generators are usable and its training is over; empty texts if so.
+    Chance is the fraction of the most frequent class of the test part. The mean accuracy over targets must be one and a
+    half times that; or half-way from chance to 1, if that is less.
 
     Parameters
     ----------
-    quality : DataFrame
-        From `mialab.gan.quality.assess`.
-    chance : float
-        Accuracy of guessing.
-    stopped : dict of str
-        Label of an arm to the label of the same arm, stopped earlier; of arms that have none nothing is said about
-        their end.
+    games : dict of str to GeneratorGame
+        Label, such as the defense, to its game.
+    pool : Pool
+        With the test part that classifiers were tested on.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per game: ``defense``, ``accuracy``, ``chance``, ``needed``, and ``usable``: ``"yes"``, ``"no"``, or
+        ``"unknown"`` of generators without labels.
     """
-    value = quality.set_index(["defense", "metric"])["value"]
-    found = {}
-    for label in dict.fromkeys(quality["defense"]):
-        reasons = [unusable(float(value.get((label, "accuracy"), np.nan)), chance)]
-        if stopped.get(label) in set(quality["defense"]):
-            now, before = (float(value[each, "fid"]) for each in (label, stopped[label]))
-            if before > now * (1 + FLAT):
-                reasons.append(
-                    f"FID of {label!r} still falls: {before:.2f} at {stopped[label]!r}, {now:.2f} at the end"
-                )
-        found[label] = "; ".join(filter(None, reasons))
-    return found
-
-
-def provided(
-    findings: Mapping[str, Any], reasons: Mapping[str, str], arms: Mapping[str, str]
-) -> dict[str, Any]:
-    """Note with findings what is wrong with the generators that they compare.
-
-    Parameters
-    ----------
-    findings : mapping of str to Interval or other
-        By claims.
-    reasons : dict of str
-        From `what_is_wrong`.
-    arms : dict of str
-        Claims that are about another arm besides the undefended and the mixup-trained one, and its label.
-    """
-    noted = {}
-    for name, found in findings.items():
-        if isinstance(found, Interval):
-            labels = ["none", "mixup", *([arms[name]] if name in arms else [])]
-            wrong = "; ".join(dict.fromkeys(filter(None, (reasons.get(label, "") for label in labels))))
-            found = found.under(
-                **{TRAINED: "; ".join(filter(None, (found.conditions.get(TRAINED, ""), wrong)))}
-            )
-        noted[name] = found
-    return noted
-
-
-def strongest(
-    games: Sequence[GeneratorGame], attacks: Sequence[str | Attack]
-) -> tuple[GeneratorGame, Attacking]:
-    """Return the game and the attack with the greatest AUC, of games that differ in their references.
-
-    Parameters
-    ----------
-    games : sequence of GeneratorGame
-        The same targets, with references of several kinds.
-    attacks : sequence of str or Attack
-        The attacks.
-    """
-    pairs = [(game, strongest_attack(game, attacks)) for game in games]
-    return max(pairs, key=lambda pair: pair[0].outcome(pair[1]).estimate("auc").value)
+    chance = float(np.bincount(pool.y_test).max() / pool.y_test.size) if pool.y_test.size else np.nan
+    needed = chance + min(ABOVE_CHANCE * chance, (1 - chance) / 2)
+    rows = []
+    for label, game in games.items():
+        accuracy = float(game.test_accuracy[~game.shadow].mean())
+        known = np.isfinite(accuracy) and np.isfinite(chance)
+        usable = ("yes" if accuracy >= needed else "no") if known else "unknown"
+        rows.append((label, accuracy, chance, needed, usable))
+    return pd.DataFrame(rows, columns=["defense", "accuracy", "chance", "needed", "usable"])
 
 
 def without_use(table: pd.DataFrame) -> str:
-    """Say which generators of a table from `across` are not usable; empty if all are.
+    """Say which generators of a stored table of several data sets are not usable; empty if all are.
 
     Parameters
     ----------
     table : DataFrame
-        From `across`.
+        From `across`, also of a version that did not say so itself. Chance is one over the number of classes.
     """
-    rows = table[table["measure"] == "accuracy"]
-    names = (str(game) for game in rows["game"])
-    found = [
-        f"{name}: {wrong}"
-        for name, value in zip(names, rows["value"], strict=True)
-        if (wrong := unusable(float(value), 1 / REGISTRY[name.partition(":")[0]].n_classes))
-    ]
-    return f"Not comparable. {'; '.join(found)}." if found else ""
+    found = []
+    for game, accuracy in select(table, measure="accuracy")[["game", "value"]].itertuples(index=False):
+        chance = 1 / REGISTRY[game.partition(":")[0]].n_classes
+        if accuracy < chance + min(ABOVE_CHANCE * chance, (1 - chance) / 2):
+            found.append(f"{game} (accuracy {accuracy:.3f}, chance {chance:.3f})")
+    return f"No usable generator, so that nothing is to be compared: {'; '.join(found)}." if found else ""
+
+
+def watch(
+    setting: Setting,
+    arms: Mapping[str, Defense | None],
+    ends: Mapping[str, GeneratorGame],
+    fractions: Sequence[float],
+    **common: Any,
+) -> dict[str, dict[int, GeneratorGame]]:
+    """Play arms to some fractions of their steps. Such games are what the whole ones were by then.
+
+    Parameters
+    ----------
+    setting : Setting
+        From `settings`.
+    arms : dict of str to Defense or None
+        Label to the defense.
+    ends : dict of str to GeneratorGame
+        The games of these arms with all steps, from `play_each`.
+    fractions : sequence of float
+        Of the steps.
+    **common
+        Parameters of `mialab.gan.play`; as many models, and their seed, as those of ``ends``.
+
+    Returns
+    -------
+    dict of str to dict of int to GeneratorGame
+        Label to steps to game, in the order of steps.
+    """
+    steps = setting.training.steps
+    stops = sorted({max(1, round(fraction * steps)) for fraction in fractions} - {steps})
+    watched = {}
+    for label, defense in arms.items():
+        stopped = {str(stop): {"defense": defense, "training": {"stop": stop}} for stop in stops}
+        games = play_each(setting, stopped, **common)
+        watched[label] = {int(stop): game for stop, game in games.items()} | {steps: ends[label]}
+    return watched
+
+
+def fid_by_steps(
+    watched: Mapping[str, Mapping[int, GeneratorGame]],
+    pool: Pool,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> AuditTable:
+    """Measure the FID over the steps of training, and whether it was flat in the end.
+
+    Parameters
+    ----------
+    watched : dict of str to dict of int to GeneratorGame
+        From `watch`.
+    pool, confidence, seed
+        See `mialab.gan.quality.assess`.
+
+    Returns
+    -------
+    AuditTable
+        Columns ``defense, steps, value, low, high, models, change``: the FID as a mean over models, and by what
+        fraction of it the mean has changed since the row before.
+    """
+    games = {f"{label}, {n} steps": g for label, of in watched.items() for n, g in of.items()}
+    compare, _ = _ruler(games, pool, seed)
+    rows = []
+    for label, of in watched.items():
+        before = np.nan
+        for steps, game in of.items():
+            fid = np.array([compare(x)[0] for x in game.samples])
+            ends = over_targets(fid, partner=game.partner, confidence=confidence).clip(0)
+            change = (fid.mean() - before) / fid.mean()
+            rows.append((label, steps, *ends, len(fid), float(change)))
+            before = fid.mean()
+    return AuditTable(rows, columns=["defense", "steps", "value", "low", "high", "models", "change"])
+
+
+def trained(progress: pd.DataFrame, defense: str) -> str:
+    """Say if a training was not over by its FID; empty if it was flat.
+
+    Parameters
+    ----------
+    progress : DataFrame
+        From `fid_by_steps`.
+    defense : str
+        Whose.
+
+    Returns
+    -------
+    str
+        A reason for a table, such as ``"FID of 'mixup' changed by 23 % after step 640 of 800"``.
+    """
+    rows = select(progress, defense=defense).sort_values("steps")
+    change, steps = rows["change"].iloc[-1], rows["steps"].tolist()
+    if not abs(change) > FLAT:  # not known of a training without a checkpoint
+        return ""
+    return f"FID of {defense!r} changed by {100 * abs(change):.0f} % after step {steps[-2]} of {steps[-1]}"
+
+
+def under_conditions(
+    findings: Mapping[str, Interval | ByConstruction | str],
+    arms: Mapping[str, Sequence[str]],
+    generators: pd.DataFrame,
+    progress: pd.DataFrame,
+    stopped: Sequence[str] = (),
+) -> dict[str, Interval | ByConstruction | str]:
+    """Note with each measurement what must be true of the generators that it is about.
+
+    Without a usable generator (`usability`), or where the FID was not flat (`trained`), nothing can be compared; where
+    it was not watched, the verdict says so.
+
+    Parameters
+    ----------
+    findings : dict of str to Interval, ByConstruction or str
+        For `mialab.auditing.claims.judge`; those that were not measured are returned as they are.
+    arms : dict of str to sequence of str
+        Finding to the labels of the arms that it compares.
+    generators : DataFrame
+        From `usability`.
+    progress : DataFrame
+        From `fid_by_steps`.
+    stopped : sequence of str
+        Labels of arms that end early on purpose.
+
+    Returns
+    -------
+    dict
+        For `mialab.auditing.claims.judge`.
+    """
+    of = generators.set_index("defense")
+    watched = {arm for arm, rows in progress.groupby("defense") if len(rows) > 1}
+    noted = dict(findings)
+    for name, found in findings.items():
+        if isinstance(found, Interval):
+            own = arms[name]
+            useless = [
+                f"{arm!r} (accuracy {of.at[arm, 'accuracy']:.3f}, chance {of.at[arm, 'chance']:.3f})"
+                for arm in own
+                if of.at[arm, "usable"] == "no"
+            ]
+            wrong = ["no usable generator: " + ", ".join(useless)] if useless else []
+            wrong += [trained(progress, arm) for arm in own if arm in watched]
+            unknown = [
+                f"FID of {arm!r} was not watched" for arm in own if arm not in watched and arm not in stopped
+            ]
+            noted[name] = found.under(**{TRAINED: "; ".join(filter(None, wrong)), UNSURE: "; ".join(unknown)})
+    return noted
+
+
+def on_critics() -> list[str]:
+    """Return the names of all attacks that look at what critics say of single records."""
+    of_family = families(_attacks.available("generator").index)
+    names = [name for family in ON_CRITICS for name in of_family.get(family, ())]
+    return sorted(names, key=len)  # of two that are the same with one critic, the plain one comes first
+
+
+def strongest(games: Mapping[str, GeneratorGame], attacks: Sequence[str]) -> dict[str, str]:
+    """Return the name of the attack with the highest pooled AUC on each game.
+
+    An attack that is chosen on some games and measured on others, of the same arms, does not look better than it is.
+
+    Parameters
+    ----------
+    games : dict of str to GeneratorGame
+        Label to game.
+    attacks : sequence of str
+        Names to choose from; those that a game does not allow are left out.
+
+    Returns
+    -------
+    dict of str to str
+        Label to name.
+    """
+    aucs = audit_each(games, attacks, fprs=()).pooled("auc")
+    return {
+        str(label): str(rows.loc[rows["value"].idxmax(), "attack"])
+        for label, rows in aucs.groupby("defense", sort=False)
+    }
+
+
+# ----------------------------------------------------------------------------------------------------
+# What is published
 
 
 #: Attack AUCs of table II, and accuracy and FID of the utility tables, by data set and defense; None: not published.

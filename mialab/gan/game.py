@@ -54,7 +54,7 @@ def _critic(name: str) -> ArraySpec:
     return ArraySpec(name, ("model", "query", "record"), optional="query", remedy=remedy)
 
 
-CRITICS = (_critic("critic"), _critic("critic_max"), _critic("critic_loss"))
+CRITICS = tuple(_critic(name) for name in ("critic", "critic_max", "critic_loss", "critic_loss_min"))
 SAMPLES = ArraySpec("samples", ("model", "sample", "feature"), low=0, high=1, bytes_too=True, open_end=True)
 SAMPLE_Y = ArraySpec("sample_y", ("sample",), "int64", indexes="label", known=True)
 
@@ -69,8 +69,9 @@ class GeneratorGame(Game):
     critic, critic_max : numpy.ndarray of float64, shape (model, query, record)
         What the critics say of the record: their mean, and the largest.
     critic_loss : numpy.ndarray of float64, shape (model, query, record)
-        What a critic says of generated records of the same label, in the mean, minus what it says of the record; of
-        several critics the smallest.
+        Mean of what the critics say of generated records of the same label minus what they say of the record.
+    critic_loss_min : numpy.ndarray of float64, shape (model, query, record)
+        The same of the critic for which it is least; of models with one critic the same number.
     reconstruction, partial_reconstruction, shadow_critic : numpy.ndarray of float64, shape (model, record)
         What probes measured, see `mialab.gan.probes`; NaN for records that were not queried.
     """
@@ -90,6 +91,7 @@ class GeneratorGame(Game):
             (CRITICS[0], 1, "critic"),
             (CRITICS[1], 1, "critic"),
             (CRITICS[2], -1, "critic"),
+            (CRITICS[3], -1, "critic"),
             (WhiteBox.array, -1, "generator"),
             (PartialBlackBox.array, -1, "latents and samples"),
             (ShadowCritic.array, 1, "samples"),

@@ -357,9 +357,9 @@ def train_group(
     Returns
     -------
     dict of str to numpy.ndarray
-        With a leading model dimension: ``critic``, ``critic_max`` and ``critic_loss`` (model, query, record);
-        ``samples`` (model, sample, feature); ``test_accuracy`` of a classifier that is trained on the samples; and
-        ``seconds``; and the arrays of the probes.
+        With a leading model dimension: ``critic``, ``critic_max``, ``critic_loss`` and ``critic_loss_min`` (model,
+        query, record); ``samples`` (model, sample, feature); ``test_accuracy`` of a classifier that is trained on the
+        samples; and ``seconds``; and the arrays of the probes.
 
     Raises
     ------
@@ -381,7 +381,7 @@ def train_group(
 def _queried(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
     """Return what the critics say of every query of every record, float32 (model, query, record)."""
     n, y, mixed = len(run.pool), run.onehot(run.y), mixtures(queries)
-    names = ("critic", "critic_max", "critic_loss")
+    names = ("critic", "critic_max", "critic_loss", "critic_loss_min")
     arrays = {name: np.empty((len(run.models), len(queries), n), np.float32) for name in names}
     fractions = iter(mixed.fractions if mixed else ())
     for query, kind in enumerate(kinds(queries)):
@@ -405,8 +405,9 @@ def _queried(run: Run, queries: Queries, fakes: int) -> dict[str, np.ndarray]:
         of_fakes = run.evaluate_generated(labels[torch.as_tensor(first)], fakes)[..., torch.as_tensor(place)]
         arrays["critic"][:, query] = answers.mean(1).cpu().numpy()
         arrays["critic_max"][:, query] = answers.amax(1).cpu().numpy()
-        # Of several critics one at most knows a record: the attacker takes the one that is surest (Ji et al., 2023).
-        arrays["critic_loss"][:, query] = (of_fakes - answers).amin(1).cpu().numpy()
+        loss = of_fakes - answers
+        arrays["critic_loss"][:, query] = loss.mean(1).cpu().numpy()
+        arrays["critic_loss_min"][:, query] = loss.amin(1).cpu().numpy()
     return arrays
 
 

@@ -12,6 +12,7 @@ from .curves import roc as roc
 from .curves import roc_by_family as roc_by_family
 from .curves import trajectory as trajectory
 from .generators import bounds as bounds
+from .generators import fid_by_steps as fid_by_steps
 from .generators import sample_grid as sample_grid
 from .generators import shifts as shifts
 from .heatmaps import agreement as agreement

@@ -148,6 +148,29 @@ def bounds(tables: Mapping[str, pd.DataFrame], *, ax: Axes | None = None) -> Axe
     return ax
 
 
+def fid_by_steps(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Draw the FID of several arms over the steps of their training, with intervals over models.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `mialab.chapters.mixup_gan.fid_by_steps`.
+    ax : matplotlib Axes, optional
+
+    Returns
+    -------
+    matplotlib Axes
+    """
+    ax = _axes(ax)
+    for label, look in _looks(dict.fromkeys(table["defense"]), markersize=6, linewidth=1.5).items():
+        own = select(table, defense=label).sort_values("steps")
+        _draw_intervals(ax, own["steps"], own, **look)
+    ax.set(xlabel="Steps of the critics", ylabel="FID (own features)")
+    ax.set_ylim(bottom=0)
+    _legend_below(ax)
+    return ax
+
+
 def shifts(table: pd.DataFrame, quantity: str = "ratio falls") -> Figure:
     """Draw how often a defense lowers the likelihood ratio, by separation: a panel each for members and non-members.
 
