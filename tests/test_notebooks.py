@@ -43,6 +43,41 @@ def test_a_chapter_of_a_paper_opens_with_its_answer_and_folds_its_code(name):
     assert [c.source for c in code if not folded & set(c.metadata.get("tags", []))] == []
 
 
+#: Functions that choose hyper-parameters.
+SEARCHES = {"choose_sigma", "PrivacyObjective"}
+
+
+def seeds(tree):
+    """Say what is added to the notebook's seed wherever one is passed on: (by which function, how much)."""
+    for node in ast.walk(tree):
+        given = [(k.value, node) for k in getattr(node, "keywords", ()) if k.arg == "seed"]
+        if isinstance(node, ast.Dict):
+            given = [
+                (v, None)
+                for k, v in zip(node.keys, node.values, strict=True)
+                if ast.unparse(k or v) == "'seed'"
+            ]
+        for value, call in given:
+            name = ast.unparse(call.func).rpartition(".")[2] if call else "dict"
+            match value:
+                case ast.Name(id="seed"):
+                    yield name, 0
+                case ast.BinOp(left=ast.Name(id="seed"), op=ast.Add(), right=ast.Constant(value=more)):
+                    yield name, more
+                case _:
+                    raise AssertionError(f"{name}: seed={ast.unparse(value)} is not seed or seed + a number")
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_hyper_parameters_are_chosen_with_seeds_that_no_reported_game_has(name):
+    found = list(seeds(ast.parse((execution.NOTEBOOKS / f"{name}.py").read_text())))
+    searching = {more for function, more in found if function in SEARCHES}
+    reported = {more for function, more in found if function not in SEARCHES}
+    assert reported
+    assert not searching & reported
+    assert bool(searching) == (name in ("quantization", "weighted_smoothing")), "the others choose nothing"
+
+
 def test_no_pair_without_its_source():
     assert [p.stem for p in sorted(execution.NOTEBOOKS.glob("*.ipynb"))] == [p.stem for p in NOTEBOOKS]
 
