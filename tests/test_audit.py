@@ -432,3 +432,22 @@ def test_pages_and_files_without_a_guarantee_are_as_ever(private):
     pages = [plain.summary(), plain.as_text(), plain.consequences("tpr@0.1"), plain.strongest()]
     pages.append(mia.compare({"a": plain, "b": plain}).summary("auc"))
     assert not any(tables.PROVEN in {*page.columns, *page.index} for page in pages)
+
+
+def test_what_each_arm_has_learned_is_said_before_any_attack():
+    about = {
+        "n_models": 2,
+        "train_accuracy": [1.0, 0.9],
+        "test_accuracy": [0.5, 0.7],
+        "conditions": {"trained": "", "unsure": ""},
+    }
+    table = tables.AuditTable([], columns=["defense", "attack"])
+    table.attrs["audits"] = {
+        "none": about,
+        "dead": about | {"train_accuracy": [0.1, 0.9], "conditions": {"trained": "1 of 2 models are dead"}},
+        "elsewhere": {"n_models": 4},
+    }
+    arms = table.arms()
+    assert list(arms.loc["none"]) == [2, "0.950", "0.900", "0.600", "has ended"]
+    assert list(arms.loc["dead"])[1:] == ["0.500", "0.100", "0.600", "1 of 2 models are dead"]
+    assert list(arms.loc["elsewhere"])[:4] == [4, "nan", "nan", "nan"]

@@ -297,6 +297,30 @@ class AuditTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without ty
         page = pd.DataFrame(cells).reindex(order).fillna("-").rename_axis(index=None, columns="attacker sees")
         return self._with_proven(page)
 
+    def arms(self) -> ClaimsTable:
+        """Say of the models of each defense what they had learned: to be read before any attack.
+
+        Returns
+        -------
+        ClaimsTable
+            A row per defense: number of models, mean accuracy on members and the least, mean test accuracy, and what is
+            wrong with the training (`mialab.auditing.conditions`), or not known of it.
+        """
+        rows = {}
+        for label, about in self._audits.items():
+            learned, tested = (
+                np.asarray(about.get(name) or [np.nan], dtype=np.float64)
+                for name in ("train_accuracy", "test_accuracy")
+            )
+            rows[label] = {
+                "models": about.get("n_models", len(tested)),
+                "members": f"{learned.mean():.3f}",
+                "the least": f"{learned.min():.3f}",
+                "test": f"{tested.mean():.3f}",
+                "training": "; ".join(filter(None, (about.get("conditions") or {}).values())) or "has ended",
+            }
+        return ClaimsTable(pd.DataFrame.from_dict(rows, orient="index").rename_axis(columns="accuracy on"))
+
     def consequences(self, metric: str = "tpr@0.001", *, priors: Sequence[float] = PRIORS) -> pd.DataFrame:
         """Say what a rate means for those who are accused.
 
