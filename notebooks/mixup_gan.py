@@ -48,8 +48,14 @@ datasets = {
     },
 }
 # What they do not say of their training; and what is different with binary cross-entropy, whose steps cost less
-training = {"steps": 800, "batch_size": 64, "n_critic": 5, "lr": 0.001}
-cross_entropy = {"objective": "bce", "steps": 2400, "n_critic": 2, "lr": 0.001}
+training = {"steps": 1000, "batch_size": 32, "n_critic": 2, "lr": 0.002}
+cross_entropy = {
+    "objective": "bce",
+    "steps": 2400,
+    "batch_size": 64,
+    "n_critic": 2,
+    "lr": 0.001,
+}
 n_models = 16  # GANs of the undefended and of the mixup arm, and as natural references
 n_others = 6  # GANs of each other arm
 samples = 500  # records that each GAN releases
@@ -66,10 +72,7 @@ relax_factors = [1.5]  # other levels of RelaxLoss, as multiples of its own
 n_critics = 4  # of PAR-GAN
 privacy_weight = 1.0  # of PrivGAN
 noise_multiplier = 1.0  # of the private critic
-stops = [
-    0.4,
-    0.8,
-]  # fractions of the steps after which early stopping ends, and FID is looked at
+stops = [0.5, 0.9]  # fractions of the steps: early stopping, and checkpoints of FID
 arms = []  # labels of other arms to play; empty for all
 
 # Reporting
@@ -426,7 +429,8 @@ worth.wide("defense", "metric")
 # **Is there a generator at all, and is its training over?** What critics know of their members says little about a defense if the
 # generator has learned nothing. So no claim is judged on an arm whose samples teach classifiers hardly more than chance: the accuracy needed
 # is one and a half times the fraction of the most frequent class. And the FID must be flat: after the last checkpoint it may change
-# by {glue:text}`gan_flat:.0%` of itself at most. Checkpoints are games with fewer steps, which are what the whole
+# by {glue:text}`gan_flat:.0%` of itself at most. If it changes by more, and the interval over models excludes chance, nothing is judged;
+# if chance may have done it, verdicts say that convergence is not shown. Checkpoints are games with fewer steps, which are what the whole
 # ones were by then; only the two main arms are watched, with {glue:text}`gan_n_others:d` models each.
 
 # %% tags=["hide-input"]

@@ -94,20 +94,20 @@ def test_a_usable_generator_teaches_more_than_the_most_frequent_class(labels, ne
     assert table.at["chance", "accuracy"] == pytest.approx(needed - 0.025)
 
 
-def progress(*changes, arms=("none", "mixup")):
-    rows = [
-        (arm, n, np.nan if n == 40 else change)
-        for arm, change in zip(arms, changes, strict=True)
-        for n in (40, 80)
-    ]
-    return pd.DataFrame(rows, columns=["defense", "steps", "change"])
+def progress(*changes, arms=("none", "mixup"), error=0.01):
+    rows = []
+    for arm, change in zip(arms, changes, strict=True):
+        rows += [(arm, 40, *3 * [np.nan]), (arm, 80, change, change - error, change + error)]
+    return pd.DataFrame(rows, columns=["defense", "steps", "change", "change_low", "change_high"])
 
 
 def test_training_is_over_where_the_fid_is_flat():
     table = progress(-0.25, 0.09)
-    assert mixup_gan.trained(table, "none") == "FID of 'none' changed by 25 % after step 40 of 80"
-    assert not mixup_gan.trained(table, "mixup")
-    assert "12 %" in mixup_gan.trained(progress(0.12, 0), "none"), "a rise is a change, too"
+    assert mixup_gan.ended(table, "none") == ("FID of 'none' changed by -25% after step 40 of 80", "")
+    assert mixup_gan.ended(table, "mixup") == ("", "")
+    assert "+12%" in mixup_gan.ended(progress(0.12, 0), "none")[0], "a rise is a change, too"
+    doubt = mixup_gan.ended(progress(0.3, 0, error=0.4), "none")
+    assert doubt == ("", "FID of 'none' changed by +30% after step 40 of 80, which may be chance")
 
 
 def test_verdicts_need_usable_generators_whose_training_was_over():
@@ -131,7 +131,7 @@ def test_verdicts_need_usable_generators_whose_training_was_over():
     assert found[2] == "holds; convergence is not shown: FID of 'relaxloss' was not watched"
     assert found[4] == "holds, by construction: so it is"
     assert found[5] == "could not be tested: not played"
-    reason = "FID of 'none' changed by 30 % after step 40 of 80"
+    reason = "FID of 'none' changed by -30% after step 40 of 80"
     found = verdicts(progress(-0.3, 0.0))
     assert found[0] == f"not comparable: {reason}"
     assert found[1].endswith(f"'mixup' (accuracy 0.110, chance 0.100); {reason}")
@@ -159,8 +159,27 @@ def test_fid_is_watched_over_the_steps_of_each_arm(tmp_path, monkeypatch):
         own = table[table["defense"] == label].set_index("steps")
         np.testing.assert_allclose(own["value"], fid[["10", "20", "40"]])
         assert np.isnan(own.at[10, "change"])
-        assert own.at[40, "change"] == pytest.approx((fid["40"] - fid["20"]) / fid["40"])
+        assert own.at[40, "change_low"] <= own.at[40, "change"] <= own.at[40, "change_high"]
     mia.plots.fid_by_steps(table)
+
+
+def test_the_change_of_the_fid_is_a_geometric_mean_over_models(monkeypatch):
+    fids = {10: [4.0, 8.0, 2.0, 6.0], 20: [2.0, 4.0, 1.0, 3.0], 30: [2.2, 4.4, 1.1, 1.5]}
+    games = {
+        n: GeneratorGame.from_arrays(
+            member=toys.memberships("paired", 4, 10, 0),
+            partner=np.arange(4) ^ 1,
+            critic_loss=np.zeros((4, 10)),
+            samples=np.full((4, 2, 1), np.array(of)[:, None, None] / 10, np.float32),
+        )
+        for n, of in fids.items()
+    }
+    monkeypatch.setattr(mixup_gan, "_ruler", lambda *_: (lambda x: (10 * float(x[0, 0]), 0.0), 2))
+    table = mixup_gan.fid_by_steps({"none": games}, None)
+    np.testing.assert_allclose(table["value"], [5.0, 2.5, 2.3], rtol=1e-6)
+    assert table["change"].iloc[1] == pytest.approx(-0.5)
+    assert table["change"].iloc[2] == pytest.approx((1.1**3 * 0.5) ** 0.25 - 1)
+    assert table["change_low"].iloc[2] < 0 < table["change_high"].iloc[2]
 
 
 def test_the_strongest_attack_on_critics_is_chosen_for_each_arm():

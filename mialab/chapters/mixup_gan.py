@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 HOW = ("workers", "device", "store")
 #: A generator is usable if classifiers trained on its samples are better than chance by this fraction of chance.
 ABOVE_CHANCE = 0.5
-#: Training has ended if the FID changes by no more than this fraction of itself after the last checkpoint.
+#: Training has ended if the FID changes by no more than this fraction of itself after the last checkpoint, which is to
+#: be a tenth before the end.
 FLAT = 0.1
 #: Kinds of attacks that look at what critics say of single records, see `mialab.auditing.taxonomy.families`.
 ON_CRITICS = ("the critic", "critics of reference models")
@@ -284,25 +285,28 @@ def fid_by_steps(
     Returns
     -------
     AuditTable
-        Columns ``defense, steps, value, low, high, models, change``: the FID as a mean over models, and by what
-        fraction of it the mean has changed since the row before.
+        Columns ``defense, steps, value, low, high, models``: the FID as a mean over models; and ``change, change_low,
+        change_high``: by what fraction of itself it has changed since the row before, a geometric mean over models,
+        with an interval over models.
     """
     games = {f"{label}, {n} steps": g for label, of in watched.items() for n, g in of.items()}
     compare, _ = _ruler(games, pool, seed)
     rows = []
     for label, of in watched.items():
-        before = np.nan
+        before: Any = np.nan
         for steps, game in of.items():
-            fid = np.array([compare(x)[0] for x in game.samples])
+            fid = np.array([max(compare(x)[0], 1e-12) for x in game.samples])
             ends = over_targets(fid, partner=game.partner, confidence=confidence).clip(0)
-            change = (fid.mean() - before) / fid.mean()
-            rows.append((label, steps, *ends, len(fid), float(change)))
-            before = fid.mean()
-    return AuditTable(rows, columns=["defense", "steps", "value", "low", "high", "models", "change"])
+            # How a training goes on is no matter of whose members a model has: models count one by one.
+            change = over_targets(np.log(fid / before), confidence=confidence)
+            rows.append((label, steps, *ends, len(fid), *np.expm1(change).tolist()))
+            before = fid
+    changes = ["change", "change_low", "change_high"]
+    return AuditTable(rows, columns=["defense", "steps", "value", "low", "high", "models", *changes])
 
 
-def trained(progress: pd.DataFrame, defense: str) -> str:
-    """Say if a training was not over by its FID; empty if it was flat.
+def ended(progress: pd.DataFrame, defense: str) -> tuple[str, str]:
+    """Say if the FID shows that a training was not over, or does not show that it was; both empty if it was flat.
 
     Parameters
     ----------
@@ -313,14 +317,19 @@ def trained(progress: pd.DataFrame, defense: str) -> str:
 
     Returns
     -------
-    str
-        A reason for a table, such as ``"FID of 'mixup' changed by 23 % after step 640 of 800"``.
+    (str, str)
+        What is wrong, such as ``"FID of 'mixup' changed by -23% after step 720 of 800"``, where the interval tells that
+        change from none; and what is not known, where it does not, or where there is no checkpoint.
     """
-    rows = select(progress, defense=defense).sort_values("steps")
-    change, steps = rows["change"].iloc[-1], rows["steps"].tolist()
-    if not abs(change) > FLAT:  # not known of a training without a checkpoint
-        return ""
-    return f"FID of {defense!r} changed by {100 * abs(change):.0f} % after step {steps[-2]} of {steps[-1]}"
+    rows = progress[progress["defense"] == defense].sort_values("steps")
+    if len(rows) < 2:
+        return "", f"FID of {defense!r} was not watched"
+    change, low, high = rows[["change", "change_low", "change_high"]].iloc[-1]
+    if abs(change) <= FLAT:
+        return "", ""
+    before, last = rows["steps"].tolist()[-2:]
+    text = f"FID of {defense!r} changed by {change:+.0%} after step {before} of {last}"
+    return (text, "") if low > 0 or high < 0 else ("", f"{text}, which may be chance")
 
 
 def under_conditions(
@@ -332,8 +341,8 @@ def under_conditions(
 ) -> dict[str, Interval | ByConstruction | str]:
     """Note with each measurement what must be true of the generators that it is about.
 
-    Without a usable generator (`usability`), or where the FID was not flat (`trained`), nothing can be compared; where
-    it was not watched, the verdict says so.
+    Without a usable generator (`usability`), or where the FID was not flat (`ended`), nothing can be compared; where
+    nothing shows whether it was, the verdict says so.
 
     Parameters
     ----------
@@ -354,7 +363,6 @@ def under_conditions(
         For `mialab.auditing.claims.judge`.
     """
     of = generators.set_index("defense")
-    watched = {arm for arm, rows in progress.groupby("defense") if len(rows) > 1}
     noted = dict(findings)
     for name, found in findings.items():
         if isinstance(found, Interval):
@@ -365,11 +373,10 @@ def under_conditions(
                 if of.at[arm, "usable"] == "no"
             ]
             wrong = ["no usable generator: " + ", ".join(useless)] if useless else []
-            wrong += [trained(progress, arm) for arm in own if arm in watched]
-            unknown = [
-                f"FID of {arm!r} was not watched" for arm in own if arm not in watched and arm not in stopped
-            ]
-            noted[name] = found.under(**{TRAINED: "; ".join(filter(None, wrong)), UNSURE: "; ".join(unknown)})
+            of_training = [ended(progress, arm) for arm in own if arm not in stopped]
+            wrong += [problem for problem, _ in of_training if problem]
+            unsure = [doubt for _, doubt in of_training if doubt]
+            noted[name] = found.under(**{TRAINED: "; ".join(wrong), UNSURE: "; ".join(unsure)})
     return noted
 
 
