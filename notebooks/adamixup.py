@@ -16,7 +16,7 @@ answers.answer(reference, "adamixup")
 
 # %% [markdown]
 # The box is read from the last reference run (`make book PROFILE=standard`); the rest of the page shows the run that built this book,
-# and [the verdicts](#verdicts) have both side by side.
+# and [the verdicts](adamixup-verdicts) have both side by side.
 #
 # ## Parameters
 #
@@ -441,6 +441,7 @@ mia.plots.roc(
 )
 plt.show()
 # %% [markdown]
+# (adamixup-verdicts)=
 # ## Verdicts
 #
 # Verdicts follow [the rules of this book](many-claims). A claim *holds* or *does not hold* if its whole 95 % interval lies on one

@@ -20,7 +20,7 @@ answers.answer(
 
 # %% [markdown]
 # The box is read from the last reference run (`make book PROFILE=standard`); the rest of the page shows the run that built this book,
-# and [the verdicts](#verdicts) have both side by side.
+# and [the verdicts](hamp-verdicts) have both side by side.
 #
 # ## Parameters
 #
@@ -522,6 +522,7 @@ curves = rivals.apart(reference_runs.load("rivals-standard")["curves"])
 against, greatest = rivals.against_all(curves["location30"], "hamp", seven, points)
 against
 # %% [markdown]
+# (hamp-verdicts)=
 # ## Verdicts
 #
 # Verdicts follow [the rules of this book](many-claims). A claim *holds* or *does not hold* if its whole 95 % interval lies on one

@@ -17,7 +17,7 @@ answers.answer(
 
 # %% [markdown]
 # The box is read from the last reference run (`make book PROFILE=standard`); the rest of the page shows the run that built this book,
-# and [the verdicts](#verdicts) have both side by side.
+# and [the verdicts](mixup-gan-verdicts) have both side by side.
 #
 # ## Parameters
 #
@@ -583,6 +583,7 @@ shifts = mixup_gan.ratio_shifts({"mixup": ours}, games["none"], variance="pooled
 mia.plots.shifts(shifts)
 plt.show()
 # %% [markdown]
+# (mixup-gan-verdicts)=
 # ## Verdicts
 #
 # Verdicts follow [the rules of this book](many-claims). A claim *holds* or *does not hold* if its whole 95 % interval lies on one

@@ -19,7 +19,7 @@ answers.answer(
 
 # %% [markdown]
 # The box is read from the last reference run (`make book PROFILE=standard`); the rest of the page shows the run that built this book,
-# and [the verdicts](#verdicts) have both side by side.
+# and [the verdicts](quantization-verdicts) have both side by side.
 #
 # ## Parameters
 #
@@ -592,6 +592,7 @@ chosen_table = quantization.widths(
 mia.plots.trade_off(pd.concat([table, chosen_table]), "lira_pooled")
 plt.show()
 # %% [markdown]
+# (quantization-verdicts)=
 # ## Verdicts
 #
 # Verdicts follow [the rules of this book](many-claims). A claim *holds* or *does not hold* if its whole 95 % interval lies on one

@@ -17,7 +17,7 @@ answers.answer(reference, "weighted_smoothing", audits=["audit", "other"])
 
 # %% [markdown]
 # The box is read from the last reference run (`make book PROFILE=standard`); the rest of the page shows the run that built this book,
-# and [the verdicts](#verdicts) have both side by side.
+# and [the verdicts](weighted-smoothing-verdicts) have both side by side.
 #
 # ## Parameters
 #
@@ -634,6 +634,7 @@ mia.plots.by_decile(
 )
 plt.show()
 # %% [markdown]
+# (weighted-smoothing-verdicts)=
 # ## Verdicts
 #
 # Verdicts follow [the rules of this book](many-claims). A claim *holds* or *does not hold* if its whole 95 % interval lies on one
