@@ -86,6 +86,16 @@ def test_the_answer_shows_strongest_attacks_cost_and_run():
     assert "Run of 2026-11-27, commit abc" in text
 
 
+def test_a_run_of_an_older_form_has_an_answer_without_attacks():
+    old = made()
+    for arm in old.attrs["audits"].values():
+        del arm["strongest"]
+    page = answer({"audit": old, "verdicts": judged(LOW)}, "ours")
+    assert "did not keep the strongest attack" in repr(page)
+    assert "<table" not in page._repr_html_()
+    assert "Empty DataFrame" not in repr(page)
+
+
 def test_an_answer_needs_both_arms():
     with pytest.raises(ValueError, match=r"table 'audit' has no arm 'theirs'; it has 'none', 'ours'"):
         answer({"audit": made(), "verdicts": judged(LOW)}, "theirs")

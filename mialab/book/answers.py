@@ -87,10 +87,20 @@ def answer(
         rows += [(dataset, *row) for row in _strongest_rows(before, after)]
         facts.append(_facts(f"{use} on {dataset}", run[name], before, after))
     table = pd.DataFrame(rows, columns=["data", "attacker sees", "measure", "before", "after"])
-    lines = [f"Does it work? {word}. {sentence}", "", table.to_string(index=False), "", *facts]
+    if table.empty:
+        facts.insert(
+            0,
+            "The run is of an older form, which did not keep the strongest attack of each kind of attacker.",
+        )
+    lines = [
+        f"Does it work? {word}. {sentence}",
+        "",
+        *([table.to_string(index=False), ""] * bool(rows)),
+        *facts,
+    ]
     html = (
         f'<p class="answer-verdict">Does it work? <strong class="{colored(_as_state(word))}">{word}.</strong> '
-        f"{escape(sentence)}</p>{_cards(table, 'answer-table')}"
+        f"{escape(sentence)}</p>{_cards(table, 'answer-table') if rows else ''}"
         + "".join(f'<p class="answer-facts">{escape(fact)}</p>' for fact in facts)
     )
     return Page(f'<div class="answer">{html}</div>', "\n".join(lines))
