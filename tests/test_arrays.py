@@ -188,6 +188,7 @@ def test_signals_of_generators_are_higher_for_members():
     ):
         game.signal("critic_max")
     with pytest.raises(
-        ValueError, match=r"^signal='loss' is unknown.* Known: critic, critic_loss, critic_max"
+        ValueError,
+        match=r"^signal='loss' is unknown.* Known: critic, critic_loss, critic_loss_min, critic_max",
     ):
         game.signal("loss")
