@@ -639,7 +639,8 @@ itables.show(
 #
 # What follows comes from the last reference run with the paper's own data, model and sizes: Location30, 1,350 members of 2,700 records,
 # an MLP of four tanh layers (`make book PROFILE=standard`). It is read from `results/`: the true-positive rate at 0.1 % false
-# positives, every attack against every arm, the canaries, and how each arm was made.
+# positives, every attack against every arm, the canaries, and how each arm was made. Its controls have plain training only, and its
+# canaries are records of Location30; it is to be run again with what the page above has.
 
 # %% tags=["hide-input"]
 if changed := reference_runs.standing(reference["verdicts"], claims):
