@@ -55,7 +55,7 @@ from myst_nb import glue
 
 import mialab as mia
 from mialab import auditing
-from mialab.auditing.claims import Claim, judge
+from mialab.auditing.claims import judge
 from mialab.book import reference_runs
 from mialab.chapters import rivals
 from mialab.chapters.settings import settings
@@ -220,32 +220,7 @@ pd.DataFrame.from_dict(
 
 
 # %%
-def claims_of(tables):
-    """Claims and findings: every defense against both rivals, on each data set."""
-    references = {"early_stopping": "early stopping", "dp_sgd": "DP-SGD"}
-    claims, findings = {}, {}
-    for dataset, table in tables.items():
-        names = [*table["defense"], *(row["defense"] for row in table.attrs["missing"])]
-        for defense in dict.fromkeys(names):
-            if defense in ("none", *references):
-                continue
-            for rival, title in references.items():
-                claims[f"{dataset}: {defense}, {rival}"] = Claim(
-                    text=f"{defense} protects better than {title} at the same accuracy ({dataset})",
-                    source="the question of this chapter",
-                    test=f"AUC of the strongest attack on answers, {defense} minus {title}, "
-                    f"at most {points} points below: below 0",
-                    below=0,
-                    margin=0.01,
-                    requires=("trained", "equal accuracy"),
-                )
-                findings[f"{dataset}: {defense}, {rival}"] = table.against(
-                    defense, rival, points
-                )
-    return claims, findings
-
-
-verdicts = judge(*claims_of(tables))
+verdicts = judge(*rivals.claims(tables, points))
 verdicts
 
 # %% tags=["hide-cell"]

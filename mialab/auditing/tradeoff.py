@@ -14,6 +14,7 @@ from mialab.auditing import conditions
 from mialab.auditing.differences import difference, mean_test_accuracy
 from mialab.auditing.knobs import KNOBS, Knob
 from mialab.auditing.measure import audit
+from mialab.auditing.ranking import ranks
 from mialab.auditing.tables import AuditTable
 from mialab.auditing.taxonomy import KINDS, Attacking, threat_model
 from mialab.classifiers.game import Game, play
@@ -231,6 +232,28 @@ class TradeOffTable(AuditTable):
             cells[defense] = ["not reached" if at is None else f"{at:.3f}" for at in found]
         columns = [f"at most {points:g} point{'s' * (points != 1)} below" for points in allowed]
         return pd.DataFrame.from_dict(cells, orient="index", columns=columns).rename_axis(columns="defense")
+
+    def ranking(self, points: float, *, metric: str = "auc", sees: str = "scores") -> pd.DataFrame:
+        """Rank the defenses by the strongest attack where each costs at most so many points of test accuracy.
+
+        Parameters
+        ----------
+        points : float
+            Points below the undefended models, 1 for 0.01.
+        metric, sees : str
+            As in `curve`.
+
+        Returns
+        -------
+        DataFrame
+            As from `mialab.auditing.ranking.ranks`; defenses without a setting that costs as little are not in it.
+        """
+        found = {}
+        for defense in dict.fromkeys(self["defense"]):
+            at = self.at_most(points, defense, metric=metric, sees=sees)
+            if at is not None:
+                found[defense] = at
+        return ranks(found)
 
     def problems(self) -> pd.DataFrame:
         """Return the settings that count for nothing, and why: columns ``defense``, ``setting``, ``problem``."""

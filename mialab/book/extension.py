@@ -1,8 +1,14 @@
-"""A small Sphinx extension for the book: the table of runs, and pages that ask nothing of other servers.
+"""A small Sphinx extension for the book: the table of runs, the scoreboard, and pages that ask no other server.
 
 .. code-block:: none
 
     ```{study-runs}
+    ```
+
+    ```{scoreboard}
+    ```
+
+    ```{scoreboard} figure
     ```
 """
 
@@ -15,6 +21,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.logging import getLogger
 
+from mialab.book import reference_runs, scoreboard
 from mialab.book.execution import CHAPTERS, ROOT, chapters, clock, read_page
 
 logger = getLogger(__name__)
@@ -68,6 +75,25 @@ class StudyRuns(SphinxDirective):
         return [pending_xref("", nodes.inline("", ""), **link, **options)]
 
 
+class Scoreboard(SphinxDirective):
+    """The directive ``scoreboard``: what the reference runs say of every defense, as a table or as a figure."""
+
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Return the table, or the figure; the page is read again whenever a reference run changes."""
+        self.env.note_dependency(str((reference_runs.FOLDER / reference_runs.CHECKSUMS).relative_to(ROOT)))
+        if self.arguments == ["figure"]:
+            return [
+                nodes.raw("", f'<div class="scoreboard-figure">{scoreboard.figure()}</div>', format="html")
+            ]
+        if self.arguments:
+            raise self.error(f"scoreboard takes no argument or `figure`, not {self.arguments[0]!r}")
+        up = "../" * self.env.docname.count("/")
+        link = f"{up}{CHAPTERS.relative_to(ROOT).as_posix()}/{{}}.html"
+        return [nodes.raw("", scoreboard.scoreboard(link=link).html, format="html")]
+
+
 def _codes(texts: Iterable[str]) -> Sequence[nodes.Node]:
     """Return texts as code, with commas between them."""
     parts = [part for text in texts for part in (nodes.Text(", "), nodes.literal("", text))]
@@ -99,5 +125,6 @@ def without_thebe(
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the extension."""
     app.add_directive("study-runs", StudyRuns)
+    app.add_directive("scoreboard", Scoreboard)
     app.connect("html-page-context", without_thebe, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

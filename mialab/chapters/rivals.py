@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from mialab import _progress
+from mialab.auditing.claims import Claim
 from mialab.auditing.conditions import EQUAL_ACCURACY
 from mialab.auditing.knobs import KNOBS
 from mialab.auditing.tradeoff import EARLY, UNDEFENDED, TradeOffTable
@@ -22,6 +23,9 @@ from mialab.metrics.intervals import Interval
 
 #: Column of saved curves that says which data set they are of.
 DATASET = "data set"
+
+#: What every defense is compared with, and its title.
+REFERENCES = {EARLY: "early stopping", "dp_sgd": "DP-SGD"}
 
 #: Models that are timed, and the two numbers of epochs.
 MODELS, EPOCHS = 4, (1, 3)
@@ -43,9 +47,54 @@ def apart(curves: pd.DataFrame) -> dict[str, TradeOffTable]:
     tables = {}
     for name, about in curves.attrs["audits"].items():
         rows = pd.DataFrame(curves)[curves[DATASET] == name].drop(columns=DATASET).reset_index(drop=True)
+        for column in ("problem", "chosen"):  # texts, which a file may hold as numbers or not at all
+            rows[column] = [told if isinstance(told, str) else _text(told) for told in rows[column]]
         tables[name] = TradeOffTable(rows)
         tables[name].attrs = about["sweep"] | {"run": {k: v for k, v in about.items() if k != "sweep"}}
     return tables
+
+
+def _text(number: float) -> str:
+    return "" if np.isnan(number) else f"{number:g}"
+
+
+def claims(
+    tables: Mapping[str, TradeOffTable], points: float
+) -> tuple[dict[str, Claim], dict[str, Interval | str]]:
+    """Return the claims that each defense protects better than early stopping and than DP-SGD, and the findings.
+
+    Parameters
+    ----------
+    tables : dict of str to TradeOffTable
+        By data set.
+    points : float
+        Points of test accuracy that a defense may cost, as of `TradeOffTable.against`.
+
+    Returns
+    -------
+    claims, findings : dict
+        By ``"DATA SET: DEFENSE, RIVAL"``, for `mialab.auditing.claims.judge`.
+    """
+    made: dict[str, Claim] = {}
+    found: dict[str, Interval | str] = {}
+    for dataset, table in tables.items():
+        names = [*table["defense"], *(row["defense"] for row in table.attrs["missing"])]
+        for defense in dict.fromkeys(names):
+            if defense in (UNDEFENDED, *REFERENCES):
+                continue
+            for rival, title in REFERENCES.items():
+                key = f"{dataset}: {defense}, {rival}"
+                made[key] = Claim(
+                    text=f"{defense} protects better than {title} at the same accuracy ({dataset})",
+                    source="the question of this chapter",
+                    test=f"AUC of the strongest attack on answers, {defense} minus {title}, "
+                    f"at most {points} points below: below 0",
+                    below=0,
+                    margin=0.01,
+                    requires=("trained", EQUAL_ACCURACY),
+                )
+                found[key] = table.against(defense, rival, points)
+    return made, found
 
 
 def against_all(
