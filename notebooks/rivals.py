@@ -56,7 +56,7 @@ from myst_nb import glue
 import mialab as mia
 from mialab import auditing
 from mialab.auditing.claims import judge
-from mialab.book import reference_runs
+from mialab.book import reference_runs, scoreboard
 from mialab.chapters import rivals
 from mialab.chapters.settings import settings
 
@@ -234,18 +234,30 @@ if save_as:
 # from `results/`. The standard profile has CIFAR-10 as well (`make book PROFILE=standard`); its networks take hours on two cores, and
 # that part has not been run with all defenses yet.
 
-# %% mystnb={"figure": {"caption": "The reference run: AUC of the strongest attack that reads answers, against test accuracy. Settings that count for nothing are left out.", "name": "fig-rivals-reference"}, "image": {"alt": "Curves of the strongest attack's AUC against test accuracy on Location30, one for each defense, with early stopping and DP-SGD dashed."}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The reference run: AUC of the strongest attack that reads answers, against test accuracy, and the Pareto front. Settings that count for nothing are left out.", "name": "fig-rivals-reference"}, "image": {"alt": "Curves of the strongest attack's AUC against test accuracy on Location30, one for each defense, with early stopping and DP-SGD dashed."}} tags=["hide-input"]
 reference = reference_runs.load("rivals-standard")
-stored = rivals.apart(reference["curves"])
+stored = scoreboard.curves()
 fig, axes = plt.subplots(len(stored), 1, figsize=(7, 5 * len(stored)), squeeze=False)
 for ax, (name, table) in zip(axes[:, 0], stored.items(), strict=True):
-    mia.plots.equal_terms(table, ax=ax)
+    mia.plots.equal_terms(table, ax=ax, front=True)
     ax.set_title(name, loc="right")
 fig.tight_layout()
 plt.show()
 
 # %% tags=["hide-input"]
 reference["verdicts"]
+
+# %% [markdown]
+# ### Who is better than whom
+#
+# The strongest attack's AUC where each defense costs at most {glue:text}`rivals_most:d` points of test accuracy, and the ranks that follow. All
+# pairs are compared, adjusted for their number; every true rank lies in its bar, all at once, with 95 % confidence. Where bars overlap,
+# the data cannot tell. Defenses that cost more at every setting have no rank.
+
+# %% mystnb={"figure": {"caption": "The reference run: AUC of the strongest attack on answers at the same cost, with 95 % intervals, and ranks with intervals that hold at once. A figure for each data set.", "name": "fig-rivals-ranks"}, "image": {"alt": "A row for each defense: the AUC with its interval on the left, the interval of its rank as a bar on the right."}} tags=["hide-input"]
+for table in stored.values():
+    mia.plots.ranking(table.ranking(max(allowed)))
+    plt.show()
 
 # %% [markdown]
 # How many settings of each defense count for nothing there, and why most of them do not:

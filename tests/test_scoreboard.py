@@ -5,12 +5,14 @@ import pandas as pd
 import pytest
 from test_answers import made
 
+from mialab import plots
 from mialab.auditing.claims import Claim, judge
 from mialab.auditing.ranking import ranks
 from mialab.auditing.tradeoff import COLUMNS, TradeOffTable
 from mialab.book import reference_runs, scoreboard
 from mialab.chapters import rivals
 from mialab.metrics.intervals import Interval
+from mialab.plots.comparisons import pareto
 
 
 def curves(**aucs):
@@ -129,6 +131,19 @@ def test_what_is_the_same_is_not_told_apart():
     assert table.loc["a", "not told apart"] == "b"
     unknown = ranks({"a": Interval(0.5, 0.4, 0.6), "n": Interval(np.nan, np.nan, np.nan)})
     assert list(unknown.index) == ["a"]
+
+
+def test_ranks_of_curves_are_read_at_the_same_cost():
+    table = curves(early_stopping=[0.94, 0.80], dp_sgd=[0.93, 0.79], hamp=[0.95, 0.94]).ranking(4)
+    assert list(table.index) == ["dp_sgd", "early_stopping", "hamp", "none"]
+    figure = plots.ranking(table)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(table.index)
+
+
+def test_the_pareto_front_holds_what_nothing_beats():
+    rows = pd.DataFrame({"accuracy": [0.5, 0.6, 0.6, 0.7, 0.4], "value": [0.6, 0.7, 0.8, 0.9, 0.6]})
+    front = pareto(rows)
+    assert front[["accuracy", "value"]].to_numpy().tolist() == [[0.5, 0.6], [0.6, 0.7], [0.7, 0.9]]
 
 
 def test_ranks_need_a_confidence_that_is_one():

@@ -14,6 +14,7 @@ from .knobs import Knob as Knob
 from .matrix import audit_defenses as audit_defenses
 from .matrix import audit_each as audit_each
 from .measure import audit as audit
+from .ranking import ranks as ranks
 from .scores import audit_scores as audit_scores
 from .tables import AuditTable as AuditTable
 from .tables import compare as compare

@@ -2,6 +2,7 @@ from .comparisons import by_dataset as by_dataset
 from .comparisons import by_decile as by_decile
 from .comparisons import equal_terms as equal_terms
 from .comparisons import privacy_utility as privacy_utility
+from .comparisons import ranking as ranking
 from .comparisons import spread as spread
 from .comparisons import strength as strength
 from .comparisons import trade_off as trade_off

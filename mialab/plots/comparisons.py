@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from mialab._validation import select
@@ -147,6 +149,7 @@ def equal_terms(
     metric: str = "auc",
     sees: str = "scores",
     most: float = 10,
+    front: bool = False,
     ax: Axes | None = None,
 ) -> Axes:
     """Draw the curve of each defense: the strongest attack against test accuracy, with intervals.
@@ -160,6 +163,9 @@ def equal_terms(
         Measure, and what the attacker sees; ValueError if the table lacks them.
     most : float
         Settings that cost more points of test accuracy are left out: they would squeeze the others.
+    front : bool
+        Whether to draw the Pareto front: the settings than which no other is both more accurate and safer, by their
+        values alone.
     ax : matplotlib Axes, optional
 
     Returns
@@ -176,6 +182,11 @@ def equal_terms(
             continue
         x = rows[["accuracy", "accuracy_low", "accuracy_high"]].set_axis(["value", "low", "high"], axis=1)
         _draw_intervals(ax, x, rows, linestyle="--" if name in REFERENCES else "-", **look)
+    if front:
+        rows = pd.concat([table.curve(name, metric=metric, sees=sees) for name in looks])
+        rows = pareto(rows[rows["cost"] <= most / 100])
+        line: dict[str, Any] = {"color": "0.75", "linewidth": 5, "zorder": 0, "solid_capstyle": "round"}
+        ax.plot(rows["accuracy"], rows["value"], drawstyle="steps-pre", label="Pareto front", **line)
     _draw_chance(ax, _chance(metric))
     ax.set(
         xlabel=f"Test accuracy (settings that cost at most {most:g} points)",
@@ -186,6 +197,51 @@ def equal_terms(
         ax.set_title(f"Not shown: {', '.join(map(_of, absent))}", fontsize="small", loc="left", wrap=True)
     _legend_below(ax)
     return ax
+
+
+def pareto(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the settings than which no other is more accurate and safer, by accuracy: its ``value`` only rises.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        With ``accuracy`` and ``value``, the strength of an attack.
+    """
+    rows = rows.sort_values(["accuracy", "value"], ascending=[False, True])
+    best = rows["value"].cummin()
+    return rows[(rows["value"] == best) & ~best.duplicated()].iloc[::-1]
+
+
+def ranking(ranks: pd.DataFrame, *, xlabel: str = "AUC (strongest attack)") -> Figure:
+    """Draw ranks with their intervals beside the values that they rank.
+
+    Parameters
+    ----------
+    ranks : DataFrame
+        From `mialab.auditing.ranking.ranks`.
+    xlabel : str
+        What the values are.
+
+    Returns
+    -------
+    matplotlib Figure
+    """
+    fig, (left, right) = plt.subplots(
+        1, 2, figsize=(7, 0.8 + 0.27 * len(ranks)), sharey=True, width_ratios=[1.4, 1], layout="constrained"
+    )
+    for y, (name, row) in enumerate(ranks.iterrows()):
+        look: dict[str, Any] = {"color": color(str(name))}
+        left.plot([row["low"], row["high"]], [y, y], linewidth=1.4, **look)
+        left.plot(row["value"], y, marker=marker(str(name)), markersize=7, **look)
+        ends = [row["rank low"] - 0.3, row["rank high"] + 0.3]
+        right.plot(ends, [y, y], linewidth=5, solid_capstyle="butt", **look)
+    left.set_yticks(range(len(ranks)), list(ranks.index))
+    left.invert_yaxis()
+    left.set_xlabel(xlabel)
+    right.set_xlabel("Rank (1: protects most)")
+    right.set_xlim(0.4, len(ranks) + 0.6)
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return fig
 
 
 def by_decile(
