@@ -15,8 +15,8 @@ reference = reference_runs.load("adamixup-standard")
 answers.answer(reference, "adamixup")
 
 # %% [markdown]
-# The box is read from the last reference run (`make book PROFILE=standard`); the rest of the page shows the run that built this book,
-# and [the verdicts](adamixup-verdicts) have both side by side.
+# The box, and the section on the reference run, are read from the last reference run (`make book PROFILE=standard`); all else shows the run
+# that built this book, and [the verdicts](adamixup-verdicts) have both side by side.
 #
 # ## Parameters
 #
@@ -220,6 +220,39 @@ claims = {
     ),
 }
 list_claims(claims)
+
+# %% [markdown]
+# ## The reference run
+#
+# What follows comes from the last reference run on three of the paper's four data sets: CIFAR-10 for most of it, MNIST and LFW beside it,
+# and small convolutional networks, whose sizes are ours (`make book PROFILE=standard`). It is read from `results/`: attacks on
+# confidences and labels, and how each arm was made.
+
+# %% tags=["hide-input"]
+if changed := reference_runs.standing(reference["verdicts"], claims):
+    print(changed)
+
+# %% tags=["hide-input"]
+reference["audit"].summary(
+    "balanced_accuracy",
+    attacks=["modified_entropy", "shokri", "correctness", "label_only", "lira_pooled"],
+).T
+
+# %% mystnb={"figure": {"caption": "The reference run: A1 (threshold on the modified entropy), A2 (gap attack) and test accuracy on CIFAR-10, MNIST and LFW, with 95 % intervals.", "name": "fig-adamixup-reference"}, "image": {"alt": "Three panels of dots with intervals, a row for each of CIFAR-10, MNIST and LFW: balanced accuracy of two attacks, and test accuracy, for the undefended models, static mixup and AdaMixup."}} tags=["hide-input"]
+mia.plots.by_dataset(
+    reference["datasets"],
+    [
+        ("modified_entropy", "balanced_accuracy"),
+        ("correctness", "balanced_accuracy"),
+        ("", "test_accuracy"),
+    ],
+)
+plt.show()
+# %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: AUC and test accuracy where training stops after so many epochs, as differences to the undefended models at the same epoch.", "name": "fig-adamixup-reference-gain"}, "image": {"alt": "Four panels of lines over the epochs around a dashed line of no difference: the AUC of three attacks on CIFAR-10 minus that of the undefended models, and the difference in test accuracy, for seven arms."}} tags=["hide-input"]
+mia.plots.trajectory(reference["trajectory"], "auc minus none", label="cifar10")
+plt.show()
+# %% tags=["hide-input"]
+reference["facts"]
 
 # %% [markdown]
 # ## The method
@@ -545,36 +578,3 @@ itables.show(
     classes="display compact",
     showIndex=False,
 )
-
-# %% [markdown]
-# ## The reference run
-#
-# What follows comes from the last reference run on three of the paper's four data sets: CIFAR-10 for most of it, MNIST and LFW beside it,
-# and small convolutional networks, whose sizes are ours (`make book PROFILE=standard`). It is read from `results/`: attacks on
-# confidences and labels, and how each arm was made.
-
-# %% tags=["hide-input"]
-if changed := reference_runs.standing(reference["verdicts"], claims):
-    print(changed)
-
-# %% tags=["hide-input"]
-reference["audit"].summary(
-    "balanced_accuracy",
-    attacks=["modified_entropy", "shokri", "correctness", "label_only", "lira_pooled"],
-).T
-
-# %% mystnb={"figure": {"caption": "The reference run: A1 (threshold on the modified entropy), A2 (gap attack) and test accuracy on CIFAR-10, MNIST and LFW, with 95 % intervals.", "name": "fig-adamixup-reference"}, "image": {"alt": "Three panels of dots with intervals, a row for each of CIFAR-10, MNIST and LFW: balanced accuracy of two attacks, and test accuracy, for the undefended models, static mixup and AdaMixup."}} tags=["hide-input"]
-mia.plots.by_dataset(
-    reference["datasets"],
-    [
-        ("modified_entropy", "balanced_accuracy"),
-        ("correctness", "balanced_accuracy"),
-        ("", "test_accuracy"),
-    ],
-)
-plt.show()
-# %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: AUC and test accuracy where training stops after so many epochs, as differences to the undefended models at the same epoch.", "name": "fig-adamixup-reference-gain"}, "image": {"alt": "Four panels of lines over the epochs around a dashed line of no difference: the AUC of three attacks on CIFAR-10 minus that of the undefended models, and the difference in test accuracy, for seven arms."}} tags=["hide-input"]
-mia.plots.trajectory(reference["trajectory"], "auc minus none", label="cifar10")
-plt.show()
-# %% tags=["hide-input"]
-reference["facts"]

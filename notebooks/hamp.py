@@ -19,8 +19,8 @@ answers.answer(
 )
 
 # %% [markdown]
-# The box is read from the last reference run (`make book PROFILE=standard`); the rest of the page shows the run that built this book,
-# and [the verdicts](hamp-verdicts) have both side by side.
+# The box, and the section on the reference run, are read from the last reference run (`make book PROFILE=standard`); all else shows the run
+# that built this book, and [the verdicts](hamp-verdicts) have both side by side.
 #
 # ## Parameters
 #
@@ -203,6 +203,49 @@ claims = {
     ),
 }
 list_claims(claims)
+
+# %% [markdown]
+# ## The reference run
+#
+# What follows comes from the last reference run with the paper's own data, model and sizes: Location30, 1,350 members of 2,700 records,
+# an MLP of four tanh layers (`make book PROFILE=standard`). It is read from `results/`: the true-positive rate at 0.1 % false
+# positives, every attack against every arm, the canaries, and how each arm was made. Its controls have plain training only, and its
+# canaries are records of Location30; it is to be run again with what this page has.
+
+# %% tags=["hide-input"]
+if changed := reference_runs.standing(reference["verdicts"], claims):
+    print(changed)
+reference["audit"].summary("tpr@0.001")
+
+# %% tags=["hide-cell"]
+for attack in ("lira_pooled", "label_only"):
+    for arm in ("none", "hamp"):
+        tpr = reference["audit"].interval(attack, "tpr@0.001", defense=arm).value
+        glue(f"reference_{attack}_{arm}", tpr, display=False)
+
+# %% [markdown]
+# At 0.1 % false positives, LiRA names {glue:text}`reference_lira_pooled_none:.1%` of the members of undefended models and
+# {glue:text}`reference_lira_pooled_hamp:.1%` of those of HAMP's. The label-only attack names {glue:text}`reference_label_only_none:.1%` and
+# {glue:text}`reference_label_only_hamp:.1%`. The first pair is what an evaluation with confidence-based attacks sees; the
+# second is what the output step cannot change.
+
+# %% mystnb={"figure": {"caption": "The reference run on Location30: every attack against every arm, AUC with 95 % intervals.", "name": "fig-hamp-reference"}, "image": {"alt": "Dot plot with intervals of the AUC of the attacks on Location30 for the undefended, label-smoothed and HAMP-trained models."}} tags=["hide-input"]
+mia.plots.strength(reference["audit"], metric="auc")
+plt.show()
+# %% [markdown]
+# Canaries of the reference run, true-positive rates on mislabeled records alone:
+
+# %% tags=["hide-input"]
+reference["canaries"].summary(
+    [
+        m
+        for m in ("auc", "tpr@0.001", "tpr@0.01")
+        if m in set(reference["canaries"]["metric"])
+    ]
+)
+
+# %% tags=["hide-input"]
+reference["facts"]
 
 # %% [markdown]
 # ## The method
@@ -633,46 +676,3 @@ itables.show(
     classes="display compact",
     showIndex=False,
 )
-
-# %% [markdown]
-# ## The reference run
-#
-# What follows comes from the last reference run with the paper's own data, model and sizes: Location30, 1,350 members of 2,700 records,
-# an MLP of four tanh layers (`make book PROFILE=standard`). It is read from `results/`: the true-positive rate at 0.1 % false
-# positives, every attack against every arm, the canaries, and how each arm was made. Its controls have plain training only, and its
-# canaries are records of Location30; it is to be run again with what the page above has.
-
-# %% tags=["hide-input"]
-if changed := reference_runs.standing(reference["verdicts"], claims):
-    print(changed)
-reference["audit"].summary("tpr@0.001")
-
-# %% tags=["hide-cell"]
-for attack in ("lira_pooled", "label_only"):
-    for arm in ("none", "hamp"):
-        tpr = reference["audit"].interval(attack, "tpr@0.001", defense=arm).value
-        glue(f"reference_{attack}_{arm}", tpr, display=False)
-
-# %% [markdown]
-# At 0.1 % false positives, LiRA names {glue:text}`reference_lira_pooled_none:.1%` of the members of undefended models and
-# {glue:text}`reference_lira_pooled_hamp:.1%` of those of HAMP's. The label-only attack names {glue:text}`reference_label_only_none:.1%` and
-# {glue:text}`reference_label_only_hamp:.1%`. The first pair is what an evaluation with confidence-based attacks sees; the
-# second is what the output step cannot change.
-
-# %% mystnb={"figure": {"caption": "The reference run on Location30: every attack against every arm, AUC with 95 % intervals.", "name": "fig-hamp-reference"}, "image": {"alt": "Dot plot with intervals of the AUC of the attacks on Location30 for the undefended, label-smoothed and HAMP-trained models."}} tags=["hide-input"]
-mia.plots.strength(reference["audit"], metric="auc")
-plt.show()
-# %% [markdown]
-# Canaries of the reference run, true-positive rates on mislabeled records alone:
-
-# %% tags=["hide-input"]
-reference["canaries"].summary(
-    [
-        m
-        for m in ("auc", "tpr@0.001", "tpr@0.01")
-        if m in set(reference["canaries"]["metric"])
-    ]
-)
-
-# %% tags=["hide-input"]
-reference["facts"]

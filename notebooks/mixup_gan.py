@@ -16,8 +16,8 @@ answers.answer(
 )
 
 # %% [markdown]
-# The box is read from the last reference run (`make book PROFILE=standard`); the rest of the page shows the run that built this book,
-# and [the verdicts](mixup-gan-verdicts) have both side by side.
+# The box, and the section on the reference run, are read from the last reference run (`make book PROFILE=standard`); all else shows the run
+# that built this book, and [the verdicts](mixup-gan-verdicts) have both side by side.
 #
 # ## Parameters
 #
@@ -270,6 +270,45 @@ claims = {
     ),
 }
 list_claims(claims)
+
+# %% [markdown]
+# ## The reference run
+#
+# What follows comes from the last reference run on
+# Fashion-MNIST, with CIFAR-10 and Location30 beside it: convolutional GANs, and such of layers without convolutions for the table
+# (`make book PROFILE=standard`). It is read from `results/`.
+
+# %% tags=["hide-input"]
+if changed := reference_runs.standing(reference["verdicts"], claims):
+    print(changed)
+
+# %% tags=["hide-input"]
+mixup_gan.beside(reference["audit"], reference["quality"], dataset="Fashion-MNIST")
+
+# %% tags=["hide-input"]
+if "generators" in reference:
+    display(
+        reference["generators"].set_index("defense").round(3).astype(object).fillna("-")
+    )
+reference["elsewhere"].wide("game", "measure")
+
+# %% tags=["remove-input"]
+if unused := mixup_gan.without_use(reference["elsewhere"]):
+    print(unused)
+
+# %% tags=["hide-input"]
+if "progress" in reference:
+    mia.plots.fid_by_steps(reference["progress"])
+    plt.show()
+
+# %% mystnb={"figure": {"caption": "The reference run on Fashion-MNIST: every attack against every arm, AUC pooled over target models. Hatched: what an arm was not played for.", "name": "fig-gan-reference"}, "image": {"alt": "Matrix of AUCs on Fashion-MNIST, a row for each attack grouped by what the attacker sees, a column for each arm."}} tags=["hide-input"]
+mia.plots.matrix(reference["audit"], label="fashion_mnist")
+plt.show()
+# %% mystnb={"figure": {"caption": "The reference run: how often mixup lowers the likelihood ratio, by tenths of the separation of the two Gaussians; outliers are on the right.", "name": "fig-gan-reference-shifts"}, "image": {"alt": "Two panels of points with intervals over ten parts of equal size: the fraction of pairs on Fashion-MNIST whose ratio falls, for members and for non-members."}} tags=["hide-input"]
+mia.plots.shifts(reference["shifts"])
+plt.show()
+# %% tags=["hide-input"]
+reference["facts"]
 
 # %% [markdown]
 # ## The method
@@ -713,42 +752,3 @@ auditing.audit_scores(
     reference_member=natural.member,
     fprs=(fpr,),
 ).summary()
-
-# %% [markdown]
-# ## The reference run
-#
-# The page above shows the run that built this book, on images of 8x8 pixels. What follows comes from the last reference run on
-# Fashion-MNIST, with CIFAR-10 and Location30 beside it: convolutional GANs, and such of layers without convolutions for the table
-# (`make book PROFILE=standard`). It is read from `results/`.
-
-# %% tags=["hide-input"]
-if changed := reference_runs.standing(reference["verdicts"], claims):
-    print(changed)
-
-# %% tags=["hide-input"]
-mixup_gan.beside(reference["audit"], reference["quality"], dataset="Fashion-MNIST")
-
-# %% tags=["hide-input"]
-if "generators" in reference:
-    display(
-        reference["generators"].set_index("defense").round(3).astype(object).fillna("-")
-    )
-reference["elsewhere"].wide("game", "measure")
-
-# %% tags=["remove-input"]
-if unused := mixup_gan.without_use(reference["elsewhere"]):
-    print(unused)
-
-# %% tags=["hide-input"]
-if "progress" in reference:
-    mia.plots.fid_by_steps(reference["progress"])
-    plt.show()
-
-# %% mystnb={"figure": {"caption": "The reference run on Fashion-MNIST: every attack against every arm, AUC pooled over target models. Hatched: what an arm was not played for.", "name": "fig-gan-reference"}, "image": {"alt": "Matrix of AUCs on Fashion-MNIST, a row for each attack grouped by what the attacker sees, a column for each arm."}} tags=["hide-input"]
-mia.plots.matrix(reference["audit"], label="fashion_mnist")
-plt.show()
-# %% mystnb={"figure": {"caption": "The reference run: how often mixup lowers the likelihood ratio, by tenths of the separation of the two Gaussians; outliers are on the right.", "name": "fig-gan-reference-shifts"}, "image": {"alt": "Two panels of points with intervals over ten parts of equal size: the fraction of pairs on Fashion-MNIST whose ratio falls, for members and for non-members."}} tags=["hide-input"]
-mia.plots.shifts(reference["shifts"])
-plt.show()
-# %% tags=["hide-input"]
-reference["facts"]

@@ -18,8 +18,8 @@ answers.answer(
 )
 
 # %% [markdown]
-# The box is read from the last reference run (`make book PROFILE=standard`); the rest of the page shows the run that built this book,
-# and [the verdicts](quantization-verdicts) have both side by side.
+# The box, and the section on the reference run, are read from the last reference run (`make book PROFILE=standard`); all else shows the run
+# that built this book, and [the verdicts](quantization-verdicts) have both side by side.
 #
 # ## Parameters
 #
@@ -293,6 +293,25 @@ claims = {
 }
 glue("quantization_width", width, display=False)
 list_claims(claims)
+
+# %% [markdown]
+# ## The reference run
+#
+# What follows comes from the last reference run on the paper's headline data set, CIFAR-10, with 1,000 members of 2,000 records and small
+# networks of ours (`make book PROFILE=standard`). It is read from `results/`.
+
+# %% tags=["hide-input"]
+if changed := reference_runs.standing(reference["verdicts"], claims):
+    print(changed)
+
+# %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: every attack against every arm, AUC with 95 % intervals.", "name": "fig-quantization-reference"}, "image": {"alt": "Dot plot with intervals: a row for each attack on CIFAR-10, a dot for full precision, quantized models and control arms."}} tags=["hide-input"]
+mia.plots.strength(reference["audit"], metric="auc")
+plt.show()
+# %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: LiRA against test accuracy, a line for each way of quantizing over the widths, and early stopping.", "name": "fig-quantization-reference-tradeoff"}, "image": {"alt": "Lines of the AUC of LiRA over test accuracy, one for each way of quantizing, their points labeled by width, and one of early stopping."}} tags=["hide-input"]
+mia.plots.trade_off(reference["widths"], "lira_pooled")
+plt.show()
+# %% tags=["hide-input"]
+reference["facts"]
 
 # %% [markdown]
 # ## The method
@@ -698,22 +717,3 @@ glue("quantization_stopped_auc", auc, display=False)
 
 # %% tags=["hide-input"]
 itables.show(table.round(4), classes="display compact", showIndex=False)
-
-# %% [markdown]
-# ## The reference run
-#
-# What follows comes from the last reference run on the paper's headline data set, CIFAR-10, with 1,000 members of 2,000 records and small
-# networks of ours (`make book PROFILE=standard`). It is read from `results/`.
-
-# %% tags=["hide-input"]
-if changed := reference_runs.standing(reference["verdicts"], claims):
-    print(changed)
-
-# %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: every attack against every arm, AUC with 95 % intervals.", "name": "fig-quantization-reference"}, "image": {"alt": "Dot plot with intervals: a row for each attack on CIFAR-10, a dot for full precision, quantized models and control arms."}} tags=["hide-input"]
-mia.plots.strength(reference["audit"], metric="auc")
-plt.show()
-# %% mystnb={"figure": {"caption": "The reference run on CIFAR-10: LiRA against test accuracy, a line for each way of quantizing over the widths, and early stopping.", "name": "fig-quantization-reference-tradeoff"}, "image": {"alt": "Lines of the AUC of LiRA over test accuracy, one for each way of quantizing, their points labeled by width, and one of early stopping."}} tags=["hide-input"]
-mia.plots.trade_off(reference["widths"], "lira_pooled")
-plt.show()
-# %% tags=["hide-input"]
-reference["facts"]
