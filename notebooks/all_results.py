@@ -41,6 +41,7 @@ from myst_nb import glue
 
 import mialab as mia
 from mialab import auditing, chapters
+from mialab.book import scoreboard
 
 mia.plots.style()
 settings = chapters.settings.settings(datasets, seed=seed)
@@ -145,6 +146,15 @@ for table in tables.values():
 # %% tags=["hide-input", "scroll-output"]
 for table in tables.values():
     display(table.summary(f"tpr@{fprs[0]:g}"))
+
+# %% [markdown]
+# ## The claims of all papers
+#
+# Each claim with its verdict, from the reference runs; a chapter says how it was judged, and has this build's verdict beside it.
+# Who protects better than whom at the same accuracy, and where the data cannot tell, is in {doc}`rivals`.
+
+# %% tags=["hide-input", "scroll-output"]
+scoreboard.claims()
 
 # %% [markdown]
 # ## What is missing

@@ -101,6 +101,17 @@ def test_verdicts_of_the_scoreboard_are_those_of_the_chapter():
                 assert told[claim] == verdict
 
 
+def test_claims_of_all_papers_stand_in_one_table(folder):
+    page = scoreboard.claims(folder)
+    assert '<a href="hamp.html">HAMP</a>' in page.html
+    assert "better than stopping" in page.html
+    assert "0.100 [0.050, 0.150]" in page.text
+    assert "HAMP: 1 does not hold." in page.text
+    stored = scoreboard.claims().text
+    for paper in ("AdaMixup", "HAMP", "Quantization", "Weighted smoothing", "Mixup training for GANs"):
+        assert f"{paper}: " in stored
+
+
 def test_text_from_a_run_is_no_markup(folder):
     row = scoreboard.Row("<b>", beside={("<i>", "dp_sgd"): ("holds", -0.1, -0.2, -0.05)})
     html = scoreboard._html([row], "{}.html")

@@ -100,7 +100,7 @@ def answer(
     ]
     html = (
         f'<p class="answer-verdict">Does it work? <strong class="{colored(_as_state(word))}">{word}.</strong> '
-        f"{escape(sentence)}</p>{_cards(table, 'answer-table') if rows else ''}"
+        f"{escape(sentence)}</p>{cards(table, 'answer-table') if rows else ''}"
         + "".join(f'<p class="answer-facts">{escape(fact)}</p>' for fact in facts)
     )
     return Page(f'<div class="answer">{html}</div>', "\n".join(lines))
@@ -233,7 +233,7 @@ def beside(
     columns = ["", "claim", "verdict", "published", "reference run", "this build", "how"]
     table = pd.DataFrame(rows, columns=columns)
     note = _contradictions(apart, audit, reference_audit)
-    html = _cards(table, "beside") + (f'<p class="answer-facts">{escape(note)}</p>' if note else "")
+    html = cards(table, "beside") + (f'<p class="answer-facts">{escape(note)}</p>' if note else "")
     text = table.drop(columns="how").to_string(index=False)
     return Page(html, f"{text}\n{note}".strip())
 
@@ -288,16 +288,32 @@ def _number(value: float, low: float, high: float) -> str:
     return f"{Interval(value, low, high):.3f}" if np.isfinite(value) else "-"
 
 
-def _cards(table: pd.DataFrame, kind: str) -> str:
-    """Return a table whose rows become cards on a narrow screen: each cell carries the name of its column."""
+def cards(table: pd.DataFrame, kind: str, *, links: Sequence[str] = ()) -> str:
+    """Return a table as HTML whose rows become cards on a narrow screen: each cell carries the name of its column.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Texts. A column ``how`` unfolds from the ``claim``; a ``verdict`` is colored.
+    kind : str
+        Class of the table.
+    links : sequence of str
+        For each row, the address that its first cell links to.
+
+    Returns
+    -------
+    str
+    """
     how = "how" if "how" in table else None
     shown = [column for column in table if column != how]
     head = "".join(f"<th>{escape(column)}</th>" for column in shown)
     body = []
-    for _, row in table.iterrows():
+    for i, (_, row) in enumerate(table.iterrows()):
         cells = []
         for column in shown:
             text = escape(str(row[column]))
+            if links and column == shown[0]:
+                text = f'<a href="{escape(links[i])}">{text}</a>'
             if column == "claim" and how:
                 text = f"<details><summary>{text}</summary>{escape(str(row[how]))}</details>"
             if column == "verdict":

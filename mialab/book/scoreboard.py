@@ -26,7 +26,7 @@ from mialab.auditing.claims import (
 )
 from mialab.auditing.tradeoff import UNDEFENDED, TradeOffTable
 from mialab.book import reference_runs
-from mialab.book.answers import Page
+from mialab.book.answers import Page, cards
 from mialab.book.execution import NOTEBOOKS, chapters
 from mialab.chapters import rivals
 from mialab.defenses.base import DEFENSES
@@ -338,6 +338,68 @@ def _facts(dataset: str, table: TradeOffTable) -> str:
     return (
         f"{dataset.capitalize()}: {run.get('n_models')} models a setting, run of {str(run.get('date'))[:10]}, "
         f"commit {run.get('commit')}."
+    )
+
+
+def claims(folder: Path = reference_runs.FOLDER, *, link: str = "{}.html") -> Page:
+    """Lay out for a page the claims of all papers with the verdicts of the reference runs, in one table.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the reference runs.
+    link : str
+        Address of a chapter, with its name for ``{}``.
+
+    Returns
+    -------
+    Page
+        A row a claim: paper, claim, verdict, published value, measured value with its interval; and how many claims
+        have which verdict.
+    """
+    parts = []
+    for row in rows(folder):
+        if row.chapter:
+            name = f"{row.chapter.replace('_', '-')}{SUFFIX}"
+            told = reference_runs.load(name, folder=folder)["verdicts"]
+            parts.append(_claims_of(row, told))
+    columns = ["paper", "", "claim", "verdict", "published", "measured", "chapter"]
+    table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+    counted = (
+        pd.crosstab(table["paper"], table["verdict"].map(state)).reindex(table["paper"].unique())
+        if parts
+        else table
+    )
+    note = "; ".join(
+        f"{paper}: {', '.join(f'{n} {verdict}' for verdict, n in counts.items() if n)}"
+        for paper, counts in counted.iterrows()
+    )
+    shown = table.drop(columns="chapter")
+    html = cards(shown, "all-claims", links=[link.format(chapter) for chapter in table["chapter"]])
+    return Page(
+        f'{html}<p class="answer-facts">{escape(note)}.</p>', f"{shown.to_string(index=False)}\n{note}."
+    )
+
+
+def _claims_of(row: Row, told: pd.DataFrame) -> pd.DataFrame:
+    """Return the claims of a paper; runs of an older form have their values as text."""
+    if "value" in told:
+        measured = [
+            f"{Interval(*ends):.3f}" if np.isfinite(ends[0]) else "-"
+            for ends in told[["value", "low", "high"]].itertuples(index=False, name=None)
+        ]
+    else:
+        measured = told["measured here"].tolist()
+    return pd.DataFrame(
+        {
+            "paper": title(row),
+            "": [str(number) for number in told.index],
+            "claim": told["claim"].to_numpy(),
+            "verdict": told["verdict"].to_numpy(),
+            "published": told["published"].to_numpy(),
+            "measured": measured,
+            "chapter": row.chapter,
+        }
     )
 
 
