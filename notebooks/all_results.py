@@ -1,13 +1,14 @@
 # %% [markdown]
-# # All results so far
+# # Every defense against every attack
 #
 # Every defense of the package against every attack of the package, on one table for each data set. The page is
-# generated: a new defense or a new attack appears on it by itself, and what could not be run is listed with the reason.
-# {doc}`attacks` describes the attacks, {doc}`game` the measures.
+# generated: a new defense or a new attack appears on it by itself ({doc}`/book/add_a_row`), and what could not be run is
+# listed with the reason. {doc}`attacks` describes the attacks, {doc}`game` the measures.
 #
 # All defenses are trained on the same memberships, from the same first weights, and the shadow models are trained with
 # the defense, so that the attacker is an adaptive one. Parameters of the defenses are the default ones unless they are
-# changed below; a paper's chapter looks at one defense with care.
+# changed below; where {doc}`rivals` has a reference run on the same data, each defense is there a second time,
+# *tuned*: at the strongest setting that costs few points of validation accuracy. A paper's chapter looks at one defense with care.
 
 # %% tags=["parameters"]
 # For each data set: its size, the network with its parameters, and those of `mialab.Training`.
@@ -22,6 +23,7 @@ datasets = {
 }
 # For a defense: parameters other than its default ones, and what differs in its training (then it is not the defense alone that differs).
 overrides = {"hamp": {"gamma": 0.5}}
+tuned_for = 5  # points of accuracy that a tuned defense may cost; None for none
 attacks = None  # names of attacks; None for all
 compared = [
     "loss",
@@ -32,6 +34,7 @@ compared = [
 n_models = 10  # per defense; each plays the target in turn
 fprs = [0.01]
 seed = 0
+save_as = ""  # keep all values as results/matrix-NAME.json
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -41,7 +44,7 @@ from myst_nb import glue
 
 import mialab as mia
 from mialab import auditing, chapters
-from mialab.book import scoreboard
+from mialab.book import matrix, reference_runs, scoreboard
 
 mia.plots.style()
 settings = chapters.settings.settings(datasets, seed=seed)
@@ -54,9 +57,11 @@ glue("all_n_models", n_models, display=False)
 # {glue:text}`all_n_models:d` models for each defense.
 
 # %%
+swept = scoreboard.curves()
 tables = {
     name: auditing.audit_defenses(
         s.pool,
+        defenses=chapters.rivals.with_tuned(swept.get(name), tuned_for),
         n_models=n_models,
         overrides=overrides,
         attacks=attacks,
@@ -66,8 +71,23 @@ tables = {
     )
     for name, s in settings.items()
 }
+found = matrix.document(tables)
+
+# %% tags=["hide-cell"]
+if save_as:
+    matrix.save(found, f"{reference_runs.MATRIX}-{save_as}")
 
 # %% [markdown]
+# ## Explore
+#
+# Choose a measure and what the attacker sees. The slider moves through the ROC curves. Look first at
+# [what the models learned](all-arms): who has not learned hides nothing.
+
+# %% tags=["hide-input"]
+matrix.view(found)
+
+# %% [markdown]
+# (all-arms)=
 # ## What the models learned
 #
 # All defenses have the same training. One that has not ended, or whose models are dead, hides its members for that reason alone: look here

@@ -171,6 +171,44 @@ def look_at(pages, widths=(1280, 390), *, dark=False, shot=False) -> list[Visit]
         return asyncio.run(go(address))
 
 
+def use(page: Path, steps, *, width: int = 1280) -> tuple[Visit, list]:
+    """Open a page without a network and do one thing after the other there, each a script; return their values."""
+
+    async def go(address):
+        tab = Tab(await websocket_connect(address, max_message_size=2**28))
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            await tab.call(f"{domain}.enable")
+        offline = {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0}
+        await tab.call("Network.emulateNetworkConditions", **offline)
+        before = await tab.visit(page, width, dark=False, shot=False)
+        values = []
+        for step in steps:
+            if step.startswith("key:"):
+                for kind in ("keyDown", "keyUp"):
+                    key = step.removeprefix("key:")
+                    text = {"text": "\r"} if key == "Enter" and kind == "keyDown" else {}
+                    code = {"Enter": 13, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}[
+                        key
+                    ]
+                    await tab.call(
+                        "Input.dispatchKeyEvent",
+                        type=kind,
+                        key=key,
+                        code=key,
+                        windowsVirtualKeyCode=code,
+                        **text,
+                    )
+            else:
+                values.append(await tab.evaluate(step))
+        before.errors += [
+            str(e["params"]) for e in tab.events if e.get("method") == "Runtime.exceptionThrown"
+        ]
+        return before, values
+
+    with browser() as address:
+        return asyncio.run(go(address))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mialab import _progress, defenses
 from mialab._validation import choose
 from mialab.attacks.base import Attack
@@ -16,6 +18,8 @@ from mialab.auditing.taxonomy import _all, _check_pool
 from mialab.classifiers.game import play
 from mialab.exceptions import RequirementsNotMet
 from mialab.games.base import Game
+from mialab.metrics import rates
+from mialab.metrics.outcomes import Outcome
 from mialab.training.options import Training
 
 if TYPE_CHECKING:
@@ -23,6 +27,10 @@ if TYPE_CHECKING:
     from mialab.defenses.base import Defense
     from mialab.models import Model
     from mialab.queries import Queries
+
+
+#: False-positive rates of ROC curves: from 1 in 10,000 up, eight a decade.
+CURVE_RATES = tuple(round(float(rate), 6) for rate in np.logspace(-4, 0, 33)[:-1])
 
 
 def audit_each(
@@ -50,7 +58,8 @@ def audit_each(
     -------
     AuditTable
         As from `mialab.compare`. ``attrs["missing"]`` lists what is not in it: dicts with ``defense``, ``attack`` and
-        ``reason``.
+        ``reason``. ``attrs["roc"]`` has pooled ROC curves: ``fpr``, and under ``tpr`` for each defense and attack
+        the rates there, None where they are not resolvable.
 
     Raises
     ------
@@ -74,7 +83,7 @@ def audit_defenses(
     n_models: int = 16,
     queries: str | Queries = "original",
     probes: Sequence = (),
-    defenses: Sequence[str] | None = None,
+    defenses: Sequence[str | Defense] | Mapping[str, Defense] | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
     attacks: Sequence[str | Attack] | None = None,
     fprs: Sequence[float] = (0.001, 0.01),
@@ -92,8 +101,8 @@ def audit_defenses(
         The records.
     model, training, n_models, queries, probes, seed
         As in `mialab.play`.
-    defenses : sequence of str, optional
-        All that are registered by default, the undefended models first.
+    defenses : sequence of str or Defense, or dict of str to Defense, optional
+        All that are registered by default, the undefended models first. Of a dict, the keys are the labels.
     overrides : dict of str to dict, optional
         For a defense, parameters other than its default ones. Under ``"training"`` a `Training`, or a dict of what
         differs from ``training``.
@@ -106,7 +115,7 @@ def audit_defenses(
     -------
     AuditTable
         As from `mialab.compare`. ``attrs["missing"]`` lists what is not in it: dicts with ``defense``, ``attack``
-        (``"all"`` where the defense could not be trained) and ``reason``.
+        (``"all"`` where the defense could not be trained) and ``reason``. ``attrs["roc"]`` as from `audit_each`.
 
     Raises
     ------
@@ -128,20 +137,36 @@ def audit_defenses(
 
 
 def _plan(
-    names: Sequence[str] | None, overrides: Mapping[str, Mapping[str, Any]], training: Training
+    given: Sequence[str | Defense] | Mapping[str, Defense] | None,
+    overrides: Mapping[str, Mapping[str, Any]],
+    training: Training,
 ) -> dict[str, tuple[Defense, Training]]:
-    """Return each defense with its training, all parameters checked."""
+    """Return each defense with its training by its label, all parameters checked."""
     known = defenses.available()
-    names = sorted(known, key=lambda name: name != "none") if names is None else list(names)
-    for name in (*names, *overrides):
-        choose("defense", name, known)
+    if given is None:
+        given = sorted(known, key=lambda name: name != "none")
+    if isinstance(given, Mapping):
+        chosen = {label: defenses.make(defense) for label, defense in given.items()}
+    else:
+        chosen = {}
+        for one in given:
+            if isinstance(one, str):
+                choose("defense", one, known)
+            made = defenses.make(one)
+            if made.name in chosen:
+                raise ValueError(
+                    f"defenses: {made.name!r} is there twice; give a dict of labels to defenses."
+                )
+            chosen[made.name] = made
+    for name in overrides:
+        choose("defense", name, {*known, *chosen})
     plan = {}
-    for name in names:
-        given = dict(overrides.get(name, {}))
-        how = given.pop("training", training)
+    for name, defense in chosen.items():
+        changed = dict(overrides.get(name, {}))
+        how = changed.pop("training", training)
         if isinstance(how, Mapping):
             how = _replace(training, how, f"overrides[{name!r}]['training']")
-        plan[name] = _replace(defenses.make(name), given, f"overrides[{name!r}]"), how
+        plan[name] = _replace(defense, changed, f"overrides[{name!r}]"), how
     return plan
 
 
@@ -158,6 +183,7 @@ def _audit_all(
     """Audit one game after the other with all attacks that work on it; list what fails as missing."""
     tables: dict[str, AuditTable] = {}
     missing: list[dict[str, str]] = []
+    grid, rocs = curve_rates(options["fprs"]), {}
     for label, make in games.items():
         try:
             game = make()
@@ -174,6 +200,7 @@ def _audit_all(
                 missing.append(_missing(label, attack.name, error))
         if outcomes:
             tables[label] = audit(game, outcomes, **options)
+            rocs[label] = {outcome.attack: _roc_at(outcome, grid) for outcome in outcomes}
     if not tables:
         first = missing[0]
         raise RuntimeError(
@@ -181,7 +208,23 @@ def _audit_all(
         )
     table = compare(tables)
     table.attrs["missing"] = missing
+    table.attrs["roc"] = {"fpr": grid, "tpr": rocs}
     return table
+
+
+def curve_rates(fprs: Sequence[float]) -> list[float]:
+    """Return the false-positive rates at which tables of all results keep ROC curves: those of a grid, and these."""
+    return sorted({*CURVE_RATES, *map(float, fprs)})
+
+
+def _roc_at(outcome: Outcome, grid: Sequence[float]) -> list[float | None]:
+    """Return the TPR at some rates, of all targets pooled; None where a rate allows fewer errors than is resolvable."""
+    fpr, tpr, _ = rates.roc(outcome.score[outcome.evaluated], outcome.member[outcome.evaluated])
+    able = [outcome.resolvable(rates.rate_name("tpr", rate)) for rate in grid]
+    return [
+        round(float(tpr[np.searchsorted(fpr, rate, side="right") - 1]), 5) if ok else None
+        for rate, ok in zip(grid, able, strict=True)
+    ]
 
 
 def _missing(defense: str, attack: str, error: Exception) -> dict[str, str]:

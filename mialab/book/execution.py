@@ -233,12 +233,14 @@ def content_key(
     package = Path(__file__).parents[1]
     modules = {p.relative_to(package).as_posix() for p in package.rglob("*.py")}
     modules -= {"__main__.py", "cli.py", "book/extension.py"}
+    shown = sorted(p for p in (package / "book").iterdir() if p.suffix in (".css", ".html", ".js", ".json"))
     made_by = provenance.collect()
     facts = [dict(parameters), made_by.get("python"), made_by["versions"]]
     return _digest(
         notebook.read_text(),
         profile,
         provenance.source_hash(*sorted(modules)),
+        *(p.read_text(encoding="utf-8") for p in shown),
         *(json.dumps(fact, sort_keys=True, default=str) for fact in facts),
         *extra,
     )

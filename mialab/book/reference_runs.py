@@ -19,6 +19,8 @@ from mialab.auditing.tables import AuditTable
 FOLDER = Path(__file__).parents[2] / "results"
 #: Version of the files. 1: pooled rows alone, verdicts without p-values. 2: rows of every target as well.
 SCHEMA = 2
+#: How files of every defense against every attack begin, see `mialab.book.matrix`.
+MATRIX = "matrix"
 #: File that states the sha256 of every other file of the folder.
 CHECKSUMS = "checksums.json"
 
@@ -151,7 +153,7 @@ def load(name: str, *, folder: Path = FOLDER) -> dict[str, Any]:
     """
     files = {folder / file for file in _stated(folder)} | set(folder.glob("*.*"))
     known = {f.stem for f in files if f.suffix == ".json" and f.name != CHECKSUMS}
-    choose("name", name, (stem for stem in known if not stem.startswith("benchmark-")))
+    choose("name", name, (stem for stem in known if not stem.startswith(("benchmark-", MATRIX))))
     provenance = json.loads(_read(folder / f"{name}.json"))
     schema = provenance.pop("schema", 1)
     if schema > SCHEMA:

@@ -6,6 +6,7 @@ import dataclasses
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ from mialab.auditing.tradeoff import EARLY, UNDEFENDED, TradeOffTable
 from mialab.chapters.settings import Setting
 from mialab.classifiers.game import play
 from mialab.defenses.base import DEFENSES, Defense
+from mialab.defenses.early_stopping import EarlyStopping
 from mialab.metrics.intervals import Interval
 
 #: Column of saved curves that says which data set they are of.
@@ -95,6 +97,70 @@ def claims(
                 )
                 found[key] = table.against(defense, rival, points)
     return made, found
+
+
+def tuned(table: TradeOffTable, points: float) -> dict[str, Defense]:
+    """Return each defense at the setting that validation chose for a cost, where that is not its default one.
+
+    Parameters
+    ----------
+    table : TradeOffTable
+        The curves.
+    points : float
+        Of the ``allowed`` ones of `mialab.auditing.trade_off`.
+
+    Returns
+    -------
+    dict of str to Defense
+        By labels such as ``"hamp (tuned)"``. Early stopping is at its epoch.
+    """
+    found: dict[str, Defense] = {}
+    rows = pd.DataFrame(table)
+    chosen = rows[rows["chosen"].map(lambda told: f"{points:g}" in str(told).split(", "))]
+    for name, setting in chosen.groupby("defense", sort=False)["setting"].first().items():
+        if name not in DEFENSES:
+            continue
+        default = DEFENSES.make(name)
+        if name == EARLY:
+            made: Defense = EarlyStopping(epochs=int(float(setting)))
+        elif name in KNOBS:
+            known = [value for value in KNOBS[name].values if _is(value, str(setting))]
+            if not known:
+                continue
+            made = KNOBS[name].turn(default, known[0])
+        else:
+            continue
+        if made != default:
+            found[f"{name} (tuned)"] = made
+    return found
+
+
+def _is(value: Any, told: str) -> bool:
+    """Tell whether a value is what a table calls so."""
+    try:
+        return str(value) == told or float(value) == float(told)
+    except (TypeError, ValueError):
+        return False
+
+
+def with_tuned(table: TradeOffTable | None, points: float | None) -> dict[str, Defense]:
+    """Return all defenses by label, the undefended models first, and behind each its tuned form, see `tuned`.
+
+    Parameters
+    ----------
+    table : TradeOffTable or None
+        The curves; None where there are none.
+    points : float or None
+        As of `tuned`; None for no tuned forms.
+    """
+    names = sorted(DEFENSES.available(), key=lambda name: name != UNDEFENDED)
+    second = {} if table is None or points is None else tuned(table, points)
+    found: dict[str, Defense] = {}
+    for name in names:
+        found[name] = DEFENSES.make(name)
+        if f"{name} (tuned)" in second:
+            found[f"{name} (tuned)"] = second[f"{name} (tuned)"]
+    return found
 
 
 def against_all(
