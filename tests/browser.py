@@ -203,6 +203,7 @@ def use(page: Path, steps, *, width: int = 1280) -> tuple[Visit, list]:
         before.errors += [
             str(e["params"]) for e in tab.events if e.get("method") == "Runtime.exceptionThrown"
         ]
+        tab.socket.close()
         return before, values
 
     with browser() as address:

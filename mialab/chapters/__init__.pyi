@@ -5,4 +5,5 @@ from . import quantization as quantization
 from . import rivals as rivals
 from . import scale as scale
 from . import settings as settings
+from . import stress as stress
 from . import weighted_smoothing as weighted_smoothing

@@ -18,6 +18,7 @@ from .generators import sample_grid as sample_grid
 from .generators import shifts as shifts
 from .heatmaps import agreement as agreement
 from .heatmaps import matrix as matrix
+from .records import records as records
 from .theme import color as color
 from .theme import marker as marker
 from .theme import style as style

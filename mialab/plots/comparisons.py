@@ -249,6 +249,7 @@ def by_decile(
     *,
     ylabel: str,
     chance: float | None = None,
+    xlabel: str = "Decile of the distance: nearest to a cluster first",
     label: str = "",
     ax: Axes | None = None,
 ) -> Axes:
@@ -262,6 +263,8 @@ def by_decile(
         What the values are.
     chance : float, optional
         Where to draw the line of chance.
+    xlabel : str
+        What the deciles are of.
     label : str
         A title.
     ax : matplotlib Axes, optional
@@ -276,7 +279,7 @@ def by_decile(
         _draw_intervals(ax, table["decile"] + beside, table, **looks[name])
     _draw_chance(ax, chance)
     ax.set_xticks(range(1, 1 + max(int(table["decile"].max()) for table in tables.values())))
-    ax.set(xlabel="Decile of the distance: nearest to a cluster first", ylabel=ylabel, title=label)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=label)
     _legend_below(ax)
     return ax
 
