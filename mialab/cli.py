@@ -1,4 +1,4 @@
-"""Command line: ``mialab run | new | sync | checksums | datasets``, or ``python -m mialab ...``."""
+"""Command line: ``mialab run | sweep | list | params | show | new | sync | ...``, or ``python -m mialab ...``."""
 
 import argparse
 import subprocess
@@ -8,22 +8,91 @@ from pathlib import Path
 from typing import Any
 
 
-def _run(options: argparse.Namespace) -> int:
+def _given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return all parameters of a run, and those of them that the command line gave."""
     from mialab.book import execution
+    from mialab.book.parameters import parse_yaml
+
+    of_profile = execution.load_profile(options.profile).get(options.notebook, {}) if options.profile else {}
+    given = {name: parse_yaml(value, f"-p {name} {value!r}") for name, value in options.parameter}
+    return {k: v for k, v in of_profile.items() if k != "after"} | given, given
+
+
+def _run(options: argparse.Namespace) -> int:
+    from mialab.book import execution, reruns
 
     notebook = execution.find(options.notebook)
-    parameters = execution.load_profile(options.profile).get(options.notebook, {}) if options.profile else {}
-    parameters = {k: v for k, v in parameters.items() if k != "after"}
-    parameters |= {
-        name: execution.parse_yaml(value, f"-p {name} {value!r}") for name, value in options.parameter
-    }
-    out = options.out or execution.RUNS / f"{options.notebook}.ipynb"
-    good = execution.show_run(
-        execution.Display(), notebook, out.absolute(), parameters, profile=options.profile or ""
+    parameters, given = _given(options)
+    display, profile = execution.Display(), options.profile or ""
+    page: Path | None
+    if options.out:
+        page = options.out.absolute()
+        page = page if execution.show_run(display, notebook, page, parameters, profile=profile) else None
+    else:
+        page = reruns.run(display, notebook, parameters, profile=profile, given=given)
+    if page is None:
+        return 1
+    print(f"wrote   {_short(page)}")
+    if options.html:
+        print(f"wrote   {_short(reruns.html(page))}")
+    return 0
+
+
+def _short(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from mialab.book import execution, reruns
+
+    notebook = execution.find(options.notebook)
+    name, text = options.over
+    values = reruns.values(text)
+    parameters, _ = _given(options)
+    folder, table = reruns.sweep(
+        execution.Display(), notebook, name, values, parameters, profile=options.profile or ""
     )
-    if good:
-        print(f"wrote   {out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out}")
-    return 0 if good else 1
+    print(table.to_string())
+    print(f"wrote   {_short(folder / 'stability.html')}")
+    return 0 if table.shape[1] == len(values) + 1 else 1
+
+
+def _list(options: argparse.Namespace) -> int:
+    from mialab.book import execution
+
+    names = execution.chapters()
+    names += sorted(p.stem for p in execution.NOTEBOOKS.glob("*.py") if p.stem not in names)
+    for name in names:
+        title = next(
+            c.source for c in execution.read(execution.find(name)).cells if c.cell_type == "markdown"
+        )
+        print(f"{name:<20}{title.splitlines()[0].lstrip('# ')}")
+    return 0
+
+
+def _params(options: argparse.Namespace) -> int:
+    from mialab.book import execution
+
+    for one in execution.parameters_of(execution.find(options.notebook)):
+        default = one.default if len(one.default) <= 60 else f"{one.default[:57]}..."
+        print(f"{one.name:<18}{one.kind:<9}{default:<62}{one.meaning}".rstrip())
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    import webbrowser
+
+    from mialab.book import execution
+
+    built = execution.ROOT / "_build" / "html"
+    page = built / "index.html"
+    if options.notebook:
+        page = built / "book" / "chapters" / f"{execution.find(options.notebook).stem}.html"
+    if not page.exists():
+        raise ValueError(f"{_short(page)} is not there: build the book first, `make book`.")
+    print(page.as_uri())
+    webbrowser.open(page.as_uri())
+    return 0
 
 
 def _new(options: argparse.Namespace) -> int:
@@ -103,7 +172,22 @@ def main(arguments: list[str] | None = None) -> int:
     }
     run.add_argument("-p", **value, help="set one parameter; the value is read as YAML")
     run.add_argument("--profile", help="start from the parameters in profiles/PROFILE.yml")
-    run.add_argument("--out", type=Path, help="the page to write (default: runs/NOTEBOOK.ipynb)")
+    run.add_argument(
+        "--out", type=Path, help="the page to write (default: in runs/, with the parameters in its name)"
+    )
+    run.add_argument("--html", action="store_true", help="render the page as in the book, beside it")
+    sweep = command(
+        "sweep", _sweep, "run a notebook for several values of a parameter: how stable are its verdicts?"
+    )
+    sweep.add_argument("notebook", help="its name, e.g. hamp")
+    sweep.add_argument("over", nargs=2, metavar=("NAME", "VALUES"), help="e.g. seed 0..4, or lr '[0.1, 0.5]'")
+    sweep.add_argument("-p", **value, help="set one parameter, in all runs")
+    sweep.add_argument("--profile", help="start from the parameters in profiles/PROFILE.yml")
+    command("list", _list, "list the notebooks")
+    params = command("params", _params, "list the parameters of a notebook: name, type, default, meaning")
+    params.add_argument("notebook", help="its name, e.g. hamp")
+    show = command("show", _show, "open the built book, or a chapter of it")
+    show.add_argument("notebook", nargs="?", help="its name, e.g. hamp")
     new = command("new", _new, "start a chapter from the template")
     new.add_argument("name", help="e.g. my_idea")
     command("sync", _sync, "bring notebooks/*.py and their .ipynb pairs in step")

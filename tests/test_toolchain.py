@@ -461,7 +461,6 @@ def test_run_command(tmp_path):
         (["run", str(ROOT / "notebooks" / "template")], "error: notebook='/.*' is unknown"),
         (["run", "../notebooks/template"], "error: notebook='../.*' is unknown"),
         (["run", "template", "--profile", "../profiles/quick"], "error: profile='../.*' is unknown"),
-        (["run", "template", "-p", "seed", "2020-01-01"], "FAILED .*seed=datetime.date.* needs quotes"),
         (["run", "template", "-p", "seed", "[1,"], r"error: -p seed '\[1,' cannot be read as YAML"),
         (["run", "template", "--out", "{tmp}/file/one.ipynb"], "FAILED .*file/one.ipynb' cannot be written"),
         (["run", "template", "--out", "notebooks/template.ipynb"], "FAILED .* must not be in notebooks/"),

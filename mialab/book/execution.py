@@ -25,12 +25,12 @@ from typing import Any
 
 import jupytext
 import nbformat
-import yaml
 from nbformat import NotebookNode
 from tqdm import tqdm
 
 from mialab import provenance
 from mialab._validation import check_name, choose
+from mialab.book.parameters import Parameter, parse_yaml, read_parameters
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,27 +106,6 @@ def _check_order(where: str, after: Mapping[str, list[str]]) -> None:
         ) from None
 
 
-def parse_yaml(text: str, where: str) -> Any:
-    """Return what a YAML text says.
-
-    Parameters
-    ----------
-    text : str
-        The text.
-    where : str
-        Where it stands, for the message.
-
-    Raises
-    ------
-    ValueError
-        If it is no YAML.
-    """
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2020-13-01
-        raise ValueError(f"{where} cannot be read as YAML: {' '.join(str(error).split())}.") from None
-
-
 def read(notebook: Path) -> NotebookNode:
     """Return a py:percent file as a notebook without outputs, the same bytes every time."""
     source = jupytext.read(notebook)
@@ -153,6 +132,18 @@ def pair(notebook: Path) -> Path:
     return path
 
 
+def parameters_of(notebook: Path) -> list[Parameter]:
+    """Return the parameters that a notebook can be given: what its cell tagged ``parameters`` assigns.
+
+    Raises
+    ------
+    ValueError
+        If the cell is no Python.
+    """
+    tagged = [c.source for c in read(notebook).cells if "parameters" in c.metadata.get("tags", [])]
+    return read_parameters(tagged[0], f"notebook {notebook.stem!r}") if tagged else []
+
+
 def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
     """Refuse parameters that the notebook's cell tagged ``parameters`` does not define, or that it cannot be given.
 
@@ -161,9 +152,7 @@ def check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
     ValueError
         Naming the parameter, and the nearest known one and all known ones, or what its value can be.
     """
-    import papermill
-
-    known = list(papermill.inspect_notebook(read(notebook)))
+    known = [parameter.name for parameter in parameters_of(notebook)]
     for name, value in parameters.items():
         choose(f"notebook {notebook.stem!r}: the parameter", name, known)
         if not _is_plain(value):
@@ -341,7 +330,7 @@ def run(
     parameters = dict(parameters or {})
     check_parameters(notebook, parameters)
     check_out(out)
-    if parameters.get("save_as"):
+    if parameters.get("save_as") and not os.environ.get("MIALAB_RESULTS"):  # else not for results/
         provenance.check_commit()
     key = content_key(notebook, parameters, profile) if key is None else key
     began = time.monotonic()

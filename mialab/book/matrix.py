@@ -166,10 +166,13 @@ def save(found: Mapping[str, Any], name: str) -> Path:
         If files of the package or notebooks were changed since the last commit.
     """
     check_name("name", name)
-    provenance.check_commit()
-    file = reference_runs.FOLDER / f"{name}.json"
+    folder = reference_runs.place()
+    if folder == reference_runs.FOLDER:
+        provenance.check_commit()
+    folder.mkdir(exist_ok=True, parents=True)
+    file = folder / f"{name}.json"
     write(found, file)
-    reference_runs.state_checksums([file])
+    reference_runs.state_checksums([file], folder=folder)
     return file
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from mialab.auditing.claims import Claim, ClaimsTable
 from mialab.auditing.tables import AuditTable
 
 FOLDER = Path(__file__).parents[2] / "results"
+#: Environment variable that names another folder for the tables that a run keeps.
+RESULTS = "MIALAB_RESULTS"
 #: Version of the files. 1: pooled rows alone, verdicts without p-values. 2: rows of every target as well.
 SCHEMA = 2
 #: How files of every defense against every attack begin, see `mialab.book.matrix`.
@@ -25,7 +28,12 @@ MATRIX = "matrix"
 CHECKSUMS = "checksums.json"
 
 
-def save(name: str, *, folder: Path = FOLDER, **tables: pd.DataFrame) -> list[Path]:
+def place() -> Path:
+    """Return the folder that runs keep tables in: ``results/``, or what the environment variable RESULTS says."""
+    return Path(os.environ.get(RESULTS) or FOLDER)
+
+
+def save(name: str, *, folder: Path | None = None, **tables: pd.DataFrame) -> list[Path]:
     """Write tables as ``NAME-TABLE.csv``, their provenance as ``NAME.json``, and the checksums of these files.
 
     All rows are kept, those of single targets too, so that every figure can be checked again.
@@ -34,8 +42,8 @@ def save(name: str, *, folder: Path = FOLDER, **tables: pd.DataFrame) -> list[Pa
     ----------
     name : str
         Name of the run, e.g. ``"hamp-standard"``.
-    folder : Path
-        Where to write.
+    folder : Path, optional
+        Where to write; by default see `place`.
     **tables : DataFrame
         Tables by name; the ``attrs`` of audits are the provenance.
 
@@ -51,12 +59,13 @@ def save(name: str, *, folder: Path = FOLDER, **tables: pd.DataFrame) -> list[Pa
     RuntimeError
         If files of the package or notebooks were changed since the last commit and the tables are for ``results/``.
     """
+    folder = place() if folder is None else folder
     check_name("name", name)
     for key in tables:
         check_name("table", key)
     if folder == FOLDER:
         _provenance.check_commit()
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     files, provenance = [], {"schema": SCHEMA}
     for key, table in tables.items():
         if table.attrs:
