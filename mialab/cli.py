@@ -57,6 +57,49 @@ def _sweep(options: argparse.Namespace) -> int:
     return 0 if table.shape[1] == len(values) + 1 else 1
 
 
+def _game(file: Path) -> Any:
+    """Return the game of the answers in a file."""
+    import numpy as np
+
+    from mialab import Game
+
+    if file.suffix != ".npz":
+        raise ValueError(
+            f"{file} must be an .npz file with arrays as Game.from_arrays takes them: logits, member, y."
+        )
+    with np.load(file) as held:
+        return Game.from_arrays(**{name: held[name] for name in held.files}, name=file.stem)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from mialab.auditing import audit_possible
+    from mialab.report import report, sentences
+
+    game = _game(options.answers)
+    table = audit_possible(game, options.attack or None, fprs=options.fpr or (0.001, 0.01))
+    for told in [*sentences(table), *table.attrs["advice"]]:
+        print(told)
+    if options.csv:
+        table.to_csv(options.csv, index=False)
+        print(f"wrote   {_short(options.csv.absolute())}")
+    if options.out:
+        options.out.write_text(
+            report(game, options.attack or None, fprs=options.fpr or (0.001, 0.01)), "utf-8"
+        )
+        print(f"wrote   {_short(options.out.absolute())}")
+    return 0
+
+
+def _gate(options: argparse.Namespace) -> int:
+    from mialab.auditing.own import gate
+
+    passed, told = gate(
+        _game(options.answers), options.max_tpr, options.at_fpr, attacks=options.attack or None
+    )
+    print(told)
+    return 0 if passed else 1
+
+
 def _list(options: argparse.Namespace) -> int:
     from mialab.book import execution
 
@@ -188,6 +231,22 @@ def main(arguments: list[str] | None = None) -> int:
     params.add_argument("notebook", help="its name, e.g. hamp")
     show = command("show", _show, "open the built book, or a chapter of it")
     show.add_argument("notebook", nargs="?", help="its name, e.g. hamp")
+    audit = command(
+        "audit", _audit, "audit a model by its answers: an .npz file as Game.from_arrays takes it"
+    )
+    gate = command("gate", _gate, "pass (0) or fail (1) by the upper end of the strongest attack's interval")
+    for one in (audit, gate):
+        one.add_argument("answers", type=Path, help="an .npz file with logits, member and y")
+        one.add_argument(
+            "--attack", action="append", help="an attack; may be repeated (default: all that are possible)"
+        )
+    audit.add_argument(
+        "--fpr", type=float, action="append", help="a false-positive rate (default: 0.001 and 0.01)"
+    )
+    audit.add_argument("--out", type=Path, help="a report to write, one page of HTML")
+    audit.add_argument("--csv", type=Path, help="a table to write")
+    gate.add_argument("--max-tpr", type=float, required=True, help="greatest true-positive rate that passes")
+    gate.add_argument("--at-fpr", type=float, required=True, help="at this false-positive rate")
     new = command("new", _new, "start a chapter from the template")
     new.add_argument("name", help="e.g. my_idea")
     command("sync", _sync, "bring notebooks/*.py and their .ipynb pairs in step")

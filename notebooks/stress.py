@@ -108,7 +108,12 @@ auditing.audit_each(targets, ["loss"], fprs=(fpr,)).arms()
 known = stress.adaptive(targets, shadows)
 pd.DataFrame.from_dict(
     {
-        name: (f"{naive:.3f}", attack, f"{adaptive:.3f}", f"{apart:+.3f}")
+        name: (
+            f"{naive.value:.3f}",
+            attack,
+            f"{adaptive.value:.3f}",
+            f"{apart:+.3f}",
+        )
         for name, (naive, attack, adaptive, apart) in known.items()
     },
     orient="index",
@@ -148,15 +153,16 @@ canary_tables = {
     }
     for name, game in canary_games.items()
 }
-canary_rows = pd.concat(
-    {
-        name: mia.compare(tables).strongest("auc").loc[["scores"]].set_axis(["AUC"])
-        for name, tables in canary_tables.items()
-    },
-    names=["defense", None],
-)
 display(auditing.audit_each(canary_games, ["loss"], fprs=(fpr,)).arms())
-canary_rows
+pd.DataFrame(
+    {
+        name: {
+            kind: f"{Interval(*table.attrs['strongest']['auc']['scores'][1:4]):.3f}"
+            for kind, table in tables.items()
+        }
+        for name, tables in canary_tables.items()
+    }
+).rename_axis(columns="AUC, strongest of two")
 
 # %% [markdown]
 # ## Epsilon from below
@@ -216,7 +222,7 @@ pd.DataFrame(
         name: {
             "mean risk": first["risk"].mean(),
             "exposed, of 1,000": 1000 * first["exposed"].mean(),
-            "named in every model": int((first["named"] == 1).sum()),
+            "always named": int((first["named"] == 1).sum()),
             **stress.stability(first, second, part=exposed_part),
         }
         for name, (first, second) in exposures.items()

@@ -165,7 +165,9 @@ def look_at(pages, widths=(1280, 390), *, dark=False, shot=False) -> list[Visit]
         tab = Tab(await websocket_connect(address, max_message_size=2**28))
         for domain in ("Page", "Runtime", "Network", "Log"):
             await tab.call(f"{domain}.enable")
-        return [await tab.visit(Path(p), w, dark=dark, shot=shot) for p in pages for w in widths]
+        seen = [await tab.visit(Path(p), w, dark=dark, shot=shot) for p in pages for w in widths]
+        tab.socket.close()
+        return seen
 
     with browser() as address:
         return asyncio.run(go(address))

@@ -496,7 +496,7 @@ def test_the_examples_for_own_answers_run():
         "member": membership(8, 60, seed=0),
         "y": rng.integers(3, size=60),
     }
-    section = (ROOT / "book" / "rerun.md").read_text().partition("## A model of your own")[2]
+    section = (ROOT / "book" / "rerun.md").read_text().partition("### Answers of your own")[2]
     blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     assert len(blocks) == 2
     exec("\n".join(blocks), arrays)

@@ -14,6 +14,9 @@ from .knobs import Knob as Knob
 from .matrix import audit_defenses as audit_defenses
 from .matrix import audit_each as audit_each
 from .measure import audit as audit
+from .own import audit_model as audit_model
+from .own import audit_possible as audit_possible
+from .own import game_of as game_of
 from .ranking import ranks as ranks
 from .scores import audit_scores as audit_scores
 from .tables import AuditTable as AuditTable

@@ -159,7 +159,7 @@ class ClaimsTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without t
             index=_escaped(cells.index.name), columns=_escaped(cells.columns.name)
         )
         with pd.option_context("display.max_colwidth", None):
-            classes = "claims" + " verdicts" * ("adjusted p" in cells)
+            classes = "claims" + " verdicts" * ("adjusted p" in cells) + " arms" * ("training" in cells)
             return cells.to_html(classes=classes, escape=False, border=0)
 
     @staticmethod
