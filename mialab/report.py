@@ -70,7 +70,7 @@ def report(
     able, _ = possible(game, attacks)
     table = audit_possible(game, able, fprs=fprs)
     if attacks is None:
-        table.attrs["left_out"] = possible(game)[1]
+        table.attrs["refused"] = possible(game)[1]
     name = title or f"Membership inference: {game.attrs.get('dataset', 'a model')}"
     order = table.pooled("auc").sort_values("value", ascending=False)["attack"].tolist()
     by_name = {attack.name: attack for attack in able}
@@ -89,7 +89,7 @@ def report(
         "<h2>The most exposed records</h2>",
         _exposed(game, strongest[0]),
         "<h2>What was not tested</h2>",
-        _left_out(table),
+        _refused(table),
         "<h2>Where the numbers come from</h2>",
         _provenance(table),
     ]
@@ -212,8 +212,8 @@ def _exposed(game: Game, attack: Attack, n: int = 10) -> str:
     )
 
 
-def _left_out(table: AuditTable) -> str:
-    left: dict[str, str] = table.attrs.get("left_out", {})
+def _refused(table: AuditTable) -> str:
+    left: dict[str, str] = table.attrs.get("refused", {})
     if not left:
         return "<p>Every attack that is known was run.</p>"
     rows = "".join(f"<li><strong>{escape(name)}</strong>: {escape(why)}</li>" for name, why in left.items())

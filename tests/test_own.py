@@ -42,7 +42,7 @@ def test_a_forest_is_audited_in_a_line(forest):
     assert "tpr@0.001" not in set(table["metric"])
     assert "needs 10,000 non-members that are scored; there are 150" in table.attrs["advice"][0]
     assert "right about 100.0 % of their members" in table.attrs["advice"][1]
-    assert "shadow" in table.attrs["left_out"]["lira"]
+    assert "shadow" in table.attrs["refused"]["lira"]
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def audit_model(
     Returns
     -------
     AuditTable
-        As from `mialab.audit`. ``attrs["left_out"]`` says which attacks were left out and why, ``attrs["advice"]``, in
+        As from `mialab.audit`. ``attrs["refused"]`` says which attacks were left out and why, ``attrs["advice"]``, in
         sentences, which rates cannot be resolved and what more data would add.
 
     Raises
@@ -268,7 +268,7 @@ def audit_possible(
     n_out = min(int((~outcome.member & outcome.evaluated).sum()) for outcome in outcomes)
     resolved = [rate for rate in fprs if rate * n_out >= ERRORS]
     table = audit(game, able, fprs=resolved, fnrs=())
-    table.attrs["left_out"] = left
+    table.attrs["refused"] = left
     table.attrs["advice"] = _advice(game, n_out, fprs, resolved)
     return table
 
