@@ -1,6 +1,7 @@
 """Audits of a model of one's own: what it may be, what is left out, the report, and the gate."""
 
 import re
+from pathlib import Path
 
 import browser
 import numpy as np
@@ -189,3 +190,12 @@ def test_commands(game, tmp_path, capsys):
     assert cli.main(["audit", str(tmp_path / "answers.csv")]) == 2
     assert cli.main(["audit", str(tmp_path / "gone.npz")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_the_example_in_the_prose_runs():
+    page = (Path(__file__).parents[1] / "book" / "rerun.md").read_text()
+    code = re.search(r"## A model of your own.*?```python\n(.*?)```", page, re.DOTALL).group(1)
+    space: dict = {}
+    exec(compile(code, "rerun.md", "exec"), space)
+    assert space["table"].interval("loss_known_half", "auc").low > 0.5
