@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from html import escape
 
@@ -154,12 +153,7 @@ def _curves(game: Game, attacks: Sequence[Attack]) -> str:
     plots.style()
     fig, ax = plt.subplots(figsize=(6.2, 4.4))
     plots.roc(game, attacks, ax=ax)
-    out = io.StringIO()
-    fig.savefig(out, format="svg", bbox_inches="tight")
-    plt.close(fig)
-    text = out.getvalue()
-    alt = "ROC curves of the three strongest attacks on logarithmic axes."
-    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{alt}"', 1)
+    return plots.as_svg(fig, "ROC curves of the three strongest attacks on logarithmic axes.")
 
 
 def _values(table: AuditTable, order: Sequence[str]) -> str:

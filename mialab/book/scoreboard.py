@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -279,9 +278,14 @@ def _texts(row: Row) -> list[str]:
     cells = [*beside.values(), *lines.values()]
     return [
         title(row),
-        f"{row.verdict.capitalize()}. {_why(row)}",
+        f"{row.verdict.capitalize()}{_where(row)}. {_why(row)}",
         *("\n".join(told) or "-" for told in cells),
     ]
+
+
+def _where(row: Row) -> str:
+    """Say where a defense works: a yes is about the data that were tried, a no needs one of them."""
+    return f", on {' and '.join(name.capitalize() for name in row.measured)}" if row.verdict == "yes" else ""
 
 
 def title(row: Row) -> str:
@@ -419,10 +423,5 @@ def figure(folder: Path = reference_runs.FOLDER) -> str:
         plots.equal_terms(TradeOffTable(some), ax=ax)
         ax.set_title(name, loc="right")
     fig.tight_layout()
-    out = io.StringIO()
-    fig.savefig(out, format="svg")
-    plt.close(fig)
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
     alt = "The strongest attack's AUC against test accuracy, a curve for each defense; the two references are dashed."
-    return text.replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1)
+    return plots.as_svg(fig, alt)

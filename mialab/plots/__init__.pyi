@@ -19,6 +19,7 @@ from .generators import shifts as shifts
 from .heatmaps import agreement as agreement
 from .heatmaps import matrix as matrix
 from .records import records as records
+from .theme import as_svg as as_svg
 from .theme import color as color
 from .theme import marker as marker
 from .theme import style as style

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -207,6 +209,22 @@ def _looks(labels: Iterable[str], **options: Any) -> dict[str, dict[str, Any]]:
     return {
         name: {"color": colors[name], "marker": markers[name], "label": name, **options} for name in labels
     }
+
+
+def as_svg(fig: Figure, alt: str) -> str:
+    """Return a figure as SVG to stand in a page, with a text for those who cannot see it, and close it.
+
+    Parameters
+    ----------
+    fig : matplotlib Figure
+    alt : str
+        What it shows.
+    """
+    out = io.StringIO()
+    fig.savefig(out, format="svg", bbox_inches="tight")
+    plt.close(fig)
+    text = out.getvalue()
+    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(alt)}"', 1)
 
 
 def _draw_intervals(ax: Axes, x: Any, y: Any, **looks: Any) -> None:
