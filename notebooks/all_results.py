@@ -34,7 +34,7 @@ compared = [
 n_models = 10  # per defense; each plays the target in turn
 fprs = [0.01]
 seed = 0
-save_as = ""  # keep all values as results/matrix-NAME.json
+save_as = ""  # keep all values as results/NAME.json; the name begins with "matrix"
 
 # %% tags=["hide-input"]
 import matplotlib.pyplot as plt
@@ -44,7 +44,7 @@ from myst_nb import glue
 
 import mialab as mia
 from mialab import auditing, chapters
-from mialab.book import matrix, reference_runs, scoreboard
+from mialab.book import matrix, scoreboard
 
 mia.plots.style()
 settings = chapters.settings.settings(datasets, seed=seed)
@@ -75,7 +75,7 @@ found = matrix.document(tables)
 
 # %% tags=["hide-cell"]
 if save_as:
-    matrix.save(found, f"{reference_runs.MATRIX}-{save_as}")
+    matrix.save(found, save_as)
 
 # %% [markdown]
 # ## Explore

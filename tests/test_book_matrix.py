@@ -15,7 +15,7 @@ from test_matrix import Broken, Crash
 
 import mialab as mia
 from mialab.attacks import registry
-from mialab.book import matrix
+from mialab.book import matrix, reference_runs
 from mialab.chapters import rivals
 from mialab.defenses.base import DEFENSES
 
@@ -127,10 +127,28 @@ def test_other_files_are_refused(text, message, tmp_path):
 
 
 def test_stored_documents_are_whole():
-    files = sorted((ROOT / "results").glob("matrix-*.json"))
+    files = sorted((ROOT / "results").glob("matrix*.json"))
     for file in files:
         for at in matrix.read(file)["datasets"].values():
             assert at["defenses"]
+
+
+def test_a_document_is_no_reference_run(document, tmp_path, monkeypatch):
+    document = copy.deepcopy(document)
+    monkeypatch.setenv("MIALAB_RESULTS", str(tmp_path))
+    assert matrix.save(document, "seed-0").name == "matrix-seed-0.json"
+    assert matrix.save(document, "matrix").name == "matrix.json"
+    assert matrix.read(tmp_path / "matrix.json") == document
+    for name in ("matrix", "matrix-seed-0"):
+        with pytest.raises(ValueError, match="is unknown"):
+            reference_runs.load(name, folder=tmp_path)
+    document["made"]["date"] = float("nan")
+    with pytest.raises(ValueError, match="made/date is not as the schema has it"):
+        matrix.check(document)
+    document["made"]["date"] = "2026"
+    document["datasets"]["toy"]["roc_fpr"][0] = float("nan")
+    with pytest.raises(ValueError, match="numbers that are not finite"):
+        matrix.check(document)
 
 
 def test_the_fields_are_described():

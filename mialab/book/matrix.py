@@ -146,6 +146,10 @@ def check(found: Any) -> dict[str, Any]:
     except jsonschema.ValidationError as error:
         where = "/".join(map(str, error.absolute_path)) or "the document"
         raise ValueError(f"{where} is not as the schema has it: {error.message[:200]}.") from error
+    try:
+        json.dumps(found, allow_nan=False)
+    except ValueError:
+        raise ValueError("the document holds numbers that are not finite; null stands for them.") from None
     return dict(found)
 
 
@@ -158,6 +162,13 @@ def write(found: Mapping[str, Any], file: Path) -> None:
 def save(found: Mapping[str, Any], name: str) -> Path:
     """Write a document among the reference runs, with its checksum; return the file.
 
+    Parameters
+    ----------
+    found : dict
+        From `document`.
+    name : str
+        Name of the file without ``.json``; ``matrix-`` is put before it if it does not begin with ``matrix``.
+
     Raises
     ------
     ValueError
@@ -166,6 +177,8 @@ def save(found: Mapping[str, Any], name: str) -> Path:
         If files of the package or notebooks were changed since the last commit.
     """
     check_name("name", name)
+    if not name.startswith(reference_runs.MATRIX):
+        name = f"{reference_runs.MATRIX}-{name}"
     folder = reference_runs.place()
     if folder == reference_runs.FOLDER:
         provenance.check_commit()

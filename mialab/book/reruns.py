@@ -235,11 +235,10 @@ def sweep(
         for value in swept:
             label = f"{name}-{_slug(value)}"
             own = {**parameters, name: value, "save_as": label}
-            if run(display, notebook, own, profile=profile, given={name: value}):
-                tables = reference_runs.load(label, folder=folder)
-                if "verdicts" in tables:
-                    told = tables["verdicts"]
-                    columns[f"{name}={value}"] = told.set_index("claim")["verdict"].map(state)
+            done = run(display, notebook, own, profile=profile, given={name: value})
+            if done and (folder / f"{label}-verdicts.csv").exists():
+                told = reference_runs.load(label, folder=folder)["verdicts"]
+                columns[f"{name}={value}"] = told.set_index("claim")["verdict"].map(state)
     finally:
         if before is None:
             del os.environ[reference_runs.RESULTS]
