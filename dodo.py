@@ -107,8 +107,14 @@ def task_book():
     """Build the Jupyter Book; any warning is an error."""
     root, pages = execution.ROOT, [execution.CHAPTERS / f"{name}.ipynb" for name in execution.chapters()]
     prose = [p for p in (root / "book").rglob("*") if p.is_file() and execution.CHAPTERS not in p.parents]
-    stored = root / "results" / "checksums.json"  # the scoreboard shows the reference runs
-    docs = [*prose, root / "_config.yml", root / "_toc.yml", stored, *sorted((root / "mialab").rglob("*.py"))]
+    stored = sorted((root / "results").glob("checksums.json"))  # the scoreboard shows the reference runs
+    docs = [
+        *prose,
+        root / "_config.yml",
+        root / "_toc.yml",
+        *stored,
+        *sorted((root / "mialab").rglob("*.py")),
+    ]
     return {
         "actions": [build],
         "file_dep": [*docs, *pages],

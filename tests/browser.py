@@ -167,6 +167,7 @@ def look_at(pages, widths=(1280, 390), *, dark=False, shot=False) -> list[Visit]
             await tab.call(f"{domain}.enable")
         seen = [await tab.visit(Path(p), w, dark=dark, shot=shot) for p in pages for w in widths]
         tab.socket.close()
+        await asyncio.sleep(0.1)  # until it is
         return seen
 
     with browser() as address:
@@ -206,6 +207,7 @@ def use(page: Path, steps, *, width: int = 1280) -> tuple[Visit, list]:
             str(e["params"]) for e in tab.events if e.get("method") == "Runtime.exceptionThrown"
         ]
         tab.socket.close()
+        await asyncio.sleep(0.1)  # until it is
         return before, values
 
     with browser() as address:

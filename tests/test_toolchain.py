@@ -513,6 +513,7 @@ def copy_checkout(tmp_path):
         "mialab/_validation.py",
         "mialab/book/execution.py",
         "mialab/book/extension.py",
+        "mialab/book/parameters.py",
         "mialab/provenance.py",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,6 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.logging import getLogger
 
-from mialab.book import reference_runs, scoreboard
 from mialab.book.execution import CHAPTERS, ROOT, chapters, clock, read_page
 
 logger = getLogger(__name__)
@@ -82,6 +81,8 @@ class Scoreboard(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         """Return the table, or the figure; the page is read again whenever a reference run changes."""
+        from mialab.book import reference_runs, scoreboard  # only where they are shown: they load torch
+
         self.env.note_dependency(str((reference_runs.FOLDER / reference_runs.CHECKSUMS).relative_to(ROOT)))
         if self.arguments == ["figure"]:
             return [
