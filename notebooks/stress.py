@@ -121,7 +121,8 @@ pd.DataFrame.from_dict(
 )
 
 # %% [markdown]
-# SELENA's weak spot are near duplicates of a record that a sub-model knows ({cite:t}`aerni2024misleading`); the canaries below have such pairs.
+# SELENA's weak spot are near duplicates of a record that a sub-model knows ({cite:t}`aerni2024misleading`). The canaries below have such pairs,
+# and the `paper` profile plays SELENA on them; the others do not.
 #
 # ## Canaries
 #
@@ -168,7 +169,7 @@ pd.DataFrame(
 # ## Epsilon from below
 #
 # An attack that succeeds refutes small epsilons. From guesses about all targets with the loss, without shadow models, at 95 % confidence
-# ({doc}`game` says how); *proven* is DP-SGD's epsilon, doubled, as the bound is for replacing a record, where that leaves a delta below one
+# for each, and for those beside a proof at once ({doc}`game` says how); *proven* is DP-SGD's epsilon, doubled, as the bound is for replacing a record, where that leaves a delta below one
 # half. A bound above it would be a bug or a broken guarantee.
 
 # %% tags=["hide-input"]

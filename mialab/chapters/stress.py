@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -323,7 +324,7 @@ def epsilons(games: Mapping[str, Game], attack: Attacking = "loss", *, delta: fl
 
     Guesses about all targets are summed up, so that the attack must look at no other model. The bound is for replacing
     a record: what is proven for adding or removing one counts twice, with a delta ``1 + exp(epsilon)`` times as large,
-    which the bound then has as well.
+    which the bound then has as well. Bounds beside a proof hold at once with 95 % (Bonferroni), all others each.
 
     Parameters
     ----------
@@ -341,6 +342,8 @@ def epsilons(games: Mapping[str, Game], attack: Attacking = "loss", *, delta: fl
         nothing with a delta below 1/2), and ``broken``, whether the bound is above it.
     """
     check_number("delta", delta, above=0, high=1)
+    reports = [game.attrs.get("report") or {} for game in games.values()]
+    n_proven = sum("epsilon_prv" in report or "epsilon_rdp" in report for report in reports)
     rows = {}
     for label, game in games.items():
         report = game.attrs.get("report") or {}
@@ -350,7 +353,14 @@ def epsilons(games: Mapping[str, Game], attack: Attacking = "loss", *, delta: fl
             doubled = (1 + np.exp(min(*found, 100.0))) * float(report["delta"])
             if doubled < 0.5:
                 proven, at = 2 * min(found), max(delta, doubled)
-        bound = epsilon_bound(game, attack, target="sum", method="one_run_gdp", delta=at)
+        confidence = 1 - 0.05 / n_proven if found else 0.95
+        options: dict[str, Any] = {
+            "target": "sum",
+            "method": "one_run_gdp",
+            "delta": at,
+            "confidence": confidence,
+        }
+        bound = epsilon_bound(game, attack, **options)
         rows[label] = bound.epsilon, bound.mu, at, proven, bool(bound.epsilon > proven)
     return pd.DataFrame.from_dict(
         rows, orient="index", columns=["epsilon", "mu", "delta", "proven", "broken"]
