@@ -12,7 +12,7 @@ PYTEST ?=
 export PROFILE
 export MIALAB_CACHE ?= $(CURDIR)/.cache/mialab
 PY := .venv/bin/python
-TESTS := $(PY) -m pytest -n $(WORKERS) --dist worksteal -rs
+TESTS := $(PY) -m pytest -n $(WORKERS) --dist worksteal -rsx
 
 .PHONY: book test check tests fast-tests faults static coverage env sync lock vulnerabilities format clean
 

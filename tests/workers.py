@@ -1,5 +1,6 @@
 """What the tests run in processes of their own, so that these can be killed, raced, or robbed of rights."""
 
+import faulthandler
 import os
 import signal
 import sys
@@ -134,6 +135,19 @@ def play_for_ever(cache: str, log: str) -> None:
     training = mia.Training(epochs=100_000, batch_size=4)
     with joblib.parallel_config(backend="loky"):
         mia.play(pool, MODEL, Inspected(log), training=training, n_models=4, workers=2)
+
+
+def lose_a_worker(cache: str, told: str, stacks: str) -> None:
+    """Play a game of which one worker dies, and write down what is said; and where all threads are after 90 seconds."""
+    torch.set_num_threads(1)
+    os.environ["MIALAB_CACHE"] = cache
+    file = Path(stacks).open("w")  # noqa: SIM115  # until the process ends
+    faulthandler.dump_traceback_later(90, file=file)
+    try:
+        with joblib.parallel_config(backend="loky"):
+            mia.play(toys.pool(), MODEL, Deadly(4), training=TRAINING, n_models=6, workers=2)
+    except RuntimeError as error:
+        Path(told).write_text(str(error))
 
 
 def wait_for_ever(models: list[int], *, pool: mia.Pool, log: str) -> None:
