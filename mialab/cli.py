@@ -75,17 +75,15 @@ def _audit(options: argparse.Namespace) -> int:
     from mialab.auditing import audit_possible
     from mialab.report import report, sentences
 
-    game = _game(options.answers)
-    table = audit_possible(game, options.attack or None, fprs=options.fpr or (0.001, 0.01))
+    game, attacks, fprs = _game(options.answers), options.attack or None, options.fpr or (0.001, 0.01)
+    table = audit_possible(game, attacks, fprs=fprs)
     for told in [*sentences(table), *table.attrs["advice"]]:
         print(told)
     if options.csv:
         table.to_csv(options.csv, index=False)
         print(f"wrote   {_short(options.csv.absolute())}")
     if options.out:
-        options.out.write_text(
-            report(game, options.attack or None, fprs=options.fpr or (0.001, 0.01)), "utf-8"
-        )
+        options.out.write_text(report(game, attacks, fprs=fprs, table=table), "utf-8")
         print(f"wrote   {_short(options.out.absolute())}")
     return 0
 

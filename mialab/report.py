@@ -40,6 +40,7 @@ def report(
     *,
     fprs: Sequence[float] = (0.001, 0.01),
     title: str = "",
+    table: AuditTable | None = None,
 ) -> str:
     """Audit a game and return a report as one self-contained page of HTML.
 
@@ -54,6 +55,8 @@ def report(
         As of `mialab.auditing.audit_possible`.
     title : str
         By default that of the data.
+    table : AuditTable, optional
+        The audit of this game with these attacks and rates, if it was made already.
 
     Returns
     -------
@@ -66,10 +69,8 @@ def report(
     ImportError
         If matplotlib is not installed.
     """
-    able, _ = possible(game, attacks)
-    table = audit_possible(game, able, fprs=fprs)
-    if attacks is None:
-        table.attrs["refused"] = possible(game)[1]
+    table = audit_possible(game, attacks, fprs=fprs) if table is None else table
+    able, _ = possible(game, attacks)  # their outcomes are known to the game
     name = title or f"Membership inference: {game.attrs.get('dataset', 'a model')}"
     order = table.pooled("auc").sort_values("value", ascending=False)["attack"].tolist()
     by_name = {attack.name: attack for attack in able}

@@ -194,7 +194,7 @@ def test_a_sweep_keeps_out_of_the_results(runs, tmp_path, monkeypatch):
     assert folder == runs / "odd-sweep-seed"
     assert "odd" in (folder / "stability.html").read_text()
     assert pd.read_csv(folder / "stability.csv").shape == (1, 5)
-    assert reference_runs.RESULTS not in os.environ
+    assert execution.RESULTS not in os.environ
     assert before == {p: p.read_bytes() for p in reference_runs.FOLDER.iterdir() if p.is_file()}
     assert (
         nbformat.read(runs / "odd.seed=1.ipynb", as_version=4).metadata["mialab"]["parameters"]["seed"] == 1

@@ -8,7 +8,7 @@ from test_answers import made
 from mialab import plots
 from mialab.auditing.claims import Claim, judge
 from mialab.auditing.ranking import ranks
-from mialab.auditing.tradeoff import COLUMNS, TradeOffTable
+from mialab.auditing.tradeoff import COLUMNS, REFERENCES, TradeOffTable
 from mialab.book import reference_runs, scoreboard
 from mialab.chapters import rivals
 from mialab.metrics.intervals import Interval
@@ -95,7 +95,7 @@ def test_verdicts_of_the_scoreboard_are_those_of_the_chapter():
     told = dict(zip(stored["claim"], stored["verdict"], strict=True))
     for row in scoreboard.rows():
         for (dataset, rival), (verdict, *_) in row.beside.items():
-            title = rivals.REFERENCES[rival]
+            title = REFERENCES[rival]
             claim = f"{row.name} protects better than {title} at the same accuracy ({dataset})"
             if claim in told:
                 assert told[claim] == verdict

@@ -7,7 +7,6 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from mialab.auditing.claims import holm
 from mialab.metrics.intervals import Interval
@@ -75,8 +74,5 @@ def _two_sided(a: Interval, b: Interval) -> float:
     """Return the p-value of two estimates being equal, from the ends that face each other; a lies below b."""
     gap = b.value - a.value
     width = float(np.hypot(a.high - a.value, b.value - b.low))
-    if width <= 0:
-        return 0.0 if gap > 0 else 1.0
-    df = min(a.df, b.df)
-    t = gap / width * stats.t.isf((1 - a.confidence) / 2, df)
-    return float(2 * stats.t.sf(t, df))
+    apart = Interval(gap, gap - width, gap + width, df=min(a.df, b.df), confidence=a.confidence)
+    return min(1.0, 2 * apart.p_value(0, "above"))

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 UNDEFENDED, EARLY = "none", "early_stopping"
 
+#: What any defense should beat, and its title.
+REFERENCES = {EARLY: "early stopping", "dp_sgd": "DP-SGD"}
+
 #: Epochs at which early stopping may stop, the last one included; they cost no training.
 STOPS = 8
 
@@ -191,9 +194,7 @@ class TradeOffTable(AuditTable):
             metric, epsilon, and seconds of a model as a multiple of those of an undefended one.
         """
         rows = pd.DataFrame(self)[self["sees"] == sees]
-        wanted = f"{points:g}"
-        picked = rows["chosen"].map(lambda told: wanted in str(told).split(", "))
-        rows = rows[picked | (rows["defense"] == UNDEFENDED)]
+        rows = rows[chosen_for(rows, points) | (rows["defense"] == UNDEFENDED)]
         base = rows.loc[rows["defense"] == UNDEFENDED, "seconds"].mean()
         lines = {}
         for name, own in rows.groupby("defense", sort=False):
@@ -260,6 +261,11 @@ class TradeOffTable(AuditTable):
         rows = pd.DataFrame(self)
         bad = rows["problem"].fillna("").ne("")
         return rows.loc[bad, ["defense", "setting", "problem"]].drop_duplicates().reset_index(drop=True)
+
+
+def chosen_for(rows: pd.DataFrame, points: float) -> pd.Series:
+    """Tell of which rows validation chose the setting for a cost, in points of accuracy; bool (row,)."""
+    return rows["chosen"].map(lambda told: f"{points:g}" in str(told).split(", ")).astype(bool)
 
 
 def interpolate(costs: Sequence[Interval], values: Sequence[Interval], allowed: float) -> Interval | None:

@@ -113,7 +113,7 @@ def _verdict(verdicts: pd.DataFrame) -> tuple[str, str]:
     rows = pd.DataFrame(verdicts[verdicts["decides"].astype(bool)])
     states = [state(verdict) for verdict in rows["verdict"]]
     parts = [
-        f"“{claim}”: {verdict}" + (f" ({_number(value, low, high)})" if np.isfinite(value) else "")
+        f"“{claim}”: {verdict}" + (f" ({number(value, low, high)})" if np.isfinite(value) else "")
         for claim, verdict, value, low, high in zip(
             rows["claim"], states, rows["value"], rows["low"], rows["high"], strict=True
         )
@@ -156,7 +156,7 @@ def _strongest_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list
 
 def _best(found: Sequence[Any]) -> str:
     attack, *ends, _ = found
-    return f"{_number(*ends)} {attack}"
+    return f"{number(*ends)} {attack}"
 
 
 def _measure(metric: str) -> str:
@@ -213,15 +213,15 @@ def beside(
     """
     stored = _by_claim(reference)
     rows, apart = [], []
-    for number, now in verdicts.iterrows():
+    for place, now in verdicts.iterrows():
         then = stored.get((now["claim"], now["quantity"]), stored.get((now["claim"], "-")))
         said = now["verdict"] if then is None else then["verdict"]
         both = [state(row["verdict"]) for row in (now, then) if row is not None]
         if then is not None and both[0] != both[1] and set(both) <= set(DECISIVE):
-            apart.append(str(number))
+            apart.append(str(place))
         rows.append(
             (
-                str(number),
+                str(place),
                 now["claim"],
                 said if then is not None else "not in the reference run",
                 now["published"],
@@ -247,8 +247,8 @@ def _by_claim(reference: pd.DataFrame | None) -> dict[tuple[str, str], Any]:
 
 def _measured(row: Any) -> str:
     """Return value, interval and state of one run."""
-    number = _number(row["value"], row["low"], row["high"])
-    return state(row["verdict"]) if number == "-" else f"{number}: {state(row['verdict'])}"
+    text = number(row["value"], row["low"], row["high"])
+    return state(row["verdict"]) if text == "-" else f"{text}: {state(row['verdict'])}"
 
 
 def _behind(row: Any) -> str:
@@ -284,7 +284,8 @@ def _contradictions(
     return f"{said} They differ in {'; '.join(differ)}." if differ else f"{said} They differ in chance alone."
 
 
-def _number(value: float, low: float, high: float) -> str:
+def number(value: float, low: float, high: float) -> str:
+    """Return a value with its interval as text, or "-" where there is none."""
     return f"{Interval(value, low, high):.3f}" if np.isfinite(value) else "-"
 
 

@@ -47,6 +47,10 @@ CHAPTERS = ROOT / "book" / "chapters"
 RUNS = ROOT / "runs"
 
 
+#: Environment variable that names another folder than ``results/`` for the tables that a run keeps.
+RESULTS = "MIALAB_RESULTS"
+
+
 Report = Callable[[str], None]
 
 
@@ -330,7 +334,7 @@ def run(
     parameters = dict(parameters or {})
     check_parameters(notebook, parameters)
     check_out(out)
-    if parameters.get("save_as") and not os.environ.get("MIALAB_RESULTS"):  # else not for results/
+    if parameters.get("save_as") and not os.environ.get(RESULTS):  # else not for results/
         provenance.check_commit()
     key = content_key(notebook, parameters, profile) if key is None else key
     began = time.monotonic()

@@ -12,6 +12,7 @@
   const words = (name) => name.replaceAll("_", " ");
   const percent = (x) => (x < 0.001 ? (100 * x).toPrecision(2) : (100 * x).toFixed(1)) + " %";
   const set = () => all[data.value];
+  const plain = () => metric.value === "auc" || metric.value === "balanced_accuracy";
   const moving = () => metric.value === "roc";
   const grid = () => set().roc_fpr;
   const option = (value, text) => new Option(text, value);
@@ -40,16 +41,15 @@
 
   function shade(v) {
     if (v === null) return "";
-    const plain = metric.value === "auc" || metric.value === "balanced_accuracy";
     const floor = moving() ? grid()[rate.value] : Number(metric.value.split("@")[1]);
-    const t = plain ? 2 * Math.abs(v - 0.5) : floor < 1 ? Math.max(0, Math.log(Math.max(v, floor) / floor) / Math.log(1 / floor)) : 0;
-    const hue = plain && v < 0.5 ? "var(--mia-below)" : "var(--mia-hue)";
+    const t = plain() ? 2 * Math.abs(v - 0.5) : floor < 1 ? Math.max(0, Math.log(Math.max(v, floor) / floor) / Math.log(1 / floor)) : 0;
+    const hue = plain() && v < 0.5 ? "var(--mia-below)" : "var(--mia-hue)";
     const share = Math.round(88 * Math.min(1, t));
     return `background:color-mix(in oklab, ${hue} ${share}%, var(--mia-page));color:${share > 50 ? "var(--mia-page)" : "inherit"}`;
   }
 
-  const short = (v) => (v === null ? "n/a" : metric.value === "auc" || metric.value === "balanced_accuracy" ? v.toFixed(2).replace(/^0/, "") : (100 * v).toFixed(v < 0.0995 ? 1 : 0));
-  const long = (v) => (metric.value === "auc" || metric.value === "balanced_accuracy" ? v.toFixed(3) : percent(v));
+  const short = (v) => (v === null ? "n/a" : plain() ? v.toFixed(2).replace(/^0/, "") : (100 * v).toFixed(v < 0.0995 ? 1 : 0));
+  const long = (v) => (plain() ? v.toFixed(3) : percent(v));
 
   function order(names, by, of) {
     if (!by) return names;

@@ -16,10 +16,9 @@ from mialab._paths import cache_folder
 from mialab._validation import check_name, choose
 from mialab.auditing.claims import Claim, ClaimsTable
 from mialab.auditing.tables import AuditTable
+from mialab.book.execution import RESULTS
 
 FOLDER = Path(__file__).parents[2] / "results"
-#: Environment variable that names another folder for the tables that a run keeps.
-RESULTS = "MIALAB_RESULTS"
 #: Version of the files. 1: pooled rows alone, verdicts without p-values. 2: rows of every target as well.
 SCHEMA = 2
 #: How files of every defense against every attack begin, see `mialab.book.matrix`.

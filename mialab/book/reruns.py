@@ -63,11 +63,11 @@ def keep_both(fresh: Path, page: Path) -> Path | None:
             date = execution.read_page(page)["metadata"]["mialab"]["date"]
         except (OSError, ValueError, KeyError):
             date = str(int(page.stat().st_mtime))
-        older = page.with_name(f"{page.stem}.{re.sub(r'[^0-9T]', '', date)[:15]}.ipynb")
-        n = 1
+        stem = f"{page.stem}.{re.sub(r'[^0-9T]', '', date)[:15]}"
+        older, n = page.with_name(f"{stem}.ipynb"), 1
         while older.exists():
             n += 1
-            older = page.with_name(f"{page.stem}.{re.sub(r'[^0-9T]', '', date)[:15]}-{n}.ipynb")
+            older = page.with_name(f"{stem}-{n}.ipynb")
         page.replace(older)
     fresh.replace(page)
     return older
@@ -228,8 +228,8 @@ def sweep(
         raise ValueError(f"notebook {notebook.stem!r} keeps no tables: it has no parameter save_as.")
     folder = execution.RUNS / f"{notebook.stem}-sweep-{name}"
     folder.mkdir(parents=True, exist_ok=True)
-    before = os.environ.get(reference_runs.RESULTS)
-    os.environ[reference_runs.RESULTS] = str(folder)
+    before = os.environ.get(execution.RESULTS)
+    os.environ[execution.RESULTS] = str(folder)
     columns: dict[str, pd.Series] = {}
     try:
         for value in swept:
@@ -241,9 +241,9 @@ def sweep(
                 columns[f"{name}={value}"] = told.set_index("claim")["verdict"].map(state)
     finally:
         if before is None:
-            del os.environ[reference_runs.RESULTS]
+            del os.environ[execution.RESULTS]
         else:
-            os.environ[reference_runs.RESULTS] = before
+            os.environ[execution.RESULTS] = before
     table = stability(columns)
     table.to_csv(folder / "stability.csv")
     title = f"{notebook.stem}: how stable are the verdicts over {name}?"

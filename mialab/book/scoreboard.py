@@ -23,9 +23,9 @@ from mialab.auditing.claims import (
     judge,
     state,
 )
-from mialab.auditing.tradeoff import UNDEFENDED, TradeOffTable
+from mialab.auditing.tradeoff import REFERENCES, UNDEFENDED, TradeOffTable, chosen_for
 from mialab.book import reference_runs
-from mialab.book.answers import Page, cards
+from mialab.book.answers import Page, cards, number
 from mialab.book.execution import NOTEBOOKS, chapters
 from mialab.chapters import rivals
 from mialab.defenses.base import DEFENSES
@@ -66,7 +66,7 @@ class Row:
     @property
     def verdict(self) -> str:
         """Return "yes", "no", "not settled", or "the measure" for what others are compared with."""
-        if self.name in rivals.REFERENCES:
+        if self.name in REFERENCES:
             return "the measure"
         states = [state(v) for v, *_ in self.beside.values()] + [state(v) for _, v, *_ in self.decided]
         if {FAILS, NEGLIGIBLE} & set(states):
@@ -92,15 +92,11 @@ def rows(folder: Path = reference_runs.FOLDER) -> list[Row]:
     list of Row
         Papers in the order of the book. A rival stands before another if it works, then by the strongest attack's AUC.
     """
-    runs = {file.stem for file in folder.glob(f"*{SUFFIX}.json")}
-    papers = {}
-    for chapter in chapters():
-        name = f"{chapter.replace('_', '-')}{SUFFIX}"
-        if chapter != "rivals" and name in runs:
-            papers[chapter] = reference_runs.load(name, folder=folder).get("verdicts")
-    made = {chapter: Row(chapter, chapter, decided=_decided(told)) for chapter, told in papers.items()}
+    made = {
+        chapter: Row(chapter, chapter, decided=_decided(told)) for chapter, told in _papers(folder).items()
+    }
     for dataset, table in curves(folder).items():
-        judged = _judged({dataset: table})
+        judged = _judged(dataset, table)
         for name in dict.fromkeys(table["defense"]):
             if name == UNDEFENDED:
                 continue
@@ -108,11 +104,22 @@ def rows(folder: Path = reference_runs.FOLDER) -> list[Row]:
             made[name] = Row(
                 name,
                 row.chapter,
-                {**row.beside, **{key[0::2]: v for key, v in judged.items() if key[1] == name}},
+                {**row.beside, **{(dataset, rival): v for (who, rival), v in judged.items() if who == name}},
                 row.decided,
                 {**row.measured, dataset: _measured(table, name)},
             )
     return sorted(made.values(), key=lambda row: (not row.chapter, *(() if row.chapter else _order(row))))
+
+
+def _papers(folder: Path) -> dict[str, pd.DataFrame]:
+    """Return the verdicts of each paper's reference run, by chapter in the order of the book."""
+    runs = {file.stem for file in folder.glob(f"*{SUFFIX}.json")}
+    names = {chapter: f"{chapter.replace('_', '-')}{SUFFIX}" for chapter in chapters() if chapter != "rivals"}
+    return {
+        chapter: reference_runs.load(name, folder=folder)["verdicts"]
+        for chapter, name in names.items()
+        if name in runs and (folder / f"{name}-verdicts.csv").exists()
+    }
 
 
 def curves(folder: Path = reference_runs.FOLDER) -> dict[str, TradeOffTable]:
@@ -124,28 +131,22 @@ def curves(folder: Path = reference_runs.FOLDER) -> dict[str, TradeOffTable]:
     return found
 
 
-def _decided(verdicts: pd.DataFrame | None) -> list[tuple[str, str, float, float, float]]:
+def _decided(verdicts: pd.DataFrame) -> list[tuple[str, str, float, float, float]]:
     """Return the claims of a chapter that decide; none where the run is of an older form."""
-    if verdicts is None or "decides" not in verdicts:
+    if "decides" not in verdicts:
         return []
     some = pd.DataFrame(verdicts)[verdicts["decides"].astype(bool)]
     return list(some[["claim", "verdict", "value", "low", "high"]].itertuples(index=False, name=None))
 
 
-def _judged(
-    tables: Mapping[str, TradeOffTable],
-) -> dict[tuple[str, str, str], tuple[str, float, float, float]]:
-    """Return the verdicts of the comparison at equal accuracy, by data set, defense and rival."""
-    claims, found = rivals.claims(tables, COMPARED)
-    table = judge(claims, found)
-    told = table[["verdict", "value", "low", "high"]].itertuples(index=False, name=None)
-    return {_parts(key): verdict for key, verdict in zip(claims, told, strict=True)}
-
-
-def _parts(key: str) -> tuple[str, str, str]:
-    dataset, rest = key.split(": ", 1)
-    defense, rival = rest.split(", ", 1)
-    return dataset, defense, rival
+def _judged(dataset: str, table: TradeOffTable) -> dict[tuple[str, str], tuple[str, float, float, float]]:
+    """Return the verdicts of the comparison at equal accuracy on one data set, by defense and rival."""
+    claims, found = rivals.claims({dataset: table}, COMPARED)
+    told = judge(claims, found)[["verdict", "value", "low", "high"]].itertuples(index=False, name=None)
+    by_key = dict(zip(claims, told, strict=True))
+    pairs = [(name, rival) for name in dict.fromkeys(table["defense"]) for rival in REFERENCES]
+    keys = {pair: f"{dataset}: {', '.join(pair)}" for pair in pairs}
+    return {pair: by_key[key] for pair, key in keys.items() if key in by_key}
 
 
 def _measured(table: TradeOffTable, name: str) -> dict[str, Any]:
@@ -164,14 +165,13 @@ def _measured(table: TradeOffTable, name: str) -> dict[str, Any]:
     found["accuracy"] = tuple(
         Interval(*arm[["accuracy", "accuracy_low", "accuracy_high"]].iloc[0]) for arm in arms if len(arm)
     )
-    found["setting"] = str(arms[1]["setting"].iloc[0]) if len(arms[1]) else ""
     return found
 
 
 def _setting(own: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the setting that validation chose, or else of the one that costs least."""
     own = own[own["problem"].fillna("").eq("") & np.isfinite(own["cost"])]
-    chosen = own[own["chosen"].map(lambda told: f"{SHOWN:g}" in str(told).split(", "))]
+    chosen = own[chosen_for(own, SHOWN)]
     if len(chosen) or own.empty:
         return chosen
     return own[own["setting"] == own.loc[own["cost"].idxmin(), "setting"]]
@@ -228,7 +228,7 @@ def _columns(found: Iterable[Row]) -> list[str]:
     """Return the heads of the columns."""
     rates = {at["tpr"][0].split("@")[1] for row in found for at in row.measured.values() if "tpr" in at}
     rate = f" at {100 * float(rates.pop()):g} % FPR" if len(rates) == 1 else ""
-    beside = [f"beside {name}" for name in rivals.REFERENCES.values()]
+    beside = [f"beside {name}" for name in REFERENCES.values()]
     return ["defense", "does it work?", *beside, "AUC", f"TPR{rate}, %", "test accuracy, points"]
 
 
@@ -259,7 +259,7 @@ def _html_row(row: Row, columns: Sequence[str], link: str) -> str:
 def _texts(row: Row) -> list[str]:
     """Return the cells of a row as text; several data sets are lines of a cell."""
     lines: dict[str, list[str]] = {"auc": [], "tpr": [], "accuracy": []}
-    beside: dict[str, list[str]] = {rival: [] for rival in rivals.REFERENCES}
+    beside: dict[str, list[str]] = {rival: [] for rival in REFERENCES}
     for dataset, at in row.measured.items():
         where = f"{dataset}: " if len(row.measured) > 1 else ""
         for rival, told in beside.items():
@@ -294,8 +294,8 @@ def title(row: Row) -> str:
         heading = re.search(r"^# # (.+)$", (NOTEBOOKS / f"{row.chapter}.py").read_text("utf-8"), re.MULTILINE)
         if heading:
             return heading[1].split(":")[0]
-    if row.name in rivals.REFERENCES:
-        words = rivals.REFERENCES[row.name]
+    if row.name in REFERENCES:
+        words = REFERENCES[row.name]
     elif row.name in DEFENSES and "_" not in row.name:
         words = DEFENSES[row.name].__name__
     else:
@@ -321,7 +321,7 @@ def _why(row: Row) -> str:
     parts = []
     for dataset in dict.fromkeys(dataset for dataset, _ in row.beside):
         told: dict[str, list[str]] = {}
-        for rival, name in rivals.REFERENCES.items():
+        for rival, name in REFERENCES.items():
             if (dataset, rival) in row.beside:
                 told.setdefault(SAID[state(row.beside[dataset, rival][0])], []).append(name)
         where = f" on {dataset}" if len(row.measured) > 1 else ""
@@ -361,12 +361,7 @@ def claims(folder: Path = reference_runs.FOLDER, *, link: str = "{}.html") -> Pa
         A row a claim: paper, claim, verdict, published value, measured value with its interval; and how many claims
         have which verdict.
     """
-    parts = []
-    for row in rows(folder):
-        if row.chapter:
-            name = f"{row.chapter.replace('_', '-')}{SUFFIX}"
-            told = reference_runs.load(name, folder=folder)["verdicts"]
-            parts.append(_claims_of(row, told))
+    parts = [_claims_of(Row(chapter, chapter), told) for chapter, told in _papers(folder).items()]
     columns = ["paper", "", "claim", "verdict", "published", "measured", "chapter"]
     table = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
     counted = (
@@ -388,10 +383,7 @@ def claims(folder: Path = reference_runs.FOLDER, *, link: str = "{}.html") -> Pa
 def _claims_of(row: Row, told: pd.DataFrame) -> pd.DataFrame:
     """Return the claims of a paper; runs of an older form have their values as text."""
     if "value" in told:
-        measured = [
-            f"{Interval(*ends):.3f}" if np.isfinite(ends[0]) else "-"
-            for ends in told[["value", "low", "high"]].itertuples(index=False, name=None)
-        ]
+        measured = [number(*ends) for ends in told[["value", "low", "high"]].itertuples(index=False)]
     else:
         measured = told["measured here"].tolist()
     return pd.DataFrame(

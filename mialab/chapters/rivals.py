@@ -16,7 +16,7 @@ from mialab import _progress
 from mialab.auditing.claims import Claim
 from mialab.auditing.conditions import EQUAL_ACCURACY
 from mialab.auditing.knobs import KNOBS
-from mialab.auditing.tradeoff import EARLY, UNDEFENDED, TradeOffTable
+from mialab.auditing.tradeoff import EARLY, REFERENCES, UNDEFENDED, TradeOffTable, chosen_for
 from mialab.chapters.settings import Setting
 from mialab.classifiers.game import play
 from mialab.defenses.base import DEFENSES, Defense
@@ -25,9 +25,6 @@ from mialab.metrics.intervals import Interval
 
 #: Column of saved curves that says which data set they are of.
 DATASET = "data set"
-
-#: What every defense is compared with, and its title.
-REFERENCES = {EARLY: "early stopping", "dp_sgd": "DP-SGD"}
 
 #: Models that are timed, and the two numbers of epochs.
 MODELS, EPOCHS = 4, (1, 3)
@@ -116,7 +113,7 @@ def tuned(table: TradeOffTable, points: float) -> dict[str, Defense]:
     """
     found: dict[str, Defense] = {}
     rows = pd.DataFrame(table)
-    chosen = rows[rows["chosen"].map(lambda told: f"{points:g}" in str(told).split(", "))]
+    chosen = rows[chosen_for(rows, points)]
     for name, setting in chosen.groupby("defense", sort=False)["setting"].first().items():
         if name not in DEFENSES:
             continue

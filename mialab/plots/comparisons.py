@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from mialab._validation import select
+from mialab.auditing.tradeoff import REFERENCES
 from mialab.defenses.quantization import Quantization, steps
 from mialab.metrics import intervals
 from mialab.metrics.intervals import Interval
@@ -35,9 +36,6 @@ from mialab.plots.theme import (
 
 if TYPE_CHECKING:
     from mialab.auditing.tradeoff import TradeOffTable
-
-#: What any defense should beat: their curves are dashed.
-REFERENCES = ("early_stopping", "dp_sgd")
 
 
 def strength(
