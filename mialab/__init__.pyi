@@ -12,10 +12,12 @@ from .auditing.differences import difference as difference
 from .auditing.measure import audit as audit
 from .auditing.own import audit_model as audit_model
 from .auditing.tables import compare as compare
+from .classifiers.files import read_game as read_game
 from .classifiers.game import Game as Game
 from .classifiers.game import play as play
 from .data import Pool as Pool
 from .data import datasets as datasets
 from .data import load as load
 from .report import report as report
+from .training.membership import membership as membership
 from .training.options import Training as Training

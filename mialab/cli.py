@@ -57,25 +57,20 @@ def _sweep(options: argparse.Namespace) -> int:
     return 0 if table.shape[1] == len(values) + 1 else 1
 
 
-def _game(file: Path) -> Any:
-    """Return the game of the answers in a file."""
-    import numpy as np
+def _game(options: argparse.Namespace) -> Any:
+    """Return the game of the answers in a file or folder."""
+    from mialab import read_game
+    from mialab.classifiers.answers import FLOOR
 
-    from mialab import Game
-
-    if file.suffix != ".npz":
-        raise ValueError(
-            f"{file} must be an .npz file with arrays as Game.from_arrays takes them: logits, member, y."
-        )
-    with np.load(file) as held:
-        return Game.from_arrays(**{name: held[name] for name in held.files}, name=file.stem)
+    floor = FLOOR if options.floor is None else options.floor
+    return read_game(options.answers, y=options.labels, floor=floor)
 
 
 def _audit(options: argparse.Namespace) -> int:
     from mialab.auditing import audit_possible
     from mialab.report import report, sentences
 
-    game, attacks, fprs = _game(options.answers), options.attack or None, options.fpr or (0.001, 0.01)
+    game, attacks, fprs = _game(options), options.attack or None, options.fpr or (0.001, 0.01)
     table = audit_possible(game, attacks, fprs=fprs)
     for told in [*sentences(table), *table.attrs["advice"]]:
         print(told)
@@ -91,9 +86,7 @@ def _audit(options: argparse.Namespace) -> int:
 def _gate(options: argparse.Namespace) -> int:
     from mialab.auditing.own import gate
 
-    passed, told = gate(
-        _game(options.answers), options.max_tpr, options.at_fpr, attacks=options.attack or None
-    )
+    passed, told = gate(_game(options), options.max_tpr, options.at_fpr, attacks=options.attack or None)
     print(told)
     return 0 if passed else 1
 
@@ -229,12 +222,17 @@ def main(arguments: list[str] | None = None) -> int:
     params.add_argument("notebook", help="its name, e.g. hamp")
     show = command("show", _show, "open the built book, or a chapter of it")
     show.add_argument("notebook", nargs="?", help="its name, e.g. hamp")
-    audit = command(
-        "audit", _audit, "audit a model by its answers: an .npz file as Game.from_arrays takes it"
-    )
+    audit = command("audit", _audit, "audit a model by its answers in a file")
     gate = command("gate", _gate, "pass (0) or fail (1) by the upper end of the strongest attack's interval")
     for one in (audit, gate):
-        one.add_argument("answers", type=Path, help="an .npz file with logits, member and y")
+        one.add_argument(
+            "answers",
+            type=Path,
+            help="an .npz, .zarr or .csv file with what models say (logits, probabilities, loss, score or labels), "
+            "member and y; or a folder as the published code of LiRA writes it",
+        )
+        one.add_argument("--labels", type=Path, help="an .npy file with y, where the file holds none")
+        one.add_argument("--floor", type=float, help="least probability (default: 1e-6)")
         one.add_argument(
             "--attack", action="append", help="an attack; may be repeated (default: all that are possible)"
         )

@@ -39,7 +39,7 @@ READ = "cannot be read: its rows differ in length; it must be an array"
     [
         ({"logits": [[1, 2], [3]]}, f"logits {READ} (model, query, record, label) of numbers."),
         ({"member": [[1, 2], [3]]}, f"member {READ} (model, record) of True or False (or 1 and 0)."),
-        ({"member": None}, "member holds None; it must be an array (model, record) of True or False"),
+        ({"member": None}, "Neither member nor members is given: give member, of True and False (model"),
         ({"y": 10 * [None]}, "y holds None; it must be an array (record) of integers."),
         ({"raw_logits": np.full((6, 10, 3), None)}, "raw_logits holds None; it must be an array (model,"),
         ({"logits": {"a": 1}}, "logits holds {'a': 1}; it must be an array"),
@@ -153,8 +153,10 @@ def test_a_game_of_signals_alone():
     np.testing.assert_array_equal(
         mia.attacks.make("loss").run(game).score, mia.attacks.make("loss").run(full).score
     )
-    with pytest.raises(RequirementsNotMet, match="neither logits nor the signal 'scaled_logit': play it"):
-        game.signal("scaled_logit")
+    # The cross-entropy says how probable the label is, and so what LiRA looks at.
+    np.testing.assert_allclose(game.signal("scaled_logit"), full.signal("scaled_logit"), atol=1e-6)
+    with pytest.raises(RequirementsNotMet, match="neither logits nor the signal 'hinge': play it"):
+        game.signal("hinge")
     with pytest.raises(RequirementsNotMet, match="This game holds signals alone and has no logits: play it"):
         _ = game.logits
     with pytest.raises(ValueError, match=r"^signal='los' is unknown. Did you mean 'loss'\? Known: boundary_"):

@@ -223,7 +223,8 @@ def test_against_shadows_refuses_sizes(game, shadows, message):
 def test_against_shadows_refuses_games_without_pairs(game):
     with pytest.raises(RequirementsNotMet, match="at least 2 shadow models"):
         mia.chapters.attacks.against_shadows(game, ["lira"], (2,))
-    alone = mia.Game.from_arrays(logits=game.logits, member=game.member, y=game.y)
+    unpaired = np.full(game.n_models, -1)
+    alone = mia.Game.from_arrays(logits=game.logits, member=game.member, y=game.y, partner=unpaired)
     with pytest.raises(ValueError, match="come in pairs"):
         mia.chapters.attacks.against_shadows(alone, ["lira"], (4,))
 

@@ -16,7 +16,8 @@ from sklearn.svm import LinearSVC
 
 import mialab as mia
 from mialab import cli
-from mialab.auditing.own import FLOOR, answers_of, gate
+from mialab.auditing.own import gate
+from mialab.classifiers.answers import FLOOR, answers_of
 
 X, Y = load_digits(return_X_y=True)
 ORDER = np.random.default_rng(0).permutation(len(Y))
@@ -187,7 +188,7 @@ def test_commands(game, tmp_path, capsys):
     assert cli.main(["gate", str(file), *loss, "--max-tpr", "0.99", "--at-fpr", "0.1"]) == 0
     assert cli.main(["gate", str(file), *loss, "--max-tpr", "0.01", "--at-fpr", "0.1"]) == 1
     assert cli.main(["gate", str(file), *loss, "--max-tpr", "0.01", "--at-fpr", "0.0001"]) == 2
-    assert cli.main(["audit", str(tmp_path / "answers.csv")]) == 2
+    assert cli.main(["audit", str(tmp_path / "answers.txt")]) == 2
     assert cli.main(["audit", str(tmp_path / "gone.npz")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 3
 

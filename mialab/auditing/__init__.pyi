@@ -17,6 +17,7 @@ from .measure import audit as audit
 from .own import audit_model as audit_model
 from .own import audit_possible as audit_possible
 from .own import game_of as game_of
+from .own import leakage_scorer as leakage_scorer
 from .ranking import ranks as ranks
 from .scores import audit_scores as audit_scores
 from .tables import AuditTable as AuditTable

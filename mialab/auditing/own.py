@@ -2,112 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from torch import nn
 
-from mialab._validation import check_integer, check_number, choose
 from mialab.attacks.base import Attack
+from mialab.attacks.lira import LiRA
+from mialab.attacks.threshold import Threshold
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable
 from mialab.auditing.taxonomy import _all, _check_pool
-from mialab.classifiers.game import Game
+from mialab.classifiers.answers import answers_of, is_estimator
+from mialab.classifiers.game import Game, play
+from mialab.data.pool import Pool
 from mialab.exceptions import RequirementsNotMet
 from mialab.metrics.rates import check_fraction, rate_name
-
-#: Least probability, where some are 0: their logarithm must be finite, and results depend on it.
-FLOOR = 1e-6
+from mialab.training.options import Training
 
 #: Errors that a rate must allow to be resolvable, see `mialab.metrics`.
 ERRORS = 10
-
-
-def answers_of(
-    model: Any, x: ArrayLike, *, outputs: str = "auto", floor: float = FLOOR, batch_size: int = 512
-) -> np.ndarray:
-    """Return what a model answers to records as logits, or log-probabilities, float64 (record, label).
-
-    Parameters
-    ----------
-    model : torch.nn.Module, estimator or callable
-        A module answers with logits. Of an estimator, ``predict_proba`` is asked, or else ``decision_function``, or
-        else ``predict``: its labels stand for probabilities of 1. A callable gets the records as they are, and returns
-        (record, label).
-    x : array_like, shape (record, ...)
-        Records, as the model takes them; tensors of float32 for a module, on its device.
-    outputs : {"auto", "logits", "probabilities"}
-        What a module or a callable returns; by default probabilities if none is below 0 and they add up to 1.
-    floor : float
-        Least probability, in (0, 1): smaller ones are raised to it.
-    batch_size : int
-        Records that a module is asked about at once.
-
-    Raises
-    ------
-    TypeError
-        If the model is nothing that predicts.
-    ValueError
-        If answers are no finite numbers, or not one row a record.
-    """
-    choose("outputs", outputs, ("auto", "logits", "probabilities"))
-    check_number("floor", floor, above=0, high=0.5)
-    check_integer("batch_size", batch_size, low=1)
-    if isinstance(model, nn.Module):
-        found = _of_module(model, x, batch_size)
-    elif hasattr(model, "predict_proba"):
-        found, outputs = np.asarray(model.predict_proba(x), np.float64), "probabilities"
-    elif hasattr(model, "decision_function"):
-        found, outputs = np.asarray(model.decision_function(x), np.float64), "logits"
-        if found.ndim == 1:  # two classes
-            found = np.stack([-found, found], axis=1) / 2
-    elif hasattr(model, "predict"):
-        labels = np.asarray(model.predict(x))
-        found, outputs = (labels[:, None] == _classes(model, labels)).astype(np.float64), "probabilities"
-    elif callable(model):
-        answered = model(x)
-        answered = answered.detach().cpu() if hasattr(answered, "detach") else answered
-        found = np.asarray(answered, np.float64)
-    else:
-        raise TypeError(
-            f"model={type(model).__name__} must be a torch module, an estimator with predict_proba, decision_function "
-            "or predict, or a function of records."
-        )
-    if found.ndim != 2 or len(found) != len(np.asarray(x)) or found.shape[1] < 2:
-        raise ValueError(
-            f"the model answers with shape {found.shape}; it must be (record, label), {len(np.asarray(x))} records and "
-            "two labels at least."
-        )
-    if not np.isfinite(found).all():
-        raise ValueError(
-            f"the model's answers hold {int((~np.isfinite(found)).sum())} values that are not finite."
-        )
-    if outputs == "auto":
-        sums = np.allclose(found.sum(1), 1, atol=1e-3)
-        outputs = "probabilities" if found.min() >= 0 and sums else "logits"
-    return np.log(np.clip(found, floor, 1)) if outputs == "probabilities" else found
-
-
-def _of_module(model: nn.Module, x: ArrayLike, batch_size: int) -> np.ndarray:
-    where = next(model.parameters(), torch.zeros(0)).device
-    records = x if isinstance(x, torch.Tensor) else torch.as_tensor(np.asarray(x))
-    records = records.float() if records.is_floating_point() else records
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            parts = [model(part.to(where)).double().cpu() for part in records.split(batch_size)]
-    finally:
-        model.train(training)
-    return torch.cat(parts).numpy()
-
-
-def _classes(model: Any, labels: np.ndarray) -> np.ndarray:
-    return np.asarray(getattr(model, "classes_", np.unique(labels)))
 
 
 def game_of(
@@ -116,21 +32,37 @@ def game_of(
     nonmembers: tuple[ArrayLike, ArrayLike],
     *,
     name: str = "your model",
+    shadows: int = 0,
+    build: Any = None,
+    training: Training | None = None,
+    seed: int = 0,
     **options: Any,
 ) -> Game:
     """Make a game of one model, the records it was trained on, and others like them.
 
+    With shadow models, the game is that of this target against models like it (`Game.with_shadows`): the attacker has
+    the same records, and knows how the target was trained, but not on which of them.
+
     Parameters
     ----------
     model
-        As of `answers_of`.
+        As of `mialab.classifiers.answers.answers_of`.
     members, nonmembers : (x, y)
         Records and labels. Non-members must come from the same source as members; if they differ in anything else, such
         as their date, attacks find that.
     name : str
         For tables and figures.
+    shadows : int
+        Shadow models to train, an even number; none by default.
+    build : callable or estimator, optional
+        What a shadow model is, as ``model`` of `mialab.play`: needed for torch modules and functions; of an estimator
+        clones are fitted by default.
+    training : Training, optional
+        How networks are trained; it should be how the model was.
+    seed : int
+        Of the shadow models.
     **options
-        ``outputs``, ``floor`` and ``batch_size`` of `answers_of`.
+        ``outputs``, ``floor`` and ``batch_size`` of `mialab.classifiers.answers.answers_of`.
 
     Raises
     ------
@@ -156,7 +88,38 @@ def game_of(
         y = np.array([place[label] for label in y.tolist()])
     n_in, n_out = map(len, labels)
     member = np.arange(n_in + n_out) < n_in
-    return Game.from_arrays(logits=np.concatenate(answers)[None], member=member[None], y=y, name=name)
+    logits = np.concatenate(answers)[None]
+    game = Game.from_arrays(logits=logits, member=member[None], y=y, name=name)
+    if not shadows:
+        return game
+    if build is None and not is_estimator(model):
+        raise ValueError(
+            f"build is missing: say how shadow models of model={type(model).__name__} are made, e.g. "
+            "build=lambda shape, n_classes: Net(), and how they are trained, training=Training(...)."
+        )
+    x = np.concatenate([_records(side[0]) for side in (members, nonmembers)])
+    if len(x) % 2:
+        raise ValueError(
+            f"members and nonmembers are {len(x)} records; for shadow models, which are each trained on half of them, "
+            "the number must be even: leave one out."
+        )
+    kind = "image" if x.ndim in (3, 4) else "tabular"
+    pool = Pool(_short(name), x=x, y=y.astype(np.int64), n_classes=logits.shape[-1], kind=kind)
+    build = model if build is None else build
+    return game.with_shadows(play(pool, build, training=training, n_models=shadows, seed=seed))
+
+
+def _records(x: ArrayLike) -> np.ndarray:
+    """Return records as a pool holds them."""
+    plain = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+    if plain.dtype == np.uint8 and plain.ndim in (3, 4):
+        return plain
+    return plain.astype(np.float32)
+
+
+def _short(name: str) -> str:
+    """Make a name fit for a file."""
+    return "".join(c if c.isalnum() else "_" for c in name.lower())
 
 
 def audit_model(
@@ -167,16 +130,21 @@ def audit_model(
     attacks: Sequence[str | Attack] | None = None,
     fprs: Sequence[float] = (0.001, 0.01),
     name: str = "your model",
+    shadows: int = 0,
+    build: Any = None,
+    training: Training | None = None,
+    seed: int = 0,
     **options: Any,
 ) -> AuditTable:
-    """Audit a trained model with every attack that needs no other model.
+    """Audit a trained model with every attack that it allows.
 
-    A threshold is set on a random half of the records, whose membership the attacker knows; the other half is scored.
+    Without shadow models, a threshold is set on a random half of the records, whose membership the attacker knows; the
+    other half is scored.
 
     Parameters
     ----------
     model
-        A torch module, an estimator, or a function, see `answers_of`.
+        A torch module, an estimator, or a function, see `mialab.classifiers.answers.answers_of`.
     members, nonmembers : (x, y)
         Records it was trained on, and others from the same source, with labels.
     attacks : sequence of str or Attack, optional
@@ -185,8 +153,13 @@ def audit_model(
         False-positive rates of the TPR; those that are not resolvable with so few records are left out and said.
     name : str
         For tables and figures.
+    shadows : int
+        Models to train like this one, each on a random half of the same records, so that LiRA, RMIA and the others can
+        be run; even, 16 or more for values that mean something. See `game_of`.
+    build, training, seed
+        How shadow models are trained, see `game_of`.
     **options
-        ``outputs``, ``floor`` and ``batch_size`` of `answers_of`.
+        ``outputs``, ``floor`` and ``batch_size`` of `mialab.classifiers.answers.answers_of`.
 
     Returns
     -------
@@ -199,7 +172,8 @@ def audit_model(
     ValueError
         If records do not fit, or no attack is possible.
     """
-    game = game_of(model, members, nonmembers, name=name, **options)
+    how: dict[str, Any] = {"shadows": shadows, "build": build, "training": training, "seed": seed}
+    game = game_of(model, members, nonmembers, name=name, **how, **options)
     return audit_possible(game, attacks, fprs=fprs)
 
 
@@ -220,7 +194,7 @@ def possible(
     """
     able: list[Attack] = []
     left: dict[str, str] = {}
-    for attack in _all(attacks, None, game.victim):
+    for attack in [*_all(attacks, None, game.victim), *(_of_signals(game) if attacks is None else ())]:
         for one in _readings(attack):
             try:
                 _check_pool(one)
@@ -265,12 +239,20 @@ def audit_possible(
     """
     able, left = possible(game, attacks)
     outcomes = [game.outcome(one) for one in able]
-    n_out = min(int((~outcome.member & outcome.evaluated).sum()) for outcome in outcomes)
+    n_out = max(int((~outcome.member & outcome.evaluated).sum()) for outcome in outcomes)
     resolved = [rate for rate in fprs if rate * n_out >= ERRORS]
     table = audit(game, able, fprs=resolved, fnrs=())
     table.attrs["refused"] = left
     table.attrs["advice"] = _advice(game, n_out, fprs, resolved)
     return table
+
+
+def _of_signals(game: Game) -> list[Attack]:
+    """Return the threshold and LiRA by a score of the user's own, which no listed attack looks at."""
+    if "score" not in game.dataset:
+        return []
+    thresholds = [Threshold(signal="score"), Threshold(signal="score", calibrated=True)]
+    return [*thresholds, LiRA(signal="score"), LiRA(signal="score", online=False)]
 
 
 def _readings(attack: Attack) -> list[Attack]:
@@ -295,10 +277,15 @@ def _advice(game: Game, n_out: int, fprs: Sequence[float], resolved: Sequence[fl
         told.append(
             f"Models are right about {learned:.1f} % of their members and {tested:.1f} % of the others."
         )
+    if share := game.attrs.get("answers_at_floor"):
+        told.append(
+            f"In {100 * share:.1f} % of the answers the label's probability is within {game.attrs['floor']:g} of 0 or "
+            "1, where the floor decides: attacks that compare sure answers, such as LiRA, depend on it. Try others."
+        )
     if game.n_models == 1:
         told.append(
-            "One model allows no shadow models: attacks that compare with models like it, such as LiRA, find more. "
-            "Train some in the same way (mialab.play), and give their answers to Game.from_arrays."
+            "There are no shadow models: attacks that compare with models like this one, such as LiRA, find more. "
+            "Train some in the same way: audit_model(..., shadows=16), or mialab.play and Game.with_shadows."
         )
     return told
 
@@ -343,3 +330,62 @@ def gate(
         f"({attack}) finds {100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of the members; the upper end may "
         f"be {100 * max_tpr:g} % at most."
     )
+
+
+def leakage_scorer(x: ArrayLike, y: ArrayLike, *, attack: str | Attack = "loss") -> Callable[..., float]:
+    """Return a scorer for scikit-learn's `cross_validate` and searches: minus the AUC of an attack; more is better.
+
+    Whoever selects hyper-parameters can so look at accuracy and at leakage at once. The members of a model are the
+    records that the split did not hold out.
+
+    Parameters
+    ----------
+    x : array_like, shape (record, feature)
+        All records, as given to the search.
+    y : array_like, shape (record,)
+        Their labels.
+    attack : str or Attack
+        One that needs no shadow models.
+
+    Returns
+    -------
+    callable
+        ``scorer(estimator, x_held_out, y_held_out)`` gives minus the AUC; -0.5 is chance.
+
+    Raises
+    ------
+    ValueError
+        By the scorer, if what is held out is not among the records, or all of it.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.model_selection import cross_validate
+    >>> from sklearn.tree import DecisionTreeClassifier
+    >>> x, y = load_digits(return_X_y=True)
+    >>> scoring = {"accuracy": "accuracy", "privacy": leakage_scorer(x, y)}
+    >>> found = cross_validate(DecisionTreeClassifier(random_state=0), x, y, cv=2, scoring=scoring)
+    >>> bool((found["test_privacy"] < -0.5).all())
+    True
+    """
+    every, labels = np.asarray(x), np.asarray(y)
+    places: dict[bytes, list[int]] = {row.tobytes(): [] for row in every}
+    for i, row in enumerate(every):
+        places[row.tobytes()].append(i)
+
+    def scorer(estimator: Any, x_out: ArrayLike, y_out: ArrayLike) -> float:
+        left = np.ones(len(every), bool)
+        for row in np.asarray(x_out, every.dtype):
+            found = places.get(row.tobytes(), ())
+            if not found:
+                raise ValueError(
+                    "a record that is held out is none of x: give the scorer what the search is given."
+                )
+            left[list(found)] = False
+        if not left.any():
+            raise ValueError("all records are held out: there are no members.")
+        members, others = (every[left], labels[left]), (every[~left], labels[~left])
+        table = audit_model(estimator, members, others, attacks=[attack], fprs=())
+        return -float(table.pooled("auc")["value"].iloc[0])
+
+    return scorer

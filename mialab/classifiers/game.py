@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from importlib import import_module
 from types import ModuleType
 from typing import Any, ClassVar, Literal, Self
 
@@ -15,9 +17,10 @@ import xarray as xr
 
 from mialab import models
 from mialab._registry import Registry
-from mialab._validation import check_integer, choose
+from mialab._validation import check_integer, check_number, choose
 from mialab.arrays import ACCURACIES, CHECKPOINT, TEST_CORRECT, ArraySpec
 from mialab.classifiers import run as classifier_run
+from mialab.classifiers.answers import FLOOR, is_estimator, log_probabilities
 from mialab.classifiers.signals import ANSWERS, LOGITS, SIGNALS
 from mialab.data.pool import Pool
 from mialab.defenses.base import DEFENSES, Defense
@@ -56,6 +59,22 @@ SOURCES = {
 SIGNAL_SOURCES = {"signal": "games.signals", "signals": "classifiers.signals"}
 
 
+#: One number for each record and query, whatever it is.
+SCORE = dataclasses.replace(
+    LOGITS,
+    name="score",
+    dims=LOGITS.dims[:-1],
+    remedy="give score to from_arrays: any number, higher for members",
+)
+#: What may be given instead of logits.
+PROBABILITIES = dataclasses.replace(
+    LOGITS, name="probabilities", low=0, high=1, hint="logits are given as logits=..."
+)
+LABELS = ArraySpec("labels", LOGITS.dims[:-1], "int64", indexes="label", optional="query")
+#: The loss that an exact 0 stands for.
+LEAST_LOSS = 1e-8
+
+
 class Game(base.Game):
     """K classifiers and their answers on every record of a pool; made by `play` or `Game.from_arrays`.
 
@@ -81,30 +100,72 @@ class Game(base.Game):
         *(probe.array for probe in PROBES.values()),
     )
     signals: ClassVar[Mapping[str, Signal]] = SIGNALS | {
-        "boundary_distance": Signal(PROBES["boundary"].array)
+        "boundary_distance": Signal(PROBES["boundary"].array),
+        "score": Signal(SCORE),
     }
+    instead: ClassVar[tuple[ArraySpec, ...]] = (PROBABILITIES, LABELS)
 
     @classmethod
-    def from_arrays(cls, **arrays: Any) -> Self:
+    def from_arrays(cls, *, floor: float = FLOOR, **arrays: Any) -> Self:  # type: ignore[override]  # passes all on
         """Make a game of answers that were computed elsewhere.
 
-        ``logits`` (model, query, record, label) may be log-probabilities; signals serve without them, losses,
-        entropies and ranks as such, lower for members. See `mialab.games.base.Game.from_arrays`.
+        See `mialab.games.base.Game.from_arrays` for what is the same for all kinds of models.
+
+        Parameters
+        ----------
+        floor : float
+            Least probability, in (0, 0.5]: where ``probabilities`` are smaller, or exactly 0, they count as this. It
+            decides how sure an answer can be, so attacks on such answers depend on it.
+        **arrays : array_like
+            One of these at least, (model, record, ...) or (model, query, record, ...):
+
+            - ``logits``, with the labels as the last dimension; log-probabilities are logits;
+            - ``probabilities``, with the labels as the last dimension, which add up to 1;
+            - ``labels`` that were predicted, 0 to C - 1, if that is all there is;
+            - one number for each record: ``loss``, the cross-entropy, of which LiRA's statistic follows as well; any
+              other of `mialab.classifiers.signals.SIGNALS`, as the field defines it (losses, entropies and ranks are
+              lower for members); or ``score``, whatever is higher for members, such as minus a squared error.
 
         Raises
         ------
         ValueError
-            If shapes or values do not fit, or the logits are probabilities.
+            If shapes or values do not fit, the logits are probabilities, or the probabilities are none.
         """
-        game = super().from_arrays(**arrays)
-        if LOGITS.name in game.dataset:
-            some = game.dataset[LOGITS.name][:, :, :1000].to_numpy().astype(np.float64)
+        check_number("floor", floor, above=0, high=0.5)
+        if arrays.get("logits") is not None and arrays.get("probabilities") is not None:
+            raise ValueError("logits and probabilities are both given: give one of them.")
+        dataset = super().from_arrays(**arrays).dataset
+        if LOGITS.name in dataset:
+            some = dataset[LOGITS.name][:, :, :1000].to_numpy().astype(np.float64)
             if some.min() >= 0 and np.allclose(some.sum(-1), 1, atol=1e-3):
                 raise ValueError(
-                    "logits are probabilities: none is below 0, and they add up to 1. Give their logarithms, with a "
-                    "smallest probability where some are 0: np.log(np.clip(p, 1e-6, 1))."
+                    "logits are probabilities: none is below 0, and they add up to 1. Taken for logits, they would "
+                    "hide most of what LiRA finds: give them as probabilities=..., with a floor where some are 0."
                 )
-        return game
+        if PROBABILITIES.name in dataset:
+            p = dataset[PROBABILITIES.name].astype(np.float64)
+            sums = p.sum("label")
+            if not np.allclose(sums, 1, atol=1e-2):
+                raise ValueError(
+                    f"probabilities add up to {float(sums.min()):.3g} to {float(sums.max()):.3g} over the labels; it "
+                    "must be 1."
+                )
+            dataset = dataset.drop_vars(PROBABILITIES.name).assign(
+                logits=(p.dims, log_probabilities(p.to_numpy(), floor))
+            )
+            of_label = np.take_along_axis(p.to_numpy(), dataset["y"].to_numpy()[None, None, :, None], axis=-1)
+            extreme = float(((of_label < floor) | (of_label > 1 - floor)).mean())
+            dataset = dataset.assign_attrs(floor=floor, answers_at_floor=extreme)
+        if LABELS.name in dataset:
+            right = dataset[LABELS.name] == dataset["y"]
+            dataset = dataset.drop_vars(LABELS.name).assign(
+                correctness=(right.dims, right.to_numpy().astype(np.float64))
+            )
+        if "loss" in dataset and not {"logits", "scaled_logit"} & set(dataset.data_vars):
+            # log p - log(1 - p) of p = exp(-loss); an exact 0 was rounded.
+            loss = np.maximum(dataset["loss"].to_numpy().astype(np.float64), LEAST_LOSS)
+            dataset = dataset.assign(scaled_logit=(dataset["loss"].dims, -loss - np.log(-np.expm1(-loss))))
+        return cls(dataset)
 
     @property
     def lazy_logits(self) -> xr.Variable:
@@ -234,7 +295,7 @@ class ClassifierPlan(Plan):
     def __post_init__(self) -> None:
         check_integer("canaries", self.canaries)
         super().__post_init__()
-        self._set(canaries=int(self.canaries), model=models.make(self.model))
+        self._set(canaries=int(self.canaries))
         if self.canaries and (self.members is not None or self.candidates is not None):
             raise ValueError(f"canaries={self.canaries} do not go with members or candidates.")
         n = len(self.pool)
@@ -244,6 +305,11 @@ class ClassifierPlan(Plan):
         choose("answers", self.answers, ("float32", "float16"))
         if self.keep == "scores" and self.answers != "float32":
             raise ValueError(f"answers={self.answers!r} goes with keep='logits': scores are float32 always.")
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Check what is about networks: the training, the defense, and the network itself."""
+        self._set(model=_builder(self.model))
         self.training.check(self.pool)
         if self.training.checkpoints and self.defense.uses("fit"):
             raise ValueError(
@@ -333,7 +399,42 @@ class ClassifierPlan(Plan):
         return list(layers(name for name, _ in self.network().named_parameters()))
 
 
-def _name(model: Model) -> str:
+@dataclasses.dataclass(frozen=True)
+class _Built:
+    """A network from a function without parameters, which knows shape and classes by itself."""
+
+    build: Any
+
+    def __call__(self, shape: tuple[int, ...], n_classes: int) -> torch.nn.Module:
+        """Build it."""
+        return self.build()
+
+
+def _builder(model: Any) -> Model:
+    """Return what builds a network for an input shape and a number of classes."""
+    if isinstance(model, torch.nn.Module):
+        raise TypeError(
+            f"model={type(model).__name__}(...) is one network, and each model of a game needs a new one: give a "
+            "function that builds it, e.g. lambda shape, n_classes: Net(). To audit it as it is: mialab.audit_model."
+        )
+    made = models.make(model)
+    try:
+        inspect.signature(made).bind((1,), 2)
+    except TypeError:  # it takes other parameters; perhaps none
+        try:
+            inspect.signature(made).bind()
+        except TypeError as error:
+            raise TypeError(
+                f"model={_name(made)} must be a function of (shape, n_classes), or of nothing: {error}."
+            ) from None
+        return _Built(made)
+    except ValueError:  # no signature is known, as of a function in C
+        pass
+    return made
+
+
+def _name(model: Any) -> str:
+    model = model.build if isinstance(model, _Built) else model
     return getattr(model, "__qualname__", None) or repr(model)
 
 
@@ -366,8 +467,9 @@ def play(
     ----------
     pool : Pool
         The records, from `mialab.load`.
-    model : {"mlp", "cnn", "resnet"} or callable
-        The network, see `mialab.models`.
+    model : {"mlp", "cnn", "resnet"}, callable or estimator
+        The network, see `mialab.models`; a function of nothing, or of ``(shape, n_classes)``, that builds one; or an
+        estimator in scikit-learn's manner, of which clones are fitted (without defense, training and probes).
     defense : str, Defense or None
         The defense, see `mialab.defenses`; None for none.
     training : Training, optional
@@ -426,7 +528,10 @@ def play(
     and group sizes are then those that suit the worker that answers first, so all should be alike. They load the
     pool by its name, from a ``MIALAB_DATA`` of their own, and write to the store themselves.
     """
-    plan = ClassifierPlan(
+    kind: type[ClassifierPlan] = ClassifierPlan
+    if is_estimator(model):
+        kind = import_module("mialab.classifiers.estimators").EstimatorPlan  # which builds on this module
+    plan = kind(
         pool=pool,
         model=model,
         defense=defense,

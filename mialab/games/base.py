@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from importlib import import_module
 from typing import Any, ClassVar, Self
@@ -19,6 +19,9 @@ from mialab.games.signals import Signal
 from mialab.metrics.outcomes import Outcome
 from mialab.queries import pairing
 from mialab.training.streams import generator
+
+#: Records whose memberships are complementary by design: of 64 halves drawn at random, with a chance below 1e-6.
+SURELY = 32
 
 
 class Game:
@@ -54,6 +57,8 @@ class Game:
     arrays: ClassVar[tuple[ArraySpec, ...]] = ()
     #: What can be read off them of each record, by name.
     signals: ClassVar[Mapping[str, Signal]] = {}
+    #: What `from_arrays` takes instead of arrays, and turns into these.
+    instead: ClassVar[tuple[ArraySpec, ...]] = ()
 
     def __init__(self, dataset: xr.Dataset) -> None:
         mixed = dataset.attrs.get("mixed")
@@ -76,7 +81,8 @@ class Game:
     def from_arrays(
         cls,
         *,
-        member: ArrayLike,
+        member: ArrayLike | None = None,
+        members: Sequence[ArrayLike] | None = None,
         y: ArrayLike | None = None,
         partner: ArrayLike | None = None,
         canary: ArrayLike | None = None,
@@ -91,11 +97,14 @@ class Game:
         ----------
         member : array_like of bool, shape (model, record)
             Whether the model was trained on the record.
+        members : sequence of array_like of int
+            Instead of ``member``: for each model the places, from 0, of the records it was trained on.
         y : array_like of int, shape (record,), optional
             Labels, 0 to C - 1; needed with answers for each label, otherwise all 0 by default.
         partner : array_like of int, shape (model,), optional
             For each model the one trained on exactly the other records (or on part of them), where models come in such
-            pairs; -1 for none (the default).
+            pairs; -1 for none. By default, models with exactly complementary members are each other's partners
+            (if there are 32 records or more).
         canary : array_like of bool, shape (record,), optional
             Which records are canaries.
         shadow : array_like of bool, shape (model,), optional
@@ -117,11 +126,17 @@ class Game:
         """
         common = {"member": member, "y": y, "partner": partner, "canary": canary, "shadow": shadow}
         given = {key: value for key, value in (common | arrays).items() if value is not None}
-        specs = cls.specs()
+        specs = cls.specs() | {spec.name: spec for spec in cls.instead}
         for key in arrays:
             choose("array", key, specs)
-        given.setdefault("member", member)
-        possible = list(dict.fromkeys([*(spec.name for spec in cls.arrays), *cls.signals]))
+        if (member is None) == (members is None):
+            raise ValueError(
+                f"{'Neither member nor members is' if member is None else 'Both member and members are'} given: give "
+                "member, of True and False (model, record), or members, the places of each model's members."
+            )
+        possible = list(dict.fromkeys([*(spec.name for spec in (*cls.arrays, *cls.instead)), *cls.signals]))
+        if members is not None:
+            given["member"] = mask_of(members, _n_records(given, specs))
         answers = [key for key in possible if key in given]
         if not answers:
             raise ValueError(
@@ -140,7 +155,7 @@ class Game:
         sizes.setdefault("label", max([2, *(1 + int(value.max()) for value in labels)]))
         values = {key: specs[key].check(value, sizes) for key, value in values.items()}
         n_models, n_records = values["member"].shape
-        defaults = {"partner": np.full(n_models, -1), "shadow": np.zeros(n_models, bool)}
+        defaults = {"partner": complements(values["member"]), "shadow": np.zeros(n_models, bool)}
         defaults |= {"y": np.zeros(n_records, np.int64), "canary": np.zeros(n_records, bool)}
         values = defaults | values
         if values["shadow"].all():
@@ -369,12 +384,14 @@ class Game:
         """
         for name in self.alike:
             mine, other = self.attrs.get(name), shadows.attrs.get(name)
-            if mine != other:
+            if mine != other and None not in (mine, other):  # of answers from elsewhere, little is known
                 raise ValueError(
                     f"shadows were played with {name}={other!r}; it must be that of the targets, {mine!r}."
                 )
         if self.y.shape != shadows.y.shape or (self.y != shadows.y).any():
             raise ValueError("shadows have other records, or canaries with other labels, than the targets.")
+        if self.n_queries != shadows.n_queries:
+            raise ValueError(f"shadows have {shadows.n_queries} queries and the targets {self.n_queries}.")
         if self.member.shape == shadows.member.shape and (self.member == shadows.member).all():
             raise ValueError(
                 f"shadows have the memberships of the targets: play them with another seed than {self.attrs['seed']}."
@@ -391,7 +408,7 @@ class Game:
         both = [part[varying] for part in both]
         fixed: dict[Any, Any] = {v: self.dataset[v] for v in shared if v not in varying}
         fixed["shadow"] = ("model", np.repeat([False, True], [self.n_models, shadows.n_models]))
-        fixed["candidate"] = ("record", self.varied)
+        fixed["candidate"] = ("record", self.candidate)
         dataset = xr.concat(both, "model").assign(fixed)
         about = {
             key: shadows.attrs.get(key)
@@ -436,6 +453,59 @@ def _measured_alike(probe: str, *games: dict) -> bool:
         for attrs in games
     ]
     return about[0] == about[1]
+
+
+def mask_of(members: Sequence[ArrayLike], n_records: int) -> np.ndarray:
+    """Return who is a member of which model, bool (model, record), given the places of each model's members.
+
+    Raises
+    ------
+    ValueError
+        If places are no integers, appear twice, or lie beyond the records.
+    """
+    mask = np.zeros((len(members), n_records), bool)
+    for k, places in enumerate(members):
+        at = np.asarray(places)
+        if at.ndim != 1 or at.dtype.kind not in "iu" or not at.size:
+            raise ValueError(
+                f"members[{k}] must be a list of integers, the places of records; it is {at.dtype} of shape {at.shape}."
+            )
+        if at.min() < 0 or at.max() >= n_records or len(np.unique(at)) < len(at):
+            raise ValueError(
+                f"members[{k}] holds places from {at.min()} to {at.max()}, {len(at) - len(np.unique(at))} of them "
+                f"twice; each must be given once, and lie between 0 and {n_records - 1}."
+            )
+        mask[k, at] = True
+    return mask
+
+
+def _n_records(given: Mapping[str, Any], specs: Mapping[str, ArraySpec]) -> int:
+    """Return how many records there are by the first array that has one of its last dimensions for them."""
+    for name, value in given.items():
+        dims = specs[name].dims
+        if "record" in dims:
+            return np.shape(value)[dims.index("record") - len(dims)]
+    raise ValueError("There is nothing that the models say of the records that members name.")
+
+
+def complements(member: np.ndarray) -> np.ndarray:
+    """Find models with exactly complementary members, but for records of no model, int64 (model,); -1 for none.
+
+    Of fewer than `SURELY` records, halves may be complementary by chance: then none are found.
+    """
+    partner = np.full(len(member), -1)
+    used = member[:, member.any(0)]
+    if used.shape[1] < SURELY:
+        return partner
+    waiting: dict[bytes, list[int]] = {}
+    for k, row in enumerate(np.packbits(used, axis=1)):
+        opposite = np.packbits(~used[k]).tobytes()
+        if waiting.get(opposite):
+            other = waiting[opposite].pop(0)
+            partner[k], partner[other] = other, k
+        else:
+            waiting.setdefault(row.tobytes(), []).append(k)
+    return partner
 
 
 def _check_partners(partner: np.ndarray, member: np.ndarray) -> None:
