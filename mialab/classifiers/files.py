@@ -86,9 +86,10 @@ def _zarr(path: Path) -> dict[str, Any]:
 
 
 def _stored(path: Path, group: dict[str, Any]) -> Game:
-    n = int(
-        np.asarray(group["provenance"][:]).any(axis=1).argmin()
-    )  # there is room for more than were ever trained
+    n, rows = 0, group["provenance"]  # which has room for more models than were ever trained
+    while (part := np.asarray(rows[n : n + 64]).any(axis=1)).all():
+        n += len(part)
+    n += int(part.argmin())
     if n < 2:
         raise ValueError(f"{path} holds {n} finished models; there must be two at least.")
     attrs = {k: v for k, v in zarr.open_group(path, mode="r").attrs.items() if k != "checksum"}
