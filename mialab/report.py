@@ -11,6 +11,7 @@ from mialab.attacks.base import Attack
 from mialab.auditing.epsilon import epsilon_bound
 from mialab.auditing.own import audit_possible, possible
 from mialab.auditing.tables import AuditTable
+from mialab.auditing.taxonomy import SETS, in_words, threat_model
 from mialab.classifiers.game import Game
 from mialab.exceptions import RequirementsNotMet
 from mialab.metrics import rates
@@ -74,7 +75,8 @@ def report(
     name = title or f"Membership inference: {game.attrs.get('dataset', 'a model')}"
     order = table.pooled("auc").sort_values("value", ascending=False)["attack"].tolist()
     by_name = {attack.name: attack for attack in able}
-    strongest = [by_name[attack] for attack in order[:3]]
+    single = [attack for attack in order if threat_model(attack) != SETS]
+    strongest = [by_name[attack] for attack in (single or order)[:3]]
     parts = [
         f"<h1>{escape(name)}</h1>",
         _first_screen(game, table),
@@ -109,19 +111,28 @@ def sentences(table: AuditTable) -> list[str]:
     strongest = table.attrs["strongest"]
     for kind, (attack, *ends, n) in strongest["auc"].items():
         at = Interval(*ends[:3])
+        if kind == SETS:
+            told.append(
+                f"One who asks about several records at a time, all of them members or none, tells which with a chance "
+                f"of {100 * at.value:.0f} % [{100 * at.low:.0f}, {100 * at.high:.0f}] ({in_words(attack)})."
+            )
+            continue
         chance = " That is no better than guessing." if at.low <= 0.5 else ""
         told.append(
             f"An attacker who sees {kind} tells a member from another record with a chance of {100 * at.value:.0f} % "
-            f"[{100 * at.low:.0f}, {100 * at.high:.0f}]; 50 % is a coin ({attack}, the best of {n}).{chance}"
+            f"[{100 * at.low:.0f}, {100 * at.high:.0f}]; 50 % is a coin ({in_words(attack)}, the best "
+            f"of {n}).{chance}"
         )
     for metric in rated[:1]:
         rate = float(metric.split("@")[1])
         for kind, (attack, *ends, _) in strongest[metric].items():
+            if kind == SETS:
+                continue
             at = Interval(*ends[:3])
             accused = rates.precision_at(at.value, rate, PRIOR)
             told.append(
                 f"At 1 false alarm in {1 / rate:,.0f}, one who sees {kind} finds {100 * at.value:.1f} % "
-                f"[{100 * at.low:.1f}, {100 * at.high:.1f}] of the members ({attack}): of 1,000 accused, "
+                f"[{100 * at.low:.1f}, {100 * at.high:.1f}] of the members ({in_words(attack)}): of 1,000 accused, "
                 f"{1000 * accused:.0f} were members if {100 * PRIOR:g} % of those who might be asked about are."
             )
     return told
@@ -167,7 +178,9 @@ def _values(table: AuditTable, order: Sequence[str]) -> str:
     rows = []
     for attack in order:
         cells = [f"{table.interval(attack, metric):.3f}" for metric in metrics]
-        rows.append("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in [attack, *cells]) + "</tr>")
+        rows.append(
+            "<tr>" + "".join(f"<td>{escape(text)}</td>" for text in [in_words(attack), *cells]) + "</tr>"
+        )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
 
 
@@ -202,8 +215,8 @@ def _exposed(game: Game, attack: Attack, n: int = 10) -> str:
     listed = ", ".join(f"{i:,}" for i in order)
     few = " One model says little about a single record." if len(outcome.score) == 1 else ""
     return (
-        f"<p>The members that the strongest attack ({escape(attack.name)}) is surest of are the records {listed}, by "
-        f"their places, from 0.{few}</p>"
+        f"<p>The members that the strongest attack ({escape(in_words(attack.name))}) is surest of are the records "
+        f"{listed}, by their places, from 0.{few}</p>"
     )
 
 
@@ -211,7 +224,9 @@ def _refused(table: AuditTable) -> str:
     left: dict[str, str] = table.attrs.get("refused", {})
     if not left:
         return "<p>Every attack that is known was run.</p>"
-    rows = "".join(f"<li><strong>{escape(name)}</strong>: {escape(why)}</li>" for name, why in left.items())
+    rows = "".join(
+        f"<li><strong>{escape(in_words(name))}</strong>: {escape(why)}</li>" for name, why in left.items()
+    )
     return f"<details><summary>{len(left)} attacks were left out</summary><ul>{rows}</ul></details>"
 
 

@@ -14,7 +14,7 @@ from mialab.attacks.lira import LiRA
 from mialab.attacks.threshold import Threshold
 from mialab.auditing.measure import audit
 from mialab.auditing.tables import AuditTable
-from mialab.auditing.taxonomy import _all, _check_pool
+from mialab.auditing.taxonomy import SETS, _all, _check_pool, in_words
 from mialab.classifiers.answers import answers_of, is_estimator
 from mialab.classifiers.game import Game, play
 from mialab.data.pool import Pool
@@ -323,12 +323,15 @@ def gate(
     metric = rate_name("tpr", at_fpr)
     if metric not in set(table["metric"]):
         raise ValueError(table.attrs["advice"][0])
-    attack, value, low, high, n = max(table.attrs["strongest"][metric].values(), key=lambda found: found[3])
+    found = {kind: of for kind, of in table.attrs["strongest"][metric].items() if kind != SETS}
+    if not found:
+        raise ValueError(f"attacks={attacks!r} tell sets of records, not single ones: give another one.")
+    attack, value, low, high, n = max(found.values(), key=lambda one: one[3])
     passed = bool(high <= max_tpr)
     return passed, (
         f"{'PASSED' if passed else 'FAILED'}: at {100 * at_fpr:g} % false alarms the strongest of {n} attacks "
-        f"({attack}) finds {100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of the members; the upper end may "
-        f"be {100 * max_tpr:g} % at most."
+        f"({in_words(attack)}) finds {100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}] of the members; the upper "
+        f"end may be {100 * max_tpr:g} % at most."
     )
 
 

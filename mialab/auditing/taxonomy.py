@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -95,8 +96,11 @@ THREAT_MODELS = {
 }
 
 
+#: What is found by attackers who ask about several records at a time, all members or none.
+SETS = "sets of records"
+
 #: Kinds of attackers by what they see, from little to much.
-KINDS = ("labels only", "scores", "samples", "white box", "other")
+KINDS = ("labels only", "scores", "samples", "white box", SETS, "other")
 
 
 #: Whose attacks each kind of attacker can run: who sees more sees what the others do.
@@ -105,14 +109,44 @@ INCLUDES = {
     "scores": ("labels only", "scores"),
     "samples": ("samples",),
     "white box": ("labels only", "scores", "samples", "white box"),
+    SETS: (SETS,),  # another question: sets of several are easier to tell than records
     "other": ("other",),
 }
 
 
 def threat_model(attack: str | Attack | Outcome) -> str:
-    """Return what an attacker gets to see: "labels only", "scores", "samples" or "white box"; "other" if unknown."""
+    """Return what an attacker gets to see: "labels only", "scores", "samples" or "white box"; "other" if unknown.
+
+    Attackers who ask about several records at a time, all members or none, are apart: "sets of records".
+    """
     made = _made(attack)
+    if isinstance(made, GroupAttack) and getattr(made, "size", 2) > 1:
+        return SETS
     return "other" if made is None else THREAT_MODELS.get(made.needs.sees, "other")
+
+
+#: Parts of the names of attacks, as they are written for readers.
+WORDS = {
+    "lira": "LiRA",
+    "rmia": "RMIA",
+    "attack p": "Attack P",
+    "attack r": "Attack R",
+    "nasr": "Nasr et al.",
+    "shokri": "Shokri et al.",
+    "pooled": "pooled variance",
+}
+
+
+def in_words(name: str) -> str:
+    """Return the name of an attack as it is written for readers, e.g. "LiRA offline, pooled variance"."""
+    plain = name.removesuffix("_known_half")
+    if of_sets := re.fullmatch(r"co_membership_(.+)_(\d+)", plain):
+        return f"{in_words(of_sets[1])} on sets of {of_sets[2]} records"
+    words = plain.removesuffix("_per_class").replace("_", " ")
+    for part, written in WORDS.items():
+        words = re.sub(rf"\b{part}\b", written, words)
+    words = re.sub(r" (pooled variance|sorted|one model|augmented|offline|density|hinge)", r", \1", words)
+    return words + ", per class" * plain.endswith("_per_class") + ", half known" * (plain != name)
 
 
 def _made(attack: str | Attack | Outcome) -> Attack | None:

@@ -13,9 +13,11 @@
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from PIL import Image
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -24,6 +26,9 @@ from sphinx.util.logging import getLogger
 from mialab.book.execution import CHAPTERS, ROOT, chapters, clock, read_page
 
 logger = getLogger(__name__)
+
+#: Pixels of the page for an inch of a figure, as `mialab.plots.style` has it.
+DOTS = 110
 
 
 def runs() -> list[dict[str, Any]]:
@@ -113,6 +118,17 @@ def _table(heads: list[str], rows: Sequence[Sequence[Sequence[nodes.Node]]]) -> 
     return nodes.table("", group, classes=["colwidths-auto"])
 
 
+def sharp_images(app: Sphinx, doctree: nodes.document) -> None:
+    """Show figures of notebooks at the size that they were drawn in: they have more pixels than the page's."""
+    for image in doctree.findall(nodes.image):
+        file = Path(app.srcdir) / image["uri"].lstrip("/")
+        if file.suffix == ".png" and "jupyter_execute" in file.parts and "width" not in image:
+            with Image.open(file) as held:
+                dots, width = held.info.get("dpi", (DOTS, DOTS))[0], held.width
+            if dots > 1.5 * DOTS:
+                image["width"] = f"{round(width * DOTS / dots)}px"
+
+
 def without_thebe(
     app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document
 ) -> None:
@@ -127,5 +143,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Register the extension."""
     app.add_directive("study-runs", StudyRuns)
     app.add_directive("scoreboard", Scoreboard)
+    app.connect("doctree-read", sharp_images)
     app.connect("html-page-context", without_thebe, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -87,7 +87,7 @@ def _zarr(path: Path) -> dict[str, Any]:
 
 def _stored(path: Path, group: dict[str, Any]) -> Game:
     n, rows = 0, group["provenance"]  # which has room for more models than were ever trained
-    while (part := np.asarray(rows[n : n + 64]).any(axis=1)).all():
+    while (part := np.asarray(rows[n : n + 64], bool).max(axis=1)).all():
         n += len(part)
     n += int(part.argmin())
     if n < 2:

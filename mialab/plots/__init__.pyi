@@ -20,6 +20,7 @@ from .heatmaps import agreement as agreement
 from .heatmaps import matrix as matrix
 from .records import records as records
 from .theme import as_svg as as_svg
+from .theme import attack_color as attack_color
 from .theme import color as color
 from .theme import marker as marker
 from .theme import style as style

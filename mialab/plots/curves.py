@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,6 @@ from mialab.games.base import Game
 from mialab.plots.theme import (
     _ATTACKS,
     _CHANCE,
-    _COLORS,
     _MARKERS,
     DEFENSES,
     _axes,
@@ -35,10 +33,10 @@ from mialab.plots.theme import (
     _mix,
     _of,
     _panels,
-    _shades,
     _shared_legend,
     _title,
     _unlike,
+    attack_color,
 )
 
 if TYPE_CHECKING:
@@ -82,8 +80,9 @@ def roc(
     curves = []
     for label, one in games.items():
         columns = _columns(records, one.n_records)
-        # Several attacks on one game differ in dashes and in the shade of the defense's color.
-        shades = _shades(colors[label], len(chosen)) if len(games) == 1 else [colors[label]] * len(chosen)
+        # Several attacks on one game have colors of their own; of several games, colors are those of the defenses.
+        by_attack = len(games) == 1 and len(chosen) > 1
+        shades = [attack_color(name) if by_attack else colors[label] for name in chosen]
         for (name, attack), shade in zip(chosen.items(), shades, strict=True):
             grid, tpr, auc = _curve(one, attack, columns, confidence)
             title = f"{label}, {name}" if several else label if len(games) > 1 else name
@@ -143,7 +142,8 @@ def roc_by_family(
     figure, axes = _panels(len(groups), 1, 6.4, 0.5 + 2.7 * len(groups))
     for ax, (title, names) in zip(axes, groups.items(), strict=True):
         looks: dict[str, Any] = {} if base in names else {base: ("0.55", (0, ()))}
-        looks |= dict(zip(names, zip(cycle(_COLORS), cycle(_ATTACKS.values()), strict=False), strict=False))
+        dashes = _unlike(names, _ATTACKS, list(_ATTACKS.values()))
+        looks |= {name: (attack_color(name), dashes[name]) for name in names}
         drawn = []
         for name, look in looks.items():
             grid, tpr, auc = curves[name]
@@ -174,15 +174,15 @@ def against_shadows(table: pd.DataFrame, *, label: str = "") -> Figure:
     metrics_, names = list(dict.fromkeys(table["metric"])), list(dict.fromkeys(table["attack"]))
     numbers = sorted(set(table["n_shadows"]))
     height = 3.3 * len(metrics_) + 0.16 * len(names) + 0.3
+    dashes = _unlike(names, _ATTACKS, list(_ATTACKS.values()))
     figure, axes = _panels(len(metrics_), 1, 6.4, height, sharex=True)
     for ax, metric in zip(axes, metrics_, strict=True):
         for i, name in enumerate(sorted(names, key="loss".__eq__)):  # the loss comes last, and is gray
             rows = table[(table["metric"] == metric) & (table["attack"] == name)].sort_values("n_shadows")
-            shade = "0.55" if name == "loss" else _COLORS[i % len(_COLORS)]
+            shade = attack_color(name)
             ax.fill_between(rows["n_shadows"], rows["low"], rows["high"], color=shade, alpha=0.1, linewidth=0)
             looks: dict[str, Any] = {"color": shade, "marker": _MARKERS[i % len(_MARKERS)], "markersize": 6}
-            dash = list(_ATTACKS.values())[(i // len(_COLORS)) % len(_ATTACKS)]
-            ax.plot(rows["n_shadows"], rows["value"], **looks, linestyle=dash, label=_of(name))
+            ax.plot(rows["n_shadows"], rows["value"], **looks, linestyle=dashes[name], label=_of(name))
         _draw_chance(ax, _chance(metric))
         ax.set_xscale("log", base=2)
         ax.set_xticks(numbers, [str(n) for n in numbers])

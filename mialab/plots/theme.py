@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from html import escape
 from typing import Any
 
@@ -16,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from mialab.attacks import available
 from mialab.games.base import Game
 
 # The palette of Okabe and Ito (2008) for the undefended model and the papers, that of Tol (2021, "muted") for the
@@ -85,7 +88,14 @@ _CHANCE: dict[str, Any] = {"color": "0.55", "linewidth": 1, "zorder": 1}
 
 
 def style() -> None:
-    """Set the theme of all figures of this study: seaborn ticks, a light grid, text that stays text in SVG."""
+    """Set the theme of all figures of this study: seaborn ticks, a light grid, text that stays text in SVG.
+
+    In a notebook, figures have two pixels for each of the page's, so that they are sharp on dense screens.
+    """
+    if "ipykernel" in sys.modules:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats  # which comes with it
+
+        set_matplotlib_formats("retina")
     sns.set_theme(
         context="notebook",
         style="ticks",
@@ -200,6 +210,23 @@ def _unlike(names: Iterable[str], known: Mapping[str, object], choices: Sequence
         free = [c for c in choices if c not in given.values()]
         given.setdefault(name, free[0] if free else choices[0])
     return given
+
+
+@cache
+def attack_color(name: str) -> str:
+    """Return the color of an attack, the same in every figure; variants of the threshold share it.
+
+    Parameters
+    ----------
+    name : str
+        Name of an attack, e.g. ``"lira"``.
+    """
+    if name == "loss":
+        return "#7f7f7f"  # the baseline of every figure
+    known = [a for a in (*_ATTACKS, *(n for n in available().index if n not in _ATTACKS)) if a != "loss"]
+    plain = name.removesuffix("_known_half")
+    place = known.index(plain) if plain in known else zlib.crc32(plain.encode())
+    return _COLORS[place % len(_COLORS)]
 
 
 def _looks(labels: Iterable[str], **options: Any) -> dict[str, dict[str, Any]]:
