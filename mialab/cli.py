@@ -153,18 +153,11 @@ def _new(options: argparse.Namespace) -> int:
 
 
 def _sync(options: argparse.Namespace) -> int:
-    from mialab.book import execution
-
-    def jupytext(*arguments: str) -> None:
-        subprocess.run(
-            [sys.executable, "-m", "jupytext", "--quiet", *arguments], check=True, cwd=execution.NOTEBOOKS
-        )
+    from mialab.book import execution, pairs
 
     for notebook in sorted(execution.NOTEBOOKS.glob("*.py")):
-        if notebook.with_suffix(".ipynb").exists():
-            jupytext("--sync", notebook.name)  # the younger of the two wins, so that edits in Jupyter count
-        # Metadata in the order in which .ipynb keeps it:
-        jupytext("--to", "py:percent", execution.pair(notebook).name)
+        if told := pairs.sync(notebook):
+            print(told)
     return 0
 
 
@@ -245,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     gate.add_argument("--at-fpr", type=float, required=True, help="at this false-positive rate")
     new = command("new", _new, "start a chapter from the template")
     new.add_argument("name", help="e.g. my_idea")
-    command("sync", _sync, "bring notebooks/*.py and their .ipynb pairs in step")
+    command("sync", _sync, "bring notebooks/*.py and their .ipynb pairs in step; no edit is lost")
     command("checksums", _checksums, "state the checksums of results/ anew, after a change on purpose")
     command("datasets", _datasets, "list the data sets and whether they are here")
     options = parser.parse_args(arguments)

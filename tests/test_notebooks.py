@@ -1,6 +1,7 @@
 """Every notebook: in step with its pair, free of outputs, and running from first to last cell at tiny size."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import papermill
 import pytest
 from test_store import PROCESSES, fork_server  # noqa: F401
 
-from mialab.book import execution
+from mialab.book import execution, pairs
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(execution.NOTEBOOKS.glob("*.py"))
@@ -117,6 +118,50 @@ def test_edits_in_jupyter_reach_the_source(tmp_path):
         [sys.executable, "-m", "jupytext", "--quiet", "--sync", pair.name], cwd=tmp_path, check=True
     )
     assert "added = 'in Jupyter'" in source.read_text()
+
+
+def edited(file, text):
+    """Add a cell to a notebook or its pair."""
+    if file.suffix == ".py":
+        file.write_text(f"{file.read_text()}\n# %%\nadded = {text!r}\n")
+        return
+    notebook = nbformat.read(file, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(f"added = {text!r}"))
+    nbformat.write(notebook, file)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("younger", [".py", ".ipynb"])
+@pytest.mark.parametrize("changed", [".py", ".ipynb", ".py .ipynb", ""])
+def test_no_edit_is_lost(changed, younger, tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    source = Path(shutil.copy(execution.NOTEBOOKS / "template.py", folder))
+    shutil.copy(execution.NOTEBOOKS / "jupytext.toml", folder)
+    files = {".py": source, ".ipynb": execution.pair(source)}
+    before = [file.read_text() for file in files.values()]
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "start"]):
+        subprocess.run([*git, *command], check=True)
+    for ending in changed.split():
+        edited(files[ending], f"in {ending}")
+    for ending, file in files.items():
+        os.utime(file, (2e9, 2e9) if ending == younger else (1e9, 1e9))  # as a checkout may leave them
+    told = pairs.sync(source)
+    after = source.read_text()
+    assert execution.read(files[".ipynb"]).cells == execution.read(source).cells
+    if not changed:
+        assert not told
+        assert [file.read_text() for file in files.values()] == before
+    elif changed in files:
+        assert f"added = 'in {changed}'" in after
+        assert "not committed" in told
+    else:
+        (other,) = {".py", ".ipynb"} - {younger}
+        assert f"added = 'in {younger}'" in after
+        assert f"in {other}" in (tmp_path / "runs" / f"template.kept{other}").read_text()
+        assert "both have edits" in told
+    assert not pairs.sync(source)
 
 
 @pytest.mark.slow
