@@ -17,6 +17,7 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 
 from tornado.websocket import websocket_connect
@@ -52,6 +53,13 @@ LOOK = """({
   }).map(e => e.tagName + "." + e.className).slice(0, 5),
 })"""
 
+#: The accessibility checker, and what is kept of its findings: rule, how bad, and where.
+AXE = (resources.files("axe_core_python") / "axe.min.js").read_text("utf-8") + "; 1"
+BARRIERS = """axe.run(document, {resultTypes: ["violations"]}).then(found => found.violations
+  .filter(v => ["serious", "critical"].includes(v.impact))
+  .map(v => `${v.id} (${v.impact}, ${v.nodes.length} times): ` +
+    v.nodes.slice(0, 3).map(n => n.target.join(" ")).join(" | ")))"""
+
 
 @dataclass
 class Visit:
@@ -64,6 +72,7 @@ class Visit:
     look: dict = field(default_factory=dict)
     text: str = ""
     shot: bytes = b""
+    barriers: list[str] = field(default_factory=list)
 
 
 def find_browser() -> str | None:
@@ -113,7 +122,7 @@ class Tab:
         result = await self.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         return result["result"].get("value")
 
-    async def visit(self, page: Path, width: int, *, dark: bool, shot: bool) -> Visit:
+    async def visit(self, page: Path, width: int, *, dark: bool, shot: bool, axe: bool = False) -> Visit:
         self.events.clear()
         await self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False
@@ -129,6 +138,9 @@ class Tab:
         await asyncio.sleep(0.3)
         seen = Visit(page.name, width, look=await self.evaluate(LOOK))
         seen.text = await self.evaluate("document.body.textContent")
+        if axe:
+            await self.evaluate(AXE)
+            seen.barriers = await self.evaluate(BARRIERS)
         if shot:
             height = await self.evaluate("document.documentElement.scrollHeight")
             await self.call(
@@ -158,14 +170,14 @@ class Tab:
         return seen
 
 
-def look_at(pages, widths=(1280, 390), *, dark=False, shot=False) -> list[Visit]:
-    """Visit every page at every width."""
+def look_at(pages, widths=(1280, 390), *, dark=False, shot=False, axe=False) -> list[Visit]:
+    """Visit every page at every width; with `axe`, look for what shuts readers out."""
 
     async def go(address):
         tab = Tab(await websocket_connect(address, max_message_size=2**28))
         for domain in ("Page", "Runtime", "Network", "Log"):
             await tab.call(f"{domain}.enable")
-        seen = [await tab.visit(Path(p), w, dark=dark, shot=shot) for p in pages for w in widths]
+        seen = [await tab.visit(Path(p), w, dark=dark, shot=shot, axe=axe) for p in pages for w in widths]
         tab.socket.close()
         await asyncio.sleep(0.1)  # until it is
         return seen
@@ -221,13 +233,14 @@ def main() -> int:
     parser.add_argument("pages", nargs="*", type=Path)
     parser.add_argument("--shots", type=Path, help="folder for screenshots")
     parser.add_argument("--dark", action="store_true")
+    parser.add_argument("--axe", action="store_true", help="look for what shuts readers out")
     options = parser.parse_args()
     if not find_browser():
         sys.exit("No Chromium or Chrome found.")
     pages = [p.absolute() for p in options.pages] or sorted((HTML / "book").rglob("*.html"))
     bad = 0
-    for seen in look_at(pages, dark=options.dark, shot=bool(options.shots)):
-        trouble = {"console": seen.errors, "outside": seen.outside, **seen.look}
+    for seen in look_at(pages, dark=options.dark, shot=bool(options.shots), axe=options.axe):
+        trouble = {"console": seen.errors, "outside": seen.outside, "axe": seen.barriers, **seen.look}
         print(f"{seen.page} at {seen.width}: " + ", ".join(f"{k}: {v}" for k, v in trouble.items() if v))
         bad += bool(seen.errors or seen.outside)
         if options.shots:

@@ -114,12 +114,13 @@ def test_a_defense_and_an_attack_are_short():
 @needs_book
 @needs_browser
 def test_pages_in_a_browser():
-    visits = browser.look_at(pages()) + browser.look_at([HTML / "book" / "index.html"], dark=True)
+    visits = browser.look_at(pages(), axe=True) + browser.look_at([HTML / "book" / "index.html"], dark=True)
     assert len({(v.page, v.width) for v in visits}) == 2 * len(pages())
     for seen in visits:
         where = f"{seen.page} at {seen.width} px"
         assert not seen.errors, where
         assert not seen.outside, where
+        assert not seen.barriers, where
         assert not seen.look["broken"], where
         assert seen.look["drawn"] >= seen.look["formulas"], f"{where}: formulas are not drawn"
         assert seen.look["overflow"] <= 1, f"{where}: the page scrolls sideways: {seen.look['wide']}"

@@ -64,6 +64,38 @@ def test_every_attack_is_in_one_family():
     assert taxonomy.family("mine") == taxonomy.threat_model("mine") == "other"
 
 
+def test_sets_of_records_are_another_question():
+    """Sets of eight are easier to tell than single records, so their AUC is no one's strongest attack on records."""
+    sets = mia.attacks.make("co_membership_lira_8")
+    assert taxonomy.threat_model(sets) == taxonomy.threat_model("mixed_pairs") == taxonomy.SETS
+    assert taxonomy.threat_model(dataclasses.replace(sets, size=1)) == "scores"
+    member = mia.membership(16, 400, 0)
+    score = member + np.random.default_rng(0).normal(size=member.shape)
+    game = mia.Game.from_arrays(scaled_logit=score, member=member)
+    found = mia.audit(game, ["lira_pooled", "co_membership_lira_8"]).attrs["strongest"]["auc"]
+    assert found["scores"][0] == "lira_pooled"
+    assert found[taxonomy.SETS][1] > found["scores"][1] + 0.1
+    assert taxonomy.SETS not in taxonomy.INCLUDES["white box"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("lira_offline_pooled", "LiRA, offline, pooled variance"),
+        ("loss_per_class_known_half", "loss, per class, half known"),
+        ("co_membership_lira_8", "LiRA on sets of 8 records"),
+        ("my_own", "my own"),
+    ],
+)
+def test_names_for_readers(name, words):
+    assert taxonomy.in_words(name) == words
+
+
+def test_names_for_readers_are_as_many_as_attacks():
+    names = mia.attacks.available().index
+    assert len({taxonomy.in_words(name) for name in names}) == len(names)
+
+
 def test_one_of_each_has_every_class_once_per_family():
     chosen = mia.auditing.one_of_each()
     kinds = [(taxonomy.family(name), type(attacks.make(name))) for name in chosen]

@@ -342,3 +342,21 @@ def test_against_shadows_figure_has_a_line_for_each_attack(game):
     np.testing.assert_allclose(line.get_xydata(), [[4, value], [8, 0.9 * value]])
     assert figure.axes[0].get_xscale() == "log"
     assert [t.get_text() for t in figure.legends[0].get_texts()] == ["lira", "loss", "chance"]
+
+
+def test_an_attack_has_one_color_in_all_figures(game):
+    one, two = (
+        mia.plots.roc(game, attacks) for attacks in (["loss", "lira_pooled"], ["lira_pooled", "rmia", "loss"])
+    )
+
+    def shade(axes, name):
+        (line,) = [line for line in axes.get_lines() if line.get_label().startswith(f"{name} (")]
+        return line.get_color()
+
+    for name in ("loss", "lira_pooled"):
+        assert shade(one, name) == shade(two, name) == mia.plots.attack_color(name)
+    assert mia.plots.attack_color("lira_known_half") == mia.plots.attack_color("lira")
+    many = [
+        mia.plots.attack_color(name) for name in ("loss", "lira", "rmia", "modified_entropy", "label_only")
+    ]
+    assert len(set(many)) == len(many)

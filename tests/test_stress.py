@@ -1,5 +1,6 @@
 """Canaries of several kinds, the risk of single records, and its comparison between groups and seeds."""
 
+import re
 from dataclasses import replace
 
 import matplotlib.pyplot as plt
@@ -191,3 +192,19 @@ def test_pictures_are_those_of_the_most_exposed():
     plt.close(figure)
     with pytest.raises(ValueError, match="no images"):
         mia.plots.records(toys.pool(), table)
+
+
+def test_canary_rates_stand_beside_the_published_ones():
+    member = mia.membership(8, 80, 0)
+    score = member + np.random.default_rng(0).normal(size=member.shape)
+    table = mia.audit(
+        mia.Game.from_arrays(scaled_logit=score, member=member), ["lira_pooled"], fprs=(0.001, 0.1)
+    )
+    rows = stress.canary_rates({"hamp": {"duplicated": table}, "mine": {"duplicated": table}}, 0.1)
+    assert rows.loc["hamp", "published"] == "0.021, canaries 0.285"
+    assert rows.loc["mine", "published"] == "-"
+    assert re.fullmatch(r"0\.\d{3} \[.*\]", rows.loc["hamp", "duplicated"])
+    assert (
+        stress.canary_rates({"hamp": {"duplicated": table}}, 0.001).loc["hamp", "duplicated"]
+        == "not resolvable"
+    )
