@@ -23,6 +23,7 @@ datasets = {
 }
 # For a defense: parameters other than its default ones, and what differs in its training (then it is not the defense alone that differs).
 overrides = {"hamp": {"gamma": 0.5}}
+without = {}  # defenses that are not played, each with the reason
 tuned_for = 5  # points of accuracy that a tuned defense may cost; None for none
 attacks = None  # names of attacks; None for all
 compared = [
@@ -61,7 +62,13 @@ swept = scoreboard.curves()
 tables = {
     name: auditing.audit_defenses(
         s.pool,
-        defenses=chapters.rivals.with_tuned(swept.get(name), tuned_for),
+        defenses={
+            label: defense
+            for label, defense in chapters.rivals.with_tuned(
+                swept.get(name), tuned_for
+            ).items()
+            if defense.name not in without
+        },
         n_models=n_models,
         overrides=overrides,
         attacks=attacks,
@@ -71,6 +78,11 @@ tables = {
     )
     for name, s in settings.items()
 }
+for table in tables.values():
+    table.attrs["missing"] += [
+        {"defense": defense, "attack": "all", "reason": why}
+        for defense, why in without.items()
+    ]
 found = matrix.document(tables)
 
 # %% tags=["hide-cell"]
