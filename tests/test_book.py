@@ -6,11 +6,15 @@ import pkgutil
 import re
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import browser
 import pytest
 import test_toolchain as toolchain
 import yaml
+from docutils import nodes
+from docutils.utils import new_document
+from PIL import Image
 
 from mialab import defenses, gan
 from mialab.book import execution, extension
@@ -44,8 +48,9 @@ class Loads(HTMLParser):
             self.images.append(given)
 
 
-def test_the_api_page_names_what_exists_and_names_it_once():
-    entries = re.findall(r"\.\. auto\w+:: (\S+)", (execution.ROOT / "book" / "api.md").read_text())
+def test_the_api_pages_name_what_exists_and_name_it_once():
+    pages = sorted((execution.ROOT / "book" / "api").glob("*.md"))
+    entries = re.findall(r"\.\. auto\w+:: (\S+)", "".join(page.read_text() for page in pages))
     assert len(entries) == len(set(entries)) > 60
     for entry in entries:
         pkgutil.resolve_name(entry)
@@ -53,6 +58,17 @@ def test_the_api_page_names_what_exists_and_names_it_once():
 
 def pages():
     return sorted((HTML / "book").rglob("*.html"))
+
+
+@pytest.mark.parametrize(("dots", "width"), [(220, "300px"), (110, None)])
+def test_sharp_images_are_shown_at_the_size_they_were_drawn_in(dots, width, tmp_path):
+    folder = tmp_path / "_build" / "jupyter_execute"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (600, 200)).save(folder / "figure.png", dpi=(dots, dots))
+    page = new_document("page")
+    page += nodes.image(uri="/_build/jupyter_execute/figure.png")
+    extension.sharp_images(SimpleNamespace(srcdir=str(tmp_path)), page)
+    assert page[0].get("width") == width
 
 
 @needs_book

@@ -7,6 +7,7 @@ import browser
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
@@ -191,6 +192,22 @@ def test_commands(game, tmp_path, capsys):
     assert cli.main(["audit", str(tmp_path / "answers.txt")]) == 2
     assert cli.main(["audit", str(tmp_path / "gone.npz")]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 3
+
+
+def test_the_job_for_a_pipeline_runs(game, tmp_path, monkeypatch):
+    """The job in the chapter is YAML, and its commands do what it says with the answers of a model."""
+    page = (Path(__file__).parents[1] / "notebooks" / "audit_your_own.py").read_text()
+    text = re.search(r"# ```yaml\n(.*?)# ```", page, re.DOTALL).group(1)
+    job = yaml.safe_load(re.sub(r"(?m)^# ?", "", text))
+    steps = job["jobs"]["membership-inference"]["steps"]
+    commands = [step["run"].split() for step in steps if step.get("run", "").startswith("mialab ")]
+    assert [command[1] for command in commands] == ["gate", "audit"]
+    monkeypatch.chdir(tmp_path)
+    np.savez("answers.npz", logits=game.logits[:, 0], member=game.member, y=game.y)
+    assert cli.main(commands[0][1:]) == 1  # a forest knows its members
+    assert cli.main(commands[1][1:]) == 0
+    (uploaded,) = (step["with"]["path"].split() for step in steps if "upload" in step.get("uses", ""))
+    assert all((tmp_path / file).exists() for file in uploaded)
 
 
 @pytest.mark.slow
