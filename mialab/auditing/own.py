@@ -19,11 +19,9 @@ from mialab.classifiers.answers import answers_of, is_estimator
 from mialab.classifiers.game import Game, play
 from mialab.data.pool import Pool
 from mialab.exceptions import RequirementsNotMet
+from mialab.metrics import rates
 from mialab.metrics.rates import check_fraction, rate_name
 from mialab.training.options import Training
-
-#: Errors that a rate must allow to be resolvable, see `mialab.metrics`.
-ERRORS = 10
 
 
 def game_of(
@@ -240,7 +238,7 @@ def audit_possible(
     able, left = possible(game, attacks)
     outcomes = [game.outcome(one) for one in able]
     n_out = max(int((~outcome.member & outcome.evaluated).sum()) for outcome in outcomes)
-    resolved = [rate for rate in fprs if rate * n_out >= ERRORS]
+    resolved = [rate for rate in fprs if rates.resolvable(n_out, rate)]
     table = audit(game, able, fprs=resolved, fnrs=())
     table.attrs["refused"] = left
     table.attrs["advice"] = _advice(game, n_out, fprs, resolved)
@@ -267,9 +265,10 @@ def _advice(game: Game, n_out: int, fprs: Sequence[float], resolved: Sequence[fl
     told = []
     for rate in fprs:
         if rate not in resolved:
+            needed = int(np.ceil(rates.smallest_rate(1) / rate))
             told.append(
-                f"A false-positive rate of {100 * rate:g} % needs {int(np.ceil(ERRORS / rate)):,} non-members that are "
-                f"scored; there are {n_out:,}, which resolve {100 * ERRORS / n_out:.2g} % at the least."
+                f"A false-positive rate of {100 * rate:g} % needs {needed:,} non-members that are "
+                f"scored; there are {n_out:,}, which resolve {100 * rates.smallest_rate(n_out):.2g} % at the least."
             )
     if "logits" in game.dataset:
         right = game.logits[:, 0].argmax(-1) == game.y
