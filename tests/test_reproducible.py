@@ -10,7 +10,7 @@ from torch import nn
 
 import mialab as mia
 from mialab import gan
-from mialab.classifiers.game import ClassifierPlan
+from mialab.classifiers.plan import ClassifierPlan
 from mialab.games import backends
 from mialab.gan.game import GeneratorPlan
 from mialab.models import CNN, MLP

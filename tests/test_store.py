@@ -32,7 +32,7 @@ from zarr.storage import FsspecStore, LocalStore
 import mialab as mia
 from mialab import provenance
 from mialab.arrays import ArraySpec
-from mialab.classifiers import game
+from mialab.classifiers import plan as classifier_plan
 from mialab.classifiers import run as classifier_run
 from mialab.defenses import HAMP, Defense, LabelSmoothing
 from mialab.games import execution, store
@@ -1020,8 +1020,8 @@ def reached(start, without=UNDECIDED):
 @pytest.mark.parametrize(
     ("start", "sources"),
     [
-        ("classifiers.run", game.SOURCES | game.SIGNAL_SOURCES),
-        ("gan.run", gan_game.SOURCES | game.SIGNAL_SOURCES),
+        ("classifiers.run", classifier_plan.SOURCES | classifier_plan.SIGNAL_SOURCES),
+        ("gan.run", gan_game.SOURCES | classifier_plan.SIGNAL_SOURCES),
     ],
 )
 def test_all_code_that_a_training_reaches_is_in_the_key(start, sources):
@@ -1030,7 +1030,10 @@ def test_all_code_that_a_training_reaches_is_in_the_key(start, sources):
 
 @pytest.mark.parametrize(
     ("plan", "sources"),
-    [(game.ClassifierPlan, game.SOURCES), (gan_game.GeneratorPlan, gan_game.SOURCES | game.SIGNAL_SOURCES)],
+    [
+        (classifier_plan.ClassifierPlan, classifier_plan.SOURCES),
+        (gan_game.GeneratorPlan, gan_game.SOURCES | classifier_plan.SIGNAL_SOURCES),
+    ],
 )
 def test_all_code_that_a_defense_reaches_is_in_the_key(plan, sources):
     for name in plan.defenses.available():

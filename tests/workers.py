@@ -17,7 +17,7 @@ import toys
 from fsspec.implementations.local import LocalFileSystem
 
 import mialab as mia
-from mialab.classifiers.game import ClassifierPlan
+from mialab.classifiers.plan import ClassifierPlan
 from mialab.defenses import Defense
 from mialab.games.backends import Local
 from mialab.models import MLP

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from mialab._validation import check_integer, choose
-from mialab.classifiers.game import stored_arrays
+from mialab.classifiers.plan import stored_arrays
 from mialab.games.base import Game
 from mialab.games.store import ABOUT
 

@@ -10,11 +10,10 @@ from types import ModuleType
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
-from sklearn.base import clone
 
 from mialab._validation import choose
 from mialab.classifiers.answers import FLOOR, answers_of
-from mialab.classifiers.game import ClassifierPlan
+from mialab.classifiers.plan import SIGNAL_SOURCES, ClassifierPlan
 from mialab.classifiers.signals import SIGNALS
 from mialab.data.pool import Pool
 from mialab.games import identity
@@ -23,7 +22,7 @@ from mialab.games.plan import Form
 from mialab.queries import Queries
 from mialab.training.streams import generator
 
-#: Modules that decide what a fitted estimator is, see `mialab.classifiers.game.SOURCES`.
+#: Modules that decide what a fitted estimator is, see `mialab.classifiers.plan.SOURCES`.
 SOURCES = {
     "streams": "training.streams",
     "membership": "training.membership",
@@ -50,6 +49,8 @@ class EstimatorPlan(ClassifierPlan):
     needs: ClassVar[tuple[str, ...]] = ("queries", "seed", "keep", "answers")
 
     def _prepare(self) -> None:
+        from sklearn.base import clone  # which takes its time: only where estimators are played
+
         name = type(self.model).__name__
         if not hasattr(self.model, "get_params"):
             raise TypeError(f"model={name} must have get_params: derive it from sklearn.base.BaseEstimator.")
@@ -85,7 +86,8 @@ class EstimatorPlan(ClassifierPlan):
         """Return a hash of the modules that decide what is stored, and the version of the estimator's own."""
         root = type(self.model).__module__.partition(".")[0]
         version = getattr(sys.modules.get(root), "__version__", "")
-        return identity.code_hash(**SOURCES) + root + version
+        signals = SIGNAL_SOURCES if self.keep == "scores" else {}
+        return identity.code_hash(**SOURCES | signals) + root + version
 
     def layers(self) -> list[str]:
         """Return none: estimators have no layers that could be measured."""
@@ -137,6 +139,8 @@ def train_group(
 def _fitted(
     k: int, pool: Pool, y: np.ndarray, own: np.ndarray, estimator: Any, queries: Queries, seed: int
 ) -> dict[str, Any]:
+    from sklearn.base import clone
+
     began = time.perf_counter()
     model = clone(estimator)
     rng = generator(seed, "estimator", k)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from mialab._registry import Registry
 from mialab._validation import check_integer
 from mialab.arrays import ACCURACIES, TEST_CORRECT, ArraySpec
-from mialab.classifiers import game as classifiers
+from mialab.classifiers import plan as classifiers
 from mialab.data.pool import Pool
 from mialab.exceptions import RequirementsNotMet
 from mialab.games import identity
@@ -34,7 +34,7 @@ from mialab.gan.training import Training
 from mialab.queries import Queries
 from mialab.training import stack
 
-#: Modules that decide what a trained model is, besides those of the options in use, see `mialab.classifiers.game`.
+#: Modules that decide what a trained model is, besides those of the options in use, see `mialab.classifiers.plan`.
 SOURCES = classifiers.SOURCES | {
     "GAN run": "gan.run",
     "GAN options": "gan.training",

@@ -387,7 +387,7 @@ def parameters(indices: Sequence[int], folder: Path) -> Iterator[str]:
     """Parameters of trainings, games, attacks and audits; nothing is trained."""
     import toys
 
-    from mialab.classifiers.game import ClassifierPlan
+    from mialab.classifiers.plan import ClassifierPlan
 
     pool, game = toys.pool(), toys.random_game()
     names = [
