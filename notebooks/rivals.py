@@ -56,7 +56,7 @@ from myst_nb import glue
 import mialab as mia
 from mialab import auditing
 from mialab.auditing.claims import judge
-from mialab.book import reference_runs, scoreboard
+from mialab.book import answers, reference_runs, scoreboard
 from mialab.chapters import rivals
 from mialab.chapters.settings import settings
 
@@ -221,7 +221,7 @@ pd.DataFrame.from_dict(
 
 # %%
 verdicts = judge(*rivals.claims(tables, points))
-verdicts
+answers.beside(verdicts)
 
 # %% tags=["hide-cell"]
 if save_as:
@@ -245,7 +245,7 @@ fig.tight_layout()
 plt.show()
 
 # %% tags=["hide-input"]
-reference["verdicts"]
+answers.beside(reference["verdicts"])
 
 # %% [markdown]
 # ### Who is better than whom

@@ -69,7 +69,7 @@ import mialab as mia
 from mialab import auditing
 from mialab.auditing import deciles
 from mialab.auditing.claims import Claim, judge
-from mialab.book import reference_runs
+from mialab.book import answers, reference_runs
 from mialab.chapters import settings, stress
 from mialab.metrics import Interval
 
@@ -367,7 +367,7 @@ findings = {
     else Interval(gap, gap, gap),
 }
 verdicts = judge(claims, findings)
-verdicts
+answers.beside(verdicts)
 
 # %% tags=["hide-cell"]
 if save_as:

@@ -130,7 +130,8 @@ def test_a_defense_and_an_attack_are_short():
 @needs_book
 @needs_browser
 def test_pages_in_a_browser():
-    visits = browser.look_at(pages(), axe=True) + browser.look_at([HTML / "book" / "index.html"], dark=True)
+    visits = browser.look_at(pages(), (1280,), axe=True) + browser.look_at(pages(), (390,))
+    visits += browser.look_at([HTML / "book" / "index.html"], dark=True)
     assert len({(v.page, v.width) for v in visits}) == 2 * len(pages())
     for seen in visits:
         where = f"{seen.page} at {seen.width} px"

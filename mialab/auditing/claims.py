@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -159,8 +160,14 @@ class ClaimsTable(pd.DataFrame):  # type: ignore[misc]  # pandas comes without t
             index=_escaped(cells.index.name), columns=_escaped(cells.columns.name)
         )
         with pd.option_context("display.max_colwidth", None):
-            classes = "claims" + " verdicts" * ("adjusted p" in cells) + " arms" * ("training" in cells)
-            return cells.to_html(classes=classes, escape=False, border=0)
+            classes = "claims cards" + " arms" * ("training" in cells)
+            page = cells.to_html(classes=classes, escape=False, border=0)
+        # On a narrow screen rows become cards, whose cells carry the names of their columns.
+        first, *rest = page.split("<td>")
+        labels = cycle(str(column) for column in cells.columns)
+        return first + "".join(
+            f'<td data-label="{label}">{cell}' for label, cell in zip(labels, rest, strict=False)
+        )
 
     @staticmethod
     def mark(verdict: str) -> str:

@@ -193,14 +193,14 @@ def beside(
     audit: AuditTable | None = None,
     reference_audit: AuditTable | None = None,
 ) -> Page:
-    """Lay out verdicts in one table: the published value, the reference run, and this build.
+    """Lay out verdicts in one table: the published value, the reference run, and this build; or one run alone.
 
     Parameters
     ----------
     verdicts : DataFrame
         This build's, from `mialab.auditing.claims.judge`.
     reference : DataFrame, optional
-        Those of the reference run.
+        Those of the reference run; without, the table is that of one run.
     audit, reference_audit : AuditTable, optional
         What they rest on, to say where the two runs contradict each other what differs between them.
 
@@ -223,7 +223,7 @@ def beside(
             (
                 str(place),
                 now["claim"],
-                said if then is not None else "not in the reference run",
+                said if then is not None or reference is None else "not in the reference run",
                 now["published"],
                 "-" if then is None else _measured(then),
                 _measured(now),
@@ -232,6 +232,9 @@ def beside(
         )
     columns = ["", "claim", "verdict", "published", "reference run", "this build", "how"]
     table = pd.DataFrame(rows, columns=columns)
+    if reference is None:
+        unknown = [c for c in ("published",) if set(table[c]) <= {"-"}]
+        table = table.drop(columns=["reference run", *unknown]).rename(columns={"this build": "measured"})
     note = _contradictions(apart, audit, reference_audit)
     html = cards(table, "beside") + (f'<p class="answer-facts">{escape(note)}</p>' if note else "")
     text = table.drop(columns="how").to_string(index=False)

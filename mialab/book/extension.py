@@ -139,10 +139,21 @@ def without_thebe(
         ]
 
 
+def honest_roles(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: nodes.document
+) -> None:
+    """Drop a role that Docutils gives to lists of references, whose entries are none of list items."""
+    if "body" in context:
+        context["body"] = context["body"].replace(
+            'role="list" class="citation-list"', 'class="citation-list"'
+        )
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the extension."""
     app.add_directive("study-runs", StudyRuns)
     app.add_directive("scoreboard", Scoreboard)
     app.connect("doctree-read", sharp_images)
     app.connect("html-page-context", without_thebe, priority=900)
+    app.connect("html-page-context", honest_roles)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
