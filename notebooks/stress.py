@@ -78,11 +78,11 @@ mia.plots.style()
 names = [name for name in defenses or mia.defenses.available() if name != "none"]
 playing = {"n_models": n_models, **setting.options()}
 targets = {
-    name: mia.play(setting.pool, defense=name, seed=seed, **playing)
+    name: stress.play(setting.pool, defense=name, seed=seed, **playing)
     for name in ("none", *names)
 }
 shadows = {
-    name: mia.play(setting.pool, defense=name, seed=seed + 1_000_003, **playing)
+    name: stress.play(setting.pool, defense=name, seed=seed + 1_000_003, **playing)
     for name in ("none", *names)
 }
 glue("stress_data", dataset, display=False)
@@ -137,7 +137,7 @@ pd.DataFrame.from_dict(
 (image_set, pictured), *_ = settings.settings(images, seed=seed).items()
 with_canaries, kinds = stress.with_canaries(pictured.pool, canaries, seed=seed)
 canary_games = {
-    name: mia.play(
+    name: stress.play(
         with_canaries,
         defense=name,
         n_models=n_models,
@@ -189,7 +189,7 @@ stress.canary_rates(canary_tables, canary_fpr)
 
 # %% tags=["hide-input"]
 private = {
-    f"dp_sgd, epsilon {epsilon:g}": mia.play(
+    f"dp_sgd, epsilon {epsilon:g}": stress.play(
         setting.pool, defense=mia.defenses.DPSGD(epsilon=epsilon), seed=seed, **playing
     )
     for epsilon in proven
@@ -214,7 +214,7 @@ from_below.drop(columns="broken").map(lambda v: "nothing" if pd.isna(v) else f"{
 # %% tags=["hide-input"]
 on_images = {
     name: [
-        mia.play(
+        stress.play(
             pictured.pool,
             defense=name,
             n_models=n_models,
@@ -300,7 +300,7 @@ results.summary(["balanced_accuracy", f"tpr@{fpr:g}"], attacks=["lira_pooled"])
 
 # %% tags=["hide-input"]
 cooled = {
-    t: mia.play(
+    t: stress.play(
         setting.pool,
         defense=mia.defenses.ConfidenceMasking(digits=None, temperature=t),
         seed=seed,

@@ -12,15 +12,18 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 
 from mialab._validation import check_integer, check_number
-from mialab.auditing import difference, epsilon_bound
+from mialab.auditing import conditions, difference, epsilon_bound
 from mialab.auditing.equal import strongest_attack
 from mialab.auditing.tables import AuditTable
 from mialab.auditing.taxonomy import Attacking
+from mialab.classifiers import game as classifiers
 from mialab.data.pool import Pool
+from mialab.defenses.base import DEFENSES, Defense
 from mialab.games.base import Game
 from mialab.metrics.intervals import Interval, clopper_pearson
 from mialab.metrics.outcomes import Outcome
 from mialab.metrics.rates import check_fraction, rate_name
+from mialab.training.options import Training
 
 #: Kinds of canaries, see `with_canaries`.
 CANARIES = ("mislabeled", "out of distribution", "duplicated", "adversarial")
@@ -72,6 +75,22 @@ def canary_rates(tables: Mapping[str, Mapping[str, AuditTable]], fpr: float) -> 
         row["published"] = "-" if plain is None else f"{plain:.3f}, canaries {exposed:.3f}"
         rows[name] = row
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def play(pool: Pool, defense: str | Defense, *, training: Training, **options: Any) -> Game:
+    """Play a game as `mialab.play` does, and keep a checkpoint near its end, which shows whether training had ended.
+
+    Defenses with a procedure of their own keep none.
+
+    Parameters
+    ----------
+    pool, defense, training, **options
+        As of `mialab.play`.
+    """
+    made = DEFENSES.make(defense)
+    return classifiers.play(
+        pool, defense=made, training=training if made.uses("fit") else conditions.watched(training), **options
+    )
 
 
 def with_canaries(pool: Pool, n: int, *, seed: int = 0) -> tuple[Pool, dict[str, np.ndarray]]:
