@@ -137,6 +137,7 @@ def html(page: Path) -> Path:
         "html_theme": "sphinx_book_theme",
         "html_static_path": [str(execution.ROOT / "book" / "_static")],
         "html_css_files": ["custom.css"],
+        "html_js_files": ["tables.js"],
         "html_context": {"default_mode": "auto"},
         "myst_enable_extensions": config["parse"]["myst_enable_extensions"],
         "nb_execution_mode": "off",
