@@ -811,3 +811,15 @@ def test_other_failures_of_torchvision_are_not_hidden(tmp_path):
     done = python(f"import sys; sys.path.insert(0, {str(tmp_path)!r})\nimport mialab._torchvision")
     assert done.returncode == 1
     assert done.stderr.strip().endswith("RuntimeError: something else")
+
+
+def test_twins_are_counted_and_told():
+    x = np.arange(40, dtype=np.float32).reshape(20, 2)
+    y = np.arange(20) % 2
+    assert Pool("own", x=x, y=y, n_classes=2, kind="tabular").twins() == 0
+    twice = np.concatenate([x, x[:3]])
+    pool = Pool(
+        "own", x=twice, y=np.arange(23) % 2, n_classes=2, kind="tabular", x_test=x[10:12], y_test=y[:2]
+    )
+    assert pool.twins() == 5  # three copies, and two records that are tested on
+    assert repr(pool).endswith("2 test; 5 twins)")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import browser
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -12,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
-from sklearn.linear_model import RidgeClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder
 from sklearn.svm import LinearSVC
 
 import mialab as mia
@@ -139,6 +142,25 @@ def test_on_what_was_never_seen_nothing_is_found():
         table = mia.audit_model(model, (X[first], Y[first]), (X[second], Y[second]), attacks=["loss"])
         found += table.interval("loss_known_half", "auc").low > 0.5
     assert found < 5
+
+
+def test_records_on_both_sides_are_told(forest):
+    table = mia.audit_model(
+        forest, MEMBERS, (np.concatenate([X[OUT], X[IN[:5]]]), Y[[*OUT, *IN[:5]]]), attacks=["loss"]
+    )
+    assert "5 records are among the members and among the others" in " ".join(table.attrs["advice"])
+    alone = mia.audit_model(forest, MEMBERS, OTHERS, attacks=["loss"])
+    assert "among the others" not in " ".join(alone.attrs["advice"])
+
+
+def test_records_may_be_words():
+    words = np.array([["red", "a"], ["blue", "b"]] * 40, dtype=object)
+    y = np.arange(80) % 2
+    model = make_pipeline(OneHotEncoder(), LogisticRegression()).fit(words, y)
+    frames = [(pd.DataFrame(words[part]), y[part]) for part in (slice(40), slice(40, 80))]
+    for members, others in ([(words[:40], y[:40]), (words[40:], y[40:])], frames):
+        table = mia.audit_model(model, members, others, attacks=["loss"], fprs=())
+        assert "2 records are among" in " ".join(table.attrs["advice"])
 
 
 def test_the_gate_looks_at_the_upper_end(game):

@@ -88,6 +88,8 @@ def game_of(
     member = np.arange(n_in + n_out) < n_in
     logits = np.concatenate(answers)[None]
     game = Game.from_arrays(logits=logits, member=member[None], y=y, name=name)
+    inside, outside = ({_text(row) for row in _plain(x)} for x, _ in (members, nonmembers))
+    game.attrs["on_both_sides"] = len(inside & outside)
     if not shadows:
         return game
     if build is None and not is_estimator(model):
@@ -104,12 +106,23 @@ def game_of(
     kind = "image" if x.ndim in (3, 4) else "tabular"
     pool = Pool(_short(name), x=x, y=y.astype(np.int64), n_classes=logits.shape[-1], kind=kind)
     build = model if build is None else build
-    return game.with_shadows(play(pool, build, training=training, n_models=shadows, seed=seed))
+    shadowed = game.with_shadows(play(pool, build, training=training, n_models=shadows, seed=seed))
+    shadowed.attrs["on_both_sides"] = game.attrs["on_both_sides"]
+    return shadowed
+
+
+def _plain(x: Any) -> np.ndarray:
+    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+
+
+def _text(row: np.ndarray) -> bytes:
+    """Return what is the same for equal records."""
+    return repr(row.tolist()).encode() if row.dtype == object else row.tobytes()
 
 
 def _records(x: ArrayLike) -> np.ndarray:
     """Return records as a pool holds them."""
-    plain = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+    plain = _plain(x)
     if plain.dtype == np.uint8 and plain.ndim in (3, 4):
         return plain
     return plain.astype(np.float32)
@@ -275,6 +288,11 @@ def _advice(game: Game, n_out: int, fprs: Sequence[float], resolved: Sequence[fl
         learned, tested = (100 * right[game.member == side].mean() for side in (True, False))
         told.append(
             f"Models are right about {learned:.1f} % of their members and {tested:.1f} % of the others."
+        )
+    if twins := game.attrs.get("on_both_sides"):
+        told.append(
+            f"{twins:,} records are among the members and among the others: nobody can tell these apart, and all rates "
+            "are too low for them. Leave them out on one side."
         )
     if share := game.attrs.get("answers_at_floor"):
         told.append(

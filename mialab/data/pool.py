@@ -126,15 +126,31 @@ class Pool:
             digest.update(plain_bytes(array))
         return digest.hexdigest()
 
+    def twins(self) -> int:
+        """Count the records that are equal, but for their label, to an earlier one or to one of the test part.
+
+        Who is a member of which model cannot be told of a record whose twin is on the other side, so twins make any
+        attack look weaker, and a test accuracy better, than they are.
+        """
+        tested = {row.tobytes() for row in np.ascontiguousarray(self.x_test)}
+        seen: set[bytes] = set()
+        count = 0
+        for row in np.ascontiguousarray(self.x):
+            text = row.tobytes()
+            count += text in seen or text in tested
+            seen.add(text)
+        return count
+
     def __len__(self) -> int:
         return len(self.y)
 
     def __repr__(self) -> str:
         reference = f", {len(self.y_reference):,} reference" if len(self.y_reference) else ""
+        twins = f"; {count:,} twins" if (count := self.twins()) else ""
         return (
             f"Pool({self.name!r}: {len(self):,} records of shape {self.x.shape[1:]} {self.x.dtype}, "
             f"{self.n_classes} classes, {self.kind}; "
-            f"{len(self.y_val):,} validation, {len(self.y_test):,} test{reference})"
+            f"{len(self.y_val):,} validation, {len(self.y_test):,} test{reference}{twins})"
         )
 
 
