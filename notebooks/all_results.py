@@ -45,7 +45,7 @@ from myst_nb import glue
 
 import mialab as mia
 from mialab import auditing, chapters
-from mialab.book import matrix, scoreboard
+from mialab.book import matrix, reference_runs, scoreboard
 
 mia.plots.style()
 settings = chapters.settings.settings(datasets, seed=seed)
@@ -90,9 +90,32 @@ if save_as:
     matrix.save(found, save_as)
 
 # %% [markdown]
-# ## Explore
+# (all-reference)=
+# ## The reference run
 #
-# Choose a measure and what the attacker sees. The slider moves through the ROC curves. Look first at
+# All defenses on Location30, with {glue:text}`all_ref_models:d` models each and {glue:text}`all_ref_members:d` members, from `results/matrix.json`
+# (commit {glue:text}`all_ref_commit`; {doc}`/book/add_a_row` describes the file). The strongest attack of each kind of attacker has an interval that knows that
+# it was chosen; who protects most comes first. Look at the accuracies before the attacks: *tuned* rows cost few points, the others are at
+# their default settings and may cost many. {doc}`rivals` compares them at the same accuracy.
+
+# %% tags=["hide-input", "scroll-output"]
+reference = matrix.read(reference_runs.FOLDER / "matrix.json")
+stored = reference["datasets"]["location30"]
+glue("all_ref_models", stored["models"], display=False)
+glue("all_ref_members", stored["members"], display=False)
+glue("all_ref_commit", reference["made"]["commit"], display=False)
+matrix.overview(reference, "location30")
+
+# %% [markdown]
+# All of its values, to sort and to search; choose a measure and what the attacker sees, and move through the ROC curves:
+
+# %% tags=["hide-input"]
+matrix.view(reference)
+
+# %% [markdown]
+# ## Explore this build
+#
+# All that follows is of the run that built this book. Choose a measure and what the attacker sees. The slider moves through the ROC curves. Look first at
 # [what the models learned](all-arms): who has not learned hides nothing.
 
 # %% tags=["hide-input"]

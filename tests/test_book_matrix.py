@@ -270,3 +270,24 @@ def test_text_in_a_document_is_no_markup(document):
     odd["datasets"]["toy"]["network"] = "</script><b>"
     assert "</script><b>" not in matrix.view(odd).html
     assert np.isfinite(len(matrix.view(odd).text))
+
+
+def test_the_overview_has_all_defenses_and_what_was_not_played():
+    """Of the stored document: every defense has a row, the one that protects most stands first."""
+    stored = matrix.read(reference_runs.FOLDER / "matrix.json")
+    (name, about), *_ = stored["datasets"].items()
+    table = matrix.overview(stored, name)
+    missing = [row["defense"] for row in about["missing"] if row["attack"] == "all"]
+    assert set(table.index) == {*about["defenses"], *missing}
+    values = [
+        about["defenses"][label]["strongest"]["auc"]["scores"]["value"][0]
+        for label in table.index
+        if label not in missing
+    ]
+    assert values == sorted(values)
+    assert all(table.loc[label, "training"].startswith("not played: ") for label in missing)
+    assert table.loc["none", "AUC, scores"].startswith(
+        f"{about['defenses']['none']['strongest']['auc']['scores']['value'][0]:.3f} ["
+    )
+    with pytest.raises(ValueError, match="dataset='clusterz'"):
+        matrix.overview(stored, "clusterz")

@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 
 from mialab import attacks, provenance
-from mialab._validation import check_name
+from mialab._validation import check_name, choose
+from mialab.auditing.claims import ClaimsTable
 from mialab.auditing.tables import POOLED, AuditTable
 from mialab.auditing.taxonomy import KINDS, family, threat_model
 from mialab.book import reference_runs
 from mialab.book.answers import Page, members
-from mialab.metrics.intervals import over_targets
+from mialab.metrics.intervals import Interval, over_targets
+from mialab.metrics.rates import rate_name
 
 #: Version of the document; files of a later one are refused.
 SCHEMA = 1
@@ -202,6 +204,55 @@ def read(file: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{file.name} holds no JSON: {error}.") from error
     return check(found)
+
+
+def overview(found: Mapping[str, Any], dataset: str, fpr: float = 0.001) -> pd.DataFrame:
+    """Return the strongest attack of each kind of attacker against each defense, least AUC of who sees scores first.
+
+    Parameters
+    ----------
+    found : dict
+        From `document` or `read`.
+    dataset : str
+        One of its data sets.
+    fpr : float
+        One of the false-positive rates that its values are stated at.
+
+    Returns
+    -------
+    ClaimsTable
+        A row a defense: accuracies on members and on test records, what is wrong with the training, AUC by what the
+        attacker sees (who sees more can do what others can), and the TPR of who sees scores. What was not played has a
+        row as well, with the reason.
+    """
+    about = found["datasets"][choose("dataset", dataset, found["datasets"])]
+    kinds = ("scores", "labels only", "white box")
+
+    def shown(strongest: Mapping[str, Any], metric: str, kind: str) -> str:
+        value = strongest.get(metric, {}).get(kind, {}).get("value", [None])
+        return "-" if value[0] is None else f"{Interval(*value):.3f}"
+
+    def key(label: str) -> float:
+        value = about["defenses"][label]["strongest"].get("auc", {}).get("scores", {}).get("value", [None])[0]
+        return np.inf if value is None else float(value)
+
+    rows = {}
+    for label in sorted(about["defenses"], key=key):
+        one = about["defenses"][label]
+        learned, tested = one["train_accuracy"], one["test_accuracy"][0]
+        rows[label] = {
+            "members": "-" if learned is None else f"{learned:.3f}",
+            "test": "-" if tested is None else f"{tested:.3f}",
+            **{f"AUC, {kind}": shown(one["strongest"], "auc", kind) for kind in kinds},
+            f"TPR at {100 * fpr:g} % FPR, scores": shown(one["strongest"], rate_name("tpr", fpr), "scores"),
+            "training": one["problem"] or "has ended",
+        }
+    for row in about["missing"]:
+        if row["attack"] == "all":
+            rows[row["defense"]] = {"training": f"not played: {row['reason']}"}
+    return ClaimsTable(
+        pd.DataFrame.from_dict(rows, orient="index").fillna("-").rename_axis(columns="accuracy on")
+    )
 
 
 def view(found: Mapping[str, Any]) -> Page:
