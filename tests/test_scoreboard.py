@@ -178,3 +178,13 @@ def test_all_true_ranks_lie_in_their_intervals_at_once(apart):
         # Where true values are the same, the set of their ranks must be covered.
         held += bool(((table["rank low"] <= least) & (table["rank high"] >= most)).all())
     assert held / n >= 0.91
+
+
+def test_attackers_who_ask_several_times_are_told_of(folder):
+    """Of the stored document: HAMP's last step hides what one answer says, and not what several labels say."""
+    stored = {row.name: row for row in scoreboard.rows()}
+    assert stored["hamp"].repeated["location30"][0] in ("label_only", "lira_augmented")
+    assert "Who asks several times has an AUC of 0." in scoreboard.scoreboard().html
+    assert "selena" in stored
+    assert not stored["selena"].repeated
+    assert not any(row.repeated for row in scoreboard.rows(folder))  # where there is no such document

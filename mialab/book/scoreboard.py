@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mialab import attacks
 from mialab.auditing.claims import (
     DIFFERENT,
     FAILS,
@@ -24,7 +25,7 @@ from mialab.auditing.claims import (
     state,
 )
 from mialab.auditing.tradeoff import REFERENCES, UNDEFENDED, TradeOffTable, chosen_for
-from mialab.book import reference_runs
+from mialab.book import matrix, reference_runs
 from mialab.book.answers import Page, cards, number
 from mialab.book.execution import NOTEBOOKS, chapters
 from mialab.chapters import rivals
@@ -55,6 +56,9 @@ class Row:
         The chapter's own claims that decide: claim, verdict, value and its interval.
     measured : dict of str to dict
         For each data set of the comparison: ``auc``, ``tpr`` and ``accuracy``, each before and after.
+    repeated : dict of str to (str, float)
+        For data sets on which an attacker who asks several times is the strongest, at the default setting: the attack
+        and its AUC.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Row:
     beside: Mapping[tuple[str, str], tuple[str, float, float, float]] = field(default_factory=dict)
     decided: list[tuple[str, str, float, float, float]] = field(default_factory=list)
     measured: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    repeated: Mapping[str, tuple[str, float]] = field(default_factory=dict)
 
     @property
     def verdict(self) -> str:
@@ -107,8 +112,20 @@ def rows(folder: Path = reference_runs.FOLDER) -> list[Row]:
                 {**row.beside, **{(dataset, rival): v for (who, rival), v in judged.items() if who == name}},
                 row.decided,
                 {**row.measured, dataset: _measured(table, name)},
+                _repeated(name, folder),
             )
     return sorted(made.values(), key=lambda row: (not row.chapter, *(() if row.chapter else _order(row))))
+
+
+def _repeated(name: str, folder: Path) -> dict[str, tuple[str, float]]:
+    """Return the AUC of attackers who ask several times, where they are the strongest of all that were run."""
+    found: dict[str, tuple[str, float]] = {}
+    for file in sorted(folder.glob(f"{reference_runs.MATRIX}*.json")):
+        for dataset, about in matrix.read(file)["datasets"].items():
+            strongest = about["defenses"].get(name, {}).get("strongest", {}).get("auc", {}).get("scores")
+            if strongest and attacks.make(strongest["attack"]).needs.queries > 1:
+                found[dataset] = strongest["attack"], strongest["value"][0]
+    return found
 
 
 def _papers(folder: Path) -> dict[str, pd.DataFrame]:
@@ -211,7 +228,7 @@ def scoreboard(
         f"From the reference runs, not from this build. “Beside” is the strongest attack's AUC less that on the other "
         "defense at the same test accuracy: below 0, the defense protects better. AUC, TPR and accuracy are those "
         f"before → after, for the setting that validation chose at a cost of at most {SHOWN} points, or else the "
-        f"mildest one. {facts}"
+        f"mildest one, for attackers who ask once about each record. {facts}"
     )
     folded = (
         f"<details><summary>{len(others)} more rivals: none of them is shown to protect better than both</summary>"
@@ -327,6 +344,12 @@ def _why(row: Row) -> str:
         where = f" on {dataset}" if len(row.measured) > 1 else ""
         said = ", ".join(f"{how} {' and '.join(names)}" for how, names in told.items())
         parts.append(f"Protects {said}{where}.")
+    if row.repeated:
+        values = [
+            f"{value:.3f}" + f" on {name}" * (len(row.measured) > 1)
+            for name, (_, value) in row.repeated.items()
+        ]
+        parts.append(f"Who asks several times has an AUC of {' and '.join(values)}.")
     if row.chapter:
         states = dict.fromkeys(state(verdict) for _, verdict, *_ in row.decided)
         parts.append(
