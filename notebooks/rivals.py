@@ -76,10 +76,10 @@ table
 # *Early stopping*, *weight decay* and *dropout* are what practitioners do anyway. *DP-SGD* bounds what any attack can find, by its
 # epsilon. *RelaxLoss* {cite:p}`chen2022relaxloss` and the *convex-concave loss* {cite:p}`liu2024ccl` keep losses of members away from zero, or
 # spread them. *Label smoothing* {cite:p}`szegedy2016rethinking` and *mixup* {cite:p}`zhang2018mixup` soften labels. The others are those of
-# the papers in this book. *Distillation* and *SELENA* release a student of other networks, *adversarial regularization*
-# {cite:p}`nasr2018machine` trains against an attacker. *MemGuard* {cite:p}`jia2019memguard`, *DynaNoise* {cite:p}`forough2026dynanoise` and
+# the papers in this book. *Distillation* and *SELENA* release a student of other networks, *MIST* {cite:p}`li2024mist` averages
+# sub-models that agree about records that only one of them knows, *adversarial regularization* {cite:p}`nasr2018machine` trains against an attacker. *MemGuard* {cite:p}`jia2019memguard`, *DynaNoise* {cite:p}`forough2026dynanoise` and
 # *confidence masking* {cite:p}`shokri2017membership` train plainly and change the answers: until an attacker's network is undecided, by
-# noise, or by rounding. What the descriptions leave open, and what is assumed for it, stands with each class ({doc}`/book/api`).
+# noise, or by rounding. What the descriptions leave open, and what is assumed for it, stands with each class ({doc}`/book/api/defenses`).
 
 # %% [markdown]
 # ## Equal terms

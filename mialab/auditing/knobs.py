@@ -76,6 +76,8 @@ KNOBS: dict[str, Knob] = {
     "distillation": Knob("keep", (1.0, 0.8, 0.6, 0.4, 0.2)),
     # Of 25 sub-models; in the paper 10. The more do not see a record, the fewer records does each learn from.
     "selena": Knob("unseen_by", (2, 5, 10, 15, 20)),
+    # From no agreement with the others to more of it than there is learning; ours.
+    "mist": Knob("agree_epochs", (0, 1, 2, 4, 8)),
     # In L1 distance of probabilities, as in the paper's figures; 2 is the most there can be.
     "memguard": Knob("distortion", (0.1, 0.3, 0.5, 1.0, 2.0)),
     # The last leaves hardly more than the label.

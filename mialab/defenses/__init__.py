@@ -13,6 +13,7 @@ from mialab.defenses.early_stopping import EarlyStopping
 from mialab.defenses.hamp import HAMP
 from mialab.defenses.label_smoothing import LabelSmoothing
 from mialab.defenses.memguard import MemGuard
+from mialab.defenses.mist import MIST
 from mialab.defenses.quantization import Quantization
 from mialab.defenses.relaxloss import RelaxLoss
 from mialab.defenses.selena import SELENA
@@ -22,6 +23,7 @@ from mialab.defenses.weighted_smoothing import WeightedSmoothing
 __all__ = [
     "DPSGD",
     "HAMP",
+    "MIST",
     "SELENA",
     "AdaMixup",
     "AdversarialRegularization",

@@ -45,6 +45,7 @@ DEFENSES: dict[str, tuple[str, str]] = {
     "dynanoise": ("#ee8866", ">"),
     "distillation": ("#6699cc", "v"),
     "convex_concave": ("#999999", "D"),
+    "mist": ("#225555", "p"),
     # Control arms of weighted smoothing.
     "uniform_noise": ("#9467bd", "o"),
     "inverted_weights": ("#a50f15", "^"),
