@@ -54,6 +54,31 @@ glue("all_n_defenses", len(mia.defenses.available()), display=False)
 glue("all_n_models", n_models, display=False)
 
 # %% [markdown]
+# (all-reference)=
+# ## The reference run
+#
+# All defenses on Location30, with {glue:text}`all_ref_models:d` models each and {glue:text}`all_ref_members:d` members, from `results/matrix.json`
+# (commit {glue:text}`all_ref_commit`; {doc}`/book/add_a_row` describes the file). The strongest attack of each kind of attacker has an interval that knows that
+# it was chosen; who protects most comes first. Look at the accuracies before the attacks: *tuned* rows cost few points, the others are at
+# their default settings and may cost many. {doc}`rivals` compares them at the same accuracy.
+
+# %% tags=["hide-input"]
+reference = matrix.read(reference_runs.FOLDER / "matrix.json")
+stored = reference["datasets"]["location30"]
+glue("all_ref_models", stored["models"], display=False)
+glue("all_ref_members", stored["members"], display=False)
+glue("all_ref_commit", reference["made"]["commit"], display=False)
+matrix.overview(reference, "location30")
+
+# %% [markdown]
+# All of its values, to sort and to search; choose a measure and what the attacker sees, and move through the ROC curves:
+
+# %% tags=["hide-input"]
+matrix.view(reference)
+
+# %% [markdown]
+# ## This build
+#
 # {glue:text}`all_n_defenses:d` defenses, the undefended models among them, against {glue:text}`all_n_attacks:d` attacks, with
 # {glue:text}`all_n_models:d` models for each defense.
 
@@ -90,32 +115,9 @@ if save_as:
     matrix.save(found, save_as)
 
 # %% [markdown]
-# (all-reference)=
-# ## The reference run
+# ### Explore
 #
-# All defenses on Location30, with {glue:text}`all_ref_models:d` models each and {glue:text}`all_ref_members:d` members, from `results/matrix.json`
-# (commit {glue:text}`all_ref_commit`; {doc}`/book/add_a_row` describes the file). The strongest attack of each kind of attacker has an interval that knows that
-# it was chosen; who protects most comes first. Look at the accuracies before the attacks: *tuned* rows cost few points, the others are at
-# their default settings and may cost many. {doc}`rivals` compares them at the same accuracy.
-
-# %% tags=["hide-input", "scroll-output"]
-reference = matrix.read(reference_runs.FOLDER / "matrix.json")
-stored = reference["datasets"]["location30"]
-glue("all_ref_models", stored["models"], display=False)
-glue("all_ref_members", stored["members"], display=False)
-glue("all_ref_commit", reference["made"]["commit"], display=False)
-matrix.overview(reference, "location30")
-
-# %% [markdown]
-# All of its values, to sort and to search; choose a measure and what the attacker sees, and move through the ROC curves:
-
-# %% tags=["hide-input"]
-matrix.view(reference)
-
-# %% [markdown]
-# ## Explore this build
-#
-# All that follows is of the run that built this book. Choose a measure and what the attacker sees. The slider moves through the ROC curves. Look first at
+# Choose a measure and what the attacker sees. The slider moves through the ROC curves. Look first at
 # [what the models learned](all-arms): who has not learned hides nothing.
 
 # %% tags=["hide-input"]
@@ -123,7 +125,7 @@ matrix.view(found)
 
 # %% [markdown]
 # (all-arms)=
-# ## What the models learned
+# ### What the models learned
 #
 # All defenses have the same training. One that has not ended, or whose models are dead, hides its members for that reason alone: look here
 # before you look at any attack.
@@ -133,7 +135,7 @@ for table in tables.values():
     display(table.arms())
 
 # %% [markdown]
-# ## AUC
+# ### AUC
 #
 # White is chance; the darker, the more is found on average over all thresholds. A hatched cell was not run. Values are
 # pooled over all targets; "n/a" says that too few records stand behind a value.
@@ -144,7 +146,7 @@ for name, table in tables.items():
     plt.show()
 
 # %% [markdown]
-# ## True-positive rate at a low false-positive rate
+# ### True-positive rate at a low false-positive rate
 #
 # The fraction of members that are named with hardly anybody named in error, in percent. Colors are logarithmic.
 
@@ -154,7 +156,7 @@ for name, table in tables.items():
     plt.show()
 
 # %% [markdown]
-# ## The strongest attack by what the attacker sees
+# ### The strongest attack by what the attacker sees
 #
 # A defense is as good as the strongest attack that it must face. By the AUC; the interval is that of the greatest of so many
 # estimates ([how](many-claims)):
@@ -164,7 +166,7 @@ for table in tables.values():
     display(table.strongest("auc"))
 
 # %% [markdown]
-# ## Privacy against utility
+# ### Privacy against utility
 #
 # The strongest of some attacks that read answers: {glue:text}`all_compared`. The dashed lines are what any defense should beat: undefended
 # training that stops early, and DP-SGD with more and more noise.
@@ -187,7 +189,7 @@ for name, table in tables.items():
     plt.show()
 
 # %% [markdown]
-# ## All values
+# ### All values
 #
 # AUC, with 95 % intervals over targets and records:
 

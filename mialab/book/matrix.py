@@ -245,7 +245,7 @@ def overview(found: Mapping[str, Any], dataset: str, fpr: float = 0.001) -> pd.D
             "test": "-" if tested is None else f"{tested:.3f}",
             **{f"AUC, {kind}": shown(one["strongest"], "auc", kind) for kind in kinds},
             f"TPR at {100 * fpr:g} % FPR, scores": shown(one["strongest"], rate_name("tpr", fpr), "scores"),
-            "training": one["problem"] or "has ended",
+            "training": _shortly(one["problem"]),
         }
     for row in about["missing"]:
         if row["attack"] == "all":
@@ -253,6 +253,11 @@ def overview(found: Mapping[str, Any], dataset: str, fpr: float = 0.001) -> pd.D
     return ClaimsTable(
         pd.DataFrame.from_dict(rows, orient="index").fillna("-").rename_axis(columns="accuracy on")
     )
+
+
+def _shortly(problem: str) -> str:
+    """Say in few words what is wrong with a training."""
+    return "not known to have ended" if problem.endswith("no checkpoint was kept") else problem or "has ended"
 
 
 def view(found: Mapping[str, Any]) -> Page:
