@@ -60,7 +60,8 @@ class Pool:
     Examples
     --------
     >>> import numpy as np
-    >>> Pool("toy", x=np.zeros((4, 2), np.float32), y=np.array([0, 1, 0, 1]), n_classes=2, kind="tabular")
+    >>> x = np.arange(8, dtype=np.float32).reshape(4, 2)
+    >>> Pool("toy", x=x, y=np.array([0, 1, 0, 1]), n_classes=2, kind="tabular")
     Pool('toy': 4 records of shape (2,) float32, 2 classes, tabular; 0 validation, 0 test)
     """
 
