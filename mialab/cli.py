@@ -178,13 +178,57 @@ def _datasets(options: argparse.Namespace) -> int:
     return 0
 
 
+#: What the help of a command ends with; the empty name is that of all.
+EXAMPLES = {
+    "": """
+examples:
+  mialab list                                          the chapters
+  mialab run hamp -p seed 3 --html                     one of them, with another seed, as a page to read
+  mialab audit answers.npz --out report.html           what attackers find in a model of your own
+  mialab gate answers.npz --max-tpr 0.02 --at-fpr 0.001
+
+`mialab COMMAND --help` says more; the book's page "How to re-run and fork" has it all.""",
+    "run": """
+examples:
+  mialab run hamp                                      as in the book
+  mialab run hamp -p seed 3 -p gamma 0.9 --html        with other parameters: `mialab params hamp` lists them
+  mialab run hamp --profile standard --out my.ipynb    real data, on a processor
+
+No run replaces the page of another. After Ctrl-C the same command goes on with the next model.""",
+    "sweep": """
+examples:
+  mialab sweep hamp seed 0..4
+  mialab sweep hamp gamma '[0.5, 0.9]' -p n_models 32""",
+    "audit": """
+examples:
+  mialab audit answers.npz                             in sentences
+  mialab audit answers.csv --out report.html --csv table.csv
+  mialab audit exp/cifar10 --labels y_train.npy        what the published code of LiRA wrote
+
+In Python: np.savez("answers.npz", logits=..., member=..., y=...), with shapes (model, record, label), (model, record)
+and (record,). exit codes: 0 done, 2 the file cannot be read or no attack is possible.""",
+    "gate": """
+examples:
+  mialab gate answers.npz --max-tpr 0.02 --at-fpr 0.001
+
+It goes by the upper end of the interval, so that few data do not pass for privacy.
+exit codes: 0 passed, 1 failed, 2 cannot be told: the file cannot be read, or has too few records for that rate.""",
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
-    parser = argparse.ArgumentParser(prog="mialab", description="Run and write chapters of the study.")
+    looks: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    parser = argparse.ArgumentParser(
+        prog="mialab",
+        description="Run and write chapters of the study, and audit models of your own.",
+        epilog=EXAMPLES[""],
+        **looks,
+    )
     commands = parser.add_subparsers(required=True, metavar="command")
 
     def command(name: str, call: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=what)
+        made = commands.add_parser(name, help=what, description=what, epilog=EXAMPLES.get(name), **looks)
         made.set_defaults(call=call)
         return made
 

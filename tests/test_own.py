@@ -1,6 +1,7 @@
 """Audits of a model of one's own: what it may be, what is left out, the report, and the gate."""
 
 import re
+import shlex
 from pathlib import Path
 
 import browser
@@ -230,6 +231,25 @@ def test_the_job_for_a_pipeline_runs(game, tmp_path, monkeypatch):
     assert cli.main(commands[1][1:]) == 0
     (uploaded,) = (step["with"]["path"].split() for step in steps if "upload" in step.get("uses", ""))
     assert all((tmp_path / file).exists() for file in uploaded)
+
+
+def test_the_examples_of_the_help_are_commands(capsys, monkeypatch):
+    """Every example is parsed as it stands; the options that it names exist."""
+    lines = [
+        line for text in cli.EXAMPLES.values() for line in text.splitlines() if line.startswith("  mialab ")
+    ]
+    assert len(lines) > 10
+    for line in lines:
+        words = shlex.split(re.split(r" {3,}", line.strip())[0])[1:]
+        called = []
+        for command in ("list", "run", "sweep", "audit", "gate"):
+            monkeypatch.setattr(cli, f"_{command}", lambda options, c=command: called.append(c) or 0)
+        assert cli.main(words) == 0, line
+        assert called == [words[0]]
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["gate", "--help"])
+    assert stopped.value.code == 0
+    assert "exit codes: 0 passed, 1 failed, 2 cannot be told" in capsys.readouterr().out
 
 
 @pytest.mark.slow
