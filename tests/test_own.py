@@ -239,13 +239,13 @@ def test_the_examples_of_the_help_are_commands(capsys, monkeypatch):
         line for text in cli.EXAMPLES.values() for line in text.splitlines() if line.startswith("  mialab ")
     ]
     assert len(lines) > 10
-    for line in lines:
-        words = shlex.split(re.split(r" {3,}", line.strip())[0])[1:]
-        called = []
-        for command in ("list", "run", "sweep", "audit", "gate"):
-            monkeypatch.setattr(cli, f"_{command}", lambda options, c=command: called.append(c) or 0)
-        assert cli.main(words) == 0, line
-        assert called == [words[0]]
+    called = []
+    for command in ("list", "run", "sweep", "audit", "gate"):
+        monkeypatch.setattr(cli, f"_{command}", lambda options, c=command: called.append(c) or 0)
+    commands = [shlex.split(re.split(r" {3,}", line.strip())[0])[1:] for line in lines]
+    for words in commands:
+        assert cli.main(words) == 0, words
+    assert called == [words[0] for words in commands]
     with pytest.raises(SystemExit) as stopped:
         cli.main(["gate", "--help"])
     assert stopped.value.code == 0
