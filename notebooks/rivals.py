@@ -195,9 +195,11 @@ searched = {
     for name, table in tables.items()
     for defense, (epsilon, delta) in table.attrs["search"].items()
 }
-pd.DataFrame.from_dict(
-    searched, orient="index", columns=["epsilon", "delta"]
-).rename_axis(["data set", "defense"])
+pd.DataFrame(
+    list(searched.values()),
+    index=pd.MultiIndex.from_tuples(list(searched), names=["data set", "defense"]),
+    columns=["epsilon", "delta"],
+)
 
 # %% [markdown]
 # ## Verdicts
