@@ -136,7 +136,7 @@ class Tab:
             await asyncio.sleep(0.05)
         await self.evaluate("window.MathJax?.startup?.promise.then(() => 1)")
         await asyncio.sleep(0.3)
-        seen = Visit(page.name, width, look=await self.evaluate(LOOK))
+        seen = Visit(f"{page.parent.name}/{page.name}", width, look=await self.evaluate(LOOK))
         seen.text = await self.evaluate("document.body.textContent")
         if axe:
             await self.evaluate(AXE)
@@ -245,9 +245,10 @@ def main() -> int:
         bad += bool(seen.errors or seen.outside)
         if options.shots:
             options.shots.mkdir(parents=True, exist_ok=True)
-            (options.shots / f"{Path(seen.page).stem}-{seen.width}{'-dark' * options.dark}.png").write_bytes(
-                seen.shot
-            )
+            (
+                options.shots
+                / f"{seen.page.removesuffix('.html').replace('/', '-')}-{seen.width}{'-dark' * options.dark}.png"
+            ).write_bytes(seen.shot)
     return 1 if bad else 0
 
 

@@ -138,6 +138,8 @@ def test_partners_are_found_in_any_order(seed, pairs):
     assert (partner[partner] == np.arange(2 * pairs)).all()
     assert (complements(rng.random((9, 80)) < 0.5) == -1).all()
     assert (complements(member[:, :31]) == -1).all()  # that might be chance
+    assert (complements(np.concatenate([member, member[:1]])) == -1).all()  # one is left alone
+    assert (complements(np.stack([member[0], np.zeros_like(member[0])])) == -1).all()  # a model of nobody
 
 
 def test_a_game_without_a_word_about_partners_has_them():

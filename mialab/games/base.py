@@ -103,8 +103,8 @@ class Game:
             Labels, 0 to C - 1; needed with answers for each label, otherwise all 0 by default.
         partner : array_like of int, shape (model,), optional
             For each model the one trained on exactly the other records (or on part of them), where models come in such
-            pairs; -1 for none. By default, models with exactly complementary members are each other's partners
-            (if there are 32 records or more).
+            pairs; -1 for none. By default they are found if all models come in pairs with exactly complementary
+            members (of 32 records or more), and none is a shadow model only.
         canary : array_like of bool, shape (record,), optional
             Which records are canaries.
         shadow : array_like of bool, shape (model,), optional
@@ -155,9 +155,13 @@ class Game:
         sizes.setdefault("label", max([2, *(1 + int(value.max()) for value in labels)]))
         values = {key: specs[key].check(value, sizes) for key, value in values.items()}
         n_models, n_records = values["member"].shape
-        defaults = {"partner": complements(values["member"]), "shadow": np.zeros(n_models, bool)}
+        defaults = {"partner": np.full(n_models, -1), "shadow": np.zeros(n_models, bool)}
         defaults |= {"y": np.zeros(n_records, np.int64), "canary": np.zeros(n_records, bool)}
         values = defaults | values
+        if (
+            partner is None and not values["shadow"].any()
+        ):  # who has shadow models apart knows who is a partner
+            values["partner"] = complements(values["member"])
         if values["shadow"].all():
             raise ValueError("shadow is True for all models: one at least must be a target.")
         for k in np.flatnonzero(~values["shadow"]):
@@ -489,13 +493,14 @@ def _n_records(given: Mapping[str, Any], specs: Mapping[str, ArraySpec]) -> int:
 
 
 def complements(member: np.ndarray) -> np.ndarray:
-    """Find models with exactly complementary members, but for records of no model, int64 (model,); -1 for none.
+    """Find pairs of models with exactly complementary members, but for records of no model, int64 (model,).
 
-    Of fewer than `SURELY` records, halves may be complementary by chance: then none are found.
+    -1 for all where not every model is in such a pair, or where there are fewer than `SURELY` records, whose halves may
+    be complementary by chance.
     """
     partner = np.full(len(member), -1)
     used = member[:, member.any(0)]
-    if used.shape[1] < SURELY:
+    if used.shape[1] < SURELY or not member.any(1).all():
         return partner
     waiting: dict[bytes, list[int]] = {}
     for k, row in enumerate(np.packbits(used, axis=1)):
@@ -505,7 +510,7 @@ def complements(member: np.ndarray) -> np.ndarray:
             partner[k], partner[other] = other, k
         else:
             waiting.setdefault(row.tobytes(), []).append(k)
-    return partner
+    return partner if (partner >= 0).all() else np.full(len(member), -1)
 
 
 def _check_partners(partner: np.ndarray, member: np.ndarray) -> None:
