@@ -104,7 +104,7 @@ class ArraySpec:
         kinds, called = KINDS[kind]
         wanted = f"it must be an array ({', '.join(self.dims)}) of {called}"
         try:
-            array = np.asarray(_plain(value))
+            array = np.asarray(plain(value))
         except Exception as error:  # whatever numpy, torch or another library says
             why = "its rows differ in length" if "inhomogeneous" in str(error) else error
             raise ValueError(f"{self.name} cannot be read: {why}; {wanted}.") from error
@@ -288,10 +288,10 @@ def _misfit(
     return f"{spec.name} has shape {shape};{where} it must be {either}."
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn tensors, also those in lists, into what numpy takes; without importing torch."""
     if isinstance(value, list | tuple):
-        return [_plain(v) if isinstance(v, list | tuple) or hasattr(v, "detach") else v for v in value]
+        return [plain(v) if isinstance(v, list | tuple) or hasattr(v, "detach") else v for v in value]
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         return (value.float() if str(value.dtype) == "torch.bfloat16" else value).numpy()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mialab.arrays import plain
 from mialab.attacks.base import Attack
 from mialab.attacks.lira import LiRA
 from mialab.attacks.threshold import Threshold
@@ -17,7 +18,7 @@ from mialab.auditing.tables import AuditTable
 from mialab.auditing.taxonomy import SETS, _all, _check_pool, in_words
 from mialab.classifiers.answers import answers_of, is_estimator
 from mialab.classifiers.game import Game, play
-from mialab.data.pool import Pool
+from mialab.data.pool import Pool, digests
 from mialab.exceptions import RequirementsNotMet
 from mialab.metrics import rates
 from mialab.metrics.rates import check_fraction, rate_name
@@ -69,7 +70,7 @@ def game_of(
     """
     answers, labels = [], []
     for side, (x, y) in {"members": members, "nonmembers": nonmembers}.items():
-        y = np.asarray(y.detach().cpu() if hasattr(y, "detach") else y)
+        y = np.asarray(plain(y))
         if len(y) != len(np.asarray(x)) or y.ndim != 1:
             raise ValueError(
                 f"{side} has {len(np.asarray(x))} records and labels of shape {y.shape}: one each is needed."
@@ -88,7 +89,7 @@ def game_of(
     member = np.arange(n_in + n_out) < n_in
     logits = np.concatenate(answers)[None]
     game = Game.from_arrays(logits=logits, member=member[None], y=y, name=name)
-    inside, outside = ({_text(row) for row in _plain(x)} for x, _ in (members, nonmembers))
+    inside, outside = (set(digests(np.asarray(plain(x)))) for x, _ in (members, nonmembers))
     game.attrs["on_both_sides"] = len(inside & outside)
     if not shadows:
         return game
@@ -111,21 +112,11 @@ def game_of(
     return shadowed
 
 
-def _plain(x: Any) -> np.ndarray:
-    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
-
-
-def _text(row: np.ndarray) -> bytes:
-    """Return what is the same for equal records."""
-    return repr(row.tolist()).encode() if row.dtype == object else row.tobytes()
-
-
 def _records(x: ArrayLike) -> np.ndarray:
     """Return records as a pool holds them."""
-    plain = _plain(x)
-    if plain.dtype == np.uint8 and plain.ndim in (3, 4):
-        return plain
-    return plain.astype(np.float32)
+    records = np.asarray(plain(x))
+    is_image = records.dtype == np.uint8 and records.ndim in (3, 4)
+    return records if is_image else records.astype(np.float32)
 
 
 def _short(name: str) -> str:
@@ -389,19 +380,18 @@ def leakage_scorer(x: ArrayLike, y: ArrayLike, *, attack: str | Attack = "loss")
     True
     """
     every, labels = np.asarray(x), np.asarray(y)
-    places: dict[bytes, list[int]] = {row.tobytes(): [] for row in every}
-    for i, row in enumerate(every):
-        places[row.tobytes()].append(i)
+    places: dict[bytes, list[int]] = {}
+    for i, digest in enumerate(digests(every)):
+        places.setdefault(digest, []).append(i)
 
     def scorer(estimator: Any, x_out: ArrayLike, y_out: ArrayLike) -> float:
         left = np.ones(len(every), bool)
-        for row in np.asarray(x_out, every.dtype):
-            found = places.get(row.tobytes(), ())
-            if not found:
+        for digest in digests(np.asarray(x_out, every.dtype)):
+            if digest not in places:
                 raise ValueError(
                     "a record that is held out is none of x: give the scorer what the search is given."
                 )
-            left[list(found)] = False
+            left[places[digest]] = False
         if not left.any():
             raise ValueError("all records are held out: there are no members.")
         members, others = (every[left], labels[left]), (every[~left], labels[~left])

@@ -233,8 +233,8 @@ def beside(
     columns = ["", "claim", "verdict", "published", "reference run", "this build", "how"]
     table = pd.DataFrame(rows, columns=columns)
     if reference is None:
-        unknown = [c for c in ("published",) if set(table[c]) <= {"-"}]
-        table = table.drop(columns=["reference run", *unknown]).rename(columns={"this build": "measured"})
+        empty = ["reference run"] + ["published"] * bool(table["published"].eq("-").all())
+        table = table.drop(columns=empty).rename(columns={"this build": "measured"})
     note = _contradictions(apart, audit, reference_audit)
     html = cards(table, "beside") + (f'<p class="answer-facts">{escape(note)}</p>' if note else "")
     text = table.drop(columns="how").to_string(index=False)

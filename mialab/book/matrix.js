@@ -5,7 +5,7 @@
   const all = JSON.parse(part("data").textContent).datasets;
   const [data, metric, kind, rate] = ["dataset", "metric", "kind", "rate"].map(part);
   const table = root.querySelector("table"), told = part("told");
-  const KINDS = ["labels only", "scores", "samples", "white box", "sets of records", "other"];
+  const KINDS = [...kind.options].map((o) => o.value).filter(Boolean);
   // What is sorted by: an attack for the rows, a defense for the columns; 1 is falling, -1 rising.
   let rows = null, columns = null, at = [0, 0];
 

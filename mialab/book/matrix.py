@@ -19,8 +19,8 @@ from mialab.auditing.claims import ClaimsTable
 from mialab.auditing.tables import POOLED, AuditTable
 from mialab.auditing.taxonomy import KINDS, family, threat_model
 from mialab.book import reference_runs
-from mialab.book.answers import Page, members
-from mialab.metrics.intervals import Interval, over_targets
+from mialab.book.answers import Page, members, number
+from mialab.metrics.intervals import over_targets
 from mialab.metrics.rates import rate_name
 
 #: Version of the document; files of a later one are refused.
@@ -206,6 +206,11 @@ def read(file: Path) -> dict[str, Any]:
     return check(found)
 
 
+def strongest(about: Mapping[str, Any], label: str, metric: str, kind: str) -> dict[str, Any] | None:
+    """Return the strongest attack of a kind of attacker against a defense on one data set of a document, or None."""
+    return about["defenses"].get(label, {}).get("strongest", {}).get(metric, {}).get(kind)
+
+
 def overview(found: Mapping[str, Any], dataset: str, fpr: float = 0.001) -> pd.DataFrame:
     """Return the strongest attack of each kind of attacker against each defense, least AUC of who sees scores first.
 
@@ -228,23 +233,25 @@ def overview(found: Mapping[str, Any], dataset: str, fpr: float = 0.001) -> pd.D
     about = found["datasets"][choose("dataset", dataset, found["datasets"])]
     kinds = ("scores", "labels only", "white box")
 
-    def shown(strongest: Mapping[str, Any], metric: str, kind: str) -> str:
-        value = strongest.get(metric, {}).get(kind, {}).get("value", [None])
-        return "-" if value[0] is None else f"{Interval(*value):.3f}"
+    def ends(label: str, metric: str, kind: str) -> list[float]:
+        one = strongest(about, label, metric, kind)
+        return [np.nan if x is None else x for x in (one["value"] if one else 3 * [None])]
 
-    def key(label: str) -> float:
-        value = about["defenses"][label]["strongest"].get("auc", {}).get("scores", {}).get("value", [None])[0]
-        return np.inf if value is None else float(value)
+    def shown(label: str, metric: str, kind: str) -> str:
+        return number(*ends(label, metric, kind))
+
+    def least(label: str) -> float:
+        return float(np.nan_to_num(ends(label, "auc", "scores")[0], nan=np.inf))
 
     rows = {}
-    for label in sorted(about["defenses"], key=key):
+    for label in sorted(about["defenses"], key=least):
         one = about["defenses"][label]
         learned, tested = one["train_accuracy"], one["test_accuracy"][0]
         rows[label] = {
             "members": "-" if learned is None else f"{learned:.3f}",
             "test": "-" if tested is None else f"{tested:.3f}",
-            **{f"AUC, {kind}": shown(one["strongest"], "auc", kind) for kind in kinds},
-            f"TPR at {100 * fpr:g} % FPR, scores": shown(one["strongest"], rate_name("tpr", fpr), "scores"),
+            **{f"AUC, {kind}": shown(label, "auc", kind) for kind in kinds},
+            f"TPR at {100 * fpr:g} % FPR, scores": shown(label, rate_name("tpr", fpr), "scores"),
             "training": _shortly(one["problem"]),
         }
     for row in about["missing"]:

@@ -45,18 +45,18 @@ def sync(notebook: Path) -> str:
         why = "is the younger one" + ", and both have edits" * bool(edited)
         told = f"; the other one is kept as runs/{kept.name}"
     if winner == pair:
-        subprocess.run(
-            [sys.executable, "-m", "jupytext", "--quiet", "--to", "py:percent", pair.name],
-            check=True,
-            cwd=pair.parent,
-        )
+        _to_source(pair)
     _write(notebook)
     return f"{notebook.stem}: {winner.name} {why}, and counts{told}"
 
 
 def _write(notebook: Path) -> None:
     """Write the pair, and the source as its pair has it, with metadata in the order in which these are kept there."""
-    pair = execution.pair(notebook)
+    _to_source(execution.pair(notebook))
+
+
+def _to_source(pair: Path) -> None:
+    """Write the ``.py`` file of a pair."""
     subprocess.run(
         [sys.executable, "-m", "jupytext", "--quiet", "--to", "py:percent", pair.name],
         check=True,

@@ -100,6 +100,7 @@ def rows(folder: Path = reference_runs.FOLDER) -> list[Row]:
     made = {
         chapter: Row(chapter, chapter, decided=_decided(told)) for chapter, told in _papers(folder).items()
     }
+    documents = [matrix.read(file) for file in sorted(folder.glob(f"{reference_runs.MATRIX}*.json"))]
     for dataset, table in curves(folder).items():
         judged = _judged(dataset, table)
         for name in dict.fromkeys(table["defense"]):
@@ -112,19 +113,19 @@ def rows(folder: Path = reference_runs.FOLDER) -> list[Row]:
                 {**row.beside, **{(dataset, rival): v for (who, rival), v in judged.items() if who == name}},
                 row.decided,
                 {**row.measured, dataset: _measured(table, name)},
-                _repeated(name, folder),
+                _repeated(name, documents),
             )
     return sorted(made.values(), key=lambda row: (not row.chapter, *(() if row.chapter else _order(row))))
 
 
-def _repeated(name: str, folder: Path) -> dict[str, tuple[str, float]]:
+def _repeated(name: str, documents: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, float]]:
     """Return the AUC of attackers who ask several times, where they are the strongest of all that were run."""
     found: dict[str, tuple[str, float]] = {}
-    for file in sorted(folder.glob(f"{reference_runs.MATRIX}*.json")):
-        for dataset, about in matrix.read(file)["datasets"].items():
-            strongest = about["defenses"].get(name, {}).get("strongest", {}).get("auc", {}).get("scores")
-            if strongest and attacks.make(strongest["attack"]).needs.queries > 1:
-                found[dataset] = strongest["attack"], strongest["value"][0]
+    for document in documents:
+        for dataset, about in document["datasets"].items():
+            one = matrix.strongest(about, name, "auc", "scores")
+            if one and attacks.make(one["attack"]).needs.queries > 1:
+                found[dataset] = one["attack"], one["value"][0]
     return found
 
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from mialab._validation import check_integer, check_number, choose
+from mialab.arrays import plain
 
 #: Least probability, where some are 0: their logarithm must be finite, and results depend on it.
 FLOOR = 1e-6
@@ -25,6 +26,11 @@ def is_estimator(model: object) -> bool:
         and hasattr(model, "fit")
         and any(hasattr(model, name) for name in METHODS)
     )
+
+
+def are_probabilities(answers: np.ndarray) -> bool:
+    """Tell whether answers (..., label) look like probabilities: none is below 0, and they add up to 1."""
+    return bool(answers.min() >= 0 and np.allclose(answers.sum(-1), 1, atol=1e-3))
 
 
 def log_probabilities(p: np.ndarray, floor: float) -> np.ndarray:
@@ -74,9 +80,7 @@ def answers_of(
         labels = np.asarray(model.predict(x))
         found, outputs = (labels[:, None] == _classes(model, labels)).astype(np.float64), "probabilities"
     elif callable(model):
-        answered = model(x)
-        answered = answered.detach().cpu() if hasattr(answered, "detach") else answered
-        found = np.asarray(answered, np.float64)
+        found = np.asarray(plain(model(x)), np.float64)
     else:
         raise TypeError(
             f"model={type(model).__name__} must be a torch module, an estimator with predict_proba, decision_function "
@@ -92,8 +96,7 @@ def answers_of(
             f"the model's answers hold {int((~np.isfinite(found)).sum())} values that are not finite."
         )
     if outputs == "auto":
-        sums = np.allclose(found.sum(1), 1, atol=1e-3)
-        outputs = "probabilities" if found.min() >= 0 and sums else "logits"
+        outputs = "probabilities" if are_probabilities(found) else "logits"
     return log_probabilities(found, floor) if outputs == "probabilities" else found
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 
 from mialab._validation import check_integer, check_number
 from mialab.arrays import ArraySpec
-from mialab.classifiers.answers import FLOOR, is_estimator, log_probabilities
+from mialab.classifiers.answers import FLOOR, are_probabilities, is_estimator, log_probabilities
 from mialab.classifiers.estimators import EstimatorPlan
 from mialab.classifiers.plan import ClassifierPlan
 from mialab.classifiers.signals import ANSWERS, LOGITS, SIGNALS
@@ -107,7 +107,7 @@ class Game(base.Game):
         dataset = super().from_arrays(**arrays).dataset
         if LOGITS.name in dataset:
             some = dataset[LOGITS.name][:, :, :1000].to_numpy().astype(np.float64)
-            if some.min() >= 0 and np.allclose(some.sum(-1), 1, atol=1e-3):
+            if are_probabilities(some):
                 raise ValueError(
                     "logits are probabilities: none is below 0, and they add up to 1. Taken for logits, they would "
                     "hide most of what LiRA finds: give them as probabilities=..., with a floor where some are 0."

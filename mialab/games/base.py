@@ -158,9 +158,8 @@ class Game:
         defaults = {"partner": np.full(n_models, -1), "shadow": np.zeros(n_models, bool)}
         defaults |= {"y": np.zeros(n_records, np.int64), "canary": np.zeros(n_records, bool)}
         values = defaults | values
-        if (
-            partner is None and not values["shadow"].any()
-        ):  # who has shadow models apart knows who is a partner
+        # Who has shadow models apart knows who is a partner.
+        if partner is None and not values["shadow"].any():
             values["partner"] = complements(values["member"])
         if values["shadow"].all():
             raise ValueError("shadow is True for all models: one at least must be a target.")
