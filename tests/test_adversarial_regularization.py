@@ -26,19 +26,8 @@ NAME = "adversarial_regularization"
 
 
 def run_of(defense, models, build=MLP(hidden=(8,)), reference=40, **options):  # noqa: B008  # immutable
-    pool = toys.pool(reference=reference)
-    return classifier_run.Run(
-        pool.x,
-        pool.y,
-        membership(16, len(pool), SEED)[list(models)],
-        models,
-        pool=pool,
-        build=build,
-        defense=defense,
-        training=mia.Training(**{"epochs": 3, "batch_size": 8, "precision": "float32"} | options),
-        seed=SEED,
-        device="cpu",
-    )
+    training = {"epochs": 3, "batch_size": 8} | options
+    return toys.group(defense, models, build, pool=toys.pool(reference=reference), seed=SEED, **training)
 
 
 # ----------------------------------------------------------------------------------------------------

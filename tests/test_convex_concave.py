@@ -8,8 +8,6 @@ import torch
 import toys
 from scipy import stats
 
-import mialab as mia
-from mialab.classifiers import run as classifier_run
 from mialab.defenses import ConvexConcave, Defense
 from mialab.defenses.base import cross_entropy
 from mialab.models import MLP
@@ -57,19 +55,8 @@ def test_without_the_concave_term_it_is_plain_training():
 
 
 def run_of(defense, models, hidden=(32,), **options):
-    pool = toys.pool()
-    return classifier_run.Run(
-        pool.x,
-        pool.y,
-        membership(8, len(pool), SEED)[list(models)],
-        models,
-        pool=pool,
-        build=MLP(hidden=hidden),
-        defense=defense,
-        training=mia.Training(**{"epochs": 5, "batch_size": 10, "precision": "float32"} | options),
-        seed=SEED,
-        device="cpu",
-    )
+    training = {"epochs": 5, "batch_size": 10} | options
+    return toys.group(defense, models, MLP(hidden=hidden), pool=toys.pool(), seed=SEED, **training)
 
 
 def test_models_do_not_depend_on_their_group():

@@ -22,18 +22,8 @@ SMALL, LARGE = MLP(hidden=(8,)), MLP(hidden=(300, 200))  # stacked, and one at a
 def run_of(defense, models=(0, 1), pool=None, build=SMALL, **options):
     """Return a group of models before its training, of 20 members each."""
     pool = toys.pool(reference=24) if pool is None else pool
-    return classifier_run.Run(
-        pool.x,
-        pool.y,
-        membership(8, len(pool), SEED)[list(models)],
-        models,
-        pool=pool,
-        build=build,
-        defense=defense,
-        training=mia.Training(**{"epochs": 3, "batch_size": 8, "precision": "float32"} | options),
-        seed=SEED,
-        device="cpu",
-    )
+    training = {"epochs": 3, "batch_size": 8} | options
+    return toys.group(defense, models, build, pool=pool, seed=SEED, **training)
 
 
 def forks_of(run, monkeypatch):

@@ -27,18 +27,8 @@ SEED = 3
 def run_of(defense, models=(0, 1), build=SMALL, pool=None, **options):
     """Return a group of models before its training, of 20 members each."""
     pool = pool or toys.pool("image" if isinstance(build, CNN) else "tabular")
-    return classifier_run.Run(
-        pool.x,
-        pool.y,
-        membership(4, len(pool), SEED)[list(models)],
-        models,
-        pool=pool,
-        build=build,
-        defense=defense,
-        training=mia.Training(**{"epochs": 3, "batch_size": 8, "precision": "float32"} | options),
-        seed=SEED,
-        device="cpu",
-    )
+    training = {"epochs": 3, "batch_size": 8} | options
+    return toys.group(defense, models, build, pool=pool, seed=SEED, **training)
 
 
 def a_plan(build=SMALL, pool=None, members=20, **training):

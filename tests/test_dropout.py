@@ -11,7 +11,6 @@ from scipy import stats
 from torch import nn
 
 import mialab as mia
-from mialab.classifiers import run as classifier_run
 from mialab.defenses import Defense, Dropout
 from mialab.defenses.base import cross_entropy
 from mialab.defenses.dropout import masked
@@ -28,18 +27,8 @@ IMAGES = CNN(channels=(4,), hidden=8)
 def run_of(defense, models=(0, 1), build=SMALL, **options):
     """Return a group of models before its training, of 20 members each."""
     pool = toys.pool("image" if isinstance(build, CNN) else "tabular")
-    return classifier_run.Run(
-        pool.x,
-        pool.y,
-        membership(8, len(pool), SEED)[list(models)],
-        models,
-        pool=pool,
-        build=build,
-        defense=defense,
-        training=mia.Training(**{"epochs": 3, "batch_size": 8, "precision": "float32"} | options),
-        seed=SEED,
-        device="cpu",
-    )
+    training = {"epochs": 3, "batch_size": 8} | options
+    return toys.group(defense, models, build, pool=pool, seed=SEED, **training)
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -26,19 +26,8 @@ SMALL, LARGE = MLP(hidden=(8,)), MLP(hidden=(300, 200))  # stacked, and one at a
 def run_of(defense=None, models=(0, 1), pool=None, build=SMALL, **options):
     """Return a group of models before its training."""
     pool = toys.pool() if pool is None else pool
-    return classifier_run.Run(
-        pool.x,
-        pool.y,
-        membership(4, len(pool), SEED)[list(models)],
-        models,
-        pool=pool,
-        build=build,
-        defense=defense or Defense(),
-        # The plain loops compute in float32, whatever is fast on this machine.
-        training=mia.Training(**{"epochs": 3, "batch_size": 8, "precision": "float32", **options}),
-        seed=SEED,
-        device="cpu",
-    )
+    training = {"epochs": 3, "batch_size": 8} | options
+    return toys.group(defense or Defense(), models, build, pool=pool, seed=SEED, **training)
 
 
 def played(defense, pool=None, **options):

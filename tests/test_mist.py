@@ -6,28 +6,15 @@ import torch
 import toys
 
 import mialab as mia
-from mialab.classifiers import run as classifier_run
 from mialab.defenses import MIST, Defense
 from mialab.models import MLP
-from mialab.training.membership import membership
 
 SEED = 3
 
 
 def run_of(defense, models=(0, 1, 2, 3), hidden=(32,), **options):
-    pool = toys.pool()
-    return classifier_run.Run(
-        pool.x,
-        pool.y,
-        membership(8, len(pool), SEED)[list(models)],
-        models,
-        pool=pool,
-        build=MLP(hidden=hidden),
-        defense=defense,
-        training=mia.Training(**{"epochs": 5, "batch_size": 10, "precision": "float32"} | options),
-        seed=SEED,
-        device="cpu",
-    )
+    training = {"epochs": 5, "batch_size": 10} | options
+    return toys.group(defense, models, MLP(hidden=hidden), pool=toys.pool(), seed=SEED, **training)
 
 
 @pytest.mark.parametrize("sub_models", [2, 4, 5])

@@ -165,6 +165,23 @@ def test_no_edit_is_lost(changed, younger, tmp_path):
 
 
 @pytest.mark.slow
+def test_an_edited_caption_is_an_edit(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    source = Path(shutil.copy(execution.NOTEBOOKS / "template.py", folder))
+    shutil.copy(execution.NOTEBOOKS / "jupytext.toml", folder)
+    pair = execution.pair(source)
+    notebook = nbformat.read(pair, as_version=4)
+    (figure,) = [cell for cell in notebook.cells if "mystnb" in cell.metadata]
+    figure.metadata["mystnb"]["figure"]["caption"] = "Told in Jupyter."
+    nbformat.write(notebook, pair)
+    os.utime(source, (1e9, 1e9))
+    assert pairs.sync(source)
+    assert "Told in Jupyter." in source.read_text()
+    assert not pairs.sync(source)
+
+
+@pytest.mark.slow
 @every_notebook
 def test_papermill_sees_every_parameter(notebook):
     source = execution.read(notebook)

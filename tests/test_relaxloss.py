@@ -9,8 +9,6 @@ import toys
 from reference.defenses import slow_relaxloss
 from scipy import stats
 
-import mialab as mia
-from mialab.classifiers import run as classifier_run
 from mialab.defenses import Defense, RelaxLoss
 from mialab.defenses.base import cross_entropy
 from mialab.models import MLP
@@ -35,19 +33,8 @@ def gradient(defense, logits, y, epoch):
 
 
 def run_of(defense, models, hidden=(8,), **options):
-    pool = toys.pool()
-    return classifier_run.Run(
-        pool.x,
-        pool.y,
-        membership(8, len(pool), SEED)[list(models)],
-        models,
-        pool=pool,
-        build=MLP(hidden=hidden),
-        defense=defense,
-        training=mia.Training(**{"epochs": 3, "batch_size": 8, "precision": "float32"} | options),
-        seed=SEED,
-        device="cpu",
-    )
+    training = {"epochs": 3, "batch_size": 8} | options
+    return toys.group(defense, models, MLP(hidden=hidden), pool=toys.pool(), seed=SEED, **training)
 
 
 # ----------------------------------------------------------------------------------------------------

@@ -24,18 +24,9 @@ CHEAP = SELENA(sub_models=5, unseen_by=2)
 
 def run_of(defense, models=(0, 1), build=SMALL, pool=None, **options):
     """Return a group of models before its training, of half of the records each."""
-    pool = toys.pool() if pool is None else pool
-    return classifier_run.Run(
-        pool.x,
-        pool.y,
-        membership(8, len(pool), SEED)[list(models)],
-        models,
-        pool=pool,
-        build=build,
-        defense=defense,
-        training=mia.Training(**{"epochs": 3, "batch_size": 8, "precision": "float32"} | options),
-        seed=SEED,
-        device="cpu",
+    training = {"epochs": 3, "batch_size": 8} | options
+    return toys.group(
+        defense, models, build, pool=toys.pool() if pool is None else pool, seed=SEED, **training
     )
 
 

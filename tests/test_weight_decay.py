@@ -7,7 +7,6 @@ import toys
 from scipy import stats
 
 import mialab as mia
-from mialab.classifiers import run as classifier_run
 from mialab.defenses import Defense, WeightDecay
 from mialab.defenses.base import cross_entropy
 from mialab.models import MLP
@@ -18,20 +17,8 @@ SMALL, LARGE = MLP(hidden=(8,)), MLP(hidden=(300, 200))  # stacked, and one at a
 
 
 def run_of(defense, models, build=SMALL, **options):
-    pool = toys.pool()
-    training = mia.Training(**{"epochs": 3, "batch_size": 10, "precision": "float32"} | options)
-    return classifier_run.Run(
-        pool.x,
-        pool.y,
-        membership(8, len(pool), SEED)[list(models)],
-        models,
-        pool=pool,
-        build=build,
-        defense=defense,
-        training=defense.adapt(training),
-        seed=SEED,
-        device="cpu",
-    )
+    training = {"epochs": 3, "batch_size": 10} | options
+    return toys.group(defense, models, build, pool=toys.pool(), seed=SEED, adapted=True, **training)
 
 
 @pytest.mark.parametrize(("build", "models"), [(SMALL, (0, 3)), (LARGE, (1,))], ids=["stacked", "sequential"])

@@ -1,13 +1,16 @@
 """Small pools and games for the tests."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 
 from mialab.classifiers.game import Game
+from mialab.classifiers.run import Run
 from mialab.data.pool import Pool
 from mialab.queries import Queries, kinds, mixtures
 from mialab.training.membership import membership
+from mialab.training.options import Training
 
 Design = Literal["paired", "balanced", "random"]
 
@@ -38,6 +41,32 @@ def pool(
         for name, array in (("x", x), ("y", y))
     }
     return Pool(**({"name": "toy", "n_classes": n_classes, "kind": kind} | parts | changes))
+
+
+def group(
+    defense: Any,
+    models: Sequence[int],
+    build: Any,
+    *,
+    pool: Pool,
+    adapted: bool = False,
+    seed: int = 3,
+    **training: Any,
+) -> Run:
+    """Return some of eight models before their training, of half of the records each."""
+    options = Training(**{"precision": "float32"} | training)
+    return Run(
+        pool.x,
+        pool.y,
+        membership(16, len(pool), seed)[list(models)],
+        models,
+        pool=pool,
+        build=build,
+        defense=defense,
+        training=defense.adapt(options) if adapted else options,
+        seed=seed,
+        device="cpu",
+    )
 
 
 def memberships(design: Design, n_models: int, n_records: int, seed: int) -> np.ndarray:

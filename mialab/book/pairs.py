@@ -65,10 +65,11 @@ def _to_source(pair: Path) -> None:
 
 
 def _in_step(notebook: Path, pair: Path) -> bool:
-    """Tell whether both have the same cells, whatever their metadata."""
-    cells = (execution.read(file).cells for file in (notebook, pair))
-    mine, other = ([(c.cell_type, c.source, c.metadata.get("tags")) for c in found] for found in cells)
-    return mine == other
+    """Tell whether both have the same cells, with the same tags and captions."""
+    mine, other = (execution.read(file).cells for file in (notebook, pair))
+    return [(c.cell_type, c.source, c.metadata) for c in mine] == [
+        (c.cell_type, c.source, c.metadata) for c in other
+    ]
 
 
 def _is_edited(file: Path) -> bool:
